@@ -1,0 +1,82 @@
+"""From units back to steps: one rank's share of each global batch, in order, from the units it receives."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from pipeline.order import Schedule
+from pipeline.render import Columns
+
+T = TypeVar("T")
+
+
+def batches(schedule: Schedule, step: int, rank: int, world: int, units: Iterable[Columns]) -> Iterator[tuple[int, Columns]]:
+    """Assemble a rank's batches.
+
+    Args:
+        schedule: the order of the run.
+        step: where to begin.
+        rank: this rank; it owns the groups rank, rank + world, rank + 2 world, ...
+        world: number of ranks; divides the groups.
+        units: the columns of this rank's units, in order; each carries its number in the column `unit`.
+
+    Yields:
+        The global step and the columns of this rank's samples of it: batch / world rows.
+
+    Raises:
+        RuntimeError: if a unit is missing, too short, or not the one that is due.
+    """
+    geometry = schedule.geometry
+    per_step = geometry.batch // geometry.groups
+    arriving = iter(units)
+    for window, steps in enumerate(schedule.windows(step)):
+        parts = []
+        for group in range(rank, geometry.groups, world):
+            unit, due = next(arriving, None), window * geometry.groups + group
+            if unit is None or len(unit["unit"]) != len(steps) * per_step or unit["unit"][0] != due:
+                found = "nothing" if unit is None else f"unit {unit['unit'][0]} with {len(unit['unit'])} rows"
+                raise RuntimeError(f"order broken on rank {rank}: unit {due} with {len(steps) * per_step} rows was due, {found} came")
+            parts.append(unit)
+        for i, now in enumerate(steps):
+            rows = slice(i * per_step, (i + 1) * per_step)
+            yield now, {name: np.concatenate([part[name][rows] for part in parts]) for name in parts[0]}
+
+
+def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors come out here."""
+    room: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
+        while not stopped.is_set():
+            try:
+                return room.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for item in items:
+                put((item, None, False))
+                if stopped.is_set():
+                    return
+            put((None, None, True))
+        except BaseException as error:  # handed over whole, to be raised where the items are wanted
+            put((None, error, True))
+
+    threading.Thread(target=run, name="ahead", daemon=True).start()
+    try:
+        while True:
+            item, error, last = room.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()

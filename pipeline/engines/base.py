@@ -1,0 +1,58 @@
+"""What both engines are given and what they give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.tasks.base import Drawn
+
+
+@dataclass
+class Request:
+    """n images that passed the header check, and all that was drawn for them.
+
+    Args:
+        encoded: the files' bytes.
+        streams: their parsed code streams, see `pipeline.check.Header`.
+        windows: int32 (n, 4): top, left, height, width of each crop in the upright photo.
+        flip: bool (n,): mirror left and right.
+        drawn: what each task drew, by task name.
+    """
+
+    encoded: list[bytes | memoryview]
+    streams: list[Any]
+    windows: np.ndarray
+    flip: np.ndarray
+    drawn: dict[str, Drawn]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def take(self, rows: np.ndarray) -> Request:
+        """The same for some of the images."""
+        drawn = {task: {name: value[rows] for name, value in values.items()} for task, values in self.drawn.items()}
+        encoded, streams = [self.encoded[i] for i in rows], [self.streams[i] for i in rows]
+        return Request(encoded, streams, self.windows[rows], self.flip[rows], drawn)
+
+
+class Engine(Protocol):
+    """Decodes, crops and renders; decides nothing.
+
+    The pixels of an image depend on that image's own row of the request only, not on the batch, its size or the threads.
+    """
+
+    name: str
+
+    def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """Render a batch.
+
+        Returns:
+            Columns of n rows: `image` uint8 (n, size, size, 3) and `<task>.input` for each task; and, for each row that could
+            not be decoded, the reason. The pixels of such a row mean nothing.
+        """
+
+    def identity(self) -> dict[str, str]:
+        """Engine and library versions: what the pixels depend on besides the request."""

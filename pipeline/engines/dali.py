@@ -1,0 +1,173 @@
+"""The DALI engine: decode, crop, resize and every task as one fused graph, on the GPU or on the CPU.
+
+The graph is the same on both devices; only `device=` differs. Every drawn number is fed in, so the graph itself holds no chance.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from pipeline.engines.base import Request
+from pipeline.errors import RunError
+from pipeline.tasks.base import Task
+
+_SAMPLE = re.compile(r"sample #(\d+)", re.IGNORECASE)
+_INPUTS = {"encoded": None, "start": np.int32, "shape": np.int32, "flip": np.int32}
+
+
+class DaliEngine:
+    """One DALI pipeline that is fed a batch and asked for its outputs.
+
+    Args:
+        tasks: the recipe's tasks by name.
+        size: side of the crop, pixels.
+        threads: DALI's CPU threads.
+        device_id: the GPU to use, or None for the CPU.
+        batch: the most images in one run of the graph; larger requests go in parts.
+    """
+
+    name = "dali"
+
+    def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, device_id: int | None = None, batch: int = 64) -> None:
+        self._tasks, self._size, self._device_id, self._batch = tasks, size, device_id, batch
+        self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu=device_id is not None)
+        self._pipeline.build()
+
+    def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        columns: dict[str, np.ndarray] = {}
+        failures: dict[int, str] = {}
+        for start in range(0, len(request), self._batch):
+            self._part(request, np.arange(start, min(start + self._batch, len(request))), columns, failures)
+        return columns, failures
+
+    def _part(self, request: Request, rows: np.ndarray, columns: dict[str, np.ndarray], failures: dict[int, str]) -> None:
+        """Render some rows into the columns; a row that DALI refuses is left out and the others are rendered again."""
+        while len(rows):
+            feed = self._feed(request.take(rows))
+            for name, data in feed.items():
+                self._pipeline.feed_input(name, data)
+            try:
+                outputs = self._pipeline.run()
+            except RuntimeError as error:
+                named = _SAMPLE.search(str(error))
+                if named is None or int(named[1]) >= len(rows):
+                    raise RunError(f"DALI failed without naming an image: {error}") from error
+                failures[int(rows[int(named[1])])] = "the image's data is damaged: it could not be decoded"
+                rows = np.delete(rows, int(named[1]))
+                continue
+            for name, output in zip(self._names(), outputs):
+                tensor = np.from_dlpack((output.as_cpu() if self._device_id is not None else output).as_tensor())
+                column = columns.setdefault(name, np.zeros((len(request), *tensor.shape[1:]), np.uint8))
+                column[rows] = tensor
+            return
+
+    def _feed(self, part: Request) -> dict[str, Any]:
+        feed: dict[str, Any] = {
+            "encoded": [np.frombuffer(data, np.uint8) for data in part.encoded],
+            "start": np.ascontiguousarray(part.windows[:, :2]),
+            "shape": np.ascontiguousarray(part.windows[:, 2:]),
+            "flip": part.flip.astype(np.int32),
+        }
+        for task, name in self._drawn_inputs:
+            feed[f"{task}.{name}"] = np.ascontiguousarray(part.drawn[task][name], np.int32)
+        return feed
+
+    def _names(self) -> list[str]:
+        return ["image", *(f"{name}.input" for name in self._tasks)]
+
+    def identity(self) -> dict[str, str]:
+        device = "cpu" if self._device_id is None else "gpu"
+        return {"engine": self.name, "device": device, "nvidia-dali-cuda120": version("nvidia-dali-cuda120")}
+
+
+def build_graph(
+    tasks: dict[str, Task], size: int, threads: int, batch: int, device_id: int | None, gpu: bool
+) -> tuple[Any, list[tuple[str, str]]]:
+    """Define the graph without building it.
+
+    Args:
+        gpu: whether operators run on the GPU; a graph with `gpu` and no `device_id` can be serialised, which checks it, but not run.
+
+    Returns:
+        The pipeline, and the (task, name) of each drawn array that it wants fed under the name `task.name`.
+    """
+    from nvidia.dali import Pipeline, fn
+
+    pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
+    with pipeline:
+        fed = {name: fn.external_source(name=name, **_typed(dtype)) for name, dtype in _INPUTS.items()}
+        image = fn.decoders.image_slice(
+            fed["encoded"],
+            start=fed["start"],
+            shape=fed["shape"],
+            axis_names="HW",
+            device="mixed" if gpu else "cpu",
+            jpeg_fancy_upsampling=True,
+        )
+        image = fn.resize(image, size=[size, size], antialias=True)
+        image = fn.flip(image, horizontal=fed["flip"])
+        ops = DaliOps(size, "gpu" if gpu else "cpu")
+        outputs, wanted = [image], []
+        for name, task in tasks.items():
+            drawn = _Drawn(name)
+            outputs.append(task.render(ops, image, drawn))
+            wanted += [(name, key) for key in drawn]
+        pipeline.set_outputs(*outputs)
+    return pipeline, wanted
+
+
+def _typed(dtype: type | None) -> dict[str, Any]:
+    from nvidia.dali import types
+
+    if dtype is None:
+        return {"dtype": types.UINT8, "ndim": 1, "no_copy": True}
+    return {"dtype": types.INT32}
+
+
+class _Drawn(dict[str, Any]):
+    """Makes an input node for each drawn array at its first use, so that only what the graph needs is fed."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        self._task = task
+
+    def __missing__(self, key: str) -> Any:
+        from nvidia.dali import fn, types
+
+        self[key] = fn.external_source(name=f"{self._task}.{key}", dtype=types.INT32)
+        return self[key]
+
+
+class DaliOps:
+    """The vocabulary as graph nodes: images are HWC uint8 nodes. See `pipeline.engines.vocabulary.Ops`."""
+
+    def __init__(self, size: int, device: str) -> None:
+        from nvidia.dali import fn, types
+
+        self.size, self._device, self._fn, self._types = size, device, fn, types
+
+    def rotate90(self, image: Any, turns: Any) -> Any:
+        angle = self._fn.cast(turns, dtype=self._types.FLOAT) * 90.0
+        return self._fn.rotate(image, angle=angle, interp_type=self._types.INTERP_NN, keep_size=True, fill_value=0)
+
+    def erase(self, image: Any, boxes: Any, fill: tuple[int, int, int]) -> Any:
+        boxes = self._fn.cast(boxes, dtype=self._types.FLOAT)
+        corner, extent = self._fn.reshape(boxes[:, 0:2], shape=[-1]), self._fn.reshape(boxes[:, 2:4], shape=[-1])
+        return self._fn.erase(image, anchor=corner, shape=extent, axis_names="HW", fill_value=[float(v) for v in fill])
+
+    def gray(self, image: Any) -> Any:
+        return self._fn.color_space_conversion(image, image_type=self._types.RGB, output_type=self._types.GRAY)
+
+    def drop_colour(self, image: Any, where: Any) -> Any:
+        gray = self.gray(image)
+        pick = self._fn.cast(where, dtype=self._types.UINT8)
+        pick = pick.gpu() if self._device == "gpu" else pick
+        return self._fn.cat(gray, gray, gray, axis=2) * pick + image * (1 - pick)
+
+    def patches(self, image: Any, corners: Any, side: int, count: int) -> Any:
+        cut = [self._fn.slice(image, start=corners[k], shape=[side, side], axis_names="HW") for k in range(count)]
+        return self._fn.stack(*cut, axis=0)

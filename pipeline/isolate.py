@@ -1,0 +1,73 @@
+"""Finds the images that kill a decoder, by decoding one after another in a process of their own.
+
+Run as a module it is that process: a line of JSON and the images' bytes come in, and a line goes out after each image that was survived.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from pipeline.recipe.schema import Recipe
+from pipeline.shards.corpus import Sample
+
+REASON = "the decoder's process died on this image"
+
+
+def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
+    """Decode each sample as `Renderer` would, outside this process.
+
+    Args:
+        samples: the samples of a unit on which a process died.
+        recipe: the recipe; its tasks do not matter, only its crop.
+        epoch: the epoch, which the crop depends on.
+        center: as for `Renderer`.
+
+    Returns:
+        The reason for each sample that killed the process, by position.
+    """
+    killers: dict[int, str] = {}
+    start = 0
+    while start < len(samples):
+        survived, code = _child(samples[start:], recipe, epoch, center)
+        if survived == len(samples) - start:
+            break
+        killers[start + survived] = f"{REASON} ({_exit(code)})"
+        start += survived + 1
+    return killers
+
+
+def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> tuple[int, int]:
+    """How many samples were survived, and the exit code."""
+    meta = [{"key": s.key, "id": s.id, "ext": s.ext, "size": len(s.encoded), "problem": s.problem} for s in samples]
+    bare = recipe.model_copy(update={"tasks": {}})
+    head = {"recipe": bare.model_dump(mode="json"), "epoch": epoch, "center": center, "samples": meta}
+    with tempfile.TemporaryFile() as images:
+        images.write(json.dumps(head).encode() + b"\n")
+        for sample in samples:
+            images.write(sample.encoded)
+        images.seek(0)
+        done = subprocess.run([sys.executable, "-m", "pipeline.isolate"], stdin=images, capture_output=True, check=False)
+    return done.stdout.count(b"\n"), done.returncode
+
+
+def _exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _main() -> None:
+    from pipeline.render import Renderer
+
+    head = json.loads(sys.stdin.buffer.readline())
+    render = Renderer(Recipe.model_validate(head["recipe"]), center=head["center"])
+    for meta in head["samples"]:
+        encoded = sys.stdin.buffer.read(meta["size"])
+        render([Sample(meta["key"], meta["id"], encoded, meta["ext"], -1, meta["problem"])], head["epoch"])
+        print("survived", flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,60 @@
+"""The samples that could not become pairs: counted against the failure budget, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from pipeline.errors import BudgetExceeded
+
+JUDGED_FROM = 1000
+"""A share is a share of at least so many samples: one bad image in the first batch is no one per cent of a corpus."""
+
+
+class Quarantine:
+    """Collects quarantined samples, each once, and stops the run when there are too many.
+
+    Args:
+        budget: allowed number (int) or share of the samples seen (float).
+        samples: size of the corpus: later epochs see no new samples.
+    """
+
+    def __init__(self, budget: int | float, samples: int) -> None:
+        self._budget, self._samples, self._seen = budget, samples, 0
+        self._rows: dict[tuple[str, str], str] = {}
+
+    def add(self, seen: int, failures: Iterable[str]) -> None:
+        """Count what was seen and what failed.
+
+        Args:
+            seen: samples, good and bad.
+            failures: the column `failure` of `UnitRenderer`.
+
+        Raises:
+            BudgetExceeded: if more failed than the budget allows; names the first reasons.
+        """
+        self._seen = min(self._seen + seen, self._samples)
+        for text in failures:
+            if text:
+                row = json.loads(text)
+                self._rows[row["shard"], row["key"]] = row["reason"]
+        allowed = self._budget if isinstance(self._budget, int) else self._budget * max(self._seen, JUDGED_FROM)
+        if len(self._rows) > allowed:
+            words = f"{self._budget}" if isinstance(self._budget, int) else f"{self._budget:.2%} of the samples"
+            some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in self.rows()[:5])
+            raise BudgetExceeded(
+                f"{len(self._rows)} of {self._seen} samples could not be decoded, over failures.budget of {words}. The first:\n{some}\n"
+                "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
+            )
+
+    def restore(self, rows: list[dict[str, str]], seen: int) -> None:
+        """Take up the count of a run that is resumed."""
+        self._rows = {(row["shard"], row["key"]): row["reason"] for row in rows}
+        self._seen = min(seen, self._samples)
+
+    def rows(self) -> list[dict[str, str]]:
+        """What was quarantined: shard, key and reason, in order of shard and key."""
+        return [{"shard": shard, "key": key, "reason": reason} for (shard, key), reason in sorted(self._rows.items())]
+
+    def __len__(self) -> int:
+        return len(self._rows)

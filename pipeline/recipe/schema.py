@@ -1,0 +1,215 @@
+"""The recipe: the one validated document that describes a run, section by section.
+
+Every field carries its description, from which the recipe reference in the docs is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from pipeline.recipe.suggest import unknown_name
+from pipeline.tasks import Task, registry
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, and nothing changes after it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Corpus(Section):
+    """The unlabelled images."""
+
+    shards: str | list[str] = Field(
+        description="Folder, pattern (braces, globs) or list of WebDataset shards, as paths or URLs (s3://, gs://, http://)."
+    )
+    image: str | None = Field(
+        None, description="Extension of the member to take where a sample has several images; else the first one."
+    )
+
+
+class Image(Section):
+    """What is cut from each photo, once, for all tasks."""
+
+    size: int = Field(224, ge=8, le=2048, description="Side of the square crop, pixels.")
+    crop: Literal["random", "center"] = Field(
+        "random", description="`random`: random resized crop; `center`: the largest centred square. Evaluation is always `center`."
+    )
+    scale: tuple[float, float] = Field((0.2, 1.0), description="Share of the photo's area that a random crop covers.")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a random crop before it is made square.")
+    flip: bool = Field(True, description="Mirror left and right with probability one half.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Photos of more pixels are quarantined, not decoded.")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Channel means for the network's input, of 1.")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Channel standard deviations, of 1.")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Image:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)}: needs 0 < least <= most <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)}: needs 0 < least <= most")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)}: every entry must be above 0")
+        return self
+
+
+class Placement(Section):
+    """Where pairs are rendered, and with what."""
+
+    render: Literal["workers", "trainer"] = Field(
+        "workers",
+        description="`workers`: Ray Data actors render and send pixels; `trainer`: encoded bytes are sent and rendered beside the network.",
+    )
+    actors: int = Field(1, ge=1, description="Number of rendering (or reading) actors.")
+    cpus: float = Field(1.0, gt=0, description="Logical CPUs of each actor.")
+    gpus: float = Field(0.0, ge=0, description="GPUs, or a fraction of one, of each actor.")
+    threads: int = Field(1, ge=1, description="Decoding threads of each actor.")
+
+
+class Failures(Section):
+    """What may go wrong before the run stops."""
+
+    budget: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.01, description="Quarantined samples allowed: a count (integer) or a share of the samples seen (below 1)."
+    )
+    restarts: int = Field(3, ge=0, description="How often a run restarts from its checkpoint after a worker or node is lost.")
+
+
+class Order(Section):
+    """The order of training; the defaults follow from batch and image size."""
+
+    lanes: int | None = Field(None, ge=1, description="Places of the corpus that one batch is drawn from; must divide the batch.")
+    groups: int | None = Field(None, ge=1, description="Groups of lanes, the units of work; workers must divide it, it must divide lanes.")
+    window: int | None = Field(None, ge=1, description="Steps over which a lane's samples are shuffled.")
+    tail: Literal["drop", "wrap"] = Field("drop", description="Last incomplete batch: left out, or filled from the epoch's start.")
+
+
+class Backbone(Section):
+    """The network whose features are wanted."""
+
+    name: str = Field("resnet18", description="Any torchvision classification model, or `resnet10`.")
+    stem: Literal["auto", "small", "standard"] = Field(
+        "auto", description="`small` keeps resolution in the first layers; `auto` takes it for images of 96 pixels or less."
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="Arguments for the model's builder.")
+
+
+class Optimizer(Section):
+    """How weights are updated; the rate follows a linear warm-up and then a cosine to zero."""
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="For sgd.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of all steps over which the rate rises to its peak.")
+
+
+class Training(Section):
+    """Pretraining on the pretext tasks."""
+
+    backbone: Backbone = Backbone()
+    epochs: int = Field(10, ge=1)
+    batch: int = Field(256, ge=1, description="Global batch, over all workers.")
+    optimizer: Optimizer = Optimizer()
+    order: Order = Order()
+    workers: int = Field(1, ge=1, description="Ray Train workers.")
+    cpus: float = Field(1.0, gt=0, description="Logical CPUs of each worker.")
+    gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
+    threads: int | None = Field(None, ge=1, description="Network threads of a CPU worker; else as many as its CPUs, rounded up.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto` takes bfloat16 autocast where the processor computes in it."
+    )
+    checkpoint_epochs: float = Field(1.0, gt=0, description="Epochs between checkpoints; fractions are allowed.")
+    keep: int = Field(2, ge=1, description="Checkpoints kept.")
+    log_steps: int = Field(10, ge=1, description="Steps between log lines.")
+
+
+class Downstream(Section):
+    """The labelled task that shows what the features are worth."""
+
+    train: str | list[str] = Field(description="Labelled shards to learn from.")
+    test: str | list[str] = Field(description="Labelled shards to test on.")
+    labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels used, the same of each class.")
+    layer: str | None = Field(None, description="Layer whose pooled features are probed, such as `layer3`; else the last.")
+    epochs: int = Field(20, ge=1, description="Epochs of fine-tuning.")
+    batch: int = Field(128, ge=1)
+    optimizer: Optimizer = Optimizer(lr=5e-4)
+    neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
+
+
+class Storage(Section):
+    """Where results go."""
+
+    runs: str = Field("runs", description="Folder or URL under which each run has its own folder, named after the recipe.")
+
+
+class Tracking(Section):
+    """Where metrics go besides the run's own JSON-lines log."""
+
+    tensorboard: bool = True
+    mlflow: str | None = Field(None, description="MLflow tracking URI; needs the `mlflow` extra.")
+
+
+def _tasks(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    tasks: dict[str, Task] = {}
+    errors: list[InitErrorDetails] = []
+    for name, given in value.items():
+        if isinstance(given, Task):
+            tasks[name] = given
+        elif name not in registry():
+            error = PydanticCustomError("unknown_task", "{words}", {"words": unknown_name("task", str(name), registry())})
+            errors.append({"type": error, "loc": (str(name),), "input": None})
+        else:
+            try:
+                tasks[name] = registry()[name].model_validate({} if given is None else given)
+            except ValidationError as refused:
+                errors += [
+                    {"type": PydanticCustomError(e["type"], "{words}", {"words": e["msg"]}), "loc": (name, *e["loc"]), "input": e["input"]}
+                    for e in refused.errors()
+                ]
+    if errors:
+        raise ValidationError.from_exception_data("tasks", errors)
+    return tasks
+
+
+class Recipe(Section):
+    """One run, from shards to results."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run and its folder.")
+    seed: int = Field(ge=0, lt=2**63, description="All chance comes from it. Required: a run nobody can repeat is not worth its hours.")
+    corpus: Corpus
+    image: Image = Image()
+    tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)] = Field(
+        default_factory=dict, description="Pretext tasks by name, each with its parameters (`{}` for the defaults)."
+    )
+    engine: Literal["auto", "cpu", "dali"] = Field("auto", description="`auto` takes `dali` where a GPU is visible, else `cpu`.")
+    placement: Placement = Placement()
+    failures: Failures = Failures()
+    training: Training = Training()
+    downstream: Downstream | None = None
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> Recipe:
+        for name, task in self.tasks.items():
+            try:
+                task.check(self.image.size)
+            except ValueError as error:
+                raise ValueError(f"tasks.{name}: {error}") from None
+        return self
+
+    def canonical(self) -> str:
+        """The resolved recipe as JSON with sorted keys: equal recipes, equal strings."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of `canonical()`, hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()

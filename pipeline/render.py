@@ -1,0 +1,116 @@
+"""From encoded bytes to a batch of pairs: check, draw, hand to the engine, and say what could not be decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.check import Header, check_header
+from pipeline.crop import center_windows, flips, random_windows
+from pipeline.draws import Draws
+from pipeline.engines import Engine, Request, build_engine
+from pipeline.recipe.schema import Recipe
+from pipeline.shards.corpus import Sample
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass
+class Pairs:
+    """A rendered batch of n samples.
+
+    Args:
+        columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for each
+            task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. A row of weight 0 could not be decoded; it
+            keeps its place and its pixels are zero.
+        failures: the reason for each row of weight 0.
+        seconds: time spent in each stage, by name.
+    """
+
+    columns: Columns
+    failures: dict[int, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Renderer:
+    """Renders samples as the recipe says; holds an engine and nothing that changes.
+
+    Args:
+        recipe: the recipe.
+        threads: CPU threads of the engine.
+        center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
+    """
+
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False) -> None:
+        self._recipe, self._center = recipe, center or recipe.image.crop == "center"
+        self._flip = recipe.image.flip and not center
+        self.engine: Engine = build_engine(recipe, threads)
+
+    def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
+        """Render one drawing of each sample.
+
+        Args:
+            samples: what a corpus's `read` returns.
+            epoch: number of the epoch, from 0; another epoch draws anew.
+        """
+        started = time.perf_counter()
+        headers: list[Header] = []
+        failures: dict[int, str] = {}
+        good: list[int] = []
+        for row, sample in enumerate(samples):
+            header = sample.problem or check_header(sample.encoded, self._recipe.image.max_pixels)
+            if isinstance(header, Header):
+                headers.append(header)
+                good.append(row)
+            else:
+                failures[row] = header
+        checked = time.perf_counter()
+        ids = np.array([sample.id for sample in samples], np.uint64)
+        rows = np.array(good, np.int64)
+        request, drawn = self._draw(samples, headers, rows, Draws(self._recipe.seed, epoch, ids))
+        pixels, undecoded = self.engine.run(request)
+        failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
+        columns = {
+            "id": ids,
+            "weight": np.ones(len(samples), np.float32),
+            "class": np.array([sample.label for sample in samples], np.int64),
+            **self._whole(pixels, rows, len(samples)),
+            **drawn,
+        }
+        for row in failures:
+            columns["weight"][row] = 0
+            for name in self._shapes():
+                columns[name][row] = 0
+        return Pairs(columns, failures, {"check": checked - started, "render": time.perf_counter() - checked})
+
+    def _draw(self, samples: Sequence[Sample], headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
+        """Everything that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered."""
+        size = self._recipe.image.size
+        per_task = {name: task.draw(draws.stream(name), size) for name, task in self._recipe.tasks.items()}
+        columns = {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+        crops = draws.of(rows).stream("crop")
+        heights, widths = (np.array([getattr(h, side) for h in headers], np.int64) for side in ("height", "width"))
+        request = Request(
+            encoded=[samples[i].encoded for i in rows],
+            streams=[header.stream for header in headers],
+            windows=center_windows(heights, widths) if self._center else random_windows(crops, heights, widths, self._recipe.image),
+            flip=flips(crops) if self._flip else np.zeros(len(rows), bool),
+            drawn={name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()},
+        )
+        return request, columns
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        size = self._recipe.image.size
+        return {"image": (size, size, 3), **{f"{n}.input": t.input_shape(size) for n, t in self._recipe.tasks.items()}}
+
+    def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
+        """Pixel columns of all n rows, those that were never decoded zero."""
+        if len(rows) == n and n:
+            return pixels
+        whole = {name: np.zeros((n, *shape), np.uint8) for name, shape in self._shapes().items()}
+        for name, column in pixels.items():
+            whole[name][rows] = column
+        return whole

@@ -1,0 +1,1 @@
+"""WebDataset shards: found, indexed, read by sample, packed and inspected, on any storage."""

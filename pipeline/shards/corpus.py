@@ -1,0 +1,224 @@
+"""What a corpus is once it is open: its shards, how many samples each holds, and their bytes by (shard, row)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+
+from pipeline.draws import sample_id
+from pipeline.errors import ShardError, UserError
+from pipeline.shards.members import Members, load_or_scan
+from pipeline.storage import read_ranges
+from pipeline.storage import size as size_of
+
+_GAP = 64 * 2**10  # bytes read in vain are cheaper than another request
+_RANGE = 16 * 2**20  # larger ranges are cut, so that remote storage can send the pieces at the same time
+_CACHED_SHARDS = 256  # as many as one batch may draw from
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as it lies in its shard.
+
+    Args:
+        key: its name in the corpus.
+        id: the number that stands for the key, `pipeline.draws.sample_id`.
+        encoded: the image file's bytes; empty where there is a problem.
+        ext: the image's extension.
+        label: class number, -1 where there is none.
+        problem: why the sample cannot be used, or None.
+    """
+
+    key: str
+    id: int
+    encoded: memoryview | bytes
+    ext: str
+    label: int
+    problem: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Shards in the order given and their samples in the order of each shard; cheap to pickle. Made by `open_corpus`.
+
+    Args:
+        urls: the shards.
+        sizes: int64 (shards,): bytes of each.
+        counts: int64 (shards,): samples of each.
+        classes: the names that the labels stand for, where they are known.
+        image: extension of the image wanted where a sample has several.
+        damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
+        disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
+    """
+
+    urls: list[str]
+    sizes: np.ndarray
+    counts: np.ndarray
+    classes: list[str] | None = None
+    image: str | None = None
+    damaged: dict[int, str] = field(default_factory=dict)
+    disagreement: str | None = None
+    _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards end to end, and where each shard's begin
+
+    @property
+    def samples(self) -> int:
+        """Samples of all shards."""
+        return int(self.counts.sum())
+
+    def members(self, i: int) -> Members:
+        """The index of shard `i`, as many rows as `counts[i]`.
+
+        Raises:
+            ShardError: the shard is gone, damaged, or holds another number of samples than its index said.
+        """
+        members = self._all_members(i)
+        chosen = self._rows(i)
+        return members if chosen is None else members.take(chosen)
+
+    def labels(self, i: int) -> np.ndarray:
+        """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
+        labels = self.members(i).labels
+        return labels if self.disagreement is None else np.full_like(labels, -1)
+
+    def read(self, i: int, rows: np.ndarray | Sequence[int]) -> list[Sample]:
+        """Samples of shard `i`, in the order of `rows`; members that lie near each other are read in one go.
+
+        Args:
+            i: the shard's place in `urls`.
+            rows: each from 0 to counts[i] - 1.
+
+        Raises:
+            ShardError: the shard is gone, shorter than its index says, or cannot be read.
+        """
+        chosen = self._rows(i)
+        places = np.asarray(rows, np.int64)
+        members = self._all_members(i).take(places if chosen is None else chosen[places])
+        columns = members.table.select(["key", "ext", "offset", "size", "problem"]).to_pydict()
+        labels = members.labels if self.disagreement is None else np.full(len(members), -1)
+        problems, starts, lengths = columns["problem"], columns["offset"], columns["size"]
+        wanted = [(starts[n], lengths[n], n) for n in range(len(members)) if problems[n] is None]
+        encoded = self._read(i, wanted)
+        return [
+            Sample(key, sample_id(key), encoded.get(n, b""), ext, int(label), problem)
+            for n, (key, ext, label, problem) in enumerate(zip(columns["key"], columns["ext"], labels, problems))
+        ]
+
+    def select(self, rows_per_shard: Sequence[np.ndarray]) -> Corpus:
+        """A view of the same shards with only these rows of each, in the order given."""
+        if len(rows_per_shard) != len(self.urls):
+            raise ValueError(f"rows for {len(rows_per_shard)} shards; the corpus has {len(self.urls)}")
+        counts = np.array([len(rows) for rows in rows_per_shard], np.int64)
+        bases = (self._rows(i) for i in range(len(self.urls)))
+        kept = [np.asarray(rows, np.int64) if base is None else base[rows] for base, rows in zip(bases, rows_per_shard)]
+        flat = np.concatenate(kept) if kept else np.empty(0, np.int64)
+        return replace(self, counts=counts, _chosen=(flat.astype(np.int32), np.concatenate([[0], np.cumsum(counts)])))
+
+    def select_share(self, share: float, seed: int) -> Corpus:
+        """A view with the same share of every class: the ceil(share * n) samples of it whose keyed hash is lowest.
+
+        A smaller share of the same seed is a part of the larger one; shards and their order make no difference.
+
+        Args:
+            share: above 0, at most 1.
+            seed: 0 or above, below 2**64.
+
+        Raises:
+            UserError: samples without a label.
+        """
+        if not 0 < share <= 1:
+            raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
+        if self.disagreement:
+            raise UserError(f"the corpus has no labels to take a share of: {self.disagreement}")
+        labels, hashes, usable = self._labels_and_hashes(seed)
+        unlabelled = int((usable & (labels < 0)).sum())
+        if unlabelled:
+            raise UserError(
+                f"{unlabelled} of {self.samples} samples have no label, so no share of each class can be taken; "
+                "pack a folder per class, or give each sample a `cls` member"
+            )
+        order = np.lexsort((hashes, labels))
+        order = order[labels[order] >= 0]
+        firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
+        kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(share * n)] for f, n in zip(firsts, sizes))]))
+        ends = np.cumsum(self.counts)
+        return self.select(
+            [part - start for part, start in zip(np.split(kept, np.searchsorted(kept, ends[:-1])), ends - self.counts)]
+        )
+
+    def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        secret = seed.to_bytes(8, "little")
+
+        def hash_of(key: str) -> int:
+            return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=secret).digest(), "little")
+
+        labels, hashes, usable = np.empty(self.samples, np.int64), np.empty(self.samples, np.uint64), np.empty(self.samples, bool)
+        start = 0
+        for i, count in enumerate(self.counts):
+            if count == 0:
+                continue
+            members, here = self.members(i), slice(start, start + int(count))
+            labels[here] = members.labels
+            hashes[here] = np.fromiter(map(hash_of, members.keys), np.uint64, len(members))
+            usable[here] = members.table.column("problem").is_null().to_numpy()
+            start = here.stop
+        return labels, hashes, usable
+
+    def _rows(self, i: int) -> np.ndarray | None:
+        if self._chosen is None:
+            return None
+        rows, starts = self._chosen
+        return rows[starts[i] : starts[i + 1]]
+
+    def _all_members(self, i: int) -> Members:
+        if i in self.damaged:
+            raise ShardError(self.urls[i], self.damaged[i])
+        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image)
+        if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
+            raise ShardError(
+                self.urls[i],
+                f"has changed since the corpus was opened: {len(members)} samples in {members.shard_bytes} bytes now, "
+                f"{self.counts[i]} in {self.sizes[i]} then; open it again",
+            )
+        return members
+
+    def _read(self, i: int, wanted: list[tuple[int, int, int]]) -> dict[int, memoryview]:
+        """Bytes of (start, length, number) by number."""
+        ranges: list[tuple[int, int]] = []
+        place: dict[int, int] = {}  # number -> its range
+        for start, length, n in sorted(wanted):
+            if ranges and start - ranges[-1][1] <= _GAP and start + length - ranges[-1][0] <= _RANGE:
+                ranges[-1] = (ranges[-1][0], max(ranges[-1][1], start + length))
+            else:
+                ranges.append((start, start + length))
+            place[n] = len(ranges) - 1
+        url = self.urls[i]
+        try:
+            buffers = [memoryview(buffer) for buffer in read_ranges(url, ranges)] if ranges else []
+        except OSError as error:
+            raise ShardError(url, self._changed(i) or f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
+        if any(len(buffer) < end - start for buffer, (start, end) in zip(buffers, ranges)):
+            raise ShardError(url, self._changed(i) or "ends before its last sample")
+        return {n: buffers[place[n]][start - ranges[place[n]][0] :][:length] for start, length, n in wanted}
+
+    def _changed(self, i: int) -> str | None:
+        try:
+            now = size_of(self.urls[i])
+        except FileNotFoundError:
+            return "is gone since the corpus was opened"
+        except OSError:
+            return None
+        return (
+            None
+            if now == self.sizes[i]
+            else f"has {now} bytes, {self.sizes[i]} by its index: it was cut or replaced; open the corpus again"
+        )
+
+
+@lru_cache(maxsize=_CACHED_SHARDS)
+def _cached_members(url: str, shard_bytes: int, image: str | None) -> Members:
+    return load_or_scan(url, shard_bytes, image)[0]

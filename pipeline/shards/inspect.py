@@ -1,0 +1,237 @@
+"""Looks through a corpus: what is in it, what would be quarantined, and, when asked to decode everything, what is damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.check import check_header
+from pipeline.errors import ShardError
+from pipeline.shards.corpus import Corpus, Sample
+
+_CHUNK = 64 * 2**20  # encoded bytes held at a time by each thread
+_NAMED = 1000  # duplicate keys named in a report; all are counted
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Smallest, middle and largest of the sizes, in pixels."""
+
+    min: int
+    median: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A sample that would be quarantined."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A shard that cannot be read; nothing of it counts in the report beside its bytes."""
+
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A key that is there more than once, and the shards that hold it."""
+
+    key: str
+    shards: list[str]
+
+
+@dataclass
+class Report:
+    """What is in a corpus.
+
+    Args:
+        shards: number of shards.
+        samples: samples of the shards that could be read.
+        bytes: size of all shards together.
+        deep: every image was decoded whole.
+        formats: codec -> images whose header was accepted.
+        width, height: upright, of the accepted images; None where there are none.
+        labels: class (its name where known) -> samples.
+        unlabelled: samples without a label.
+        duplicate_keys: number of keys that are there more than once.
+        duplicates: the first thousand of these.
+        quarantine: samples that would be quarantined, in the order of the corpus.
+        damaged: shards that cannot be read.
+    """
+
+    shards: int
+    samples: int
+    bytes: int
+    deep: bool
+    formats: dict[str, int] = field(default_factory=dict)
+    width: Spread | None = None
+    height: Spread | None = None
+    labels: dict[str, int] = field(default_factory=dict)
+    unlabelled: int = 0
+    duplicate_keys: int = 0
+    duplicates: list[Duplicate] = field(default_factory=list)
+    quarantine: list[Refused] = field(default_factory=list)
+    damaged: list[Damaged] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Tally:
+    """What one shard holds."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    widths: Counter[int] = field(default_factory=Counter)
+    heights: Counter[int] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    refused: list[Refused] = field(default_factory=list)
+
+
+def inspect(
+    corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Check the header of every image, as a run does before decoding.
+
+    Args:
+        corpus: opened with `keep_damaged=True` where damaged shards are to be reported and not to stop everything.
+        deep: also decode every accepted image whole and strictly. This finds truncation and damage below the window that a run
+            happens to decode.
+        max_pixels: images of more pixels are refused, and not decoded.
+        progress: called with (shards done, shards).
+    """
+    report = Report(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
+    tallies: dict[int, _Tally] = {}
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
+        running = {pool.submit(_look, corpus, i, deep, max_pixels): i for i in range(len(corpus.urls))}
+        broken: dict[int, str] = {}
+        for done, future in enumerate(as_completed(running), 1):
+            i = running.pop(future)
+            try:
+                tallies[i] = future.result()
+            except ShardError as error:
+                broken[i] = error.reason
+            if progress:
+                progress(done, len(corpus.urls))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    report.damaged = [Damaged(corpus.urls[i], broken[i]) for i in sorted(broken)]
+    _sum_up(report, [tallies[i] for i in sorted(tallies)], corpus.classes)
+    _find_duplicates(report, corpus, tallies)
+    return report
+
+
+def _look(corpus: Corpus, i: int, deep: bool, max_pixels: int) -> _Tally:
+    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=corpus.members(i).ids)
+    for sample in _samples(corpus, i):
+        header = sample.problem or check_header(sample.encoded, max_pixels)
+        damage = None
+        if deep and not isinstance(header, str):
+            damage = decode_whole(sample.encoded, header.codec)
+        if isinstance(header, str) or damage:
+            tally.refused.append(Refused(corpus.urls[i], sample.key, header if isinstance(header, str) else f"damaged: {damage}"))
+        else:
+            tally.formats[header.codec] += 1
+            tally.widths[header.width] += 1
+            tally.heights[header.height] += 1
+    return tally
+
+
+def _samples(corpus: Corpus, i: int) -> Iterator[Sample]:
+    """All samples of a shard, a bounded number of bytes at a time."""
+    sizes = corpus.members(i).table.column("size").to_numpy()
+    piece = np.cumsum(sizes) // _CHUNK
+    for rows in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(piece)) + 1):
+        yield from corpus.read(i, rows)
+
+
+def decode_whole(encoded: bytes | memoryview, codec: str) -> str | None:
+    """Decode an image to its last byte and throw the pixels away.
+
+    Args:
+        encoded: bytes that passed the header check.
+        codec: the format that the check found.
+
+    Returns:
+        What is damaged, or None.
+    """
+    if codec == "jpeg":
+        import simplejpeg
+
+        try:
+            simplejpeg.decode_jpeg(encoded, "GRAY", fastdct=True, strict=True)  # reads all of the data, at half the cost of RGB
+            return None
+        except ValueError as error:
+            if "nsupported" not in str(error):  # else a kind of JPEG that this library does not know, which PIL may
+                return str(error)
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return "its format cannot be identified"
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError) as error:
+        return str(error)
+    return None
+
+
+def _sum_up(report: Report, tallies: list[_Tally], classes: list[str] | None) -> None:
+    def total(counters: Iterator[Counter[Any]]) -> Counter[Any]:
+        whole: Counter[Any] = Counter()
+        for counter in counters:
+            whole.update(counter)
+        return whole
+
+    labels = total(tally.labels for tally in tallies)
+    report.samples = sum(len(tally.ids) for tally in tallies)
+    report.formats = dict(total(tally.formats for tally in tallies).most_common())
+    report.width = _spread(total(tally.widths for tally in tallies))
+    report.height = _spread(total(tally.heights for tally in tallies))
+    report.unlabelled = labels.pop(-1, 0)
+    named = classes or []
+    report.labels = {named[label] if label < len(named) else str(label): labels[label] for label in sorted(labels)}
+    report.quarantine = [refused for tally in tallies for refused in tally.refused]
+
+
+def _spread(sizes: Counter[int]) -> Spread | None:
+    if not sizes:
+        return None
+    values = sorted(sizes)
+    below = np.cumsum([sizes[value] for value in values])
+    return Spread(values[0], values[int(np.searchsorted(below, (below[-1] + 1) // 2))], values[-1])
+
+
+def _find_duplicates(report: Report, corpus: Corpus, tallies: dict[int, _Tally]) -> None:
+    if not tallies:
+        return
+    ids, times = np.unique(np.concatenate([tally.ids for tally in tallies.values()]), return_counts=True)
+    twice = ids[times > 1]
+    report.duplicate_keys = len(twice)
+    wanted = twice[:_NAMED]
+    places: dict[str, list[str]] = {}
+    for i in sorted(tallies):
+        rows = np.flatnonzero(np.isin(tallies[i].ids, wanted))
+        if len(rows):
+            for key in corpus.members(i).take(rows).keys:
+                places.setdefault(key, []).append(corpus.urls[i])
+    report.duplicates = [Duplicate(key, shards) for key, shards in sorted(places.items())]

@@ -1,0 +1,230 @@
+"""The index of one shard: where each sample's members lie, so that a range of the shard can be read without the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.draws import sample_id
+from pipeline.errors import ShardError
+from pipeline.shards import naming, tar
+from pipeline.storage import open_seekable, read_all, write_atomic
+from pipeline.storage import size as size_of
+
+VERSION = 1
+
+_PART = pa.struct([pa.field("ext", pa.string()), pa.field("offset", pa.int64()), pa.field("size", pa.int64())])
+_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("ext", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("label", pa.int32()),
+        pa.field("others", pa.list_(_PART)),
+        pa.field("problem", pa.string()),
+    ]
+)
+_METADATA = b"pseudolabel.members"
+_INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
+
+
+class Part(NamedTuple):
+    """A member of a sample: extension, first byte and size of its body."""
+
+    ext: str
+    offset: int
+    size: int
+
+
+@dataclass
+class Rows:
+    """Samples on their way into a `Members` table."""
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
+
+    def add(self, key: str, parts: list[Part], label: int | None, problem: str | None) -> None:
+        """Append a sample; the first of its parts that is an image becomes its image."""
+        image = next((part for part in parts if naming.is_image(part.ext)), None)
+        others = [part._asdict() for part in parts if part is not image]
+        if image is None:
+            image, problem = Part("", 0, 0), problem or _no_image(parts)
+        for name, value in zip(_SCHEMA.names, (key, *image, label, others, problem)):
+            self.columns[name].append(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The samples of one shard, in the order of the shard, none left out.
+
+    Args:
+        table: one row a sample: `key`; `ext`, `offset`, `size` of its image (`ext` empty where it has none); `label` (int32, null
+            where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
+        shard_bytes: size of the shard that the table describes.
+    """
+
+    table: pa.Table
+    shard_bytes: int
+
+    @classmethod
+    def of(cls, rows: Rows, shard_bytes: int) -> Members:
+        """The table of the samples added to `rows`."""
+        return cls(pa.table(rows.columns, schema=_SCHEMA), shard_bytes)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' keys."""
+        return self.table.column("key").to_pylist()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 of shape (n,): the label, -1 where there is none."""
+        return self.table.column("label").fill_null(-1).to_numpy().astype(np.int64)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """uint64 of shape (n,): the numbers that stand for the keys."""
+        return np.fromiter(map(sample_id, self.keys), np.uint64, len(self))
+
+    def take(self, rows: np.ndarray) -> Members:
+        """The samples of some rows, in that order."""
+        return Members(self.table.take(pa.array(rows, pa.int64())), self.shard_bytes)
+
+    def preferring(self, image: str) -> Members:
+        """The same samples with the member of this extension as their image, whatever the others are.
+
+        An extension that fits wholly (`left.jpg`) goes before one whose last part fits.
+        """
+        wanted = image.lower().lstrip(".")
+        rows = Rows()
+        for row in self.table.to_pylist():
+            parts = [Part(**part) for part in row["others"]]
+            parts += [Part(row["ext"], row["offset"], row["size"])] if row["ext"] else []
+            parts.sort(key=lambda part: part.offset)
+            whole = [part for part in parts if part.ext == wanted]
+            chosen = next(iter(whole or [part for part in parts if part.ext.endswith("." + wanted)]), None)
+            problem = None if row["problem"] == _no_image(parts) else row["problem"]
+            if chosen is None:
+                there = ", ".join(part.ext for part in parts)
+                chosen, problem = Part("", 0, 0), problem or f"no member with extension {wanted} (there are: {there})"
+            others = [part._asdict() for part in parts if part is not chosen]
+            for name, value in zip(_SCHEMA.names, (row["key"], *chosen, row["label"], others, problem)):
+                rows.columns[name].append(value)
+        return Members.of(rows, self.shard_bytes)
+
+    def save(self, url: str) -> None:
+        """Write the table as Parquet; OSError where that cannot be."""
+        about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes})
+        with write_atomic(url) as file:
+            pq.write_table(self.table.replace_schema_metadata({_METADATA: about}), file, compression="zstd")
+
+    @classmethod
+    def load(cls, url: str) -> Members:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: not there, or not readable.
+            ValueError: no such table, or one of another version.
+        """
+        try:
+            table = pq.ParquetFile(pa.BufferReader(read_all(url))).read()
+        except pa.ArrowException as error:
+            raise ValueError(f"{url}: damaged: {error}") from None
+        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        if about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
+            raise ValueError(f"{url}: not a table of members of version {VERSION}")
+        return cls(table, int(about["shard_bytes"]))
+
+
+def sidecar(shard: str) -> str | None:
+    """URL of the file beside a shard that holds its members; None where the shard's URL leaves no place for one."""
+    return None if "?" in shard or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
+
+
+def scan(url: str, prefer: str | None = None) -> Members:
+    """Make a shard's index from its headers and its labels; images are not read.
+
+    Args:
+        url: the shard.
+        prefer: extension of the image that is wanted where a sample has several; else its first.
+
+    Raises:
+        ShardError: the shard is not there, cannot be read, or is damaged.
+    """
+    try:
+        length = size_of(url)
+        with open_seekable(url) as file:
+            members = Members.of(_samples(file, url, length), length)
+    except OSError as error:
+        raise ShardError(url, f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
+    return members.preferring(prefer) if prefer else members
+
+
+def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None) -> tuple[Members, bool]:
+    """A shard's members from the file beside it where that is there and fits the shard's size, else from the shard.
+
+    Returns:
+        The members, and whether the shard was scanned.
+    """
+    beside = sidecar(url)
+    try:
+        members = Members.load(beside) if beside else None
+    except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
+        members = None
+    if members is None or members.shard_bytes != shard_bytes:
+        return scan(url, prefer), True
+    return members.preferring(prefer) if prefer else members, False
+
+
+def _samples(file: IO[bytes], url: str, length: int) -> Rows:
+    rows = Rows()
+    seen: set[str] = set()
+    for key, group in groupby(_parts(file, url, length), key=lambda entry: entry[0]):
+        parts: list[Part] = []
+        label: int | None = None
+        problem = (
+            "a sample of this key came before in the shard (members of one sample must be adjacent)" if key in seen else None
+        )
+        seen.add(key)
+        for _, part in group:
+            if any(part.ext == other.ext for other in parts):
+                problem = problem or f"two members with extension {part.ext}"
+            parts.append(part)
+            if part.ext == "cls":
+                file.seek(part.offset)
+                label, wrong = _label(file.read(min(part.size, 64)))
+                problem = problem or wrong
+        rows.add(key, parts, label, problem)
+    return rows
+
+
+def _parts(file: IO[bytes], url: str, length: int) -> Iterator[tuple[str, Part]]:
+    for name, offset, size in tar.walk(file, url, length):
+        if (named := naming.split(name)) is not None:
+            yield named[0], Part(named[1], offset, size)
+
+
+def _label(text: bytes) -> tuple[int | None, str | None]:
+    """A class from a `cls` member: a plain integer; -1, as elsewhere, means that there is none."""
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        return None, f"cls is not an integer: {text[:20].decode('utf-8', 'backslashreplace')!r}"
+    value = int(match[1])
+    if not -1 <= value < 2**31:
+        return None, f"cls is not a class number: {value}"
+    return (None if value == -1 else value), None
+
+
+def _no_image(parts: list[Part]) -> str:
+    return f"no image member (there are: {', '.join(part.ext for part in parts)})"

@@ -1,0 +1,40 @@
+"""WebDataset's rule for names: which members of a tar form a sample, and which of them are images."""
+
+from __future__ import annotations
+
+import re
+
+IMAGES = frozenset(
+    name
+    for family in (
+        "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff",
+        "ppm pgm pbm pnm pam jp2 j2k j2c jpc jpf jpx avif heic heif jxl",
+    )
+    for name in family.split()
+)
+"""Extensions of images, also of formats that cannot be decoded here: those are then quarantined in words, not overlooked."""
+
+_META = re.compile(r"__[^/]*__($|/)")
+
+
+def split(name: str) -> tuple[str, str] | None:
+    """A member's key and extension: the path up to the first dot of its base name, and the rest, lower-cased.
+
+    Returns:
+        None for members of no sample: names without an extension or that begin with a dot, and WebDataset's `__meta__`.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or _META.match(name):
+        return None
+    return folder + slash + stem, extension.lower()
+
+
+def is_image(extension: str) -> bool:
+    """Whether a member of this extension is an image: the last part counts, so that `left.jpg` is one."""
+    return extension.rpartition(".")[2] in IMAGES
+
+
+def is_reserved(key: str) -> bool:
+    """Whether WebDataset would take a member of this name for its own."""
+    return _META.match(key) is not None

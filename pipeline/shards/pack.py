@@ -1,0 +1,255 @@
+"""Packs a folder tree of images, or a tar of one, into WebDataset shards with their index; the images' bytes stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any, Literal
+
+from pipeline import storage
+from pipeline.errors import RunError, UserError
+from pipeline.shards import naming
+from pipeline.shards.index import NAME, UNFINISHED, Index, Row
+from pipeline.shards.members import Members, Part, Rows, sidecar
+from pipeline.shards.sources import File, Source, open_source
+from pipeline.shards.tar import BLOCK
+
+_RECORD = 20 * BLOCK  # tars are padded to this
+_OURS = re.compile(
+    r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|\.(index\.parquet|pack\.unfinished)\.[0-9a-f]+\.tmp"
+)
+_WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a pack wrote.
+
+    Args:
+        folder: URL of the folder of shards.
+        shards: number of shards.
+        samples: number of samples, all shards together.
+        bytes: size of all shards together.
+        classes: names of the labels 0, 1, ..., or None where there are no labels.
+        skipped: files of the source that were left out: reason in words -> how many.
+    """
+
+    folder: str
+    shards: int
+    samples: int
+    bytes: int
+    classes: list[str] | None
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    file: File
+    key: str
+    ext: str
+    label: int | None
+
+
+def pack(
+    src: str,
+    dst: str,
+    labels: Literal["folder", "none"] = "folder",
+    shard_size: int = 256 * 2**20,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Pack images into `dst/shard-000000.tar`, ..., each with its members' places beside it, and `dst/index.parquet` last.
+
+    Files go in sorted order of their paths (those of a compressed tar in the order of the tar, which can be read only so). A key
+    is the path without extension, the dots of the file's name replaced by `_`; where two files would have one key, the later one
+    gets `-<extension>`, then `-<extension>-2`, ... after it. The same input makes the same bytes.
+
+    Args:
+        src: folder or tar (`.tar`, `.tar.gz`, `.tar.bz2`, `.tar.xz`), path or URL.
+        dst: folder that is empty, is not there yet, or was left by an interrupted pack, which then starts over.
+        labels: `folder`: the topmost folder is the class, numbered in sorted order; `none`: no labels.
+        shard_size: bytes of a shard at most (one sample is never divided).
+        progress: called with (bytes of images packed, bytes of all).
+
+    Raises:
+        UserError: nothing to pack, an image in no folder where labels are asked for, or `dst` is not empty.
+        RunError: a file could not be read or a shard not written; run again to start over.
+    """
+    if labels not in ("folder", "none"):
+        raise UserError(f"labels '{labels}': known are folder and none")
+    if shard_size < 1:
+        raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
+    source = open_source(src)
+    items, skipped, classes = _plan(source.files, labels == "folder", src)
+    dst = storage.absolute(dst)
+    _claim(dst)
+    index = Index(classes=classes)
+    try:
+        _write_shards(source, items, dst, shard_size, index, progress)
+        index.save(dst)
+        storage.remove(storage.join(dst, UNFINISHED))
+    except OSError as error:
+        raise RunError(
+            f"packing {src} into {dst} stopped: {error}; put that right and run the same again, it starts over"
+        ) from error
+    size = sum(row.bytes for row in index.rows.values())
+    return PackReport(dst, len(index.rows), len(items), size, classes, dict(skipped))
+
+
+def _plan(files: list[File], by_folder: bool, src: str) -> tuple[list[_Item], Counter[str], list[str] | None]:
+    """Which files are packed, and under which key and label."""
+    skipped: Counter[str] = Counter()
+    images: list[tuple[File, str, str]] = []
+    for file in files:
+        reason, stem, ext = _judge(file)
+        if reason:
+            skipped[reason] += 1
+        else:
+            images.append((file, stem, ext))
+    if not images:
+        found = ", ".join(f"{times} {reason}" for reason, times in skipped.most_common(5)) or "no files at all"
+        raise UserError(f"{src}: holds no images ({found})")
+    classes = None
+    if by_folder:
+        if loose := next((file.path for file, _, _ in images if "/" not in file.path), None):
+            raise UserError(f"{src}: {loose} lies in no class folder; put each class into a folder, or pack with labels 'none'")
+        classes = sorted({file.path.partition("/")[0] for file, _, _ in images})
+    number = {name: place for place, name in enumerate(classes or [])}
+    used: set[str] = set()
+    items = [_Item(file, _unused(stem, ext, used), ext, number.get(file.path.partition("/")[0])) for file, stem, ext in images]
+    return items, skipped, None if classes is None else [_printable(name) for name in classes]
+
+
+def _judge(file: File) -> tuple[str | None, str, str]:
+    """Why a file is left out, or None; its key but for collisions; its extension."""
+    folder, slash, base = file.path.rpartition("/")
+    stem, dot, ext = base.rpartition(".")
+    if any(part.startswith(".") and part != ".." for part in file.path.split("/")):
+        return "hidden", "", ""
+    if not dot or not naming.is_image(ext.lower()):
+        return f"not an image by name ({dot}{ext.lower()})" if dot else "not an image by name (no extension)", "", ""
+    if file.size < 0:
+        return "link that leads nowhere", "", ""
+    key = _printable(folder + slash + stem.replace(".", "_"))
+    if naming.is_reserved(key):
+        return "name that WebDataset keeps for itself (__name__)", "", ""
+    return None, key, _printable(ext.lower())
+
+
+def _unused(stem: str, ext: str, used: set[str]) -> str:
+    key, number = stem, 1
+    while key in used:
+        key = f"{stem}-{ext}" if number == 1 else f"{stem}-{ext}-{number}"
+        number += 1
+    used.add(key)
+    return key
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _claim(dst: str) -> None:
+    """Make sure that nothing but an interrupted pack lies in the folder, remove that, and mark the folder as unfinished."""
+    if not storage.is_writable(dst):
+        raise UserError(f"{dst}: http storage cannot be written")
+    try:
+        there = storage.names(dst)
+        left = [name for name in there if _OURS.fullmatch(name)] if UNFINISHED in there and NAME not in there else []
+        others = [name for name in there if name not in left and (name != UNFINISHED or NAME in there)]
+        if others:
+            what = "it already holds a finished pack" if NAME in others else f"it holds {others[0]}"
+            raise UserError(f"{dst} is not empty: {what}; name another folder, or delete this one")
+        for name in left:
+            storage.remove(storage.join(dst, name))
+        storage.make_folder(dst)
+        with storage.write_atomic(storage.join(dst, UNFINISHED)) as file:
+            file.write(_WORDS)
+    except OSError as error:
+        raise UserError(f"{dst} cannot be written: {error}") from None
+
+
+def _write_shards(
+    source: Source, items: list[_Item], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
+) -> None:
+    total, done = sum(item.file.size for item in items), 0
+    samples = _samples(source, items)
+    waiting = next(samples, None)
+    while waiting is not None:
+        name = f"shard-{len(index.rows):06d}.tar"
+        with storage.write_atomic(storage.join(dst, name)) as file:
+            shard = _Shard(file)
+            while waiting is not None and (not shard.samples or shard.position + waiting.length <= shard_size):
+                shard.add(waiting)
+                done += waiting.item.file.size
+                if progress:
+                    progress(done, total)
+                waiting = next(samples, None)
+            shard.finish()
+        Members.of(shard.rows, shard.position).save(sidecar(storage.join(dst, name)) or "")
+        index.rows[name] = Row(shard.samples, shard.position, shard.sha256.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A sample ready to be written: its members' extensions, headers and bodies."""
+
+    item: _Item
+    parts: list[tuple[str, bytes, bytes]]
+
+    @property
+    def length(self) -> int:
+        return sum(len(header) + _padded(len(body)) for _, header, body in self.parts)
+
+
+def _samples(source: Source, items: list[_Item]) -> Iterator[_Ready]:
+    for item, (_, body) in zip(items, source.read([item.file for item in items])):
+        bodies = [(item.ext, body)] + ([] if item.label is None else [("cls", str(item.label).encode())])
+        yield _Ready(item, [(ext, _header(f"{item.key}.{ext}", len(body)), body) for ext, body in bodies])
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)  # owner, times and mode are constants there, so equal inputs make equal bytes
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+class _Shard:
+    """A tar that is being written: its bytes' hash, its length so far and the places of its members."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.position = 0
+        self.samples = 0
+        self.rows = Rows()
+
+    def add(self, sample: _Ready) -> None:
+        parts: list[Part] = []
+        for ext, header, body in sample.parts:
+            self._write(header)
+            parts.append(Part(ext, self.position, len(body)))
+            self._write(body)
+            self._write(bytes(_padded(len(body)) - len(body)))
+        self.rows.add(sample.item.key, parts, sample.item.label, None)
+        self.samples += 1
+
+    def finish(self) -> None:
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self.position % _RECORD))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.position += len(data)
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

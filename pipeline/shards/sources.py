@@ -1,0 +1,132 @@
+"""What is packed: the files of a folder tree, or of a tar of one, as relative paths with their bytes, never extracted to disk."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from pipeline.errors import ShardError, UserError
+from pipeline.shards import tar
+from pipeline.storage import absolute, is_local, is_writable, join, open_seekable, read_all, read_range, walk
+
+_DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
+}
+_READERS, _AHEAD = 8, 32
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere), and the
+    first byte of its body where the source is a tar."""
+
+    path: str
+    size: int
+    offset: int = 0
+
+
+class Source(Protocol):
+    """Files to pack."""
+
+    files: list[File]
+    """All of them, in the order in which they are packed: sorted by path (a compressed tar's: as they lie in it)."""
+
+    def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+        """The bytes of some of the files, which are in the order of `files`."""
+
+
+def open_source(src: str) -> Source:
+    """The files of a folder, a `.tar` or a compressed tar.
+
+    Raises:
+        UserError: nothing there, or neither of these, or a tar that is damaged.
+    """
+    url = absolute(src)
+    packed = next((suffix for suffix in _DECOMPRESS if url.lower().endswith(suffix)), None)
+    is_folder = os.path.isdir(url) if is_local(url) else not packed and not url.lower().endswith(".tar")
+    try:
+        if is_folder:
+            if not is_writable(url):
+                raise UserError(f"{src}: over http no folder can be listed; give a tar of it")
+            return FolderSource(url)
+        if packed:
+            return CompressedTarSource(url, _DECOMPRESS[packed])
+        if not url.lower().endswith(".tar") and os.path.exists(url):
+            raise UserError(f"{src}: neither a folder nor a tar ({', '.join(['.tar', *_DECOMPRESS])})")
+        return TarSource(url)
+    except FileNotFoundError:
+        raise UserError(f"{src}: no such file or folder") from None
+    except OSError as error:
+        raise UserError(f"{src} cannot be read: {error}") from None
+    except ShardError as error:
+        raise UserError(str(error)) from None
+
+
+class FolderSource:
+    """The files below a folder, on any storage that can be listed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.files = [File(path, size) for path, size in walk(url)]
+
+    def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+        return _ahead(lambda file: read_all(join(self._url, file.path)), files)
+
+
+class TarSource:
+    """The files of an uncompressed tar."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with open_seekable(url) as file:
+            self.files = sorted((File(*_named(member)) for member in tar.walk(file, url)), key=lambda file: file.path)
+
+    def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+        return _ahead(lambda file: read_range(self._url, file.offset, file.offset + file.size), files)
+
+
+class CompressedTarSource:
+    """The files of a compressed tar, which can only be read from its start: once for the names, once for the bytes."""
+
+    def __init__(self, url: str, decompress: Callable[[IO[bytes]], Any]) -> None:
+        self._url, self._decompress = url, decompress
+        with open_seekable(url) as raw, decompress(raw) as file:
+            self.files = [File(*_named(member)) for member in tar.walk(file, url)]
+
+    def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+        with open_seekable(self._url) as raw, self._decompress(raw) as file:
+            for wanted in files:
+                file.seek(wanted.offset)
+                yield wanted, file.read(wanted.size)
+
+
+def _named(member: tar.TarMember) -> tuple[str, int, int]:
+    path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
+    return path, member.size, member.offset
+
+
+def _ahead(read: Callable[[File], bytes], files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+    """Read files in order, a few ahead of who takes them."""
+    waiting: deque[tuple[File, Future[bytes]]] = deque()
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        for file in files:
+            waiting.append((file, pool.submit(read, file)))
+            if len(waiting) >= _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,97 @@
+"""Where the members of a tar lie: its headers read by the standard library, its bodies left alone, and no damage passed over."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from pipeline.errors import ShardError
+
+BLOCK = 512
+"""Headers and bodies of a tar begin at multiples of this."""
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class TarMember(NamedTuple):
+    """A regular file in a tar: its name as it stands there (never used as a path), first byte and size of its body."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMember]:
+    """The regular files of an uncompressed tar (ustar, GNU, pax), in order, without reading their bodies.
+
+    An empty file, or one of end blocks only, has no members. The caller may move the file's position between two members.
+
+    Args:
+        file: seekable, at its start.
+        shard: URL for error messages.
+        size: length of the file where known, which makes the words about a truncated one better.
+
+    Raises:
+        ShardError: compressed, no tar, damaged or truncated, with the byte where that shows. `tarfile` itself takes a damaged
+            header in the middle for the end; here everything after the last member must be zeros.
+    """
+    start = file.read(6)
+    if not start:
+        return
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ShardError(
+                shard, f"is compressed with {name}, so that no sample can be read without those before it; unpack it first"
+            )
+    file.seek(0)
+    at = 0
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it owns no file
+        while (info := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
+            if info.size < 0 or archive.offset <= at:
+                raise ShardError(shard, f"damaged header at byte {at}: it gives a negative size")
+            if info.issparse():
+                raise ShardError(shard, f"{info.name!r} at byte {at} is stored sparse; pack it again without --sparse")
+            if size is not None and info.isreg() and info.offset_data + info.size > size:
+                raise ShardError(
+                    shard,
+                    f"truncated: {_shown(info.name)} at byte {at} needs {info.size} bytes from byte {info.offset_data} on, "
+                    f"and the file ends at byte {size}",
+                )
+            at = archive.offset
+            if info.isreg():
+                yield TarMember(_text(info.name), info.offset_data, info.size)
+        _check_end(file, shard, archive.offset)
+    except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        what = "not a tar" if at == 0 else f"damaged or truncated after byte {at}"
+        raise ShardError(shard, f"{what}: {error}") from None
+
+
+def _check_end(file: IO[bytes], shard: str, at: int) -> None:
+    file.seek(at)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise ShardError(shard, f"truncated: it ends at byte {at + len(block)} without an end-of-archive block")
+    if block.strip(b"\0"):
+        raise ShardError(shard, f"damaged header at byte {at}")
+    at += BLOCK
+    while rest := file.read(128 * BLOCK):
+        if rest.strip(b"\0"):
+            byte = at + len(rest) - len(rest.lstrip(b"\0"))
+            raise ShardError(
+                shard, f"data at byte {byte}, after the end-of-archive block: a damaged header, or tars joined end to end"
+            )
+        at += len(rest)
+
+
+def _text(name: str) -> str:
+    """The name in characters that any file format can hold: bytes that are no UTF-8 written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _shown(name: str) -> str:
+    return repr(_text(name))

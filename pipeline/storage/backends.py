@@ -1,0 +1,123 @@
+"""Which backend a URL belongs to, and its failures turned into OSErrors that name the URL and say what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import UserError
+
+HTTP = ("http", "https")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+"""Storage where nothing is visible under a name before its file is closed."""
+
+_EXTRAS = {"s3": "pseudolabel[s3]", "s3a": "pseudolabel[s3]", "gs": "pseudolabel[gcs]", "gcs": "pseudolabel[gcs]"}
+_BACKEND_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "HttpError"),
+)
+
+
+def scheme_of(url: str) -> str:
+    """The URL's scheme, lower-cased; empty for a path of this machine, `file://` too."""
+    scheme = url.split("://", 1)[0].lower() if "://" in url else ""
+    return "" if scheme in ("file", "local") else scheme
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL is a path of this machine."""
+    return not scheme_of(url)
+
+
+def is_writable(url: str) -> bool:
+    """Whether this kind of storage can be written at all (http cannot)."""
+    return scheme_of(url) not in HTTP
+
+
+def absolute(url: str) -> str:
+    """The URL in the form that means the same in every process: local paths (also `file://`, `~`, relative ones) absolute."""
+    if not is_local(url):
+        return url if "?" in url else url.rstrip("/")
+    return os.path.abspath(os.path.expanduser(url.split("://", 1)[-1]))
+
+
+def join(folder: str, name: str) -> str:
+    """The URL of `name` in `folder`."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def backend(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it.
+
+    Raises:
+        UserError: unknown scheme, or one whose package is not installed.
+    """
+    scheme = scheme_of(url)
+    if not scheme:
+        return fsspec.filesystem("file"), absolute(url)
+    try:
+        fs = fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write there
+    except ImportError as error:
+        fix = f"install {_EXTRAS[scheme]}" if scheme in _EXTRAS else str(error)
+        raise UserError(f"{url}: storage of kind '{scheme}://' needs a package that is not installed: {fix}") from None
+    except ValueError:
+        raise UserError(
+            f"{url}: unknown kind of storage '{scheme}://'; known are paths, s3://, gs://, http(s):// and fsspec's others"
+        ) from None
+    return fs, fs._strip_protocol(url)
+
+
+def size_in(info: dict[str, Any], url: str) -> int:
+    """The size in a backend's answer about a file; OSError where it is unknown."""
+    if info.get("size") is None:
+        raise OSError(f"{url}: the server does not tell its size")
+    return int(info["size"])
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether trying again may help."""
+    status = getattr(error, "status", None)
+    if status is not None:
+        return status == 429 or status >= 500
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return False
+    return isinstance(error, (OSError, EOFError, *_backend_errors()))
+
+
+@contextmanager
+def as_oserror(url: str) -> Iterator[None]:
+    """Turn the failures of any backend inside the block into FileNotFoundError, PermissionError or OSError in words."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, (OSError, *_backend_errors())) or str(error).startswith(url):
+            raise
+        raise _in_words(url, error) from error
+
+
+def _in_words(url: str, error: BaseException) -> OSError:
+    status = getattr(error, "status", None)
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    reason = "" if "://" in text or text.startswith("/") else text
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{url}: {reason or 'no such file'}")
+    if status in (401, 403):
+        return PermissionError(f"{url}: access denied (the server answers {status})")
+    if isinstance(error, PermissionError):
+        return PermissionError(f"{url}: access denied" + (f" ({reason})" if reason else ""))
+    if "credentials" in text.lower():
+        return PermissionError(f"{url}: access denied ({text}); set the storage's usual credentials, such as AWS_PROFILE")
+    return OSError(f"{url}: {f'the server answers {status}' if status else text or type(error).__name__}")
+
+
+def _backend_errors() -> tuple[type[BaseException], ...]:
+    """The exceptions, beside OSError, of those backends that are loaded."""
+    return tuple(getattr(sys.modules[module], name) for module, name in _BACKEND_ERRORS if module in sys.modules)

@@ -1,0 +1,222 @@
+"""Which shards a folder, a pattern or a list of these means, each with its size, at the price of one listing a folder."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from braceexpand import braceexpand
+
+from pipeline.errors import UserError
+from pipeline.storage.backends import (
+    HTTP,
+    OBJECT_STORES,
+    absolute,
+    as_oserror,
+    backend,
+    is_local,
+    is_transient,
+    join,
+    scheme_of,
+    size_in,
+)
+from pipeline.storage.files import ATTEMPTS, pause
+
+_LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file that is there: its URL (local ones as absolute paths) and its size in bytes."""
+
+    url: str
+    size: int
+
+
+def expand(patterns: str | Sequence[str]) -> list[Listed]:
+    """The shards that folders, brace patterns, globs, names and lists of these mean, in the order given.
+
+    A folder means the `.tar` files directly in it, sorted; a glob's matches are sorted. Over http there is no listing, so
+    only names and braces work there.
+
+    Raises:
+        UserError: nothing matches, a named shard is not there, a bucket is missing or closed, a scheme is unknown, a shard is
+            named twice.
+    """
+    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not given:
+        raise UserError("no shards given: name a folder, a pattern or a list of shards")
+    urls = [spelled for pattern in given for spelled in _spell(pattern)]
+    try:
+        found = _find(urls)
+    except OSError as error:
+        raise UserError(f"shards cannot be listed: {error}") from None
+    twice = [url for url, times in Counter(listed.url for listed in found).items() if times > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice; every shard of a corpus may be there once")
+    return found
+
+
+def names(folder: str) -> list[str]:
+    """Names of the files and folders directly in a folder, sorted; empty where it does not exist."""
+    fs, path = backend(folder)
+    with as_oserror(folder):
+        try:
+            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+
+def _spell(pattern: str) -> list[tuple[str, bool]]:
+    """What a pattern's braces stand for: URLs, each with whether it is a glob."""
+    url = absolute(pattern)
+    if is_local(url) and os.path.exists(url):  # a name may hold any character
+        return [(url, False)]
+    try:
+        urls = list(braceexpand(url)) if "{" in url else [url]
+    except ValueError:
+        raise UserError(f"{pattern}: its braces do not match") from None
+    return [(_literal_parents(one), True) if _has_wildcard(one) else (one, False) for one in urls]
+
+
+def _literal_parents(pattern: str) -> str:
+    """The glob, with the folders that it starts in taken by the letter: their names may hold brackets."""
+    folder = pattern
+    while is_local(folder) and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return glob.escape(folder) + pattern[len(folder) :] if is_local(folder) else pattern
+
+
+def _find(urls: list[tuple[str, bool]]) -> list[Listed]:
+    over_http = _ask_http([url for url, _ in urls if scheme_of(url) in HTTP])
+    wanted = Counter(url.rpartition("/")[0] for url, is_glob in urls if url not in over_http and not is_glob)
+    listings = {folder: _listing(folder) for folder, times in wanted.items() if times > _LIST_FROM}
+    found: list[Listed] = []
+    missing: list[str] = []
+    for url, is_glob in urls:
+        folder, _, name = url.rpartition("/")
+        if url in over_http:
+            found.append(over_http[url])
+        elif is_glob:
+            found += _glob(url)
+        elif name in listings.get(folder, ()):
+            found.append(Listed(url, listings[folder][name]))
+        else:
+            named = None if folder in listings and name.endswith(".tar") else _named(url)
+            found += named or ()
+            missing += () if named else (url,)
+    if missing:
+        _refuse_missing(missing, len(urls))
+    return found
+
+
+def _named(url: str) -> list[Listed] | None:
+    """One name: a shard, or a folder of them; None where there is nothing."""
+    fs, path = backend(url)
+    with as_oserror(url):
+        try:
+            info = fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url))]
+
+
+def _folder(url: str) -> list[Listed]:
+    listing = _listing(url)
+    found = [Listed(join(url, name), length) for name, length in sorted(listing.items()) if name.endswith(".tar")]
+    if not found:
+        packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
+        hint = f"{packed} is compressed: unpack it first" if packed else "make some from images: pseudolabel pack SRC DST"
+        raise UserError(f"{url}: this folder holds no shards (.tar files); {hint}")
+    return found
+
+
+def _glob(url: str) -> list[Listed]:
+    fs, path = backend(url)
+    with as_oserror(url):
+        found = fs.glob(path, detail=True)
+    prefix = "" if is_local(url) else f"{scheme_of(url)}://"
+    files = [
+        Listed(prefix + (name.lstrip("/") if prefix else name), size_in(info, url))
+        for name, info in found.items()
+        if info["type"] == "file"
+    ]
+    if not files:
+        raise UserError(f"{url}: nothing matches")
+    return sorted(files, key=lambda listed: listed.url)
+
+
+def _ask_http(urls: list[str]) -> dict[str, Listed]:
+    """Sizes by HEAD, many at a time."""
+    if not urls:
+        return {}
+    if globbed := next((url for url in urls if "*" in url.partition("?")[0]), None):
+        raise UserError(f"{globbed}: over http nothing can be listed; write braces, such as shard-{{000000..000099}}.tar")
+    backend(urls[0])  # refuses in words what is not installed, once
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(_ask_server, urls))
+    missing = [url for url, answer in zip(urls, answers) if answer is None]
+    if missing:
+        _refuse_missing(missing, len(urls))
+    return {answer.url: answer for answer in answers if answer is not None}
+
+
+def _ask_server(url: str) -> Listed | None:
+    fs, path = backend(url)
+    for attempt in range(ATTEMPTS):
+        try:
+            info = fs.info(path)
+        except FileNotFoundError as error:  # what fsspec makes of any failure; the cause tells them apart
+            cause = error.__cause__
+            status = getattr(cause, "status", None)
+            if status in (404, 410):
+                return None
+            if attempt == ATTEMPTS - 1 or not is_transient(cause):
+                raise OSError(f"{url}: {f'the server answers {status}' if status else cause or 'no answer'}") from None
+            pause(attempt)
+            continue
+        if info.get("mimetype") == "text/html":
+            raise UserError(
+                f"{url}: this is a web page; over http nothing can be listed: name the shards, with braces if there are many"
+            )
+        return Listed(url, size_in(info, url))
+    return None
+
+
+def _refuse_missing(missing: list[str], wanted: int) -> None:
+    url = missing[0]
+    if scheme_of(url) in OBJECT_STORES and _bucket_missing(url):
+        raise UserError(f"{url}: there is no bucket of that name")
+    rest = f" ({len(missing)} of the {wanted} named are missing)" if wanted > 1 else ""
+    raise UserError(f"{url}: no such shard{'' if url.endswith('.tar') else ' or folder'}{rest}")
+
+
+def _bucket_missing(url: str) -> bool:
+    fs, path = backend(url)
+    with as_oserror(url):
+        return not fs.exists(path.partition("/")[0])
+
+
+def _listing(folder: str) -> dict[str, int]:
+    """Name -> size of the files directly in a folder; empty where there is no such folder."""
+    if is_local(folder):
+        try:
+            with os.scandir(absolute(folder) or "/") as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+    fs, path = backend(folder)
+    with as_oserror(folder):
+        try:
+            entries = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+    return {info["name"].rpartition("/")[2]: size_in(info, folder) for info in entries if info["type"] == "file"}
+
+
+def _has_wildcard(url: str) -> bool:
+    return scheme_of(url) not in HTTP and any(character in url for character in "*?[")

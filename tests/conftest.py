@@ -1,0 +1,23 @@
+"""Real photos, small: crops of scikit-image's, which come in its wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per class of JPEG and PNG crops: `astronaut`, `cat`, `coffee`, 8 each, 40x48 to 68x48 pixels. Read-only."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, pixels in {"astronaut": data.astronaut(), "cat": data.cat(), "coffee": data.coffee()}.items():
+        (root / name).mkdir()
+        photo = Image.fromarray(pixels)
+        for n in range(8):
+            left, top, width = 30 * n, 20 * n, 40 + 4 * n
+            crop = photo.crop((left, top, left + width, top + 48))
+            crop.save(root / name / f"{n:03d}.{'png' if n == 7 else 'jpg'}")
+    return root

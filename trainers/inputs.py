@@ -1,0 +1,100 @@
+"""From a batch's columns to what a network eats: tensors on the device, and normalised channels-last floats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["image", "patch"]
+
+LEAST_STD = 1 / 255
+"""Added to a patch's standard deviation: one level, so that flat patches stay near zero."""
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Tensor]:
+    """Tensors of a batch's columns of numbers (numpy arrays or tensors) on `device`, of unchanged dtype; text is left out.
+
+    Read-only arrays, as Ray hands them out, are copied: torch has no read-only tensors.
+    """
+    device = torch.device(device)
+    tensors = {}
+    for name, column in batch.items():
+        if not isinstance(column, Tensor):
+            column = np.asarray(column)
+            if column.dtype.kind not in "biuf":
+                continue
+            column = torch.from_numpy(column if column.flags.writeable else column.copy())
+        if device.type == "cuda" and column.device.type == "cpu":
+            column = column.pin_memory()  # only from pinned memory is the transfer asynchronous
+        tensors[name] = column.to(device, non_blocking=True)
+    return tensors
+
+
+def network_input(x: Tensor, mean: Tensor, std: Tensor, norm: Norm = "image") -> Tensor:
+    """Normalise pixels for a network.
+
+    Args:
+        x: uint8 (n, h, w, c), or (n, k, h, w, c) for k patches of each sample; c is 3, or 1 for grey.
+        mean: channel means of the corpus, of 1, float (3,).
+        std: channel standard deviations, likewise.
+        norm: `image` standardises by `mean` and `std`; `patch` each image or patch by its own mean and deviation in each
+            channel, so that brightness and colour of a patch do not tell its place (Noroozi & Favaro 2016, section 4.2).
+
+    Returns:
+        Float32 (n, 3, h, w), or (n * k, 3, h, w) with a sample's patches in a row; grey is repeated; channels-last memory.
+
+    Raises:
+        ValueError: `x` has another number of axes or channels.
+    """
+    if x.ndim not in (4, 5) or x.shape[-1] not in (1, 3):
+        raise ValueError(f"pixels of shape {tuple(x.shape)}: expected (n, h, w, c) or (n, k, h, w, c) with c 1 or 3")
+    if x.ndim == 5:
+        x = x.flatten(0, 1)
+    y = x.permute(0, 3, 1, 2).float() / 255
+    if norm == "patch":
+        deviation, centre = torch.std_mean(y, dim=(2, 3), correction=0, keepdim=True)
+        y = ((y - centre) / (deviation + LEAST_STD)).expand(-1, 3, -1, -1)
+    else:
+        y = (y - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+class Normaliser(nn.Module):
+    """`network_input` with the corpus's statistics, which move with the module and are not part of its weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(self, x: Tensor, norm: Norm = "image") -> Tensor:
+        """Float32 (n, 3, h, w) of uint8 pixels; see `network_input`."""
+        return network_input(x, self.mean, self.std, norm)
+
+
+def decodable(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Leave out the samples of weight 0, whose black pixels would reach the others through batch normalisation.
+
+    With fewer than two samples left the batch stays whole, because normalisation over one sample is undefined; the weights
+    still keep the bad ones out of loss and metric.
+
+    Returns:
+        The batch of the others, and the rows that they had, int64; or the batch as it is, and None.
+    """
+    kept = batch["weight"].nonzero().flatten()
+    if len(kept) == len(batch["weight"]) or len(kept) < 2:
+        return batch, None
+    rows = {}
+    for name, column in batch.items():
+        if column.dtype == torch.uint64:  # the type of `id`, which torch can hold and not index
+            rows[name] = column.view(torch.int64)[kept].view(torch.uint64)
+        else:
+            rows[name] = column[kept]
+    return rows, kept

@@ -1,0 +1,68 @@
+"""What an objective is: the head, the loss and the metric that turn a task's label into learning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pipeline.labels import LabelKind
+from pipeline.tasks import Task
+from trainers.backbones import Backbone, Output
+from trainers.inputs import Normaliser
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task went on one batch. Sums, so that batches and workers add up.
+
+    Args:
+        loss: of each sample, float32 (n,), with its graph; 0 for a sample of weight 0.
+        metric: sum of the samples' metric, each times its weight; a scalar without graph.
+        trivial: the same sum for the answer that needs no learning (chance, or one colour), on the same samples.
+        count: sum of the weights.
+    """
+
+    loss: Tensor
+    metric: Tensor
+    trivial: Tensor
+    count: Tensor
+
+    def among(self, rows: Tensor, n: int) -> Outcome:
+        """The outcome on a batch of n samples of which only those at `rows`, int64, were looked at."""
+        return replace(self, loss=self.loss.new_zeros(n).index_put((rows,), self.loss))
+
+
+class Objective(nn.Module, ABC):
+    """Learns one kind of label. A subclass in `trainers/objectives/` is found by its file.
+
+    Attributes:
+        name: what a task's `objective` field calls it; the one named like its label kind is that kind's default.
+        kind: the label kind that it learns.
+        needs: the backbone's output that it reads.
+        metric: name of the metric.
+        higher_is_better: whether a larger metric is a better one.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[type[LabelKind]]
+    needs: ClassVar[Output]
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    @abstractmethod
+    def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
+        """Run the task's input through the backbone and judge the result.
+
+        Args:
+            backbone: the shared network.
+            batch: columns of the batch, on the network's device.
+            name: the task's name in the recipe, which its columns begin with.
+            pixels: normalises uint8 pixels.
+        """

@@ -1,0 +1,41 @@
+"""A light decoder from a backbone's map back to pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WIDEST, NARROWEST = 128, 32
+"""Channels of the first and of the last layers; each doubling of the resolution halves them in between."""
+
+
+class Decoder(nn.Module):
+    """Doubles a map until it has half the target's resolution, then enlarges bilinearly.
+
+    Half the resolution is a quarter of the work, and what it costs is detail that a backbone is not to learn. Nearest-neighbour
+    enlargement before a convolution leaves no checkerboard, as transposed convolutions do (Odena et al. 2016).
+
+    Args:
+        width: channels of the map.
+        extent: (h, w) of the map.
+        channels: channels of the image.
+        size: side of the image, pixels.
+    """
+
+    def __init__(self, width: int, extent: tuple[int, int], channels: int, size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [*_block(width, WIDEST, kernel=1)]
+        wide, side = WIDEST, min(extent)
+        while side * 2 < size:
+            narrow = max(NARROWEST, wide // 2)
+            layers += [nn.Upsample(scale_factor=2), *_block(wide, narrow, kernel=3)]
+            wide, side = narrow, side * 2
+        self.layers = nn.Sequential(*layers, nn.Conv2d(wide, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Image, float32 (n, channels, *size), of a map (n, width, h, w); unbounded."""
+        return F.interpolate(self.layers(x).float(), size, mode="bilinear", align_corners=False)
+
+
+def _block(wide: int, narrow: int, kernel: int) -> list[nn.Module]:
+    return [nn.Conv2d(wide, narrow, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(narrow), nn.ReLU(inplace=True)]

@@ -1,0 +1,30 @@
+"""The connection to Ray: the cluster that the environment names, or one started on this machine for the length of the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from pipeline.recipe.schema import Recipe
+from trainers.preflight import DATA_TASK_CPUS, check_resources
+
+
+def connect(recipe: Recipe) -> None:
+    """Connect to Ray and check that the recipe's run fits.
+
+    `RAY_ADDRESS` names a cluster; without it a local Ray is started, which gets one logical CPU more than the machine has, for Ray
+    Data's own bookkeeping (it computes next to nothing, see `trainers.preflight`).
+
+    Raises:
+        UserError: if the run needs more than the cluster has.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("PSEUDOLABEL_DEBUG"))}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {"num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
+        ray.init(**options)
+    have = ray.cluster_resources()
+    check_resources(recipe, have.get("CPU", 0.0), have.get("GPU", 0.0))
