@@ -14,15 +14,24 @@ Record = dict[str, Any]
 
 
 class Board:
-    """The log of a run so far, and why it stopped if it stopped on purpose."""
+    """The log of a run so far, what it found out, and why it stopped if it stopped on purpose."""
 
     def __init__(self) -> None:
         self._log: list[Record] = []
         self._refusal: str | None = None
+        self._answer: dict[str, Any] = {}
 
     def log(self, record: Record) -> None:
         """Add a line; a run that restarted from a checkpoint writes its later lines again, and the old ones go."""
         self._log = [line for line in self._log if line["step"] < record["step"]] + [record]
+
+    def conclude(self, answer: dict[str, Any]) -> None:
+        """Say what the run found out."""
+        self._answer = answer
+
+    def answer(self) -> dict[str, Any]:
+        """What was given to `conclude`."""
+        return self._answer
 
     def refuse(self, reason: str) -> None:
         """Say why the run ends here, so that it is not taken for a lost worker and restarted."""

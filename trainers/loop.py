@@ -201,3 +201,26 @@ def load_state(checkpoint: Any, device: torch.device | str = "cpu") -> dict[str,
     with checkpoint.as_directory() as folder:
         state: dict[str, Any] = torch.load(Path(folder) / STATE, map_location=device, weights_only=True)
     return state
+
+
+def summary(state: dict[str, Any]) -> dict[str, Any]:
+    """What a finished run's last checkpoint says, for reports."""
+    history, stages = state["history"], state["stages"]
+    names = history[-1]["tasks"] if history else {}
+    return {
+        "tasks": {
+            name: {
+                "step": [line["step"] for line in history],
+                "loss": [line["tasks"][name]["loss"] for line in history],
+                "metric": history[-1]["tasks"][name]["metric"],
+                "metrics": [line["tasks"][name]["metric"] for line in history],
+                "trivial": history[-1]["tasks"][name]["trivial"],
+            }
+            for name in names
+        },
+        "samples_per_second": stages["samples"] / stages["total"] if stages["total"] else 0.0,
+        "quarantined": len(state["quarantine"]),
+        "steps": state["step"],
+        "seconds": stages["total"],
+        "stages": stages,
+    }

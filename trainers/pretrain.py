@@ -13,7 +13,7 @@ from pipeline.shards.opening import open_corpus
 from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
 from trainers.fit import fit
-from trainers.loop import Job, load_state, train
+from trainers.loop import Job, load_state, summary, train
 from trainers.pretext import PretextModel
 from trainers.runs import RunFolder
 from trainers.session import connect
@@ -76,26 +76,3 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
 
 def _work(config: dict[str, Any]) -> None:
     train(config["job"])
-
-
-def summary(state: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run's last checkpoint says, for reports."""
-    history, stages = state["history"], state["stages"]
-    names = history[-1]["tasks"] if history else {}
-    return {
-        "tasks": {
-            name: {
-                "step": [line["step"] for line in history],
-                "loss": [line["tasks"][name]["loss"] for line in history],
-                "metric": history[-1]["tasks"][name]["metric"],
-                "metrics": [line["tasks"][name]["metric"] for line in history],
-                "trivial": history[-1]["tasks"][name]["trivial"],
-            }
-            for name in names
-        },
-        "samples_per_second": stages["samples"] / stages["total"] if stages["total"] else 0.0,
-        "quarantined": len(state["quarantine"]),
-        "steps": state["step"],
-        "seconds": stages["total"],
-        "stages": stages,
-    }

@@ -9,7 +9,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import IO, Any, Protocol
 
 from pipeline.errors import ShardError, UserError
@@ -92,6 +94,8 @@ class TarSource:
             self.files = sorted((File(*_named(member)) for member in tar.walk(file, url)), key=lambda file: file.path)
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+        if not is_local(self._url) and all(a.offset < b.offset for a, b in pairwise(files)):
+            return _in_turn(files, self._url)  # large requests, not one a file
         return _ahead(lambda file: read_range(self._url, file.offset, file.offset + file.size), files)
 
 
@@ -104,15 +108,22 @@ class CompressedTarSource:
             self.files = [File(*_named(member)) for member in tar.walk(file, url)]
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
-        with open_seekable(self._url) as raw, self._decompress(raw) as file:
-            for wanted in files:
-                file.seek(wanted.offset)
-                yield wanted, file.read(wanted.size)
+        return _in_turn(files, self._url, self._decompress)
 
 
 def _named(member: tar.TarMember) -> tuple[str, int, int]:
     path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
     return path, member.size, member.offset
+
+
+def _in_turn(
+    files: Sequence[File], url: str, decompress: Callable[[IO[bytes]], Any] = nullcontext
+) -> Iterator[tuple[File, bytes]]:
+    """Read files that lie one after the other in a tar."""
+    with open_seekable(url) as raw, decompress(raw) as tar_file:
+        for file in files:
+            tar_file.seek(file.offset)
+            yield file, tar_file.read(file.size)
 
 
 def _ahead(read: Callable[[File], bytes], files: Sequence[File]) -> Iterator[tuple[File, bytes]]:

@@ -38,17 +38,13 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
         ShardError: compressed, no tar, damaged or truncated, with the byte where that shows. `tarfile` itself takes a damaged
             header in the middle for the end; here everything after the last member must be zeros.
     """
-    start = file.read(6)
-    if not start:
-        return
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise ShardError(
-                shard, f"is compressed with {name}, so that no sample can be read without those before it; unpack it first"
-            )
-    file.seek(0)
     at = 0
     try:
+        start = file.read(6)
+        if not start:
+            return
+        _refuse_compressed(start, shard)
+        file.seek(0)
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it owns no file
         while (info := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
@@ -56,12 +52,9 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
                 raise ShardError(shard, f"damaged header at byte {at}: it gives a negative size")
             if info.issparse():
                 raise ShardError(shard, f"{info.name!r} at byte {at} is stored sparse; pack it again without --sparse")
-            if size is not None and info.isreg() and info.offset_data + info.size > size:
-                raise ShardError(
-                    shard,
-                    f"truncated: {_shown(info.name)} at byte {at} needs {info.size} bytes from byte {info.offset_data} on, "
-                    f"and the file ends at byte {size}",
-                )
+            if size is not None and archive.offset > size:
+                place = f"{_text(info.name)!r} at byte {at} goes on to byte {archive.offset}"
+                raise ShardError(shard, f"truncated: {place}, and the file ends at byte {size}")
             at = archive.offset
             if info.isreg():
                 yield TarMember(_text(info.name), info.offset_data, info.size)
@@ -69,6 +62,14 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
     except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = "not a tar" if at == 0 else f"damaged or truncated after byte {at}"
         raise ShardError(shard, f"{what}: {error}") from None
+
+
+def _refuse_compressed(start: bytes, shard: str) -> None:
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ShardError(
+                shard, f"is compressed with {name}, so that no sample can be read without those before it; unpack it first"
+            )
 
 
 def _check_end(file: IO[bytes], shard: str, at: int) -> None:
@@ -91,7 +92,3 @@ def _check_end(file: IO[bytes], shard: str, at: int) -> None:
 def _text(name: str) -> str:
     """The name in characters that any file format can hold: bytes that are no UTF-8 written out."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _shown(name: str) -> str:
-    return repr(_text(name))

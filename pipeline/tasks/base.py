@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.labels import LabelKind
+from pipeline.labels import Classes, LabelKind
 
 if TYPE_CHECKING:
     from pipeline.draws import Stream
@@ -66,3 +66,12 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         """Carry out what was drawn on the crops, in the words of `pipeline.engines.vocabulary`; returns the input."""
+
+    def caption(self, drawn: Drawn) -> str:
+        """What a person would call a sample's label, for pictures of pairs; short.
+
+        Args:
+            drawn: one sample's row of what `draw` returned.
+        """
+        kind = self.label_kind()
+        return f"class {drawn['label'] + 1} of {kind.count}" if isinstance(kind, Classes) else "what it looked like"

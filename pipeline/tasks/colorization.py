@@ -30,3 +30,6 @@ class Colorization(Task):
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return ops.gray(image)
+
+    def caption(self, drawn: Drawn) -> str:
+        return "its colours"

@@ -72,6 +72,11 @@ class Jigsaw(Task):
         _, tile, _, _ = self._sizes(ops.size)
         return ops.patches(ops.drop_colour(image, drawn["gray"]), drawn["corners"], tile, self.grid**2)
 
+    def caption(self, drawn: Drawn) -> str:
+        order = distant_permutations(self.grid**2, self.permutations)[drawn["label"]] + 1
+        return f"permutation {drawn['label'] + 1} of {self.permutations}: {' '.join(map(str, order))}"
+
+
 
 @cache
 def distant_permutations(items: int, count: int) -> np.ndarray:

@@ -67,3 +67,6 @@ class Occlusion(Task):
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return ops.erase(image, drawn["boxes"], self.fill)
+
+    def caption(self, drawn: Drawn) -> str:
+        return f"what the box hides, {drawn['mask'].mean():.0%} of the crop"

@@ -45,3 +45,6 @@ class Rotation(Task):
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return ops.rotate90(image, drawn["turns"])
+
+    def caption(self, drawn: Drawn) -> str:
+        return f"turned {90 * drawn['turns']}°"

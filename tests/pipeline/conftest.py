@@ -54,7 +54,7 @@ def serve() -> Iterator[Serve]:
             _Handler, directory=str(folder), ranges=ranges, failures=[failures], log=[] if log is None else log
         )
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}"
 

@@ -29,9 +29,9 @@ def linear_probe(
     """Accuracy of multinomial logistic regression on frozen features.
 
     Protocol: every feature is standardised by the training set's mean and deviation; full-batch L-BFGS on the mean
-    cross-entropy plus decay / 2 times the squared weights (biases free), from zero weights; the decay falls
-    through `DECAYS` for as long as the cross-entropy on a held-out tenth of the training set, drawn by `seed`, falls too; then
-    a fit on the whole training set. The test set is used once, for the accuracy. No augmentation. The result is a function of the arguments.
+    cross-entropy plus decay / 2 times the squared weights (biases free), from zero weights; the decay falls through `DECAYS`
+    for as long as the cross-entropy on a held-out tenth of the training set, drawn by `seed`, falls too; then a fit on the
+    whole training set. The test set is used once, for the accuracy. No augmentation. The result is a function of the arguments.
 
     Args:
         train_x: features, float (n, d).

@@ -18,7 +18,7 @@ SPREAD = {"rgb": 0.23, "chroma": 0.06}
 Errors are counted in these units, which puts an answer of one colour near a loss of 1, beside cross-entropies."""
 
 SEEN = 0.1
-"""Weight of a pixel outside the hole: enough that the filling joins its surroundings."""
+"""Weight of the mean error outside the hole beside that in it: enough that the filling joins its surroundings."""
 
 BEST_PSNR = 60.0
 """Decibels at which the metric is capped; an exact answer would be infinite."""
@@ -60,12 +60,14 @@ class PixelsObjective(Objective):
         weight = batch["weight"] * (hole.amax((1, 2, 3)) > 0)
         unit = SPREAD[self.label.channels]
         at = self.error(painted / unit, target / unit).mean(1, keepdim=True)
-        counts = hole + SEEN * (1 - hole)
+        counts = hole / _positions(hole)
+        if self.label.masked:
+            counts = counts + SEEN * (1 - hole) / _positions(1 - hole)
         with torch.no_grad():
             answer = painted.clamp(0, 1) if self.label.channels == "rgb" else painted
             metric, trivial = (psnr(x, target, hole) * weight for x in (answer, self._one_colour(target, hole)))
         return Outcome(
-            loss=(at * counts).sum((1, 2, 3)) / counts.sum((1, 2, 3)) * weight,
+            loss=(at * counts).sum((1, 2, 3)) * weight,
             metric=metric.sum(),
             trivial=trivial.sum(),
             count=weight.sum(),
@@ -81,7 +83,7 @@ class PixelsObjective(Objective):
         if self.label.channels == "chroma":
             return torch.zeros_like(target)
         seen = 1 - hole if self.label.masked else hole
-        colour = (target * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp(min=1)
+        colour = (target * seen).sum((2, 3), keepdim=True) / _positions(seen)
         return colour.expand_as(target)
 
 
@@ -109,3 +111,8 @@ def psnr(answer: Tensor, target: Tensor, hole: Tensor) -> Tensor:
     everywhere = peak_signal_noise_ratio(answer * hole, target * hole, data_range=1.0, reduction="none", dim=(1, 2, 3))
     share = hole.mean((1, 2, 3))  # outside the hole the error is 0 and thins the mean out by just this factor
     return (everywhere + 10 * share.clamp(min=1e-12).log10()).clamp(max=BEST_PSNR)
+
+
+def _positions(area: Tensor) -> Tensor:
+    """How many positions an area, float (n, 1, h, w) of 0 and 1, has in each image: (n, 1, 1, 1), at least 1."""
+    return area.sum((2, 3), keepdim=True).clamp(min=1)

@@ -12,7 +12,7 @@ import pytest
 MakeTar = Callable[..., Path]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tar() -> MakeTar:
     """`make_tar(path, [(name, bytes), ...], format=tarfile.PAX_FORMAT)` writes a tar and returns its path."""
 

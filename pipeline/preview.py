@@ -1,0 +1,236 @@
+"""Pictures of pairs, for people: samples of the corpus on a contact sheet, each task's input and label beside the crop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from pipeline import storage
+from pipeline.draws import Draws
+from pipeline.engines import engine_name, gpus_visible
+from pipeline.errors import RunError, UserError
+from pipeline.labels import Pixels
+from pipeline.order import Geometry, Schedule
+from pipeline.recipe.schema import Recipe
+from pipeline.render import Columns
+from pipeline.shards.corpus import Corpus
+from pipeline.shards.opening import open_corpus
+from pipeline.tasks import Task
+from pipeline.units import Source, UnitRenderer
+
+_CELL = 192  # a picture is enlarged by a whole number to about so many pixels, or made smaller to it
+_MARGIN, _BETWEEN_TASKS, _WITHIN_TASK, _BETWEEN_ROWS = 40, 36, 10, 26
+_INK, _QUIET, _RULE, _PAPER, _MARK = "#1c2330", "#6a7385", "#d9dde4", "#ffffff", "#e4572e"
+_TRIES = 10  # so many bad samples in the place of each good one, and the corpus is not worth a picture
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One task's pictures, or the crops: a heading, the words above each picture, and for each sample its pictures and caption."""
+
+    heading: str
+    words: list[str]
+    pictures: list[list[Image.Image]]
+    captions: list[str]
+
+
+def sheet(
+    recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Image.Image:
+    """Draw real pairs: a row a sample, first the crop, then for each task its input and, where the label is an image, that too.
+
+    The samples come from all over the corpus, in another order for another seed or epoch; those that cannot be decoded are passed
+    over.
+
+    Args:
+        recipe: corpus, image, tasks, seed and engine are read.
+        samples: how many rows; fewer where the corpus is smaller.
+        epoch: whose drawing to show.
+        progress: for shards without an index, see `open_corpus`.
+
+    Returns:
+        An RGB image as large as it needs to be.
+
+    Raises:
+        UserError: no such shards.
+        RunError: hardly a sample can be decoded.
+    """
+    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, progress=progress)
+    batch, keys = _pairs(recipe, corpus, min(samples, corpus.samples), epoch)
+    columns = [_crops(batch, keys, corpus.classes)]
+    draws = Draws(recipe.seed, epoch, batch["id"])
+    for name, task in recipe.tasks.items():
+        drawn = task.draw(draws.stream(name), recipe.image.size)
+        columns.append(_task(name, task, batch, [{key: value[i] for key, value in drawn.items()} for i in range(len(keys))]))
+    engine = engine_name(recipe)
+    if engine == "dali":
+        engine += " on the GPU" if gpus_visible() else " on the CPU"
+    size = recipe.image.size
+    facts = [f"seed {recipe.seed}", f"epoch {epoch}", f"engine {engine}", f"{size} x {size} pixels"]
+    return _paint(recipe.name, "   ·   ".join([*facts, f"{len(keys)} of {corpus.samples:,} samples"]), columns)
+
+
+def save(picture: Image.Image, url: str) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        UserError: another kind of file is asked for, or it cannot be written there.
+    """
+    if not url.lower().endswith(".png"):
+        raise UserError(f"{url}: the sheet is a PNG; give it a name that ends in .png")
+    try:
+        with storage.write_atomic(url) as file:
+            picture.save(file, "PNG", optimize=True)
+    except OSError as error:
+        raise UserError(f"{url} cannot be written: {error.strerror or error}") from None
+
+
+def _pairs(recipe: Recipe, corpus: Corpus, wanted: int, epoch: int) -> tuple[Columns, list[str]]:
+    """Columns and keys of samples that can be decoded, rendered as training renders them."""
+    lanes = Geometry(batch=max(wanted, 1), lanes=max(wanted, 1), groups=1, window=1)  # a unit takes one sample of each part
+    schedule = Schedule(corpus.counts, lanes, recipe.seed, epoch + 1, tail="pad")
+    source = Source(recipe, corpus, schedule, epoch * schedule.steps_per_epoch)
+    render = UnitRenderer(source, recipe.placement.threads)
+    parts: list[Columns] = []
+    keys: list[str] = []
+    reason = ""
+    for number in range(min(_TRIES, schedule.steps_per_epoch)):
+        unit = source.read(number)
+        columns = render(unit)
+        good = np.flatnonzero(columns["weight"])[: wanted - len(keys)]
+        reason = next((str(text) for text in columns["failure"] if text), reason)
+        parts.append({name: column[good] for name, column in columns.items()})
+        keys += [unit.samples[i].key for i in good]
+        if len(keys) == wanted:
+            break
+    if not keys:
+        raise RunError(f"none of the first samples of the corpus could be decoded, the last because of: {reason}")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, keys
+
+
+def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> _Column:
+    captions = []
+    for key, label in zip(keys, batch["class"].tolist()):
+        name = classes[label] if classes and 0 <= label < len(classes) else f"class {label}" if label >= 0 else ""
+        captions.append(key if not name or key.startswith(f"{name}/") else f"{key} ({name})")
+    return _Column("crop", [""], [[_picture(image)] for image in batch["image"]], captions)
+
+
+def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> _Column:
+    kind = task.label_kind()
+    words, pictures = ["input"], [[_picture(image)] for image in batch[f"{name}.input"]]
+    if isinstance(kind, Pixels):
+        words.append("label")
+        own = f"{name}.{kind.target}"
+        for i, target in enumerate(batch[own if own in batch else kind.target]):
+            picture = _chroma(target) if kind.channels == "chroma" else Image.fromarray(target)
+            picture = _fitted(picture)
+            if kind.masked:
+                picture = _outlined(picture, batch[f"{name}.mask"][i])
+            pictures[i].append(picture)
+    return _Column(name, words, pictures, [task.caption(row) for row in drawn])
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """An input as a picture: uint8 (h, w, 1 or 3), or (k, h, w, c) as a grid with gaps."""
+    if pixels.ndim == 3:
+        return _fitted(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    side = int(np.ceil(np.sqrt(len(pixels))))
+    rows = -(-len(pixels) // side)
+    height, width = pixels.shape[1:3]
+    gap = max(1, round(0.08 * width))
+    grid = Image.new("RGB", (side * width + (side - 1) * gap, rows * height + (rows - 1) * gap), _PAPER)
+    for k, patch in enumerate(pixels):
+        picture = Image.fromarray(patch[:, :, 0] if patch.shape[2] == 1 else patch)
+        grid.paste(picture, (k % side * (width + gap), k // side * (height + gap)))
+    return _fitted(grid)
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """Enlarged so that pixels stay squares, or made smaller, to about the size of a cell."""
+    longest = max(picture.size)
+    if longest > 1.25 * _CELL:
+        factor = _CELL / longest
+        small = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        return picture.convert("RGB").resize(small, Image.Resampling.BOX)
+    factor = max(1, round(_CELL / longest))
+    return picture.convert("RGB").resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _chroma(image: np.ndarray) -> Image.Image:
+    """The two colour-difference channels alone, at one brightness."""
+    _, blue, red = Image.fromarray(image).convert("YCbCr").split()
+    return Image.merge("YCbCr", (Image.new("L", blue.size, 150), blue, red)).convert("RGB")
+
+
+def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The picture with a line around what the mask covers."""
+    area = Image.fromarray(mask * 255).resize(picture.size, Image.Resampling.NEAREST)
+    line = ImageChops.difference(area.filter(ImageFilter.MaxFilter(3)), area.filter(ImageFilter.MinFilter(3)))
+    marked = picture.copy()
+    marked.paste(_MARK, mask=line)
+    return marked
+
+
+def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
+    large, middle, small = (ImageFont.load_default(size) for size in (34, 20, 15))
+    widths = [[max(row[k].width for row in column.pictures) for k in range(len(column.words))] for column in columns]
+    spans = [sum(each) + _WITHIN_TASK * (len(each) - 1) for each in widths]
+    captions = [[_wrapped(text, span, small) for text in column.captions] for column, span in zip(columns, spans)]
+    rows = len(columns[0].pictures)
+    line = 20
+    heights = [max(picture.height for column in columns for picture in column.pictures[i]) for i in range(rows)]
+    words = [max(len(of_column[i]) for of_column in captions) * line for i in range(rows)]
+    head = 150
+    width = 2 * _MARGIN + sum(spans) + _BETWEEN_TASKS * (len(columns) - 1)
+    facts_lines = _wrapped(facts, width - 2 * _MARGIN, small)
+    head += line * (len(facts_lines) - 1)
+    height = head + sum(heights) + sum(words) + rows * 8 + (rows - 1) * _BETWEEN_ROWS + _MARGIN
+
+    paper = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(paper)
+    pen.text((_MARGIN, 58), _clipped(title, width - 2 * _MARGIN, large), _INK, large, anchor="ls")
+    for k, text in enumerate(facts_lines):
+        pen.text((_MARGIN, 84 + k * line), text, _QUIET, small, anchor="ls")
+    left = _MARGIN
+    for column, each, span, of_column in zip(columns, widths, spans, captions):
+        pen.text((left, head - 24), column.heading, _INK, middle, anchor="ls")
+        pen.line((left, head - 14, left + span - 1, head - 14), _RULE, 2)
+        top = head
+        for i in range(rows):
+            x = left
+            for picture, wide, word in zip(column.pictures[i], each, column.words):
+                paper.paste(picture, (x + (wide - picture.width) // 2, top + (heights[i] - picture.height) // 2))
+                if i == 0 and len(each) > 1:
+                    pen.text((x + wide, head - 24), word, _QUIET, small, anchor="rs")
+                x += wide + _WITHIN_TASK
+            for k, text in enumerate(of_column[i]):
+                pen.text((left, top + heights[i] + 8 + 14 + k * line), text, _QUIET, small, anchor="ls")
+            top += heights[i] + 8 + words[i] + _BETWEEN_ROWS
+        left += span + _BETWEEN_TASKS
+    return paper
+
+
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
+    """Lines no wider than `width` pixels, two at most."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ") if lines[-1] else word
+        if not lines[-1] or font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    kept = lines[:2] if len(lines) <= 2 else [lines[0], " ".join(lines[1:])]
+    return [_clipped(one, width, font) for one in kept]
+
+
+def _clipped(text: str, width: int, font: Any) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,84 @@
+"""Makes the demo's folders of photos: tiles of scikit-image's photos, or a split of a folder of your own.
+
+    python recipes/demo_photos.py OUT [IMAGES]
+
+Writes OUT/train/<class>/ and OUT/test/<class>/. Without IMAGES, a class is a photo, cut into overlapping tiles: those of its left
+part to train, those of its right part to test, so that no tile for testing shares a pixel with one for training. With IMAGES, a
+folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+PHOTOS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+SIDE = 64
+LONGEST = 512
+TRAIN_SHARE = 0.55
+TILES = {"train": 320, "test": 120}
+"""Tiles of a photo in each part."""
+
+
+def cut_tiles(out: Path) -> None:
+    """Tiles of scikit-image's photos on a regular grid over each part."""
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    for name in PHOTOS:
+        with Image.open(folder / name) as file:
+            photo = file.convert("RGB")
+        photo.thumbnail((LONGEST, LONGEST))
+        border = round(photo.width * TRAIN_SHARE)
+        parts = {"train": (0, border), "test": (border, photo.width)}
+        for part, (left, right) in parts.items():
+            place = out / part / Path(name).stem
+            place.mkdir(parents=True)
+            wide, high = right - left - SIDE, photo.height - SIDE
+            columns = max(1, round((TILES[part] * wide / high) ** 0.5))
+            rows = -(-TILES[part] // columns)
+            for n in range(TILES[part]):
+                row, column = divmod(n, columns)
+                x, y = left + column * wide // max(1, columns - 1), row * high // max(1, rows - 1)
+                photo.crop((x, y, x + SIDE, y + SIDE)).save(place / f"{n:03d}.jpg", quality=92)
+
+
+def split_folder(images: Path, out: Path) -> None:
+    """Links to the files of a folder a class, split into train and test."""
+    classes = sorted(path for path in images.iterdir() if path.is_dir())
+    if len(classes) < 2:
+        raise SystemExit(f"{images}: expected a folder for each class, at least two; found {len(classes)}")
+    for folder in classes:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for file in files:
+            part = "test" if hashlib.sha256(file.name.encode()).digest()[0] % 4 == 0 else "train"
+            link = out / part / file.relative_to(images)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    if len(sys.argv) > 2 and sys.argv[2]:
+        split_folder(Path(sys.argv[2]), target)
+    else:
+        cut_tiles(target)

@@ -1,0 +1,151 @@
+"""Inspection counts what is there, names what would be quarantined, and finds damage when it decodes everything."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.shards.inspect import Spread, inspect
+from pipeline.shards.opening import open_corpus
+from pipeline.shards.pack import pack
+
+
+def encoded(size: tuple[int, int], format: str, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 60).convert(mode).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def test_a_packed_folder_is_described(photos: Path, tmp_path: Path) -> None:
+    pack(str(photos), str(tmp_path), shard_size=15_000)
+    corpus = open_corpus(str(tmp_path))
+    steps: list[tuple[int, int]] = []
+    report = inspect(corpus, deep=True, progress=lambda done, total: steps.append((done, total)))
+    assert (report.shards, report.samples, report.bytes) == (
+        len(corpus.urls),
+        24,
+        sum(p.stat().st_size for p in tmp_path.glob("*.tar")),
+    )
+    assert report.formats == {"jpeg": 21, "png": 3}
+    assert (report.width, report.height) == (Spread(40, 52, 68), Spread(48, 48, 48))
+    assert (report.labels, report.unlabelled) == ({"astronaut": 8, "cat": 8, "coffee": 8}, 0)
+    assert (report.quarantine, report.damaged, report.duplicate_keys) == ([], [], 0)
+    assert steps[-1] == (report.shards, report.shards)
+    assert json.loads(json.dumps(report.as_dict()))["width"] == {"min": 40, "median": 52, "max": 68}
+
+
+def test_what_would_be_quarantined_is_named_with_shard_key_and_reason(tmp_path: Path, make_tar) -> None:
+    jpeg = encoded((64, 64), "JPEG")
+    make_tar(
+        tmp_path / "s.tar",
+        [
+            ("good.jpg", jpeg),
+            ("text.jpg", b"this is no image, whatever its name says" * 10),
+            ("empty.jpg", b""),
+            ("headonly.jpg", jpeg[:300]),
+            ("caption.txt", b"no image"),
+            ("animation.gif", encoded((32, 32), "GIF", "P")),
+            ("large.png", encoded((200, 100), "PNG")),
+        ],
+    )
+    report = inspect(open_corpus(str(tmp_path)), max_pixels=10_000)
+    assert {row.shard for row in report.quarantine} == {f"{tmp_path}/s.tar"}
+    reasons = {row.key: row.reason for row in report.quarantine}
+    assert list(reasons) == ["text", "empty", "headonly", "caption", "animation", "large"]
+    assert "no image member" in reasons["caption"]
+    assert "pixels" in reasons["large"]
+    assert (report.samples, report.formats, report.unlabelled) == (7, {"jpeg": 1}, 7)
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {"quality": 90}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_only_a_deep_look_finds_a_damaged_body(tmp_path: Path, make_tar, format: str, options: dict) -> None:
+    whole = encoded((160, 160), format, **options)
+    hole = bytearray(whole)
+    middle = len(hole) * 2 // 3
+    hole[middle : middle + 60] = bytes(range(100, 160))
+    cut = whole[: len(whole) // 2] + (b"\xff\xd9" if format == "JPEG" else b"")
+    extension = format.lower()
+    make_tar(tmp_path / "s.tar", [(f"good.{extension}", whole), (f"hole.{extension}", bytes(hole)), (f"cut.{extension}", cut)])
+    corpus = open_corpus(str(tmp_path))
+    deep = {row.key: row.reason for row in inspect(corpus, deep=True).quarantine}
+    assert "good" not in deep
+    assert "cut" in deep
+    if format in ("JPEG", "PNG"):
+        assert "hole" in deep
+    assert set(deep) >= {row.key for row in inspect(corpus).quarantine}
+    if format == "JPEG":
+        assert inspect(corpus).quarantine == [], "a header check does not see it"
+        assert deep["cut"].startswith("damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "options"),
+    [
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "RGB", {"subsampling": 0}),
+        ("PNG", "P", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "I;16", {}),
+        ("PNG", "1", {}),
+        ("BMP", "RGB", {}),
+        ("PPM", "RGB", {}),
+        ("TIFF", "RGB", {}),
+        ("WEBP", "RGB", {}),
+        ("JPEG2000", "RGB", {}),
+    ],
+)
+def test_sound_images_of_every_kind_pass_the_deep_look(tmp_path: Path, make_tar, format: str, mode: str, options: dict) -> None:
+    make_tar(
+        tmp_path / "s.tar", [("x." + {"JPEG2000": "jp2"}.get(format, format.lower()), encoded((40, 30), format, mode, **options))]
+    )
+    report = inspect(open_corpus(str(tmp_path)), deep=True)
+    assert report.quarantine == []
+    assert (report.width, report.height) == (Spread(40, 40, 40), Spread(30, 30, 30))
+
+
+def test_a_damaged_shard_is_reported_and_the_rest_is_described(photos: Path, tmp_path: Path) -> None:
+    pack(str(photos), str(tmp_path), shard_size=15_000)
+    for name in ("index.parquet", "shard-000001.members.parquet"):
+        (tmp_path / name).unlink()
+    cut = tmp_path / "shard-000001.tar"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    corpus = open_corpus(str(tmp_path), keep_damaged=True)
+    gone = tmp_path / "shard-000000.tar"
+    lost = len(corpus.members(0))
+    gone.unlink()
+    report = inspect(corpus)
+    assert [(row.shard, row.reason.split(":")[0]) for row in report.damaged] == [
+        (str(gone), "is gone since the corpus was opened"),
+        (str(cut), "truncated"),
+    ]
+    assert report.samples == corpus.samples - lost
+    assert sum(report.formats.values()) == report.samples > 0
+
+
+def test_keys_that_repeat_over_the_corpus_are_named(tmp_path: Path, make_tar) -> None:
+    image = encoded((8, 8), "PNG")
+    make_tar(tmp_path / "a.tar", [("one.png", image), ("two.png", image)])
+    make_tar(tmp_path / "b.tar", [("three.png", image), ("two.png", image)])
+    report = inspect(open_corpus(str(tmp_path)))
+    assert report.duplicate_keys == 1
+    assert [(row.key, row.shards) for row in report.duplicates] == [("two", [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"])]
+
+
+def test_an_empty_corpus_has_nothing_to_describe(tmp_path: Path, make_tar) -> None:
+    make_tar(tmp_path / "a.tar", [])
+    report = inspect(open_corpus(str(tmp_path)), deep=True)
+    assert (report.samples, report.formats, report.width, report.quarantine) == (0, {}, None, [])

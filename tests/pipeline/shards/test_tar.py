@@ -1,0 +1,163 @@
+"""The tar walker finds what `tarfile` finds, and passes over no damage."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ShardError
+from pipeline.shards.tar import TarMember, walk
+
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=150).filter(
+    lambda name: name.strip("/") and not name.endswith("/")
+)
+
+
+def tar_of(members: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, body in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    return buffer.getvalue()
+
+
+def walked(data: bytes) -> list[TarMember]:
+    return list(walk(io.BytesIO(data), "x.tar", len(data)))
+
+
+FILES = [("a.jpg", b"A" * 700), ("a.cls", b"3"), ("b.jpg", b"B" * 512), ("c.jpg", b"")]
+
+
+@settings(max_examples=60)
+@given(
+    members=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6),
+    format=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+)
+def test_every_body_is_where_the_walk_says(members: list[tuple[str, bytes]], format: int) -> None:
+    data = tar_of(members, format)
+    assert [(name, data[offset : offset + size]) for name, offset, size in walked(data)] == members
+
+
+def test_ustar_prefixes_are_joined() -> None:
+    name = "f" * 90 + "/" + "g" * 90 + ".jpg"
+    assert [member.name for member in walked(tar_of([(name, b"x")], tarfile.USTAR_FORMAT))] == [name]
+
+
+@pytest.mark.parametrize("data", [b"", bytes(1024), bytes(10240)], ids=["no bytes", "two end blocks", "a padded end"])
+def test_an_empty_tar_has_no_members(data: bytes) -> None:
+    assert walked(data) == []
+
+
+def test_folders_and_links_are_no_members() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind in (("d", tarfile.DIRTYPE), ("s", tarfile.SYMTYPE), ("h", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.jpg"
+            archive.addfile(info)
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 2
+        archive.addfile(info, io.BytesIO(b"ok"))
+    assert [member.name for member in walked(buffer.getvalue())] == ["a.jpg"]
+
+
+def test_absolute_and_parent_names_stay_as_they_are() -> None:
+    names = ["/etc/passwd.jpg", "../../up.jpg", "./here.jpg"]
+    assert [member.name for member in walked(tar_of([(name, b"") for name in names], tarfile.GNU_FORMAT))] == names
+
+
+def test_names_that_are_not_utf8_are_written_out() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo("caf\xe9.jpg"))
+    assert [member.name for member in walked(buffer.getvalue())] == ["caf\\xe9.jpg"]
+
+
+@given(cut=st.integers(1, 512 * 8 - 1))
+def test_a_tar_cut_anywhere_before_its_end_is_refused_with_a_byte(cut: int) -> None:
+    with pytest.raises(ShardError, match=r"byte|not a tar"):
+        walked(tar_of(FILES)[:cut])
+
+
+def test_a_body_cut_short_is_named() -> None:
+    with pytest.raises(ShardError, match=r"truncated: 'a\.jpg' at byte 0 goes on to byte 1536, and the file ends at byte 900"):
+        walked(tar_of(FILES)[:900])
+
+
+@pytest.mark.parametrize("header", [1536, 2560, 3584])
+@pytest.mark.parametrize("damage", [b"\xff" * 40, bytes(512)], ids=["garbage", "zeros"])
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(header: int, damage: bytes) -> None:
+    data = bytearray(tar_of(FILES))
+    assert data[header : header + 1] in (b"a", b"b", b"c"), "a header begins here"
+    data[header : header + len(damage)] = damage
+    if header == 3584 and not any(damage):
+        assert [member.name for member in walked(bytes(data))] == [
+            "a.jpg",
+            "a.cls",
+            "b.jpg",
+        ]  # no body after it: an end like any other
+        return
+    with pytest.raises(ShardError, match=r"byte \d+"):
+        walked(bytes(data))
+
+
+def test_tars_joined_end_to_end_are_refused() -> None:
+    with pytest.raises(ShardError, match="data at byte 10240, after the end-of-archive block"):
+        walked(tar_of(FILES) * 2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 512 * 9), value=st.integers(0, 255))
+def test_a_changed_byte_never_hangs_or_escapes_as_another_error(place: int, value: int) -> None:
+    data = bytearray(tar_of(FILES))
+    data[place] = value
+    with suppress(ShardError):
+        assert all(offset + size <= len(data) for _, offset, size in walked(bytes(data)))
+
+
+def test_a_negative_size_is_refused() -> None:
+    data = bytearray(tar_of(FILES))
+    data[124:136] = b"\xff" * 11 + b"\x00"
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    with pytest.raises(ShardError, match="negative size"):
+        walked(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (gzip.compress(tar_of(FILES)), "compressed with gzip"),
+        (b"BZh91AY", "compressed with bzip2"),
+        (b"<html>" + b"x" * 2000, "not a tar"),
+        (b"short", "not a tar"),
+    ],
+)
+def test_what_is_no_plain_tar_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ShardError, match=words):
+        walked(data)
+
+
+def test_no_body_is_read(tmp_path: Path) -> None:
+    class Counting(io.FileIO):
+        count = 0
+
+        def read(self, size: int = -1) -> bytes:
+            data = super().read(size)
+            Counting.count += len(data)
+            return data
+
+    path = tmp_path / "big.tar"
+    path.write_bytes(tar_of([(f"{n}.jpg", bytes(1_000_000)) for n in range(10)]))
+    with Counting(path) as file:
+        assert len(list(walk(file, "big.tar", path.stat().st_size))) == 10
+    assert Counting.count < 50_000

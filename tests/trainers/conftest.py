@@ -1,0 +1,99 @@
+"""Crops of real photos, and the columns that the four tasks make of them, written here in plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from torch import Tensor
+
+from pipeline.recipe import Recipe, parse_recipe
+
+Columns = dict[str, Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from two threads, and lose much where other work shares the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def crops() -> Callable[[int, int], np.ndarray]:
+    """`crops(n, size)`: uint8 (n, size, size, 3), cut from photos in turn, the same on every call."""
+    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+
+    def cut(n: int, size: int) -> np.ndarray:
+        rng = np.random.default_rng(size)
+        found = []
+        for i in range(n):
+            photo = photos[i % len(photos)]
+            top, left = rng.integers(0, photo.shape[0] - size), rng.integers(0, photo.shape[1] - size)
+            found.append(photo[top : top + size, left : left + size])
+        return np.stack(found)
+
+    return cut
+
+
+@pytest.fixture(scope="session")
+def columns(crops: Callable[[int, int], np.ndarray]) -> Callable[[int, int], Columns]:
+    """`columns(n, size)`: a batch with rotation, jigsaw (2 x 2 in 5 orders), occlusion and colorization."""
+
+    def make(n: int, size: int) -> Columns:
+        image, rng = crops(n, size), np.random.default_rng(n)
+        turn = rng.integers(0, 4, n)
+        half, tile = size // 2, size // 2 - 3
+        patches = np.stack([image[:, t : t + tile, l : l + tile] for t in (0, half) for l in (0, half)], 1)  # noqa: E741
+        orders = np.array([[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0], [1, 2, 3, 0]])
+        order = rng.integers(0, len(orders), n)
+        mask = np.zeros((n, size, size), np.uint8)
+        mask[:, size // 4 : size // 2, size // 4 : size // 2] = 1
+        batch = {
+            "id": np.arange(n, dtype=np.uint64),
+            "weight": np.ones(n, np.float32),
+            "image": image,
+            "rotation.input": np.stack([np.rot90(x, k) for x, k in zip(image, turn)]),
+            "rotation.label": turn,
+            "jigsaw.input": np.stack([x[o] for x, o in zip(patches, orders[order])]),
+            "jigsaw.label": order,
+            "occlusion.input": np.where(mask[..., None] > 0, np.uint8(120), image),
+            "occlusion.mask": mask,
+            "colorization.input": image.mean(-1, keepdims=True).astype(np.uint8),
+        }
+        return {name: torch.from_numpy(column) for name, column in batch.items()}
+
+    return make
+
+
+TASKS = {
+    "rotation": {},
+    "jigsaw": {"grid": 2, "permutations": 5},
+    "occlusion": {},
+    "colorization": {},
+}
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[..., Recipe]:
+    """`recipe(*tasks, size=32, backbone="resnet10", stem="standard")`: a recipe of those tasks; a task may be given as (name, parameters)."""
+
+    def make(*tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard") -> Recipe:
+        named = dict(task if isinstance(task, tuple) else (task, TASKS[task]) for task in tasks)
+        return parse_recipe(
+            {
+                "name": "test",
+                "seed": 1,
+                "corpus": {"shards": "unused"},
+                "image": {"size": size},
+                "tasks": named,
+                "training": {"backbone": {"name": backbone, "stem": stem}},
+            }
+        )
+
+    return make

@@ -1,0 +1,150 @@
+"""Each kind of label is learnt, measured beside its trivial answer, and chosen as the task says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from pipeline.errors import UserError
+from pipeline.tasks import registry as tasks
+from trainers.inputs import Normaliser
+from trainers.objectives import build_objective, objective_class, registry
+from trainers.objectives.pixels import AbsolutePixelsObjective, PixelsObjective, chroma, psnr
+from trainers.pretext import PretextModel
+
+FALLS = {"rotation": 0.8, "jigsaw": 0.8, "occlusion": 0.8, "colorization": 0.8}
+"""Share of its first value below which each loss must fall in 20 steps on one batch."""
+
+
+@pytest.mark.parametrize("task", FALLS)
+def test_the_loss_falls_and_the_metric_passes_the_trivial_answer(task, recipe, columns) -> None:
+    batch = columns(16, 32)
+    model = PretextModel(recipe(task), seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(20):
+        outcome = model(batch)[task]
+        loss = outcome.loss.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < FALLS[task] * losses[0]
+    assert outcome.count == 16
+    assert outcome.metric > outcome.trivial
+
+
+def test_accuracy_counts_right_answers_beside_chance(recipe, columns) -> None:
+    batch = columns(12, 32)
+    model = PretextModel(recipe("rotation"), seed=0).eval()
+    head = model.objectives["rotation"].head[0]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 0, 5, 0]))
+        outcome = model(batch)["rotation"]
+    assert outcome.metric == (batch["rotation.label"] == 2).sum()
+    assert outcome.trivial == 12 / 4
+
+
+def test_patches_go_through_the_backbone_alone_and_are_judged_together(recipe, columns) -> None:
+    batch = columns(4, 32)
+    model = PretextModel(recipe("jigsaw"), seed=0).eval()
+    vectors: list[torch.Tensor] = []
+    model.objectives["jigsaw"].head.register_forward_pre_hook(lambda _, args: vectors.append(args[0]))
+    with torch.no_grad():
+        model(batch)
+        model(batch | {"jigsaw.input": batch["jigsaw.input"][:, [1, 0, 2, 3]]})
+    there, swapped = (v.view(4, 4, model.backbone.vector_width) for v in vectors)
+    torch.testing.assert_close(there[:, [1, 0, 2, 3]], swapped)
+
+
+def test_psnr_in_the_hole_is_that_of_the_hole_cut_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answer, target = torch.rand(3, 3, 8, 8, generator=generator), torch.rand(3, 3, 8, 8, generator=generator)
+    hole = torch.zeros(3, 1, 8, 8)
+    hole[:, :, 2:5, 1:7] = 1
+    inside = (slice(None), slice(None), slice(2, 5), slice(1, 7))
+    expected = peak_signal_noise_ratio(answer[inside], target[inside], data_range=1.0, reduction="none", dim=(1, 2, 3))
+    torch.testing.assert_close(psnr(answer, target, hole), expected)
+    assert (psnr(target, target, hole) == 60).all()
+
+
+def test_chroma_is_that_of_jpeg(crops) -> None:
+    photo = crops(1, 64)[0]
+    expected = np.asarray(Image.fromarray(photo).convert("YCbCr"))[..., 1:].astype(float) - 128
+    found = chroma(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(found - expected).max() < 1.01
+    assert chroma(torch.full((1, 3, 2, 2), 0.3)).abs().max() < 1e-6
+
+
+def test_the_loss_counts_the_hole_above_the_rest(recipe, columns) -> None:
+    batch = columns(4, 32)
+    model = PretextModel(recipe("occlusion"), seed=0).eval()
+    hole = batch["occlusion.mask"].bool()
+    with torch.no_grad():
+        plain = model(batch)["occlusion"].loss
+        inside = model(batch | {"image": torch.where(hole[..., None], 255 - batch["image"], batch["image"])})["occlusion"].loss
+        outside = model(batch | {"image": torch.where(hole[..., None], batch["image"], 255 - batch["image"])})["occlusion"].loss
+    assert (inside - plain).abs().mean() > (outside - plain).abs().mean() > 0
+
+
+def test_the_metric_does_not_see_beside_the_hole(recipe, columns) -> None:
+    batch = columns(4, 32)
+    model = PretextModel(recipe("occlusion"), seed=0).eval()
+    hole = batch["occlusion.mask"].bool()[..., None]
+    with torch.no_grad():
+        plain = model(batch)["occlusion"]
+        other = model(batch | {"image": torch.where(hole, batch["image"], 255 - batch["image"])})["occlusion"]
+    torch.testing.assert_close(plain.metric, other.metric)
+    assert not torch.allclose(plain.trivial, other.trivial)  # one colour, taken from what can be seen
+
+
+def test_a_target_column_of_the_task_comes_before_one_of_the_batch(recipe, columns) -> None:
+    batch = columns(4, 32)
+    model = PretextModel(recipe("colorization"), seed=0).eval()
+    grey = batch["colorization.input"].expand(-1, -1, -1, 3)
+    with torch.no_grad():
+        named = model(batch | {"colorization.image": grey})["colorization"]
+        replaced = model(batch | {"image": grey})["colorization"]
+    torch.testing.assert_close(named.loss, replaced.loss)
+
+
+def test_a_task_may_name_another_objective_of_its_kind() -> None:
+    occlusion, rotation = tasks()["occlusion"], tasks()["rotation"]
+    assert objective_class(occlusion()) is PixelsObjective
+    assert objective_class(occlusion(objective="pixels_l1")) is AbsolutePixelsObjective
+    with pytest.raises(UserError, match=r"tasks.occlusion.objective: unknown objective 'pixel_l1': did you mean 'pixels_l1'\?"):
+        objective_class(occlusion(objective="pixel_l1"))
+    with pytest.raises(UserError, match="'pixels' is for Pixels labels"):
+        objective_class(rotation(objective="pixels"))
+
+
+def test_the_absolute_error_is_another_loss(recipe, columns) -> None:
+    batch = columns(4, 32)
+    with torch.no_grad():
+        squared = PretextModel(recipe("occlusion"), seed=0).eval()(batch)["occlusion"]
+        absolute = PretextModel(recipe(("occlusion", {"objective": "pixels_l1"})), seed=0).eval()(batch)["occlusion"]
+    torch.testing.assert_close(squared.metric, absolute.metric)
+    assert not torch.allclose(squared.loss, absolute.loss)
+
+
+def test_each_kind_has_a_default() -> None:
+    assert {"classes", "pixels", "pixels_l1"} <= set(registry())
+
+
+def test_an_objective_works_on_a_batch_where_everything_is_bad(recipe, columns) -> None:
+    batch = columns(4, 32) | {"weight": torch.zeros(4)}
+    model = PretextModel(recipe("rotation", "occlusion"), seed=0)
+    for name, outcome in model(batch).items():
+        assert outcome.loss.tolist() == [0, 0, 0, 0], name
+        assert outcome.metric == outcome.trivial == outcome.count == 0, name
+
+
+def test_objectives_are_built_on_any_backbone_given(recipe, columns) -> None:
+    model = PretextModel(recipe("rotation"), seed=0)
+    objective = build_objective(tasks()["rotation"](), model.backbone, 32)
+    outcome = objective(model.backbone, columns(4, 32), "rotation", Normaliser((0.5,) * 3, (0.25,) * 3))
+    assert outcome.loss.shape == (4,)

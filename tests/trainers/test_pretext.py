@@ -1,0 +1,97 @@
+"""One network learns all tasks: every weight gets a gradient, and bad samples leave no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import UserError
+from trainers.optim import autocast, place
+from trainers.pretext import PretextModel
+
+
+def step(model: PretextModel, batch: dict[str, torch.Tensor]) -> dict:
+    outcomes = model(batch)
+    torch.stack([outcome.loss.sum() for outcome in outcomes.values()]).sum().backward()
+    return outcomes
+
+
+@pytest.mark.parametrize("tasks", [("rotation",), ("occlusion",), ("rotation", "jigsaw", "colorization")], ids=" ".join)
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg11", "googlenet", "resnet18", "densenet121", "vit_b_16"])
+def test_every_weight_gets_a_gradient(backbone, tasks, recipe, columns) -> None:
+    model = PretextModel(recipe(*tasks, backbone=backbone, stem="auto"), seed=0)
+    step(model, columns(2, 32))
+    assert not [path for path, p in model.named_parameters() if p.grad is None]
+
+
+def test_distributed_training_finds_no_unused_weight(recipe, columns, tmp_path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(PretextModel(recipe("rotation", "jigsaw", "occlusion", "colorization"), seed=0))
+        for _ in range(2):  # a weight that the first step left out would be reported by the second
+            outcomes = parallel(columns(4, 32))
+            torch.stack([outcome.loss.mean() for outcome in outcomes.values()]).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert list(outcomes) == ["rotation", "jigsaw", "occlusion", "colorization"]
+
+
+def test_samples_of_weight_zero_change_neither_loss_nor_metric_nor_gradient(recipe, columns) -> None:
+    good = columns(6, 32)
+    bad = {name: column.new_zeros((8, *column.shape[1:])) for name, column in good.items()}
+    places = torch.tensor([0, 2, 3, 5, 6, 7])
+    for name, column in good.items():
+        if name != "id":
+            bad[name][places] = column
+    four = recipe("rotation", "jigsaw", "occlusion", "colorization")
+    alone, among = PretextModel(four, seed=0), PretextModel(four, seed=0)
+    expected, found = step(alone, good), step(among, bad)
+    for name, outcome in found.items():
+        assert outcome.loss.shape == (8,)
+        torch.testing.assert_close(outcome.loss[places], expected[name].loss)
+        assert outcome.loss[[1, 4]].tolist() == [0, 0]
+        for part in ("metric", "trivial", "count"):
+            torch.testing.assert_close(getattr(outcome, part), getattr(expected[name], part))
+    for (path, one), two in zip(alone.named_parameters(), among.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, msg=lambda text, path=path: f"{path}: {text}")
+    for one, two in zip(alone.buffers(), among.buffers(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_batch_without_a_good_sample_gives_no_gradient(recipe, columns) -> None:
+    model = PretextModel(recipe("rotation", "occlusion"), seed=0)
+    step(model, columns(3, 32) | {"weight": torch.zeros(3)})
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_only_what_the_tasks_read_is_built(recipe) -> None:
+    def has_classifier(*tasks: str) -> bool:
+        model = PretextModel(recipe(*tasks, backbone="alexnet", stem="small"), seed=0)
+        return any("classifier" in path for path, _ in model.backbone.named_parameters())
+
+    assert has_classifier("rotation", "occlusion")
+    assert not has_classifier("occlusion")
+
+
+def test_weights_are_a_function_of_the_seed(recipe) -> None:
+    first, again, other = (PretextModel(recipe("rotation", "colorization"), seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[path], again[path]) for path in first)
+    assert not torch.equal(first["objectives.rotation.head.0.weight"], other["objectives.rotation.head.0.weight"])
+
+
+def test_bfloat16_and_channels_last_keep_losses_in_float32(recipe, columns) -> None:
+    batch = columns(4, 32)
+    model = place(PretextModel(recipe("rotation", "jigsaw", "occlusion", "colorization"), seed=0), "cpu")
+    full = model(batch)
+    with autocast("cpu", "bfloat16"):
+        half = model(batch)
+    for name, outcome in half.items():
+        assert outcome.loss.dtype == torch.float32
+        torch.testing.assert_close(outcome.loss, full[name].loss, rtol=0.15, atol=0.15)
+
+
+def test_a_recipe_without_tasks_is_refused(recipe) -> None:
+    with pytest.raises(UserError, match="at least one"):
+        PretextModel(recipe(), seed=0)
