@@ -7,10 +7,21 @@ from functools import cache
 from typing import Any
 
 
+def quiet() -> None:
+    """Keep the codec libraries from writing about every bad image, which becomes a quarantine row anyway.
+
+    To be called before they are loaded, as they read these once. What libjpeg, libpng, libtiff and DALI write on damaged data
+    cannot be switched off.
+    """
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+    os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+
 @cache
 def nvimgcodec() -> Any:
-    """The module; its own warnings are off because every failed image is reported as a quarantine row."""
-    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+    """The module."""
+    quiet()
     from nvidia import nvimgcodec as module
 
     return module

@@ -98,7 +98,7 @@ class Stream:
         counter[1] = (self._ids >> _SHIFT).astype(np.uint32)[:, None]
         counter[2] = hash64(self._name, what) & 0xFFFFFFFF
         counter[3] = np.arange(blocks, dtype=np.uint32)
-        return philox4x32(counter, self._key).transpose(1, 2, 0).reshape(self.n, -1)[:, :count]
+        return philox4x32(counter, self._key).transpose(1, 2, 0).reshape(self.n, 4 * blocks)[:, :count]
 
     def uniform(self, what: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
         """float64 (n, *shape), uniform in (low, high), never at its ends (32 random bits)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,9 @@ from pipeline.shards.opening import open_corpus
 from pipeline.tasks import Task
 from pipeline.units import Source, UnitRenderer
 
-_CELL = 192  # a picture is enlarged by a whole number to about so many pixels, or made smaller to it
+_CELL, _GAP = 192, 9  # side of a picture, and the gap between the patches in it, pixels
+_SQUARES_FROM = 3  # enlarged by so much, single pixels are to be seen
+_LEAST_WIDTH = 480
 _MARGIN, _BETWEEN_TASKS, _WITHIN_TASK, _BETWEEN_ROWS = 40, 36, 10, 26
 _INK, _QUIET, _RULE, _PAPER, _MARK = "#1c2330", "#6a7385", "#d9dde4", "#ffffff", "#e4572e"
 _TRIES = 10  # so many bad samples in the place of each good one, and the corpus is not worth a picture
@@ -30,17 +33,14 @@ _TRIES = 10  # so many bad samples in the place of each good one, and the corpus
 
 @dataclass(frozen=True)
 class _Column:
-    """One task's pictures, or the crops: a heading, the words above each picture, and for each sample its pictures and caption."""
+    """One task's pictures, or the crops: a heading for each picture of a row, and for each sample its pictures and caption."""
 
-    heading: str
-    words: list[str]
+    headings: list[str]
     pictures: list[list[Image.Image]]
     captions: list[str]
 
 
-def sheet(
-    recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[int, int], None] | None = None
-) -> Image.Image:
+def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[int, int], None] | None = None) -> Image.Image:
     """Draw real pairs: a row a sample, first the crop, then for each task its input and, where the label is an image, that too.
 
     The samples come from all over the corpus, in another order for another seed or epoch; those that cannot be decoded are passed
@@ -117,14 +117,14 @@ def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> _Colum
     for key, label in zip(keys, batch["class"].tolist()):
         name = classes[label] if classes and 0 <= label < len(classes) else f"class {label}" if label >= 0 else ""
         captions.append(key if not name or key.startswith(f"{name}/") else f"{key} ({name})")
-    return _Column("crop", [""], [[_picture(image)] for image in batch["image"]], captions)
+    return _Column(["crop"], [[_picture(image)] for image in batch["image"]], captions)
 
 
 def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> _Column:
     kind = task.label_kind()
-    words, pictures = ["input"], [[_picture(image)] for image in batch[f"{name}.input"]]
+    headings, pictures = [name], [[_picture(image)] for image in batch[f"{name}.input"]]
     if isinstance(kind, Pixels):
-        words.append("label")
+        headings.append("label")
         own = f"{name}.{kind.target}"
         for i, target in enumerate(batch[own if own in batch else kind.target]):
             picture = _chroma(target) if kind.channels == "chroma" else Image.fromarray(target)
@@ -132,33 +132,27 @@ def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) ->
             if kind.masked:
                 picture = _outlined(picture, batch[f"{name}.mask"][i])
             pictures[i].append(picture)
-    return _Column(name, words, pictures, [task.caption(row) for row in drawn])
+    return _Column(headings, pictures, [task.caption(row) for row in drawn])
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
     """An input as a picture: uint8 (h, w, 1 or 3), or (k, h, w, c) as a grid with gaps."""
     if pixels.ndim == 3:
         return _fitted(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
-    side = int(np.ceil(np.sqrt(len(pixels))))
-    rows = -(-len(pixels) // side)
-    height, width = pixels.shape[1:3]
-    gap = max(1, round(0.08 * width))
-    grid = Image.new("RGB", (side * width + (side - 1) * gap, rows * height + (rows - 1) * gap), _PAPER)
+    across = math.ceil(math.sqrt(len(pixels)))
+    side = (_CELL - _GAP * (across - 1)) // across
+    grid = Image.new("RGB", (_CELL, _CELL), _PAPER)
     for k, patch in enumerate(pixels):
-        picture = Image.fromarray(patch[:, :, 0] if patch.shape[2] == 1 else patch)
-        grid.paste(picture, (k % side * (width + gap), k // side * (height + gap)))
-    return _fitted(grid)
+        picture = _fitted(Image.fromarray(patch[:, :, 0] if patch.shape[2] == 1 else patch), side)
+        grid.paste(picture, (k % across * (side + _GAP), k // across * (side + _GAP)))
+    return grid
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """Enlarged so that pixels stay squares, or made smaller, to about the size of a cell."""
-    longest = max(picture.size)
-    if longest > 1.25 * _CELL:
-        factor = _CELL / longest
-        small = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-        return picture.convert("RGB").resize(small, Image.Resampling.BOX)
-    factor = max(1, round(_CELL / longest))
-    return picture.convert("RGB").resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+def _fitted(picture: Image.Image, side: int = _CELL) -> Image.Image:
+    """Scaled so that its longer side has `side` pixels; small pictures show their pixels as squares."""
+    factor = side / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor >= _SQUARES_FROM else Image.Resampling.LANCZOS)
 
 
 def _chroma(image: np.ndarray) -> Image.Image:
@@ -178,7 +172,7 @@ def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
 
 def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
     large, middle, small = (ImageFont.load_default(size) for size in (34, 20, 15))
-    widths = [[max(row[k].width for row in column.pictures) for k in range(len(column.words))] for column in columns]
+    widths = [[max(row[k].width for row in column.pictures) for k in range(len(column.headings))] for column in columns]
     spans = [sum(each) + _WITHIN_TASK * (len(each) - 1) for each in widths]
     captions = [[_wrapped(text, span, small) for text in column.captions] for column, span in zip(columns, spans)]
     rows = len(columns[0].pictures)
@@ -186,7 +180,7 @@ def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
     heights = [max(picture.height for column in columns for picture in column.pictures[i]) for i in range(rows)]
     words = [max(len(of_column[i]) for of_column in captions) * line for i in range(rows)]
     head = 150
-    width = 2 * _MARGIN + sum(spans) + _BETWEEN_TASKS * (len(columns) - 1)
+    width = 2 * _MARGIN + max(_LEAST_WIDTH, sum(spans) + _BETWEEN_TASKS * (len(columns) - 1))
     facts_lines = _wrapped(facts, width - 2 * _MARGIN, small)
     head += line * (len(facts_lines) - 1)
     height = head + sum(heights) + sum(words) + rows * 8 + (rows - 1) * _BETWEEN_ROWS + _MARGIN
@@ -198,15 +192,14 @@ def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
         pen.text((_MARGIN, 84 + k * line), text, _QUIET, small, anchor="ls")
     left = _MARGIN
     for column, each, span, of_column in zip(columns, widths, spans, captions):
-        pen.text((left, head - 24), column.heading, _INK, middle, anchor="ls")
         pen.line((left, head - 14, left + span - 1, head - 14), _RULE, 2)
         top = head
         for i in range(rows):
             x = left
-            for picture, wide, word in zip(column.pictures[i], each, column.words):
-                paper.paste(picture, (x + (wide - picture.width) // 2, top + (heights[i] - picture.height) // 2))
-                if i == 0 and len(each) > 1:
-                    pen.text((x + wide, head - 24), word, _QUIET, small, anchor="rs")
+            for picture, wide, heading in zip(column.pictures[i], each, column.headings):
+                paper.paste(picture, (x, top))
+                if i == 0:
+                    pen.text((x, head - 24), heading, _INK if x == left else _QUIET, middle, anchor="ls")
                 x += wide + _WITHIN_TASK
             for k, text in enumerate(of_column[i]):
                 pen.text((left, top + heights[i] + 8 + 14 + k * line), text, _QUIET, small, anchor="ls")
@@ -217,14 +210,16 @@ def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:
     """Lines no wider than `width` pixels, two at most."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip(" ") if lines[-1] else word
-        if not lines[-1] or font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    kept = lines[:2] if len(lines) <= 2 else [lines[0], " ".join(lines[1:])]
+    lines: list[str] = []
+    for given in text.split("\n"):
+        lines.append("")
+        for word in given.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if not lines[-1] or font.getlength(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+    kept = lines if len(lines) <= 2 else [lines[0], " ".join(lines[1:])]
     return [_clipped(one, width, font) for one in kept]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.check import Header, check_header
 from pipeline.crop import center_windows, flips, random_windows
 from pipeline.draws import Draws
-from pipeline.engines import Engine, Request, build_engine
+from pipeline.engines import Engine, Request, build_engine, pixel_shapes
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
@@ -47,6 +47,7 @@ class Renderer:
     def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
+        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size)
         self.engine: Engine = build_engine(recipe, threads)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
@@ -82,7 +83,7 @@ class Renderer:
         }
         for row in failures:
             columns["weight"][row] = 0
-            for name in self._shapes():
+            for name in self._shapes:
                 columns[name][row] = 0
         return Pairs(columns, failures, {"check": checked - started, "render": time.perf_counter() - checked})
 
@@ -102,15 +103,11 @@ class Renderer:
         )
         return request, columns
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        size = self._recipe.image.size
-        return {"image": (size, size, 3), **{f"{n}.input": t.input_shape(size) for n, t in self._recipe.tasks.items()}}
-
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""
-        if len(rows) == n and n:
+        if len(rows) == n:
             return pixels
-        whole = {name: np.zeros((n, *shape), np.uint8) for name, shape in self._shapes().items()}
+        whole = {name: np.zeros((n, *shape), np.uint8) for name, shape in self._shapes.items()}
         for name, column in pixels.items():
             whole[name][rows] = column
         return whole

@@ -86,7 +86,7 @@ def rendered(source: Source, tables: Iterable[Any], threads: int) -> Iterator[Co
     for table in tables:
         number = int(table["unit"][0].as_py())
         epoch, rows = source.schedule.unit(number, source.step)
-        encoded = [memoryview(value.as_buffer()) for chunk in table["encoded"].chunks for value in chunk]
+        encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
         meta = table.select(["key", "id", "ext", "label", "problem"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         yield render(EncodedUnit(number, epoch, rows, samples, float(table["read"][0].as_py())))

@@ -1,12 +1,16 @@
-"""Real photos, small: crops of scikit-image's, which come in its wheel."""
+"""What all tests share: real photos, small, cropped from scikit-image's, which come in its wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 from skimage import data
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock
 from pipeline.errors import UserError
 from pipeline.recipe import schema
 from pipeline.recipe.suggest import unknown_name
-from trainers.graph import Cut, Plan, make_plan, shapes_of, until
+from trainers.graph import Cut, Plan, make_plan, refusal, until
 from trainers.stem import SMALL_IMAGE, keep_resolution, with_patches
 
 Output = Literal["vector", "map"]
@@ -52,13 +52,11 @@ class Backbone(nn.Module):
 
     network: fx.GraphModule
 
-    def __init__(
-        self, network: fx.GraphModule, plan: Plan, outputs: tuple[Output, ...], image_size: int, input_size: int
-    ) -> None:
+    def __init__(self, network: fx.GraphModule, plan: Plan, outputs: tuple[Output, ...], image_size: int) -> None:
         super().__init__()
         self.network = network
         self.image_size = image_size
-        self.input_size = input_size
+        self.input_size = plan.size
         self.vector_width = plan.vector.width
         self.map_width = plan.map.width
         self.map_size = plan.map.extent
@@ -79,7 +77,7 @@ class Backbone(nn.Module):
         """`x` itself where the network can take its size, else `x` resized bilinearly to `input_size`."""
         size = (x.shape[-2], x.shape[-1])
         if size not in self._takes:
-            self._takes[size] = _refusal(self.network, self._eval_graph, size) is None
+            self._takes[size] = refusal(self.network, self._eval_graph, size) is None
         if self._takes[size]:
             return x
         return F.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
@@ -105,26 +103,31 @@ class Backbone(nn.Module):
         return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
 
     def load(self, state: dict[str, Tensor]) -> list[str]:
-        """Take over the weights of another backbone of the same kind (its `state_dict`).
+        """Take over the weights of a backbone of the same kind, whatever outputs that one was built with.
+
+        Args:
+            state: the other's `state_dict()`, or its `network.state_dict()`, which has torchvision's names.
 
         Returns:
-            Names of weights that `state` lacks and that keep their start values: layers behind the map, where the other
+            Names of weights that keep their start values because `state` lacks them: layers behind the map, where the other
             backbone was built for its map only.
 
         Raises:
             UserError: the weights are another network's.
         """
-        try:
-            result = self.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise UserError(f"these weights are not of the recipe's backbone: {' '.join(str(error).split())[:300]}") from None
-        if result.unexpected_keys or len(result.missing_keys) == len(self.state_dict()):
+        state = {name.removeprefix("network."): weight for name, weight in state.items()}
+        missing = set(self.network.state_dict()) - set(state)
+        shared = until(self.network, self._eval_graph, self._plan.map.node).state_dict()
+        foreign = sorted((missing & set(shared)) | (set(state) - self._plan.weights))
+        if foreign:
             raise UserError(
-                "these weights are not of the recipe's backbone: "
-                + f"{len(result.missing_keys)} are missing and {len(result.unexpected_keys)} unknown, "
-                + f"such as {(result.unexpected_keys or result.missing_keys)[0]}"
+                f"these weights are not of the recipe's backbone: they differ from it in {', '.join(foreign[:3])} and others"
             )
-        return list(result.missing_keys)
+        try:
+            self.network.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # other shapes
+            raise UserError(f"these weights are not of the recipe's backbone: {' '.join(str(error).split())[:300]}") from None
+        return sorted(missing)
 
     @property
     def _eval_graph(self) -> fx.Graph:
@@ -172,11 +175,11 @@ def build_backbone(
     sizes = (
         [model.image_size] if isinstance(model, VisionTransformer) else [image_size, *(s for s in LARGER_SIZES if s > image_size)]
     )
-    input_size, plan = _first_that_fits(spec.name, model, sizes)
+    plan = make_plan(model, sizes)
     cuts = {"vector": plan.vector, "map": plan.map}
     paths = {cuts[output].path: cuts[output].path for output in outputs}
     network = create_feature_extractor(model, paths, suppress_diff_warning=True)
-    return Backbone(network, plan, outputs, image_size, input_size)
+    return Backbone(network, plan, outputs, image_size)
 
 
 @contextmanager
@@ -239,25 +242,6 @@ def _call_builder(spec: schema.Backbone, defaults: dict[str, Any]) -> nn.Module:
         return torchvision.models.get_model(spec.name, weights=None, **{**defaults, **spec.args})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"training.backbone.args: {spec.name} refuses them: {error}") from None
-
-
-def _first_that_fits(name: str, model: nn.Module, sizes: list[int]) -> tuple[int, Plan]:
-    refusals = []
-    for size in sizes:
-        try:
-            return size, make_plan(model, size)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            refusals.append(f"{size} px: {' '.join(str(error).split())[:200]}")
-    raise UserError(f"training.backbone: {name} cannot take images of {refusals[0]}")
-
-
-def _refusal(network: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> str | None:
-    """Why the network cannot take images of this size; None if it can."""
-    try:
-        shapes_of(network, graph, size)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        return str(error)
-    return None
 
 
 def _shortest(layers: dict[str, Cut]) -> list[str]:

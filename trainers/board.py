@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,11 +73,11 @@ def watched(board: Any, listeners: list[Callable[[Record], None]]) -> Iterator[N
         while not over.wait(_EVERY_SECONDS):
             pass_on()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="board") as pool:
+        watching = pool.submit(watch)
+        try:
+            yield
+        finally:
+            over.set()
+    watching.result()  # a listener's error is the caller's
     pass_on()

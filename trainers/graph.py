@@ -7,6 +7,7 @@ what a cut returns is what the network itself goes on with.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from pipeline.errors import UserError
 
 Layout = Literal["nchw", "nhwc", "tokens", "flat"]
+
+REFUSALS = (RuntimeError, AssertionError, ValueError)
+"""What torch's layers raise for a size that they cannot take."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a network is cut for images of one size."""
+    """Where a network is cut for images of `size` pixels, and the names of all its weights."""
 
+    size: int
     vector: Cut
     map: Cut
     layers: dict[str, Cut]
+    weights: frozenset[str]
 
 
-def make_plan(model: nn.Module, size: int) -> Plan:
+def make_plan(model: nn.Module, sizes: Sequence[int]) -> Plan:
     """Find the vector, the map and the named layers of a torchvision classification network.
 
     The vector is what the last Linear layer sees (the last convolution, where a network classifies by one). The map is the last
@@ -86,11 +92,10 @@ def make_plan(model: nn.Module, size: int) -> Plan:
 
     Args:
         model: the whole network, classifier included.
-        size: side of the images in pixels.
+        sizes: sides of images in pixels; the plan is for the first one that the network can take.
 
     Raises:
-        RuntimeError, AssertionError, ValueError: from the network, which cannot take images of this size.
-        UserError: no tensor before the vector has more than one position.
+        UserError: it can take none of them, or no tensor before the vector has more than one position.
     """
     in_training, in_evaluation = get_graph_node_names(model, suppress_diff_warning=True)
     both = set(in_training)
@@ -98,7 +103,7 @@ def make_plan(model: nn.Module, size: int) -> Plan:
     graph: fx.Graph = traced.eval_graph
     outputs: Any = graph.output_node().args[0]
     path_of = {node.name: path for path, node in outputs.items()}
-    shapes = shapes_of(traced, graph, (size, size))
+    size, shapes = _first_that_fits(traced, graph, sizes)
 
     last = next(n for n in reversed(graph.nodes) if _is_classifier(traced, n))
     cuts = []
@@ -107,14 +112,23 @@ def make_plan(model: nn.Module, size: int) -> Plan:
             path, shape = path_of[node.name], shapes[node.name]
             cuts.append(Cut(path, node.name, shape, _layout(model, path, shape)))
     modules = {path for path, _ in model.named_modules()}
-    return Plan(cuts[-1], _last_map(cuts, size), _layers(cuts, path_of, modules))
+    return Plan(size, cuts[-1], _last_map(cuts, size), _layers(cuts, path_of, modules), frozenset(model.state_dict()))
+
+
+def refusal(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> str | None:
+    """Why a network cannot take images of `size` (h, w); None if it can."""
+    try:
+        shapes_of(root, graph, size)
+    except REFUSALS as error:
+        return " ".join(str(error).split())[:200]
+    return None
 
 
 def shapes_of(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of the graph for two images of `size` (h, w), found without computing anything; by node name.
 
     Raises:
-        RuntimeError, AssertionError, ValueError: from the network, which cannot take images of this size.
+        RuntimeError, AssertionError, ValueError: from the network, which cannot take images of this size (`REFUSALS`).
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -154,6 +168,14 @@ def until(root: nn.Module, graph: fx.Graph, node_name: str) -> fx.GraphModule:
     module.delete_all_unused_submodules()
     module.recompile()
     return module
+
+
+def _first_that_fits(root: nn.Module, graph: fx.Graph, sizes: Sequence[int]) -> tuple[int, dict[str, tuple[int, ...]]]:
+    for size in sizes:
+        if refusal(root, graph, (size, size)) is None:
+            return size, shapes_of(root, graph, (size, size))
+    why = refusal(root, graph, (sizes[0], sizes[0]))
+    raise UserError(f"training.backbone: it cannot take images of {sizes[0]} px ({why}), nor of {sizes[-1]} px")
 
 
 def _is_classifier(root: nn.Module, node: fx.Node) -> bool:

@@ -24,6 +24,8 @@ def connect(recipe: Recipe) -> None:
     if not ray.is_initialized():
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("PSEUDOLABEL_DEBUG"))}
         if not os.environ.get("RAY_ADDRESS"):
+            # On one machine a look costs nothing, and Ray Train waits for the next one at the start and at the end of each run.
+            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
             options |= {"num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
         ray.init(**options)
     have = ray.cluster_resources()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from pipeline.engines.base import Engine, Request
+from pipeline.engines.base import Engine, Request, pixel_shapes
 from pipeline.recipe.schema import Recipe
 
-__all__ = ["Engine", "Request", "build_engine", "engine_name", "gpus_visible"]
+__all__ = ["Engine", "Request", "build_engine", "engine_name", "gpus_visible", "pixel_shapes"]
 
 
 @cache

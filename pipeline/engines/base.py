@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.tasks.base import Drawn
+from pipeline.tasks.base import Drawn, Task
+
+UNDECODABLE = "the image's data is damaged: it could not be decoded"
+"""The reason both engines give where a decoder fails."""
 
 
 @dataclass
@@ -50,9 +54,14 @@ class Engine(Protocol):
         """Render a batch.
 
         Returns:
-            Columns of n rows: `image` uint8 (n, size, size, 3) and `<task>.input` for each task; and, for each row that could
-            not be decoded, the reason. The pixels of such a row mean nothing.
+            The columns of `pixel_shapes`, uint8, of n rows each; and, for each row that could not be decoded, the reason. The
+            pixels of such a row mean nothing.
         """
 
     def identity(self) -> dict[str, str]:
         """Engine and library versions: what the pixels depend on besides the request."""
+
+
+def pixel_shapes(tasks: Mapping[str, Task], size: int) -> dict[str, tuple[int, ...]]:
+    """Names of the pixel columns, `image` and each `<task>.input`, with the shape of one row."""
+    return {"image": (size, size, 3), **{f"{name}.input": task.input_shape(size) for name, task in tasks.items()}}

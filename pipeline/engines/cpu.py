@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
 from pipeline.codec import cpu_decoder, nvimgcodec
-from pipeline.engines.base import Request
+from pipeline.engines.base import UNDECODABLE, Request
 from pipeline.tasks.base import Task
+
+Spread = Callable[[Callable[[int, int], None]], None]
+"""Does `work(row, thread)` for every row of a batch."""
 
 
 class CpuEngine:
@@ -27,47 +29,56 @@ class CpuEngine:
     name = "cpu"
 
     def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1) -> None:
+        import cv2
+
         codec = nvimgcodec()
-        self._tasks, self._size, self._threads = tasks, size, threads
+        self._tasks, self._size, self._cv2 = tasks, size, cv2
         self._decoders = [cpu_decoder(1) for _ in range(threads)]
         self._params = codec.DecodeParams(apply_exif_orientation=True, color_spec=codec.ColorSpec.SRGB)
+        self._resize = _Resize(size)
+        self._mirrors = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         image = np.zeros((len(request), self._size, self._size, 3), np.uint8)
         failures: dict[int, str] = {}
-        resize = _Resize(self._size)
-        with ThreadPoolExecutor(self._threads) if self._threads > 1 else nullcontext() as pool:
 
-            def spread(work: Callable[[int, int], None]) -> None:
-                """Do `work(row, thread)` for every row, a contiguous part of the rows on each thread."""
-                parts = np.array_split(np.arange(len(image)), self._threads)
-                if pool is None:
-                    for row in range(len(image)):
-                        work(row, 0)
-                else:
-                    list(pool.map(lambda thread: [work(int(row), thread) for row in parts[thread]], range(self._threads)))
+        def crop(row: int, thread: int) -> None:
+            window = self._decode(request, row, thread)
+            if window is None:
+                failures[row] = UNDECODABLE
+            elif request.flip[row]:
+                self._resize(window, self._mirrors[thread])
+                self._cv2.flip(self._mirrors[thread], 1, dst=image[row])
+            else:
+                self._resize(window, image[row])
 
-            def decode(row: int, thread: int) -> None:
-                crop = self._decode(request, row, thread)
-                if crop is None:
-                    failures[row] = "the image's data is damaged: it could not be decoded"
-                else:
-                    resize(crop, image[row])
-                    if request.flip[row]:
-                        image[row] = image[row, :, ::-1].copy()
-
-            spread(decode)
-            ops = CpuOps(self._size, spread)
-            columns = {"image": image}
-            for name, task in self._tasks.items():
-                columns[f"{name}.input"] = task.render(ops, image, request.drawn[name])
+        spread = partial(self._spread, len(request))
+        spread(crop)
+        ops = CpuOps(self._size, spread)
+        columns = {"image": image}
+        for name, task in self._tasks.items():
+            columns[f"{name}.input"] = task.render(ops, image, request.drawn[name])
         return columns, failures
 
     def _decode(self, request: Request, row: int, thread: int) -> np.ndarray | None:
-        top, left, height, width = (int(v) for v in request.windows[row])
-        region = nvimgcodec().Region(top, left, top + height, left + width)
-        decoded = self._decoders[thread].decode(request.streams[row].get_sub_code_stream(region=region), params=self._params)
+        top, left, height, width = request.windows[row].tolist()
+        region = request.streams[row].get_sub_code_stream(region=nvimgcodec().Region(top, left, top + height, left + width))
+        decoded = self._decoders[thread].decode(region, params=self._params)
         return None if decoded is None else np.asarray(decoded)
+
+    def _spread(self, rows: int, work: Callable[[int, int], None]) -> None:
+        """A contiguous part of the rows on each thread."""
+        if self._pool is None:
+            for row in range(rows):
+                work(row, 0)
+            return
+
+        def part(thread: int) -> None:
+            for row in range(rows * thread // len(self._decoders), rows * (thread + 1) // len(self._decoders)):
+                work(row, thread)
+
+        list(self._pool.map(part, range(len(self._decoders))))
 
     def identity(self) -> dict[str, str]:
         packages = ("nvidia-nvimgcodec-cu12", "torch", "opencv-python-headless")
@@ -98,7 +109,7 @@ class _Resize:
 class CpuOps:
     """The vocabulary on batches: images are uint8 (n, h, w, 3). See `pipeline.engines.vocabulary.Ops`."""
 
-    def __init__(self, size: int, spread: Callable[[Callable[[int, int], None]], None]) -> None:
+    def __init__(self, size: int, spread: Spread) -> None:
         import cv2
 
         self.size, self._spread, self._cv2 = size, spread, cv2
@@ -108,8 +119,8 @@ class CpuOps:
         codes = {1: self._cv2.ROTATE_90_COUNTERCLOCKWISE, 2: self._cv2.ROTATE_180, 3: self._cv2.ROTATE_90_CLOCKWISE}
 
         def turn(row: int, _: int) -> None:
-            if turns[row] % 4:
-                self._cv2.rotate(image[row], codes[int(turns[row]) % 4], dst=out[row])
+            if code := int(turns[row]) % 4:
+                self._cv2.rotate(image[row], codes[code], dst=out[row])
             else:
                 out[row] = image[row]
 
@@ -131,11 +142,12 @@ class CpuOps:
     def drop_colour(self, image: np.ndarray, where: np.ndarray) -> np.ndarray:
         out = image.copy()
         for row in np.flatnonzero(where):
-            out[row] = self._cv2.cvtColor(image[row], self._cv2.COLOR_RGB2GRAY)[:, :, None]
+            brightness = self._cv2.cvtColor(image[row], self._cv2.COLOR_RGB2GRAY)
+            self._cv2.cvtColor(brightness, self._cv2.COLOR_GRAY2RGB, dst=out[row])
         return out
 
     def patches(self, image: np.ndarray, corners: np.ndarray, side: int, count: int) -> np.ndarray:
-        out = np.empty((*corners.shape[:2], side, side, 3), np.uint8)
+        out = np.empty((len(corners), count, side, side, 3), np.uint8)
         for row, of_row in enumerate(corners.tolist()):
             for k, (top, left) in enumerate(of_row):
                 out[row, k] = image[row, top : top + side, left : left + side]

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engines.base import Request
+from pipeline.codec import quiet
+from pipeline.engines.base import UNDECODABLE, Request, pixel_shapes
 from pipeline.errors import RunError
 from pipeline.tasks.base import Task
 
+_DECODER = "decoders.image_slice"
 _SAMPLE = re.compile(r"sample #(\d+)", re.IGNORECASE)
 _INPUTS = {"encoded": None, "start": np.int32, "shape": np.int32, "flip": np.int32}
 
@@ -33,19 +35,20 @@ class DaliEngine:
     name = "dali"
 
     def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, device_id: int | None = None, batch: int = 64) -> None:
-        self._tasks, self._size, self._device_id, self._batch = tasks, size, device_id, batch
+        quiet()
+        self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size), device_id, batch
         self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu=device_id is not None)
         self._pipeline.build()
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        columns: dict[str, np.ndarray] = {}
+        columns = {name: np.zeros((len(request), *shape), np.uint8) for name, shape in self._shapes.items()}
         failures: dict[int, str] = {}
         for start in range(0, len(request), self._batch):
             self._part(request, np.arange(start, min(start + self._batch, len(request))), columns, failures)
         return columns, failures
 
     def _part(self, request: Request, rows: np.ndarray, columns: dict[str, np.ndarray], failures: dict[int, str]) -> None:
-        """Render some rows into the columns; a row that DALI refuses is left out and the others are rendered again."""
+        """Render some rows into the columns; one that the decoder refuses is left out and the others are rendered again."""
         while len(rows):
             feed = self._feed(request.take(rows))
             for name, data in feed.items():
@@ -53,16 +56,22 @@ class DaliEngine:
             try:
                 outputs = self._pipeline.run()
             except RuntimeError as error:
+                if _DECODER not in str(error):
+                    raise RunError(f"DALI failed: {error}") from error
                 named = _SAMPLE.search(str(error))
-                if named is None or int(named[1]) >= len(rows):
-                    raise RunError(f"DALI failed without naming an image: {error}") from error
-                failures[int(rows[int(named[1])])] = "the image's data is damaged: it could not be decoded"
-                rows = np.delete(rows, int(named[1]))
+                if named:
+                    failures[int(rows[int(named[1])])] = UNDECODABLE
+                    rows = np.delete(rows, int(named[1]))
+                elif len(rows) == 1:
+                    failures[int(rows[0])] = f"the decoder refused it: {_cause(str(error))}"
+                    return
+                else:  # one of them is at fault: halve until it is alone
+                    for half in np.array_split(rows, 2):
+                        self._part(request, half, columns, failures)
+                    return
                 continue
-            for name, output in zip(self._names(), outputs):
-                tensor = np.from_dlpack((output.as_cpu() if self._device_id is not None else output).as_tensor())
-                column = columns.setdefault(name, np.zeros((len(request), *tensor.shape[1:]), np.uint8))
-                column[rows] = tensor
+            for column, output in zip(columns.values(), outputs):
+                column[rows] = np.from_dlpack((output.as_cpu() if self._device_id is not None else output).as_tensor())
             return
 
     def _feed(self, part: Request) -> dict[str, Any]:
@@ -76,12 +85,14 @@ class DaliEngine:
             feed[f"{task}.{name}"] = np.ascontiguousarray(part.drawn[task][name], np.int32)
         return feed
 
-    def _names(self) -> list[str]:
-        return ["image", *(f"{name}.input" for name in self._tasks)]
-
     def identity(self) -> dict[str, str]:
         device = "cpu" if self._device_id is None else "gpu"
         return {"engine": self.name, "device": device, "nvidia-dali-cuda120": version("nvidia-dali-cuda120")}
+
+
+def _cause(message: str) -> str:
+    """What DALI says went wrong, without where in its own code and ours."""
+    return message.partition("encountered:")[2].strip().partition("\n")[0] or message.strip().partition("\n")[0]
 
 
 def build_graph(
@@ -164,9 +175,11 @@ class DaliOps:
 
     def drop_colour(self, image: Any, where: Any) -> Any:
         gray = self.gray(image)
-        pick = self._fn.cast(where, dtype=self._types.UINT8)
-        pick = pick.gpu() if self._device == "gpu" else pick
-        return self._fn.cat(gray, gray, gray, axis=2) * pick + image * (1 - pick)
+        dropped = self._fn.cast(where, dtype=self._types.UINT8)
+        kept = self._fn.cast(1 - dropped, dtype=self._types.UINT8)  # uint8, lest the sum be wider than that
+        if self._device == "gpu":
+            dropped, kept = dropped.gpu(), kept.gpu()
+        return self._fn.cat(gray, gray, gray, axis=2) * dropped + image * kept
 
     def patches(self, image: Any, corners: Any, side: int, count: int) -> Any:
         cut = [self._fn.slice(image, start=corners[k], shape=[side, side], axis_names="HW") for k in range(count)]

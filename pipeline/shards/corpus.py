@@ -144,7 +144,7 @@ class Corpus:
         order = np.lexsort((hashes, labels))
         order = order[labels[order] >= 0]
         firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
-        kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(share * n)] for f, n in zip(firsts, sizes))]))
+        kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
         ends = np.cumsum(self.counts)
         return self.select(
             [part - start for part, start in zip(np.split(kept, np.searchsorted(kept, ends[:-1])), ends - self.counts)]

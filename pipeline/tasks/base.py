@@ -68,7 +68,7 @@ class Task(BaseModel, ABC):
         """Carry out what was drawn on the crops, in the words of `pipeline.engines.vocabulary`; returns the input."""
 
     def caption(self, drawn: Drawn) -> str:
-        """What a person would call a sample's label, for pictures of pairs; short.
+        """What a person would call a sample's label, for pictures of pairs: a line or two of a few words.
 
         Args:
             drawn: one sample's row of what `draw` returned.

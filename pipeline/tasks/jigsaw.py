@@ -74,7 +74,7 @@ class Jigsaw(Task):
 
     def caption(self, drawn: Drawn) -> str:
         order = distant_permutations(self.grid**2, self.permutations)[drawn["label"]] + 1
-        return f"permutation {drawn['label'] + 1} of {self.permutations}: {' '.join(map(str, order))}"
+        return f"permutation {drawn['label'] + 1} of {self.permutations}:\n{' '.join(map(str, order))}"
 
 
 

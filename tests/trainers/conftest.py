@@ -81,7 +81,7 @@ TASKS = {
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., Recipe]:
-    """`recipe(*tasks, size=32, backbone="resnet10", stem="standard")`: a recipe of those tasks; a task may be given as (name, parameters)."""
+    """`recipe(*tasks, size=32, backbone="resnet10", stem="standard")`; a task may be given as (name, parameters)."""
 
     def make(*tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard") -> Recipe:
         named = dict(task if isinstance(task, tuple) else (task, TASKS[task]) for task in tasks)

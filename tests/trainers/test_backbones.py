@@ -48,12 +48,12 @@ def test_a_family_gives_vector_and_map_and_takes_tiles(name: str, size: int) -> 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "googlenet", "densenet121"])
-def test_the_small_stem_keeps_eight_times_the_positions_or_more(name: str) -> None:
+def test_the_small_stem_keeps_four_times_the_positions_or_more(name: str) -> None:
     def positions(stem: str) -> int:
         model = build(name, 64, stem=stem)
         return model.map_size[0] * model.map_size[1]
 
-    assert positions("small") >= 8 * positions("standard")
+    assert positions("small") >= 4 * positions("standard")
 
 
 def test_auto_takes_the_small_stem_up_to_96_pixels() -> None:
@@ -109,6 +109,12 @@ def test_an_unknown_layer_is_refused_with_the_known_ones() -> None:
         build("resnet10").embedding("layer5")
 
 
+@pytest.mark.parametrize(("name", "inside"), [("resnet18", "layer3.0.conv2"), ("googlenet", "inception5b.branch4")])
+def test_a_layer_inside_a_branch_is_refused(name: str, inside: str) -> None:
+    with pytest.raises(UserError, match="unknown layer"):
+        build(name).embedding(inside)
+
+
 def test_without_the_vector_no_classifier_is_kept_and_its_weights_still_load() -> None:
     whole = build("vgg11", 32, seed=1)
     maps = build_backbone(Spec(name="vgg11"), 32, seed=2, outputs=("map",))
@@ -124,11 +130,20 @@ def test_without_the_vector_no_classifier_is_kept_and_its_weights_still_load() -
     torch.testing.assert_close(whole(images(2, 32)).map, maps(images(2, 32)).map)
 
 
+def test_weights_load_into_a_backbone_of_fewer_outputs_and_by_torchvisions_names() -> None:
+    whole = build("alexnet", 32, seed=1)
+    for state in (whole.state_dict(), whole.network.state_dict()):
+        maps = build_backbone(Spec(name="alexnet"), 32, seed=2, outputs=("map",))
+        assert maps.load(state) == []
+        torch.testing.assert_close(whole(images(2, 32)).map, maps(images(2, 32)).map)
+
+
 def test_another_networks_weights_are_refused() -> None:
-    with pytest.raises(UserError, match="not of the recipe's backbone"):
-        build("resnet10").load(build("resnet18").state_dict())
-    with pytest.raises(UserError, match="not of the recipe's backbone"):
-        build("resnet10").load({})
+    ten, eighteen = build("resnet10"), build("resnet18")
+    standard = build("resnet10", stem="standard")
+    for network, state in ((ten, eighteen.state_dict()), (eighteen, ten.state_dict()), (ten, standard.state_dict()), (ten, {})):
+        with pytest.raises(UserError, match="not of the recipe's backbone"):
+            network.load(state)
 
 
 def test_a_size_that_the_network_cannot_take_is_resized() -> None:
@@ -138,7 +153,13 @@ def test_a_size_that_the_network_cannot_take_is_resized() -> None:
     with torch.no_grad():
         assert torch.equal(backbone(x).vector, backbone(resized).vector)
     assert backbone.resized(images(2, 48)).shape[-1] == 48
-    assert build("maxvit_t", 32).input_size == 224
+
+
+def test_images_too_small_for_the_network_are_enlarged_to_the_least_size_that_fits() -> None:
+    backbone = build("alexnet", 8).eval()
+    assert backbone.image_size == 8
+    assert 8 < backbone.input_size <= 32
+    assert backbone(images(2, 8)).map.shape[2:] == backbone.map_size
 
 
 def test_weights_are_a_function_of_the_seed_and_leave_torchs_generator_alone() -> None:

@@ -29,7 +29,8 @@ def test_every_weight_gets_a_gradient(backbone, tasks, recipe, columns) -> None:
 def test_distributed_training_finds_no_unused_weight(recipe, columns, tmp_path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        parallel = DistributedDataParallel(PretextModel(recipe("rotation", "jigsaw", "occlusion", "colorization"), seed=0))
+        four = PretextModel(recipe("rotation", "jigsaw", "occlusion", "colorization"), seed=0)
+        parallel = DistributedDataParallel(place(four, "cpu"))
         for _ in range(2):  # a weight that the first step left out would be reported by the second
             outcomes = parallel(columns(4, 32))
             torch.stack([outcome.loss.mean() for outcome in outcomes.values()]).sum().backward()

@@ -87,7 +87,7 @@ def test_a_sample_with_a_problem_keeps_its_place(tmp_path: Path, make_tar) -> No
     assert [sample.label for sample in samples] == [-1, -1, -1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_rows_give_their_own_bytes_however_far_apart(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, make_tar
@@ -226,6 +226,12 @@ def test_a_share_of_labels_takes_the_same_part_of_each_class(shards: Path, share
     assert all(
         sample.label == n % 3 for i in (0, 2) for sample in view.read(i, np.arange(view.counts[i])) for n in [int(sample.key[2:])]
     )
+
+
+def test_a_share_is_not_rounded_up_by_binary_fractions(tmp_path: Path, make_tar) -> None:
+    make_tar(tmp_path / "s.tar", [member for n in range(100) for member in ((f"{n}.jpg", b""), (f"{n}.cls", b"0"))])
+    assert 0.07 * 100 > 7
+    assert open_corpus(str(tmp_path)).select_share(0.07, 0).samples == 7
 
 
 def test_a_share_depends_on_seed_and_keys_not_on_the_order_of_shards(shards: Path) -> None:

@@ -125,7 +125,7 @@ def test_keys_stay_unique_and_lose_the_dots_of_the_name_only(tmp_path: Path) -> 
 NAMES = st.lists(st.text("ab.-2", min_size=1, max_size=5), min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(names=st.sets(st.tuples(NAMES, st.sampled_from([".jpg", ".png", ".JPG"])).map("".join), min_size=1, max_size=12))
 def test_any_names_come_through_with_every_byte(names: set[str], tmp_path_factory: pytest.TempPathFactory, make_tar) -> None:
     root = tmp_path_factory.mktemp("names")

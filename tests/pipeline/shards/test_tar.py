@@ -115,7 +115,7 @@ def test_tars_joined_end_to_end_are_refused() -> None:
         walked(tar_of(FILES) * 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(place=st.integers(0, 512 * 9), value=st.integers(0, 255))
 def test_a_changed_byte_never_hangs_or_escapes_as_another_error(place: int, value: int) -> None:
     data = bytearray(tar_of(FILES))

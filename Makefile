@@ -1,0 +1,47 @@
+# make demo   the main job on real photos, or on your own:  make demo IMAGES=/path/to/folder-per-class
+# make test   the whole test suite
+# make check  formatter, linter, type checker
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/demo
+	rm -rf runs/demo
+	$(BIN)/python recipes/demo_photos.py runs/demo/photos "$(IMAGES)"
+	$(BIN)/pseudolabel pack runs/demo/photos/train runs/demo/shards/train
+	$(BIN)/pseudolabel pack runs/demo/photos/test runs/demo/shards/test
+	$(BIN)/pseudolabel preview recipes/demo.yaml -o runs/demo/preview.png
+	$(BIN)/pseudolabel pretrain recipes/demo.yaml
+	$(BIN)/pseudolabel evaluate recipes/demo.yaml
+	$(BIN)/pseudolabel finetune recipes/demo.yaml
+	@echo "The report: runs/demo/report.html and runs/demo/report.json"
+
+test: .venv/dev
+	$(BIN)/pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/base:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'pseudolabel needs Python 3.11 or newer; set PYTHON=')"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: .venv/base pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[demo]"
+	touch $@
+
+.venv/dev: .venv/base pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[dev]"
+	touch $@

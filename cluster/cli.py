@@ -1,0 +1,91 @@
+"""The command `pseudolabel`: its commands, and how each kind of failure reaches the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cluster.commands import images, learning, machine, pairs
+from pipeline.errors import RunError, UserError
+
+DEBUG = "PSEUDOLABEL_DEBUG"
+
+
+class Commands(TyperGroup):
+    """Turns the project's own errors into one message and an exit code; other exceptions are bugs and keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, RunError) as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            _say(f"error: {error}")
+            raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+        except KeyboardInterrupt:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            _say("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="pseudolabel",
+    cls=Commands,
+    help=(
+        "Learn from images that nobody labelled: photos become (input, pseudo-label) pairs, pairs a pretrained backbone.\n\n"
+        "The straight line: [bold]pack[/] photos into shards, look at the pairs with [bold]preview[/], [bold]pretrain[/] a "
+        "backbone, and see what it is worth with [bold]finetune[/] and [bold]evaluate[/]. What a run does stands in one YAML "
+        "file, the recipe; `recipes/` has some to start from."
+    ),
+    epilog=f"Exit codes: 0 done, 1 the run failed, 2 a mistake in the call or the recipe. {DEBUG}=1 shows where an error arose.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its dump of local variables could print secrets
+)
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Images": (images.pack, images.inspect),
+    "Pairs": (pairs.tasks, pairs.preview),
+    "Learning": (learning.pretrain, learning.finetune, learning.evaluate),
+    "This machine": (machine.doctor,),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        paragraphs = (" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
+        app.command(rich_help_panel=panel, help="\n\n".join(paragraphs))(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"pseudolabel {version('pseudolabel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _say(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; the process ends here."""
+    sys.exit(app(prog_name="pseudolabel"))

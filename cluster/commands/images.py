@@ -1,0 +1,94 @@
+"""`pack` and `inspect`: images into shards, and what shards hold."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cluster.commands.options import AsJson
+
+
+class Labels(StrEnum):
+    """Where labels come from when packing."""
+
+    folder = "folder"
+    none = "none"
+
+
+def pack(
+    src: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="Folder of images, or a tar of one (.tar, .tar.gz, ...); a path or URL.", show_default=False
+        ),
+    ],
+    dst: Annotated[
+        str, typer.Argument(metavar="DST", help="Folder for the shards; new or empty; a path or URL.", show_default=False)
+    ],
+    labels: Annotated[
+        Labels, typer.Option(help="`folder`: the topmost folder of each file is its class; `none`: images without labels.")
+    ] = Labels.folder,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of a shard at most: 256MiB, 1GB, ...")] = "256MiB",
+) -> None:
+    """Pack a folder of images into WebDataset shards with an index.
+
+    The images' bytes stay as they are; each sample's key is its file's path, and its label lies beside it as `cls`. The same
+    input makes the same shards, byte by byte. A pack that was interrupted is completed by running the same command again.
+
+    Example: [bold]pseudolabel pack photos/ shards/[/]
+    """
+    from cluster.progress import counted
+    from cluster.show import pack_table, say
+    from pipeline.shards.pack import pack as run
+
+    size = _bytes(shard_size)
+    with counted("packing", "B") as progress:
+        report = run(src, dst, labels.value, size, progress)
+    say(pack_table(report))
+
+
+def inspect(
+    shards: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder, pattern ('shards/{000000..000009}.tar', '*.tar') or names of shards; paths or URLs.", show_default=False
+        ),
+    ],
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Decode every image whole, which finds damage that a run would meet or silently crop away."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Look through shards: counts, formats, sizes, labels, and what would be quarantined.
+
+    Reads shards that other tools made, too, and writes an index beside those that have none.
+
+    Example: [bold]pseudolabel inspect shards/ --deep[/]
+    """
+    from cluster.progress import counted
+    from cluster.show import inspect_tables, say, say_json
+    from pipeline.shards.inspect import inspect as run
+    from pipeline.shards.opening import open_corpus
+
+    with counted("indexing", "shards") as progress:
+        corpus = open_corpus(shards, progress=progress, keep_damaged=True)
+    with counted("looking through", "shards") as progress:
+        report = run(corpus, deep, progress=progress)
+    if json:
+        say_json(report.as_dict())
+    else:
+        say(*inspect_tables(report))
+
+
+def _bytes(text: str) -> int:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from pipeline.errors import UserError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise UserError(f"--shard-size {text}: not a size; write it like 256MiB, 256MB or 1GB") from None

@@ -1,0 +1,20 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="a.b=value",
+        help="Change a key of the recipe, such as training.epochs=5; may be repeated.",
+        show_default=False,
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even if an earlier run of this recipe left a checkpoint.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]

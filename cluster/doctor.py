@@ -1,0 +1,187 @@
+"""What this machine can do, and whether its engines render rightly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+
+from cluster.machine import Machine, this_machine, versions
+from cluster.selftest import BAD, Rendered, reference, render_apart
+from cluster.words import amount
+from pipeline.errors import RunError
+
+MEAN_TOLERANCE, FAR, FAR_SHARE = 1.5, 16, 0.01
+"""An engine may be off by so many levels (of 255) on average, and by more than `FAR` levels in no more than this share of the
+values: decoders and resize kernels round differently, and edges carry most of it. Anything larger is another picture."""
+
+_CONNECT_SECONDS = 3.0
+
+_MEANINGS = {
+    "runs": "the engine cannot be used here: set `engine` in recipes to one that passed, and see what its last words say",
+    "bad data": "damaged files would become pairs, or whole ones would be lost; do not train with this engine here",
+    "repeats": "the same sample gives other pixels in another batch; runs with this engine here cannot be repeated",
+    "decode": "photos come out wrong: compare the versions with another machine's, and the GPU's driver with what DALI needs",
+    "task": "the engine renders this task differently from the cpu engine; do not train with it here",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of one engine; `meaning` is what it means if it failed."""
+
+    engine: str
+    name: str
+    status: Literal["ok", "failed", "skipped"]
+    found: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `examine` found."""
+
+    machine: Machine
+    torch_gpus: int
+    versions: dict[str, str | None]
+    ray: str
+    checks: list[Check]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a test failed."""
+        return any(check.status == "failed" for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "failed": self.failed}
+
+    def machine_words(self) -> dict[str, str]:
+        """The machine in words, by subject."""
+        gpus = self.machine.gpus
+        if gpus and self.torch_gpus < len(gpus):
+            hint = f" (torch uses {self.torch_gpus} of them: CUDA_VISIBLE_DEVICES, or a torch without CUDA, hides the rest)"
+        else:
+            hint = ""
+        return {
+            "system": self.machine.system,
+            "processor": f"{self.machine.cpu}, {self.machine.cores} logical cores",
+            "computes in": ", ".join(self.machine.features) or "nothing special",
+            "memory": amount(self.machine.memory, "B"),
+            "GPUs": "; ".join(gpus) + hint if gpus else "none visible",
+            "NVIDIA driver": self.machine.driver or "none",
+            "Ray": self.ray,
+        }
+
+
+def examine(now: Callable[[str], None]) -> Findings:
+    """Look at this machine and test its engines.
+
+    Args:
+        now: called with what is being done.
+    """
+    import torch
+
+    now("machine")
+    machine, gpus = this_machine(), torch.cuda.device_count()
+    now("Ray")
+    cluster = _ray()
+    checks: list[Check] = []
+    base: Rendered | None = None
+    for engine, absent in _engines(gpus):
+        now(engine)
+        if absent:
+            checks.append(Check(engine, "runs", "skipped", absent))
+            continue
+        try:
+            rendered = render_apart(engine)
+        except RunError as error:
+            checks.append(Check(engine, "runs", "failed", str(error), _MEANINGS["runs"]))
+            continue
+        base = rendered if engine == "cpu" else base
+        checks += compare(engine, rendered, base)
+    return Findings(machine, gpus, versions(), cluster, checks)
+
+
+def compare(engine: str, rendered: Rendered, base: Rendered | None) -> list[Check]:
+    """Judge what an engine rendered.
+
+    Args:
+        engine: its name.
+        rendered: its pixels.
+        base: the cpu engine's, or None where that one failed.
+    """
+    return [*_judge_itself(engine, rendered), *_judge_tasks(engine, rendered, base)]
+
+
+def _judge_itself(engine: str, rendered: Rendered) -> Iterator[Check]:
+    right = rendered.refused == sorted(BAD)
+    found = f"refused: {', '.join(rendered.refused) or 'nothing'}" + ("" if right else f"; expected: {', '.join(sorted(BAD))}")
+    yield Check(engine, "refuses bad data only", "ok" if right else "failed", found, _MEANINGS["bad data"])
+    other = [name for name, column in rendered.columns.items() if not np.array_equal(column, rendered.alone[name])]
+    found = f"{', '.join(other)} differ" if other else "byte-identical alone and in a batch"
+    yield Check(engine, "repeats itself", "failed" if other else "ok", found, _MEANINGS["repeats"])
+    if right:
+        yield _near(engine, "image against PIL", rendered.columns["image"], reference(), _MEANINGS["decode"])
+
+
+def _judge_tasks(engine: str, rendered: Rendered, base: Rendered | None) -> Iterator[Check]:
+    for name, column in rendered.columns.items():
+        if not name.endswith(".input"):
+            continue
+        test = f"{name.removesuffix('.input')} against cpu"
+        if base is rendered:
+            continue
+        if base is None or base.columns[name].shape != column.shape:
+            yield Check(engine, test, "skipped", "there is nothing to compare with")
+        else:
+            yield _near(engine, test, column, base.columns[name], _MEANINGS["task"])
+
+
+def _near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning: str) -> Check:
+    off = np.abs(pixels.astype(np.int16) - wanted)
+    mean, far = float(off.mean()), float((off > FAR).mean())
+    fine = mean <= MEAN_TOLERANCE and far <= FAR_SHARE
+    found = (
+        f"{mean:.2f} levels apart on average (at most {MEAN_TOLERANCE}), {far:.2%} by more than {FAR} (at most {FAR_SHARE:.0%})"
+    )
+    return Check(engine, test, "ok" if fine else "failed", found, meaning)
+
+
+def _engines(gpus: int) -> Iterator[tuple[str, str]]:
+    """Every engine, with the reason why it is not here."""
+    yield "cpu", "" if find_spec("nvidia") and find_spec("nvidia.nvimgcodec") else "nvidia-nvimgcodec is not installed"
+    dali = "" if find_spec("nvidia") and find_spec("nvidia.dali") else "nvidia-dali is not installed"
+    yield "dali", dali
+    for device in range(gpus):
+        yield f"dali:{device}", dali
+    if not gpus:
+        yield "dali:0", dali or "no GPU is visible"
+
+
+def _ray() -> str:
+    """Which cluster runs would use, in words."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "no cluster named (RAY_ADDRESS is not set): runs start Ray on this machine"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        except OSError as error:
+            return f"the cluster at {address} (RAY_ADDRESS) cannot be reached: {error.strerror or error}"
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        return f"the cluster at {address} (RAY_ADDRESS) refuses: {error}"
+    have = ray.cluster_resources()
+    ray.shutdown()
+    return f"the cluster at {address} (RAY_ADDRESS) answers: {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"

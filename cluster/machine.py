@@ -1,0 +1,93 @@
+"""The machine that a command runs on: processor, memory, GPUs, and the versions of what the project stands on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_FEATURES = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+_PACKAGES = (
+    "pseudolabel", "ray", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-nvimgcodec-cu12", "pyarrow", "webdataset",
+    "fsspec", "numpy", "opencv-python-headless", "simplejpeg", "pillow",
+)  # fmt: skip
+_SECONDS = 20.0  # a driver that hangs is a finding, not a reason to hang
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is.
+
+    Args:
+        cpu: model of the processor.
+        cores: logical processors that this process may use.
+        memory: bytes.
+        features: what the processor computes in that matters for training, by readable name.
+        gpus: name and memory of each NVIDIA GPU that the driver shows.
+        driver: version of the NVIDIA driver, or None.
+        system: operating system and Python.
+    """
+
+    cpu: str
+    cores: int
+    memory: int
+    features: list[str]
+    gpus: list[str]
+    driver: str | None
+    system: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+def this_machine() -> Machine:
+    """Look at this machine; takes a moment where there is a GPU driver to ask."""
+    info = _cpuinfo()
+    flags = set(info.get("flags", "").split())
+    gpus, driver = _gpus()
+    return Machine(
+        cpu=info.get("model name") or platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        features=[words for flag, words in _FEATURES.items() if flag in flags],
+        gpus=gpus,
+        driver=driver,
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages whose behaviour a run depends on; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().split("\n\n")[0] if path.exists() else ""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def _gpus() -> tuple[list[str], str | None]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [], None
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+    except (OSError, subprocess.SubprocessError):
+        return [], "installed, but nvidia-smi fails"
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.count(",") == 2]
+    return [f"{name}, {memory}" for name, memory, _ in rows], rows[0][2] if rows else None

@@ -1,0 +1,166 @@
+"""The report of a run: all that its folder holds, as `report.json` for programs and `report.html`, one file, for people."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.machine import Machine, this_machine, versions
+from cluster.results import downstream_rows, metric_names, stage_rows
+from cluster.words import amount, duration, metric
+from pipeline.errors import RunError, UserError
+from pipeline.recipe import Recipe
+from pipeline.storage import write_atomic
+
+JSON, HTML = "report.json", "report.html"
+PRETRAIN, FINETUNE, EVALUATE = "pretrain.json", "finetune.json", "evaluate.json"
+
+_ROWS = 4  # of the preview sheet
+_BLUE, _GREY = "#2f6fdf", "#8a93a3"
+
+
+def write_report(recipe: Recipe) -> dict[str, Any]:
+    """Gather what the run's folder holds so far and write `report.json` and `report.html` into it.
+
+    Args:
+        recipe: the recipe of the command that has just ended.
+
+    Returns:
+        The content of `report.json`: `pretrain`, `downstream`, `chance`, `baseline`, `quarantined`; and `name`, `seed`, `date`,
+        `recipe`, `recipe_sha256`, `versions`, `machine`. What no command has computed yet is None, or an empty list.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    from trainers.runs import RunFolder
+
+    folder = RunFolder(recipe)
+    found = {name: folder.read_json(name) for name in (PRETRAIN, FINETUNE, EVALUATE)}
+    machine = this_machine()
+    report = _gather(recipe, found, machine)
+    page = _page(recipe, report, machine)
+    try:
+        folder.write_json(JSON, report)
+        with write_atomic(folder.path(HTML)) as file:
+            file.write(page.encode())
+    except OSError as error:
+        raise RunError(f"the report cannot be written: {error}; the run's results are complete without it") from error
+    return report
+
+
+def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str, Any]:
+    pretrain, downstream = found[PRETRAIN], [part for part in (found[EVALUATE], found[FINETUNE]) if part]
+
+    def first(key: str) -> Any:
+        return next((part[key] for part in downstream if part.get(key) is not None), None)
+
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pretrain": pretrain,
+        "downstream": [row for part in downstream for row in part["downstream"]],
+        "chance": first("chance"),
+        "baseline": first("baseline"),
+        "quarantined": pretrain["quarantined"] if pretrain else None,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_sha256": recipe.digest(),
+        "versions": versions(),
+        "machine": machine.as_dict(),
+    }
+
+
+def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cluster"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"share": lambda value: metric("accuracy", value), "duration": duration}
+    pretrain = report["pretrain"]
+    names = metric_names(recipe)
+    sheet, no_sheet = _sheet(recipe)
+    return environment.get_template("report.html").render(
+        report=report,
+        rows=downstream_rows(report),
+        tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
+        stages=stage_rows(pretrain["stages"]) if pretrain else [],
+        sheet=sheet,
+        no_sheet=no_sheet,
+        machine={
+            "processor": f"{machine.cpu}, {machine.cores} cores",
+            "memory": amount(machine.memory, "B"),
+            "GPU": "; ".join(machine.gpus) or "none",
+            "system": machine.system,
+        },
+        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
+    )
+
+
+def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Each task's last numbers in words, and its curves."""
+    shown = []
+    for name, task in tasks.items():
+        measured = names.get(name, "metric")
+        shown.append(
+            {
+                "name": name,
+                "measured": "PSNR" if measured == "psnr" else measured,
+                "loss": f"{task['loss'][-1]:.3f}",
+                "metric": metric(measured, task["metric"]),
+                "trivial": metric(measured, task["trivial"]),
+                "curves": _curves(task, measured),
+            }
+        )
+    return shown
+
+
+def _curves(task: dict[str, Any], measured: str) -> str:
+    """Loss and metric over the steps, the trivial answer's metric dashed; an SVG as a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    factor = 100 if measured == "accuracy" else 1
+    unit = {"accuracy": "accuracy, %", "psnr": "PSNR, dB"}.get(measured, measured)
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": _GREY,
+        "svg.hashsalt": "report",
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(6.4, 2.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(task["step"], task["loss"], color=_BLUE, linewidth=1.6)
+        left.set_title("loss", loc="left", fontsize=9)
+        right.plot(task["step"], [factor * value for value in task["metrics"]], color=_BLUE, linewidth=1.6)
+        right.axhline(factor * task["trivial"], color=_GREY, linestyle="--", linewidth=1.2)
+        right.set_title(f"{unit} (dashed: trivial answer)", loc="left", fontsize=9)
+        for axes in (left, right):
+            axes.set_xlabel("step")
+            axes.grid(axis="y", color="#e6e9ee")
+            axes.set_axisbelow(True)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return _uri("image/svg+xml", file.getvalue())
+
+
+def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
+    """The preview sheet as a data URI, or why there is none: a report is wanted where the corpus is out of reach, too."""
+    from pipeline.preview import sheet
+
+    try:
+        picture = sheet(recipe, _ROWS)
+    except (UserError, RunError) as error:
+        return None, str(error)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return _uri("image/png", file.getvalue()), None
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,165 @@
+"""What commands print when they are done: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.words import amount
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from cluster.doctor import Findings
+    from pipeline.labels import LabelKind
+    from pipeline.shards.inspect import Report
+    from pipeline.shards.pack import PackReport
+    from pipeline.tasks import Task
+
+_MOST_ROWS = 20
+_LOG_WIDTH = 130
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def say(*parts: RenderableType) -> None:
+    """Print to stdout; a plain string as it is, never folded, so that it can be copied or piped."""
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True, markup=False, highlight=False)
+        else:
+            console.print(part)
+
+
+def say_json(content: Any) -> None:
+    """Print JSON to stdout, and nothing else."""
+    print(json.dumps(content, indent=1))
+
+
+def pack_table(report: PackReport) -> Table:
+    """What `pack` wrote."""
+    table = _facts("packed", report.folder)
+    table.add_row("samples", f"{report.samples:,}")
+    table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
+    table.add_row("labels", _some(report.classes) if report.classes else "none")
+    for reason, times in report.skipped.items():
+        table.add_row("skipped", escape(f"{times:,} {reason}"))
+    return table
+
+
+def inspect_tables(report: Report) -> list[RenderableType]:
+    """What `inspect` found: sums, then what would be quarantined and what is damaged."""
+    table = _facts("corpus", f"{report.samples:,} samples in {report.shards:,} shards, {amount(report.bytes, 'B')}")
+    table.add_row(
+        "formats", ", ".join(f"{name} {times:,}" for name, times in report.formats.items()) or "no image can be decoded"
+    )
+    for name, spread in (("width", report.width), ("height", report.height)):
+        if spread:
+            table.add_row(name, f"{spread.min} to {spread.max} pixels, median {spread.median}")
+    labels = [f"{name} {times:,}" for name, times in report.labels.items()]
+    table.add_row("labels", escape(_some(labels)) if labels else "none")
+    if labels and report.unlabelled:
+        table.add_row("without label", f"{report.unlabelled:,}")
+    table.add_row("duplicate keys", f"{report.duplicate_keys:,}")
+    table.add_row(
+        "quarantine", f"{len(report.quarantine):,} samples" + ("" if report.deep else " by their headers; --deep decodes all")
+    )
+    table.add_row("damaged shards", f"{len(report.damaged):,}")
+    parts: list[RenderableType] = [table]
+    parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
+    parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
+    parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
+    return parts
+
+
+def tasks_table(known: Mapping[str, type[Task]]) -> Table:
+    """All pretext tasks."""
+    table = Table(title="pretext tasks", box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("task", "label", "what it does", "paper"):
+        table.add_column(heading, overflow="fold")
+    for name, task in known.items():
+        kind = type(_label(task)).__name__.lower()
+        table.add_row(name, kind, escape(_first_sentence(task)), escape(task.source))
+    return table
+
+
+def task_panels(name: str, task: type[Task]) -> list[RenderableType]:
+    """One task: what it does, its label, and its parameters from the fields' own types, defaults and descriptions."""
+    table = Table(title=f"parameters (in a recipe: tasks.{name}.<parameter>)", box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("parameter", "type", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for parameter, field in task.model_fields.items():
+        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
+        table.add_row(parameter, escape(_type(field)), escape(default), escape(field.description or ""))
+    about = "\n".join(" ".join(part.split()) for part in (task.__doc__ or "").split("\n\n"))
+    return [f"{name}: {about}\n", f"source: {task.source}", f"label:  {_label(task)}\n", table]
+
+
+def doctor_tables(findings: Findings) -> list[RenderableType]:
+    """What `doctor` found."""
+    machine = _facts("machine", "")
+    for name, words in findings.machine_words().items():
+        machine.add_row(name, escape(words))
+    versions = _facts("versions", "")
+    for name, number in findings.versions.items():
+        versions.add_row(name, number or "not installed")
+    tests = Table(title="self-test", box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("engine", "test", "result", "found"):
+        tests.add_column(heading, overflow="fold")
+    colours = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
+    for check in findings.checks:
+        tests.add_row(check.engine, check.name, f"[{colours[check.status]}]{check.status}[/]", escape(check.found))
+    meanings = {check.meaning for check in findings.checks if check.status == "failed"}
+    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+
+
+def _facts(name: str, value: str) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(name, escape(value))
+    return table
+
+
+def _list(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[RenderableType]:
+    if not rows:
+        return []
+    more = f"and {len(rows) - _MOST_ROWS:,} more; --json lists all" if len(rows) > _MOST_ROWS else None
+    table = Table(title=title, caption=more, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows[:_MOST_ROWS]:
+        table.add_row(*(escape(cell) for cell in row))
+    return [table]
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - _MOST_ROWS:,} more" if len(names) > _MOST_ROWS else ""
+    return f"{len(names):,} classes: {', '.join(names[:_MOST_ROWS])}{more}"
+
+
+def _first_sentence(task: type[Task]) -> str:
+    return " ".join((task.__doc__ or "").split()).split(". ")[0].rstrip(".") + "."
+
+
+def _label(task: type[Task]) -> LabelKind | None:
+    """The label kind with default parameters; None where a parameter has no default."""
+    try:
+        return task.model_validate({}).label_kind()
+    except ValidationError:
+        return None
+
+
+def _type(field: FieldInfo) -> str:
+    """A field's type and its limits."""
+    kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation).replace("typing.", "")
+    limits = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in _LIMITS.items() if hasattr(m, name)]
+    return ", ".join([kind, *limits])

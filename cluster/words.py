@@ -1,0 +1,27 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def amount(value: float, unit: str) -> str:
+    """A count with its unit; bytes, unit `B`, in the decimal multiple that fits."""
+    if unit != "B":
+        return f"{value:,.0f} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
+    power = 0
+    while value >= 1000 and power < 4:
+        value, power = value / 1000, power + 1
+    return f"{value:.0f} {' kMGT'[power].strip()}B" if not power or value >= 100 else f"{value:.1f} {' kMGT'[power]}B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:05, 12:30 or 3:07:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def metric(name: str, value: float) -> str:
+    """A metric's value as its name asks: a share in per cent, decibels, else the number."""
+    if name == "accuracy":
+        return f"{100 * value:.1f} %"
+    return f"{value:.1f} dB" if name == "psnr" else f"{value:.3g}"
