@@ -1,3 +1,3 @@
 """Fixtures that every test may use."""
 
-pytest_plugins = ["tests.cluster_of_one"]
+pytest_plugins = ["tests.cluster_of_one", "tests.tiles"]

@@ -28,10 +28,10 @@ class Commands(TyperGroup):
                 traceback.print_exc()
             _say(f"error: {error}")
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
-            _say("interrupted")
+            _say(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
             raise typer.Exit(130) from None
 
 

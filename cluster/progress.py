@@ -104,7 +104,7 @@ def counted(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
     Args:
         title: what is being done.
-        unit: what is counted; `B` stands for bytes.
+        unit: what is counted, in the singular; `B` stands for bytes.
 
     Yields:
         To be called with (done, total).
@@ -114,7 +114,7 @@ def counted(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
         def tick(done: int, total: int) -> None:
             rate, left = pace.at(done, total)
-            words = [f"{amount(done, unit)} of {amount(total, unit)}"]
+            words = [f"{amount(done, unit) if unit == 'B' else format(done, ',')} of {amount(total, unit)}"]
             words += [f"{amount(rate, unit)}/s"] if rate else []
             words += [f"{duration(left)} left"] if left else []
             display.show(title, done, total, ", ".join(words))

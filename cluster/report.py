@@ -125,7 +125,7 @@ def _curves(task: dict[str, Any], measured: str) -> str:
 
     factor = 100 if measured == "accuracy" else 1
     unit = {"accuracy": "accuracy, %", "psnr": "PSNR, dB"}.get(measured, measured)
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

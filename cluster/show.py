@@ -57,7 +57,9 @@ def pack_table(report: PackReport) -> Table:
 
 def inspect_tables(report: Report) -> list[RenderableType]:
     """What `inspect` found: sums, then what would be quarantined and what is damaged."""
-    table = _facts("corpus", f"{report.samples:,} samples in {report.shards:,} shards, {amount(report.bytes, 'B')}")
+    table = _facts(
+        "corpus", f"{amount(report.samples, 'sample')} in {amount(report.shards, 'shard')}, {amount(report.bytes, 'B')}"
+    )
     table.add_row(
         "formats", ", ".join(f"{name} {times:,}" for name, times in report.formats.items()) or "no image can be decoded"
     )
@@ -70,7 +72,7 @@ def inspect_tables(report: Report) -> list[RenderableType]:
         table.add_row("without label", f"{report.unlabelled:,}")
     table.add_row("duplicate keys", f"{report.duplicate_keys:,}")
     table.add_row(
-        "quarantine", f"{len(report.quarantine):,} samples" + ("" if report.deep else " by their headers; --deep decodes all")
+        "quarantine", amount(len(report.quarantine), "sample") + ("" if report.deep else " by their headers; --deep decodes all")
     )
     table.add_row("damaged shards", f"{len(report.damaged):,}")
     parts: list[RenderableType] = [table]

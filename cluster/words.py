@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 def amount(value: float, unit: str) -> str:
-    """A count with its unit; bytes, unit `B`, in the decimal multiple that fits."""
+    """A count with its unit, a noun in the singular; bytes, unit `B`, in the decimal multiple that fits."""
     if unit != "B":
-        return f"{value:,.0f} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
+        number = f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+        return f"{number} {unit}" if number == "1" else f"{number} {unit}s"
     power = 0
     while value >= 1000 and power < 4:
         value, power = value / 1000, power + 1

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.codec import nvimgcodec
 from pipeline.layout import orientation
 
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TURNED_ASIDE = (5, 6, 7, 8)
 _KNOWN = (
     (b"\xff\xd8", "a damaged JPEG"),
@@ -20,7 +21,6 @@ _KNOWN = (
     (b"II*", "a TIFF of an unknown kind"),
     (b"MM\0*", "a TIFF of an unknown kind"),
     (b"BM", "a damaged BMP"),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 of an unknown kind"),
     (b"GIF8", "a GIF"),
     (b"<svg", "an SVG"),
     (b"<?xml", "XML"),
@@ -37,7 +37,7 @@ class Header:
     Args:
         height: pixels, upright (after EXIF orientation).
         width: pixels, upright.
-        codec: name of the format: jpeg, png, webp, tiff, bmp, pnm, jpeg2k.
+        codec: name of the format: jpeg, png, webp, tiff, bmp, pnm.
         channels: 1 to 4.
         bits: 8 or 16 (or fewer, for bilevel images).
         stream: the parsed code stream, ready to decode.
@@ -63,6 +63,8 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     """
     if len(encoded) == 0:
         return "empty file"
+    if bytes(encoded[:8]).startswith(_JPEG_2000):
+        return "JPEG 2000, which is not decoded: damaged ones kill the decoder, or spoil its memory"
     turned = orientation(encoded)
     if isinstance(turned, str):
         return turned
@@ -70,7 +72,7 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         stream = nvimgcodec().CodeStream(encoded)
         height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first question
         channels, bits, kind = int(stream.num_channels), int(stream.precision), str(stream.dtype)
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # the latter for a type that has no name
         return f"not a decodable image ({_looks_like(bytes(encoded[:16]))})"
     if height < 1 or width < 1:
         return f"the header gives a size of {width}x{height}"

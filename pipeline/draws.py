@@ -6,9 +6,10 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import json
 import math
+import operator
 
 import numpy as np
 
@@ -40,8 +41,8 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> n
 
 def hash64(*parts: int | str) -> int:
     """A 64-bit number from a list of integers and strings, the same on every machine and in every version."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    text = json.dumps([part if isinstance(part, str) else operator.index(part) for part in parts])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def sample_id(key: str) -> int:
@@ -51,11 +52,14 @@ def sample_id(key: str) -> int:
 
 def permutation(n: int, *parts: int | str) -> np.ndarray:
     """A permutation of 0..n-1 (int64) that depends on n and `parts` only."""
-    key = hash64(*parts)
     counter = np.zeros((4, -(-n // 2)), np.uint32)
     counter[0] = np.arange(counter.shape[1])
-    words = philox4x32(counter, (key & 0xFFFFFFFF, key >> 32)).T.reshape(-1).view(np.uint64)[:n]
+    words = philox4x32(counter, _split(hash64(*parts))).T.reshape(-1).view(np.uint64)[:n]
     return np.argsort(words, kind="stable")
+
+
+def _split(key: int) -> tuple[int, int]:
+    return key & 0xFFFFFFFF, key >> 32
 
 
 class Draws:
@@ -68,40 +72,35 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, ids: np.ndarray) -> None:
-        key = hash64("draws", seed, epoch)
-        self._key = (key & 0xFFFFFFFF, key >> 32)
-        self.ids = np.asarray(ids, np.uint64)
+        self._seed, self._epoch, self._ids = seed, epoch, np.asarray(ids, np.uint64)
 
     def of(self, rows: np.ndarray) -> Draws:
         """The same chance for some of the samples."""
-        some = copy.copy(self)
-        some.ids = self.ids[rows]
-        return some
+        return Draws(self._seed, self._epoch, self._ids[rows])
 
     def stream(self, name: str) -> Stream:
         """The numbers of one task or stage; streams of different names are independent."""
-        return Stream(self._key, self.ids, name)
+        return Stream((self._seed, self._epoch, name), self._ids)
 
 
 class Stream:
     """Numbers for n samples, each asked for by name, so that a new parameter never shifts an old one."""
 
-    def __init__(self, key: tuple[int, int], ids: np.ndarray, name: str) -> None:
-        self._key, self._ids, self._name = key, ids, name
+    def __init__(self, key: tuple[int, int, str], ids: np.ndarray) -> None:
+        self._key, self._ids = key, ids
         self.n = len(ids)
 
     def words(self, what: str, count: int) -> np.ndarray:
         """uint32 (n, count) of random words under the name `what`."""
         blocks = -(-count // 4)
-        counter = np.empty((4, self.n, blocks), np.uint32)
-        counter[0] = (self._ids & _LOW).astype(np.uint32)[:, None]
-        counter[1] = (self._ids >> _SHIFT).astype(np.uint32)[:, None]
-        counter[2] = hash64(self._name, what) & 0xFFFFFFFF
-        counter[3] = np.arange(blocks, dtype=np.uint32)
-        return philox4x32(counter, self._key).transpose(1, 2, 0).reshape(self.n, 4 * blocks)[:, :count]
+        counter = np.zeros((4, self.n, blocks), np.uint32)
+        counter[0] = (self._ids & _LOW)[:, None]
+        counter[1] = (self._ids >> _SHIFT)[:, None]
+        counter[2] = np.arange(blocks)
+        return philox4x32(counter, _split(hash64("draws", *self._key, what))).transpose(1, 2, 0).reshape(self.n, 4 * blocks)[:, :count]
 
     def uniform(self, what: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """float64 (n, *shape), uniform in (low, high), never at its ends (32 random bits)."""
+        """float64 (n, *shape), uniform between `low` and `high` (32 random bits)."""
         unit = (self.words(what, math.prod(shape)).astype(np.float64) + 0.5) * 2.0**-32
         return (low + (high - low) * unit).reshape(self.n, *shape)
 

@@ -6,15 +6,17 @@ Run as a module it is that process: a line of JSON and the images' bytes come in
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 
+from pipeline.errors import RunError
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
-REASON = "the decoder's process died on this image"
+_READY, _SURVIVED = b"ready", b"survived"
 
 
 def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
@@ -28,6 +30,9 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
 
     Returns:
         The reason for each sample that killed the process, by position.
+
+    Raises:
+        RunError: the process could not start, or failed without being killed.
     """
     killers: dict[int, str] = {}
     start = 0
@@ -35,7 +40,7 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
         survived, code = _child(samples[start:], recipe, epoch, center)
         if survived == len(samples) - start:
             break
-        killers[start + survived] = f"{REASON} ({_exit(code)})"
+        killers[start + survived] = f"the decoder's process died on this image ({signal.Signals(-code).name})"
         start += survived + 1
     return killers
 
@@ -51,22 +56,27 @@ def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) 
             images.write(sample.encoded)
         images.seek(0)
         done = subprocess.run([sys.executable, "-m", "pipeline.isolate"], stdin=images, capture_output=True, check=False)
-    return done.stdout.count(b"\n"), done.returncode
-
-
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    lines = done.stdout.splitlines()
+    if done.returncode > 0 or _READY not in lines:
+        words = done.stderr.decode(errors="replace").strip()
+        raise RunError(f"the search for images that kill the decoder failed (exit code {done.returncode}): {words[-2000:]}")
+    return lines.count(_SURVIVED), done.returncode
 
 
 def _main() -> None:
     from pipeline.render import Renderer
 
+    def say(word: bytes) -> None:
+        sys.stdout.buffer.write(word + b"\n")
+        sys.stdout.buffer.flush()
+
     head = json.loads(sys.stdin.buffer.readline())
     render = Renderer(Recipe.model_validate(head["recipe"]), center=head["center"])
+    say(_READY)
     for meta in head["samples"]:
         encoded = sys.stdin.buffer.read(meta["size"])
         render([Sample(meta["key"], meta["id"], encoded, meta["ext"], -1, meta["problem"])], head["epoch"])
-        print("survived", flush=True)
+        say(_SURVIVED)
 
 
 if __name__ == "__main__":

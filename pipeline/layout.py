@@ -117,15 +117,16 @@ def _tiff(encoded: Encoded) -> int:
             entry = at + count_width + i * (4 + 2 * width)
             kind = _TIFF_INTEGERS.get(_number(encoded, entry + 2, 2, order))
             tag, count = _number(encoded, entry, 2, order), _number(encoded, entry + 4, width, order)
-            if kind and tag in (_ORIENTATION, _TIFF_PHOTOMETRIC, *_TIFF_PARTS, *_TIFF_PARTS.values()):
+            if kind and count and tag in (_ORIENTATION, _TIFF_PHOTOMETRIC, *_TIFF_PARTS, *_TIFF_PARTS.values()):
                 place = entry + 4 + width
                 if count * int(kind[1]) > width:
                     place = _number(encoded, place, width, order)
                 tags[tag] = np.frombuffer(encoded, (">" if order == "big" else "<") + kind, count, place)
     except ValueError:
         raise _Damaged("damaged TIFF: its directory lies outside the file") from None
-    if (photometric := tags.get(_TIFF_PHOTOMETRIC)) is not None and photometric[0] not in _TIFF_READABLE:
-        raise _Damaged(f"TIFF with photometric interpretation {photometric[0]}; grey, RGB and palette can be decoded")
+    colours = tags.get(_TIFF_PHOTOMETRIC, _TIFF_READABLE)[0]
+    if colours not in _TIFF_READABLE:
+        raise _Damaged(f"TIFF with photometric interpretation {colours}; grey, RGB and palette can be decoded")
     for offsets, sizes in _TIFF_PARTS.items():
         if offsets in tags and sizes in tags and len(tags[offsets]) == len(tags[sizes]):
             ends = tags[offsets].astype(np.float64) + tags[sizes]

@@ -18,11 +18,10 @@ from pipeline.recipe.schema import Optimizer
 from pipeline.units import Source
 from trainers.feed import Feed
 from trainers.inputs import to_device
-from trainers.optim import autocast, build_optimizer
+from trainers.optim import autocast, build_optimizer, place
 from trainers.ranks import gathered, summed
 
 STATE = "state.pt"
-_HOST_COLUMNS = frozenset(("id", "unit", "seconds", "failure"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class _Run:
         self._device = ray.train.torch.get_device()
         if self._device.type == "cpu":
             torch.set_num_threads(recipe.training.threads or max(1, round(recipe.training.cpus)))
-        self._model = job.build().to(self._device, memory_format=torch.channels_last)
+        self._model = place(job.build(), self._device)
         self._parallel = ray.train.torch.prepare_model(self._model) if self._world > 1 else self._model
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
@@ -104,7 +103,7 @@ class _Run:
         return self._model
 
     def _advance(self, columns: dict[str, Any], tally: _Tally) -> None:
-        batch = to_device({name: column for name, column in columns.items() if name not in _HOST_COLUMNS}, self._device)
+        batch = to_device(columns, self._device)
         with autocast(self._device, self._job.source.recipe.training.precision):
             outcomes = self._parallel(batch)
         # Divided by the rows, good or bad, so that the mean over ranks does not depend on which rank a bad sample fell to.

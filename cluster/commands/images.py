@@ -73,9 +73,9 @@ def inspect(
     from pipeline.shards.inspect import inspect as run
     from pipeline.shards.opening import open_corpus
 
-    with counted("indexing", "shards") as progress:
+    with counted("indexing", "shard") as progress:
         corpus = open_corpus(shards, progress=progress, keep_damaged=True)
-    with counted("looking through", "shards") as progress:
+    with counted("looking through", "shard") as progress:
         report = run(corpus, deep, progress=progress)
     if json:
         say_json(report.as_dict())

@@ -11,6 +11,8 @@ from cluster.commands.options import Fresh, Overrides, RecipePath
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
+_RESUMES = "the same command goes on from the last checkpoint"
+
 
 def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Train a backbone on the recipe's pretext tasks.
@@ -26,9 +28,9 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
     loaded = _load(recipe, overrides)
     _index(loaded.corpus.shards, loaded)
-    with _interruptible(), training("pretrain", [""]) as board:
+    with _interruptible(_RESUMES), training("pretrain", [""]) as board:
         _claim(loaded)
-        from trainers.pretrain import pretrain as run
+        from trainers.pretraining import pretrain as run
 
         board.metrics = metric_names(loaded)
         outcome = run(loaded, [board.take], fresh)
@@ -45,7 +47,7 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
     loaded = _load(recipe, overrides)
     _index_downstream(loaded)
-    with _interruptible(), training("finetune", ["from pretrained weights", "from random weights"]) as board:
+    with _interruptible(_RESUMES), training("finetune", ["from pretrained weights", "from random weights"]) as board:
         _claim(loaded)
         from trainers.downstream.finetune import finetune as run
 
@@ -81,7 +83,7 @@ def _index(shards: str | list[str], recipe: Recipe) -> None:
     from cluster.progress import counted
     from pipeline.shards.opening import open_corpus
 
-    with counted("indexing", "shards") as progress:
+    with counted("indexing", "shard") as progress:
         open_corpus(shards, recipe.corpus.image, progress=progress)
 
 
@@ -109,11 +111,12 @@ def _claim(recipe: Recipe) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(hint: str = "") -> Iterator[None]:
+    """Ctrl-C, with a word on how to go on."""
     try:
         yield
-    except SystemExit:  # how Ray Train's own handler of Ctrl-C leaves, with exit code 0
-        raise KeyboardInterrupt from None
+    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray Train's own handler of Ctrl-C leaves, with exit code 0
+        raise KeyboardInterrupt(*filter(None, [hint])) from None
 
 
 def _report(recipe: Recipe, results: bool = False) -> None:

@@ -49,7 +49,7 @@ def preview(
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    with counted("indexing", "shards") as progress:
+    with counted("indexing", "shard") as progress:
         picture = sheet(loaded, samples, epoch, progress)
     save(picture, output)
     say(f"{output}: {picture.width} x {picture.height} pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -13,8 +14,18 @@ from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.suggest import unknown_name
 
+_WORDS = {
+    "missing": "required, and not given",
+    "dict_type": "needs a mapping (`key: value`)",
+    "model_type": "needs a mapping (`key: value`)",
+    "model_attributes_type": "needs a mapping (`key: value`)",
+    "tuple_type": "needs a list",
+    "list_type": "needs a list",
+    "invalid_key": "keys are names, not numbers",
+}
 
-def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
@@ -25,15 +36,15 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: file missing, not YAML, or refused; every refusal in one message, each with its key's path.
     """
     try:
-        text = Path(path).read_text()
+        document = _parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"recipe {path}: {error.strerror or error}") from None
-    try:
-        document = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise UserError(f"recipe {path} is not text in UTF-8") from None
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"recipe {path} is not valid YAML: {_in_line(error)}") from None
     if not isinstance(document, dict):
-        raise UserError(f"recipe {path}: expected a mapping of sections, found {type(document).__name__}")
+        raise UserError(f"recipe {path}: expected a mapping of sections, found {_kind(document)}")
     for override in overrides:
         _apply(document, override)
     return parse_recipe(document, str(path))
@@ -44,47 +55,64 @@ def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        lines = [f"  {_line(item, document)}" for item in error.errors()]
+        lines = [f"  {_line(item)}" for item in error.errors()]
         raise UserError("\n".join([f"{origin} is refused:", *lines])) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain data; a key that is given twice is an error, not a silent loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"--set {override}: expected key=value, such as training.epochs=5")
     *parents, last = path.split(".")
+    if not equals or not all((*parents, last)):
+        raise UserError(f"--set {override}: expected key=value, such as training.epochs=5")
     place = document
     for key in parents:
-        if place.get(key) is None:
-            place[key] = {}
-        place = place[key]
-        if not isinstance(place, dict):
+        inner = {} if place.get(key) is None else place[key]
+        if not isinstance(inner, dict):
             raise UserError(f"--set {override}: '{key}' is not a section")
+        place[key] = dict(inner)  # a copy: YAML's anchors can make one section of two
+        place = place[key]
     try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: '{text}' is not valid YAML") from None
+        place[last] = _parse(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: not valid YAML: {_in_line(error)}") from None
 
 
-def _line(item: Any, document: dict[str, Any]) -> str:
-    loc = [str(part) for part in item["loc"] if not _is_union_tag(part)]
-    path = ".".join(loc) or "recipe"
+def _line(item: Any) -> str:
+    *parents, last = loc = [str(part) for part in item["loc"]] or ["recipe"]
     if item["type"] == "extra_forbidden":
-        return f"{'.'.join(loc[:-1]) or 'top level'}: {unknown_name('key', loc[-1], _keys_at(loc[:-1], document))}"
-    if item["type"] == "missing":
-        return f"{path}: required, and not given"
-    message = item["msg"].removeprefix("Value error, ")
-    shown = item["input"]
-    return f"{path}: {message}" + (f" (given: {shown!r})" if isinstance(shown, str | int | float | list) else "")
+        return f"{'.'.join(parents) or 'top level'}: {unknown_name('key', last, _keys_at(parents))}"
+    message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    given = item["input"]
+    shown = item["type"] != "missing" and isinstance(given, str | int | float | list | None)
+    return f"{'.'.join(loc)}: {message}" + (f" (given: {'nothing' if given is None else repr(given)})" if shown else "")
 
 
-def _is_union_tag(part: Any) -> bool:
-    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in {"str", "int", "float"})
+def _in_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
 
 
-def _keys_at(loc: list[str], document: dict[str, Any]) -> list[str]:
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), f"'{value}'")
+
+
+def _keys_at(loc: list[str]) -> list[str]:
     """The keys that the section at `loc` knows."""
-    if len(loc) >= 2 and loc[0] == "tasks":
+    if loc[:1] == ["tasks"]:
         from pipeline.tasks import registry
 
         return list(registry()[loc[1]].model_fields)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
@@ -19,13 +20,32 @@ from pipeline.tasks import Task, registry
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, and nothing changes after it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _shards(value: Any) -> Any:
+    one = value if isinstance(value, list) else [value]
+    if not one or not all(isinstance(url, str) and url.strip() for url in one):
+        raise ValueError("needs a path, a pattern or a URL, or a list of these")
+    return value
+
+
+def _budget(value: Any) -> Any:
+    number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value  # YAML takes 1e-3 for a text
+    if type(number) is int and number >= 0 or isinstance(number, float) and 0 <= number < 1:
+        return number
+    raise ValueError("needs a count of samples (0, 1, 2, ...) or a share of them (at least 0, below 1)")
+
+
+_NUMBER = re.compile(r"\d+(\.\d*)?[eE][-+]?\d+")
+Shards = Annotated[str | list[str], BeforeValidator(_shards)]
+Budget = Annotated[int | float, BeforeValidator(_budget)]
 
 
 class Corpus(Section):
     """The unlabelled images."""
 
-    shards: str | list[str] = Field(
+    shards: Shards = Field(
         description="Folder, pattern (braces, globs) or list of WebDataset shards, as paths or URLs (s3://, gs://, http://)."
     )
     image: str | None = Field(
@@ -74,7 +94,7 @@ class Placement(Section):
 class Failures(Section):
     """What may go wrong before the run stops."""
 
-    budget: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = Field(
+    budget: Budget = Field(
         0.01, description="Quarantined samples allowed: a count (integer) or a share of the samples seen (below 1)."
     )
     restarts: int = Field(3, ge=0, description="How often a run restarts from its checkpoint after a worker or node is lost.")
@@ -132,8 +152,8 @@ class Training(Section):
 class Downstream(Section):
     """The labelled task that shows what the features are worth."""
 
-    train: str | list[str] = Field(description="Labelled shards to learn from.")
-    test: str | list[str] = Field(description="Labelled shards to test on.")
+    train: Shards = Field(description="Labelled shards to learn from.")
+    test: Shards = Field(description="Labelled shards to test on.")
     labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels used, the same of each class.")
     layer: str | None = Field(None, description="Layer whose pooled features are probed, such as `layer3`; else the last.")
     epochs: int = Field(20, ge=1, description="Epochs of fine-tuning.")

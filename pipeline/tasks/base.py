@@ -24,7 +24,7 @@ class Task(BaseModel, ABC):
     `pseudolabel.tasks`. Its name is the class's `name`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     source: ClassVar[str]

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.recipe.schema import Recipe
-from trainers.backbones import build_backbone
+from trainers.backbones import Backbone, Output, build_backbone
 from trainers.board import Record, open_board
 from trainers.downstream.features import FeatureSet, extract
 from trainers.downstream.knn import knn
 from trainers.downstream.labelled import INITS, Labelled, open_labelled, pretrained
 from trainers.downstream.linear import linear_probe
 from trainers.fit import fit
+from trainers.optim import place
 from trainers.runs import RunFolder
 from trainers.session import connect
 
@@ -51,11 +52,11 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     return outcome
 
 
-def networks(data: Labelled, weights: dict[str, Any]) -> dict[str, Any]:
+def networks(data: Labelled, weights: dict[str, Any]) -> dict[str, Backbone]:
     """The backbones to compare, by how they start."""
     found = {}
     for init in INITS:
-        outputs = ("vector", "map") if data.spec.layer is None else ("map",)
+        outputs: tuple[Output, ...] = ("vector",) if data.spec.layer is None else ("map",)
         backbone = build_backbone(data.recipe.training.backbone, data.recipe.image.size, data.recipe.seed, outputs)
         if weights[init] is not None:
             backbone.load(weights[init])
@@ -70,9 +71,10 @@ def _work(config: dict[str, Any]) -> None:
 
     data: Labelled = config["data"]
     device = ray.train.torch.get_device()
-    embeddings = {
-        init: backbone.to(device).embedding(data.spec.layer) for init, backbone in networks(data, config["weights"]).items()
-    }
+    embeddings = {}
+    for init, backbone in networks(data, config["weights"]).items():
+        place(backbone, device)
+        embeddings[init] = backbone.embedding(data.spec.layer)
     train = extract(embeddings, data.once(data.train), data.recipe)
     test = extract(embeddings, data.once(data.test), data.recipe)
     if ray.train.get_context().get_world_rank() == 0:

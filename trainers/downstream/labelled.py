@@ -13,7 +13,7 @@ from pipeline.recipe.schema import Downstream, Order, Recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus
 from pipeline.units import Source, row_bytes
-from trainers.pretrain import BACKBONE
+from trainers.pretraining import BACKBONE
 from trainers.runs import RunFolder
 
 INITS = ("pretrained", "random")
@@ -63,7 +63,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
     """
     spec = recipe.downstream
     if spec is None:
-        raise UserError("the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test")
+        raise UserError(
+            "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
+        )
     train, test = (open_corpus(shards, recipe.corpus.image) for shards in (spec.train, spec.test))
     if train.classes != test.classes:
         raise UserError(
@@ -73,7 +75,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
     labels = {name: _labels(corpus) for name, corpus in (("train", train), ("test", test))}
     for name, found in labels.items():
         if (found < 0).all():
-            raise UserError(f"downstream.{name} has no labels: pack it with `--labels folder`, or give each sample a `cls` member")
+            raise UserError(
+                f"downstream.{name} has no labels: pack it with `--labels folder`, or give each sample a `cls` member"
+            )
     classes = int(max(found.max() for found in labels.values())) + 1
     if classes < 2:
         raise UserError("the downstream task has one class only; it needs two at least")
@@ -97,7 +101,9 @@ def pretrained(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(recipe)
     saved = folder.read_weights(BACKBONE)
     if saved["spec"] != recipe.training.backbone.model_dump():
-        raise UserError(f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}")
+        raise UserError(
+            f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}"
+        )
     weights: dict[str, Any] = saved["backbone"]
     return weights
 

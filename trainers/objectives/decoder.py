@@ -10,9 +10,10 @@ WIDEST, NARROWEST = 128, 32
 
 
 class Decoder(nn.Module):
-    """Doubles a map until it has half the target's resolution, then enlarges bilinearly.
+    """Doubles a map while it has less than a quarter of the target's resolution, then enlarges bilinearly.
 
-    Half the resolution is a quarter of the work, and what it costs is detail that a backbone is not to learn. Nearest-neighbour
+    What the last two doublings would cost in work is most of a small network's step; what they would add is detail that a
+    backbone is not to learn. Nearest-neighbour
     enlargement before a convolution leaves no checkerboard, as transposed convolutions do (Odena et al. 2016).
 
     Args:
@@ -26,7 +27,7 @@ class Decoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [*_block(width, WIDEST, kernel=1)]
         wide, side = WIDEST, min(extent)
-        while side * 2 < size:
+        while side * 4 < size:
             narrow = max(NARROWEST, wide // 2)
             layers += [nn.Upsample(scale_factor=2), *_block(wide, narrow, kernel=3)]
             wide, side = narrow, side * 2

@@ -67,7 +67,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         result = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
     state = load_state(result.checkpoint)
     model.load_state_dict(state["model"])
-    folder.write_weights(BACKBONE, {"backbone": model.backbone.state_dict(), "spec": recipe.training.backbone.model_dump()})
+    folder.write_weights(
+        BACKBONE, {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump()}
+    )
     outcome = summary(state)
     folder.write_json("quarantine.json", state["quarantine"])
     folder.write_json(RESULT, {"identity": folder.identity("pretrain"), "recipe_sha256": recipe.digest(), **outcome})

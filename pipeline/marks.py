@@ -1,0 +1,59 @@
+"""Marks on local disk that outlive a killed process: what was it at when it died?"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+class Marks:
+    """One file for each piece of work that is being done; a process that is killed leaves its file behind, unlocked.
+
+    Any number of processes may share a folder. The system drops a dead process's lock, so the work of the living is never taken
+    for that of the dead, not even where two runs of one recipe come to the same piece at once.
+
+    Args:
+        folder: where the marks lie, on a disk of this machine; made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[int]:
+        """Work on the piece called `name`; gives the number of processes that were killed at it before."""
+        path = self._folder / name
+        file = _claim(path)
+        if file is None:  # somebody else is at it, and alive
+            yield 0
+            return
+        with file:
+            file.seek(0)
+            deaths = len(file.read())
+            file.write(b".")
+            file.flush()
+            try:
+                yield deaths
+            finally:  # an exception is no death: it tells its story itself
+                path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> BinaryIO | None:
+    """The mark, locked; None if another process holds it."""
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            return None
+        except FileNotFoundError:
+            pass
+        file.close()  # its owner finished, and removed it, between our opening and our locking

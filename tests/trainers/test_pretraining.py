@@ -1,0 +1,98 @@
+"""Pretraining on real Ray Data and Ray Train, on tiles of real photos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import BudgetExceeded, UserError
+from pipeline.recipe import Recipe
+from pipeline.shards.pack import pack
+from tests.cluster_of_one import kill_worker
+from trainers.board import Record
+from trainers.pretraining import pretrain
+from trainers.runs import RunFolder
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def losses(result: dict[str, Any]) -> list[float]:
+    return result["tasks"]["rotation"]["loss"]
+
+
+def test_a_run_leaves_weights_results_and_logs(run_recipe: Callable[..., Recipe]) -> None:
+    spec = run_recipe()
+    result = pretrain(spec)
+    assert result["steps"] == 12
+    assert len(losses(result)) == 12
+    folder = RunFolder(spec)
+    assert folder.read_json("pretrain.json")["tasks"] == result["tasks"]
+    assert folder.read_json("recipe.json") == spec.model_dump(mode="json")
+    assert "layer1.0.conv1.weight" in " ".join(folder.read_weights("backbone.pt")["backbone"])
+    lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert list(Path(folder.path("tensorboard")).rglob("events.*"))
+
+
+def test_both_placements_and_any_number_of_actors_train_to_the_same_losses(run_recipe: Callable[..., Recipe]) -> None:
+    plain = losses(pretrain(run_recipe()))
+    in_trainer = run_recipe({"name": "trainer", "placement": {"render": "trainer", "cpus": 0.5}})
+    three = run_recipe({"name": "three", "placement": {"actors": 3, "cpus": 0.5}})
+    assert losses(pretrain(in_trainer)) == plain
+    assert losses(pretrain(three)) == plain
+
+
+def test_two_workers_train_on_the_same_batches_together(run_recipe: Callable[..., Recipe]) -> None:
+    result = pretrain(run_recipe(workers=2))
+    assert result["steps"] == 12
+    assert result["stages"]["samples"] == 12 * 8
+
+
+def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: Callable[..., Recipe]) -> None:
+    undisturbed = losses(pretrain(run_recipe({"name": "calm"}, epochs=20)))
+    killed: list[str] = []
+
+    def kill(record: Record) -> None:
+        for step, name in ((2, "MapWorker"), (30, "RayTrainWorker")):
+            if record["step"] >= step and name not in killed:
+                killed.append(name)
+                kill_worker(name)
+
+    result = pretrain(run_recipe({"name": "stormy"}, epochs=20), [kill])
+    assert killed == ["MapWorker", "RayTrainWorker"]
+    assert losses(result) == undisturbed
+
+
+def test_a_finished_run_is_not_trained_again_unless_asked(run_recipe: Callable[..., Recipe]) -> None:
+    first = pretrain(run_recipe())
+    steps: list[int] = []
+    again = pretrain(run_recipe(), [lambda record: steps.append(record["step"])])
+    assert again["tasks"] == first["tasks"]
+    assert steps == []
+    pretrain(run_recipe(), [lambda record: steps.append(record["step"])], fresh=True)
+    assert steps == list(range(1, 13))
+
+
+def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    for n in range(40):
+        (tmp_path / "bad" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bad" / "x" / f"{n}.jpg").write_bytes(b"not a photo")
+    pack(str(tmp_path / "bad"), str(tmp_path / "badshards"))
+    with pytest.raises(BudgetExceeded, match=r"(?s)failures.budget.*x/.*not a decodable image"):
+        pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
+
+
+def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(
+        UserError, match=r"needs 9\.5 CPUs \(8 workers x 1 \+ 1 actors x 0\.5 \+ 1 for Ray Data\), the cluster has 6"
+    ):
+        pretrain(run_recipe(workers=8, order={"lanes": 8, "groups": 8}))
+
+
+def test_workers_that_cannot_share_the_groups_are_refused(run_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(UserError, match="3 workers cannot share 4 groups"):
+        pretrain(run_recipe(workers=3))
