@@ -175,11 +175,11 @@ class TrainingBoard:
 
 
 @contextmanager
-def training(stage: str, phases: list[str]) -> Iterator[TrainingBoard]:
-    """Progress of a run; `TrainingBoard.take` is a listener for it."""
-    with _display(f"{stage}: starting workers") as display:
+def training(stage: str, phases: list[str], first: str = "starting workers") -> Iterator[TrainingBoard]:
+    """Progress of a run; `TrainingBoard.take` is a listener for it, and until it hears something `first` is shown."""
+    with _display(f"{stage}: {first}") as display:
         if isinstance(display, Lines):
-            display.show(f"{stage}: starting workers", 0, 1, "")
+            display.show(f"{stage}: {first}", 0, 1, "")
         yield TrainingBoard(stage, phases, display)
 
 

@@ -52,7 +52,10 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
 
 
 def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str, Any]:
-    pretrain, downstream = found[PRETRAIN], [part for part in (found[EVALUATE], found[FINETUNE]) if part]
+    pretrain = found[PRETRAIN]
+    # Results of another backbone than the one the folder now holds have no place beside its curves.
+    current = [part for part in (found[EVALUATE], found[FINETUNE]) if part]
+    downstream = [part for part in current if pretrain is None or part["pretraining"] == pretrain["identity"]]
 
     def first(key: str) -> Any:
         return next((part[key] for part in downstream if part.get(key) is not None), None)

@@ -1,7 +1,7 @@
 """The data plane: WebDataset shards in, (input, pseudo-label) pairs out; it knows nothing of networks.
 
-    from pipeline import load_recipe, pairs
-    for batch in pairs(load_recipe("recipe.yaml"), epoch=0): ...
+from pipeline import load_recipe, pairs
+for batch in pairs(load_recipe("recipe.yaml"), epoch=0): ...
 """
 
 from __future__ import annotations

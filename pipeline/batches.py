@@ -40,7 +40,9 @@ def batches(schedule: Schedule, step: int, rank: int, world: int, units: Iterabl
             unit, due = next(arriving, None), window * geometry.groups + group
             if unit is None or len(unit["unit"]) != len(steps) * per_step or unit["unit"][0] != due:
                 found = "nothing" if unit is None else f"unit {unit['unit'][0]} with {len(unit['unit'])} rows"
-                raise RuntimeError(f"order broken on rank {rank}: unit {due} with {len(steps) * per_step} rows was due, {found} came")
+                raise RuntimeError(
+                    f"order broken on rank {rank}: unit {due} with {len(steps) * per_step} rows was due, {found} came"
+                )
             parts.append(unit)
         for i, now in enumerate(steps):
             rows = slice(i * per_step, (i + 1) * per_step)
@@ -66,7 +68,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
                 if stopped.is_set():
                     return
             put((None, None, True))
-        except BaseException as error:  # handed over whole, to be raised where the items are wanted
+        except BaseException as error:  # noqa: BLE001  handed over whole, to be raised where the items are wanted
             put((None, error, True))
 
     threading.Thread(target=run, name="ahead", daemon=True).start()

@@ -22,8 +22,9 @@ def random_windows(rng: Stream, heights: np.ndarray, widths: np.ndarray, spec: I
     Returns:
         int32 (n, 4): top, left, height, width, inside the photo.
     """
-    area = rng.uniform("area", *spec.scale, shape=(_TRIES,)) * (heights * widths)[:, None]
-    ratio = np.exp(rng.uniform("ratio", *np.log(spec.ratio), shape=(_TRIES,)))
+    (least, most), (narrow, wide) = spec.scale, np.log(spec.ratio)
+    area = rng.uniform("area", least, most, shape=(_TRIES,)) * (heights * widths)[:, None]
+    ratio = np.exp(rng.uniform("ratio", narrow, wide, shape=(_TRIES,)))
     height, width = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
     fits = (height >= 1) & (width >= 1) & (height <= heights[:, None]) & (width <= widths[:, None])
     pick = np.arange(len(heights)), fits.argmax(axis=1)

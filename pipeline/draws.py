@@ -97,7 +97,11 @@ class Stream:
         counter[0] = (self._ids & _LOW)[:, None]
         counter[1] = (self._ids >> _SHIFT)[:, None]
         counter[2] = np.arange(blocks)
-        return philox4x32(counter, _split(hash64("draws", *self._key, what))).transpose(1, 2, 0).reshape(self.n, 4 * blocks)[:, :count]
+        return (
+            philox4x32(counter, _split(hash64("draws", *self._key, what)))
+            .transpose(1, 2, 0)
+            .reshape(self.n, 4 * blocks)[:, :count]
+        )
 
     def uniform(self, what: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
         """float64 (n, *shape), uniform between `low` and `high` (32 random bits)."""

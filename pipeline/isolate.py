@@ -1,6 +1,7 @@
 """Finds the images that kill a decoder, by decoding one after another in a process of their own.
 
-Run as a module it is that process: a line of JSON and the images' bytes come in, and a line goes out after each image that was survived.
+Run as a module it is that process: a line of JSON and the images' bytes come in, and a line goes out after each image that was
+survived.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The order of training: which samples make up each global batch, as a function of counts, recipe and seed, on any cluster.
 
-The shards of an epoch are permuted and laid end to end; the line is cut into equal lanes; a global batch takes the same number of
-samples from each lane. Inside a lane, the samples of a window of a few steps are shuffled. A *unit* is what one group of lanes
-contributes to one window: the piece of work that is read, rendered and sent as a whole, and that belongs to one rank. Nothing here
-depends on how many ranks or actors there are; the place in a run is one integer, the step.
+The shards of an epoch are permuted and laid end to end; the line is cut into equal lanes; a global batch takes the same number
+of samples from each lane. Inside a lane, the samples of a window of a few steps are shuffled. A *unit* is what one group of lanes
+contributes to one window: the piece of work that is read, rendered and sent as a whole, and that belongs to one rank. Nothing
+here depends on how many ranks or actors there are; the place in a run is one integer, the step.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.draws import hash64, permutation
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Order
 
+_LEAST_LANES, _MOST_LANES = 16, 64
 _UNIT_BYTES = 16 * 2**20
 _LEAST_UNIT_ROWS, _MOST_UNIT_ROWS, _MOST_WINDOW = 64, 1024, 16
 
@@ -38,12 +39,16 @@ class Geometry:
         Raises:
             UserError: if the recipe's own numbers do not divide each other.
         """
-        lanes = spec.lanes or _divisor(batch, 64)
+        lanes = spec.lanes or _lanes(batch)
         groups = spec.groups or _divisor(lanes, 8)
         if batch % lanes:
-            raise UserError(f"training.order.lanes {lanes} does not divide the batch of {batch}; take one of {_near(batch, lanes)}")
+            raise UserError(
+                f"training.order.lanes {lanes} does not divide the batch of {batch}; take one of {_near(batch, lanes)}"
+            )
         if lanes % groups:
-            raise UserError(f"training.order.groups {groups} does not divide the {lanes} lanes; take one of {_near(lanes, groups)}")
+            raise UserError(
+                f"training.order.groups {groups} does not divide the {lanes} lanes; take one of {_near(lanes, groups)}"
+            )
         unit_rows = min(_MOST_UNIT_ROWS, max(_LEAST_UNIT_ROWS, _UNIT_BYTES // row_bytes))
         window = spec.window or min(_MOST_WINDOW, max(1, unit_rows * groups // batch))
         return cls(batch, lanes, groups, window)
@@ -77,8 +82,8 @@ class Plan:
         geometry: lanes, groups and window.
         seed: the recipe's seed.
         epoch: number of the epoch, from 0.
-        tail: what becomes of a last batch that is not full: `drop` leaves its samples out, `wrap` fills it from the epoch's start,
-            `pad` fills it with empty places.
+        tail: what becomes of a last batch that is not full: `drop` leaves its samples out, `wrap` fills it from the epoch's
+            start, `pad` fills it with empty places.
         shuffle: False keeps the corpus's own order along the line, for evaluation.
     """
 
@@ -202,6 +207,12 @@ class Schedule:
         first, skip = divmod(within, self.geometry.window)
         ahead, window = divmod(first + number, self.windows_per_epoch)
         return epoch + ahead, window, skip if number == 0 else 0
+
+
+def _lanes(batch: int) -> int:
+    """As many lanes as mix well; where the batch has no such divisor, a lane a sample: a few lanes would hardly mix at all."""
+    lanes = _divisor(batch, _MOST_LANES)
+    return lanes if lanes >= _LEAST_LANES else batch
 
 
 def _divisor(number: int, most: int) -> int:

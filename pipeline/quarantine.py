@@ -43,7 +43,8 @@ class Quarantine:
             words = f"{self._budget}" if isinstance(self._budget, int) else f"{self._budget:.2%} of the samples"
             some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in self.rows()[:5])
             raise BudgetExceeded(
-                f"{len(self._rows)} of {self._seen} samples could not be decoded, over failures.budget of {words}. The first:\n{some}\n"
+                f"{len(self._rows)} of {self._seen} samples could not be decoded, over failures.budget of {words}. "
+                f"The first:\n{some}\n"
                 "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
             )
 

@@ -23,9 +23,9 @@ class Pairs:
     """A rendered batch of n samples.
 
     Args:
-        columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for each
-            task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. A row of weight 0 could not be decoded; it
-            keeps its place and its pixels are zero.
+        columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
+            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. A row of weight 0 could not be decoded;
+            it keeps its place and its pixels are zero.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
     """
@@ -74,7 +74,7 @@ class Renderer:
         request, drawn = self._draw(samples, headers, rows, Draws(self._recipe.seed, epoch, ids))
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
-        columns = {
+        columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
             "class": np.array([sample.label for sample in samples], np.int64),
@@ -88,7 +88,7 @@ class Renderer:
         return Pairs(columns, failures, {"check": checked - started, "render": time.perf_counter() - checked})
 
     def _draw(self, samples: Sequence[Sample], headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
-        """Everything that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered."""
+        """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered."""
         size = self._recipe.image.size
         per_task = {name: task.draw(draws.stream(name), size) for name, task in self._recipe.tasks.items()}
         columns = {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
@@ -97,7 +97,9 @@ class Renderer:
         request = Request(
             encoded=[samples[i].encoded for i in rows],
             streams=[header.stream for header in headers],
-            windows=center_windows(heights, widths) if self._center else random_windows(crops, heights, widths, self._recipe.image),
+            windows=center_windows(heights, widths)
+            if self._center
+            else random_windows(crops, heights, widths, self._recipe.image),
             flip=flips(crops) if self._flip else np.zeros(len(rows), bool),
             drawn={name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()},
         )

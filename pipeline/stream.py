@@ -51,7 +51,13 @@ class _ReadUnits:
             n = len(unit.samples)
             columns = {
                 name: pa.array([getattr(s, name) for s in unit.samples], kind)
-                for name, kind in (("key", pa.string()), ("id", pa.uint64()), ("ext", pa.string()), ("label", pa.int32()), ("problem", pa.string()))
+                for name, kind in (
+                    ("key", pa.string()),
+                    ("id", pa.uint64()),
+                    ("ext", pa.string()),
+                    ("label", pa.int32()),
+                    ("problem", pa.string()),
+                )
             }
             encoded = pa.array([s.encoded for s in unit.samples], pa.large_binary())
             yield pa.table({**columns, "encoded": encoded, "unit": [unit.number] * n, "read": [unit.read_seconds] * n})

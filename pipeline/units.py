@@ -1,4 +1,4 @@
-"""One unit of the order at a time: read its samples, render them, with the crash of a decoder confined to the sample that causes it."""
+"""One unit of the order at a time: read it, render it, and confine the crash of a decoder to the sample that causes it."""
 
 from __future__ import annotations
 
@@ -110,8 +110,9 @@ class UnitRenderer:
             (self._folder / f"{_KILLER}{samples[i].id:016x}").write_text(reason)
         if not killers and deaths >= _MOST_DEATHS:
             raise RunError(
-                f"{deaths} processes died while they rendered the {len(samples)} samples from {samples[0].key} to {samples[-1].key}, "
-                "though each can be rendered alone: is there enough memory? Lower training.batch or placement.actors"
+                f"{deaths} processes died while they rendered the {len(samples)} samples from {samples[0].key} to "
+                f"{samples[-1].key}, though each of them can be rendered alone: is there enough memory? "
+                "Lower training.batch or placement.actors"
             )
 
     def _unless_killer(self, sample: Sample) -> Sample:

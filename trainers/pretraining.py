@@ -65,14 +65,14 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     )
     with tracked(recipe, "pretrain") as tracker:
         result = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
-    state = load_state(result.checkpoint)
+    state, identity = load_state(result.checkpoint), folder.identity("pretrain")
     model.load_state_dict(state["model"])
     folder.write_weights(
-        BACKBONE, {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump()}
+        BACKBONE, {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump(), "identity": identity}
     )
     outcome = summary(state)
     folder.write_json("quarantine.json", state["quarantine"])
-    folder.write_json(RESULT, {"identity": folder.identity("pretrain"), "recipe_sha256": recipe.digest(), **outcome})
+    folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
     return outcome
 
 

@@ -26,7 +26,7 @@ def connect(recipe: Recipe) -> None:
         if not os.environ.get("RAY_ADDRESS"):
             # On one machine a look costs nothing, and Ray Train waits for the next one at the start and at the end of each run.
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-            options |= {"num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
+            options |= {"address": "local", "num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
         ray.init(**options)
     have = ray.cluster_resources()
     check_resources(recipe, have.get("CPU", 0.0), have.get("GPU", 0.0))

@@ -64,7 +64,7 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
 
     loaded = _load(recipe, overrides)
     _index_downstream(loaded)
-    with _interruptible(), training("evaluate", [""]) as board:
+    with _interruptible(), training("evaluate", [""], "computing and probing features") as board:
         _claim(loaded)
         from trainers.downstream.evaluate import evaluate as run
 

@@ -34,7 +34,9 @@ class DaliEngine:
 
     name = "dali"
 
-    def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, device_id: int | None = None, batch: int = 64) -> None:
+    def __init__(
+        self, tasks: dict[str, Task], size: int, threads: int = 1, device_id: int | None = None, batch: int = 64
+    ) -> None:
         quiet()
         self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size), device_id, batch
         self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu=device_id is not None)
@@ -101,7 +103,7 @@ def build_graph(
     """Define the graph without building it.
 
     Args:
-        gpu: whether operators run on the GPU; a graph with `gpu` and no `device_id` can be serialised, which checks it, but not run.
+        gpu: whether operators run on the GPU; with no `device_id` such a graph cannot run, but serialising it checks it.
 
     Returns:
         The pipeline, and the (task, name) of each drawn array that it wants fed under the name `task.name`.

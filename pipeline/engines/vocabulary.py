@@ -29,4 +29,7 @@ class Ops(Protocol):
         """Where `where` (n,) holds, all three channels become the brightness. (h, w, 3) -> (h, w, 3)."""
 
     def patches(self, image: Any, corners: Any, side: int, count: int) -> Any:
-        """`count` square patches whose top left corners are `corners` (n, count, 2), as (y, x). (h, w, 3) -> (count, side, side, 3)."""
+        """`count` square patches, their top left corners, (y, x), at `corners` (n, count, 2).
+
+        (h, w, 3) -> (count, side, side, 3).
+        """

@@ -21,8 +21,19 @@ _WORDS = {
     "model_attributes_type": "needs a mapping (`key: value`)",
     "tuple_type": "needs a list",
     "list_type": "needs a list",
+    "int_type": "needs a whole number",
+    "int_parsing": "needs a whole number",
+    "int_from_float": "needs a whole number",
+    "float_type": "needs a number",
+    "float_parsing": "needs a number",
+    "finite_number": "needs a finite number",
+    "string_type": "needs a text",
+    "bool_type": "needs true or false",
+    "bool_parsing": "needs true or false",
     "invalid_key": "keys are names, not numbers",
 }
+_BY_ITSELF = frozenset(("missing", "unknown_task"))
+"""Refusals that say all without the value that was given."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -71,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    return yaml.load(text, _Loader)
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
@@ -93,13 +104,14 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _line(item: Any) -> str:
-    *parents, last = loc = [str(part) for part in item["loc"]] or ["recipe"]
+    *parents, last = loc = [str(part) for part in item["loc"]] or [""]
     if item["type"] == "extra_forbidden":
         return f"{'.'.join(parents) or 'top level'}: {unknown_name('key', last, _keys_at(parents))}"
-    message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-    given = item["input"]
-    shown = item["type"] != "missing" and isinstance(given, str | int | float | list | None)
-    return f"{'.'.join(loc)}: {message}" + (f" (given: {'nothing' if given is None else repr(given)})" if shown else "")
+    message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    path, given = ".".join(loc), item["input"]
+    if item["type"] not in _BY_ITSELF and isinstance(given, str | int | float | list | None):
+        message += f" (given: {'nothing' if given is None else repr(given)})"
+    return f"{path}: {message}" if path else message
 
 
 def _in_line(error: yaml.YAMLError) -> str:

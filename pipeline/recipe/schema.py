@@ -32,7 +32,7 @@ def _shards(value: Any) -> Any:
 
 def _budget(value: Any) -> Any:
     number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value  # YAML takes 1e-3 for a text
-    if type(number) is int and number >= 0 or isinstance(number, float) and 0 <= number < 1:
+    if (type(number) is int and number >= 0) or (isinstance(number, float) and 0 <= number < 1):
         return number
     raise ValueError("needs a count of samples (0, 1, 2, ...) or a share of them (at least 0, below 1)")
 
@@ -58,7 +58,8 @@ class Image(Section):
 
     size: int = Field(224, ge=8, le=2048, description="Side of the square crop, pixels.")
     crop: Literal["random", "center"] = Field(
-        "random", description="`random`: random resized crop; `center`: the largest centred square. Evaluation is always `center`."
+        "random",
+        description="`random`: random resized crop; `center`: the largest centred square. Evaluation is always `center`.",
     )
     scale: tuple[float, float] = Field((0.2, 1.0), description="Share of the photo's area that a random crop covers.")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a random crop before it is made square.")
@@ -83,7 +84,8 @@ class Placement(Section):
 
     render: Literal["workers", "trainer"] = Field(
         "workers",
-        description="`workers`: Ray Data actors render and send pixels; `trainer`: encoded bytes are sent and rendered beside the network.",
+        description="`workers`: Ray Data actors render and send pixels; `trainer`: encoded bytes are sent and rendered "
+        "beside the network.",
     )
     actors: int = Field(1, ge=1, description="Number of rendering (or reading) actors.")
     cpus: float = Field(1.0, gt=0, description="Logical CPUs of each actor.")
@@ -104,9 +106,13 @@ class Order(Section):
     """The order of training; the defaults follow from batch and image size."""
 
     lanes: int | None = Field(None, ge=1, description="Places of the corpus that one batch is drawn from; must divide the batch.")
-    groups: int | None = Field(None, ge=1, description="Groups of lanes, the units of work; workers must divide it, it must divide lanes.")
+    groups: int | None = Field(
+        None, ge=1, description="Groups of lanes, the units of work; workers must divide it, it must divide lanes."
+    )
     window: int | None = Field(None, ge=1, description="Steps over which a lane's samples are shuffled.")
-    tail: Literal["drop", "wrap"] = Field("drop", description="Last incomplete batch: left out, or filled from the epoch's start.")
+    tail: Literal["drop", "wrap"] = Field(
+        "drop", description="Last incomplete batch: left out, or filled from the epoch's start."
+    )
 
 
 class Backbone(Section):
@@ -191,7 +197,11 @@ def _tasks(value: Any) -> Any:
                 tasks[name] = registry()[name].model_validate({} if given is None else given)
             except ValidationError as refused:
                 errors += [
-                    {"type": PydanticCustomError(e["type"], "{words}", {"words": e["msg"]}), "loc": (name, *e["loc"]), "input": e["input"]}
+                    {
+                        "type": PydanticCustomError(e["type"], "{words}", {"words": e["msg"]}),
+                        "loc": (name, *e["loc"]),
+                        "input": e["input"],
+                    }
                     for e in refused.errors()
                 ]
     if errors:
@@ -203,7 +213,12 @@ class Recipe(Section):
     """One run, from shards to results."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run and its folder.")
-    seed: int = Field(ge=0, lt=2**63, description="All chance comes from it. Required: a run nobody can repeat is not worth its hours.")
+    seed: int = Field(
+        ge=0,
+        lt=2**63,
+        strict=True,
+        description="All chance comes from it. Required: a run nobody can repeat is not worth its hours.",
+    )
     corpus: Corpus
     image: Image = Image()
     tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)] = Field(

@@ -28,7 +28,9 @@ class Jigsaw(Task):
     """
 
     name: ClassVar[str] = "jigsaw"
-    source: ClassVar[str] = "Noroozi and Favaro, Unsupervised learning of visual representations by solving jigsaw puzzles, ECCV 2016"
+    source: ClassVar[str] = (
+        "Noroozi and Favaro, Unsupervised learning of visual representations by solving jigsaw puzzles, ECCV 2016"
+    )
     input_norm: ClassVar[Literal["image", "patch"]] = "patch"
 
     grid: int = Field(3, ge=2, le=6, description="Patches along each side.")
@@ -75,7 +77,6 @@ class Jigsaw(Task):
     def caption(self, drawn: Drawn) -> str:
         order = distant_permutations(self.grid**2, self.permutations)[drawn["label"]] + 1
         return f"permutation {drawn['label'] + 1} of {self.permutations}:\n{' '.join(map(str, order))}"
-
 
 
 @cache

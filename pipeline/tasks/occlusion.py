@@ -40,7 +40,8 @@ class Occlusion(Task):
         longest = (self.area[1] * max(self.ratio[1], 1 / self.ratio[0])) ** 0.5
         if longest > 1:
             raise ValueError(
-                f"a box of area {self.area[1]} and ratio {list(self.ratio)} can be {longest:.2f} of the image's side; make it at most 1"
+                f"a box of area {self.area[1]} and ratio {list(self.ratio)} can be {longest:.2f} of the image's side; "
+                "make area or ratio smaller, so that it is at most 1"
             )
         if self.area[0] * size * size < 4:
             raise ValueError(f"a box of area {self.area[0]} on {size} pixels covers less than 4 pixels")

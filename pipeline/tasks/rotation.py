@@ -23,14 +23,17 @@ class Rotation(Task):
     source: ClassVar[str] = "Gidaris et al., Unsupervised representation learning by predicting image rotations, ICLR 2018"
 
     turns: tuple[Literal[0, 1, 2, 3], ...] = Field(
-        (0, 1, 2, 3), min_length=2, description="Quarter turns, counter-clockwise, that may be drawn; the label is the position in this list."
+        (0, 1, 2, 3),
+        description="Quarter turns, counter-clockwise, that may be drawn: two or more; the label is the position in this list.",
     )
 
     @field_validator("turns")
     @classmethod
     def _distinct(cls, turns: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(turns)) < len(turns):
-            raise ValueError(f"{list(turns)} repeats a turn; there are four different quarter turns: 0, 1, 2, 3")
+            raise ValueError("repeats a turn; there are four different quarter turns: 0, 1, 2, 3")
+        if len(turns) < 2:
+            raise ValueError("needs at least two turns to tell apart")
         return turns
 
     def label_kind(self) -> Classes:

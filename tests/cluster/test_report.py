@@ -79,9 +79,11 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
     folder = RunFolder(spec)
     folder.make()
     folder.write_json("pretrain.json", results_of_pretraining())
-    folder.write_json("evaluate.json", {"downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3})
+    folder.write_json(
+        "evaluate.json", {"pretraining": "x", "downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3}
+    )
     tuned = [{"init": "pretrained", "protocol": "finetune", "accuracy": 0.9375, "labels": 72}]
-    folder.write_json("finetune.json", {"downstream": tuned, "chance": 1 / 3, "classes": 3, "curves": {}})
+    folder.write_json("finetune.json", {"pretraining": "x", "downstream": tuned, "chance": 1 / 3, "classes": 3, "curves": {}})
     report = write_report(spec)
 
     assert report == json.loads(read_all(folder.path("report.json")))
@@ -110,6 +112,17 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
         spec.digest(),
     ):
         assert words in page.text
+
+
+def test_results_of_another_backbone_are_left_out(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe()
+    folder = RunFolder(spec)
+    folder.make()
+    folder.write_json("pretrain.json", results_of_pretraining())
+    folder.write_json(
+        "evaluate.json", {"pretraining": "earlier", "downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3}
+    )
+    assert write_report(spec)["downstream"] == []
 
 
 def test_page_is_one_file_with_the_sheet_and_a_curve_for_each_task(run_recipe: MakeRecipe) -> None:

@@ -41,13 +41,14 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     import ray
 
     data = open_labelled(recipe)
-    weights = {"pretrained": pretrained(recipe), "random": None}
+    backbone, pretraining = pretrained(recipe)
+    weights = {"pretrained": backbone, "random": None}
     networks(data, weights)  # here too, so that a layer that does not exist is refused at once
     connect(recipe)
     board = open_board()
     config = {"data": data, "weights": weights, "board": board}
     fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
-    outcome: dict[str, Any] = ray.get(board.answer.remote())
+    outcome: dict[str, Any] = {"pretraining": pretraining, **ray.get(board.answer.remote())}
     RunFolder(recipe).write_json(RESULT, outcome)
     return outcome
 

@@ -37,17 +37,19 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
 
     Returns:
         `downstream`: for each start the accuracy on the whole test set, after the last epoch, of the image's centre;
-        `chance`, `classes`, and `curves`: the training loss of each.
+        `chance`, `classes`, `curves` and `stages`: the training loss of each start, and where its time went; `pretraining`: the
+        name of what the backbone was pretrained on.
 
     Raises:
         UserError: no pretrained backbone, no labels, or labels that do not agree.
         RunError: the run failed.
     """
     data = open_labelled(recipe)
-    weights = {"pretrained": pretrained(recipe), "random": None}
+    backbone, pretraining = pretrained(recipe)
+    weights = {"pretrained": backbone, "random": None}
     connect(recipe)
     folder = RunFolder(recipe)
-    rows, curves = [], {}
+    rows, curves, stages = [], {}, {}
     for init in INITS:
         source = data.training()
         job = Job(
@@ -65,10 +67,17 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             result = fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
         state = load_state(result.checkpoint)
         rows.append({"init": init, "protocol": "finetune", "accuracy": _answer(job), "labels": data.train.samples})
-        curves[init] = summary(state)["tasks"][OBJECTIVE]
+        curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
         if init == "pretrained":
             folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": data.train.classes})
-    outcome = {"downstream": rows, "chance": data.chance, "classes": data.classes, "curves": curves}
+    outcome = {
+        "pretraining": pretraining,
+        "downstream": rows,
+        "chance": data.chance,
+        "classes": data.classes,
+        "curves": curves,
+        "stages": stages,
+    }
     folder.write_json(RESULT, outcome)
     return outcome
 

@@ -92,8 +92,8 @@ def open_labelled(recipe: Recipe) -> Labelled:
     )
 
 
-def pretrained(recipe: Recipe) -> dict[str, Any]:
-    """The weights that the run's pretraining left.
+def pretrained(recipe: Recipe) -> tuple[dict[str, Any], str]:
+    """The weights that the run's pretraining left, and the name of what it computed (`RunFolder.identity`).
 
     Raises:
         UserError: there are none, or they belong to another network than the recipe's.
@@ -104,8 +104,7 @@ def pretrained(recipe: Recipe) -> dict[str, Any]:
         raise UserError(
             f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}"
         )
-    weights: dict[str, Any] = saved["backbone"]
-    return weights
+    return saved["backbone"], saved["identity"]
 
 
 def _labels(corpus: Corpus) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Image files of every kind, made from a real photo, and what PIL sees in them."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from skimage import data
+
+from pipeline.check import Header, check_header
+from pipeline.engines import Engine, Request
+from pipeline.tasks import Task
+
+WIDTH, HEIGHT = 180, 132
+
+
+@cache
+def photo(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    """A part of a photo of a face: colours, edges and smooth skin, and no two corners alike."""
+    return Image.fromarray(data.astronaut()).crop((130, 20, 130 + width, 20 + height))
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    """The image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def turned(format: str, orientation: int, **options: Any) -> bytes:
+    """A file of the photo that asks to be turned."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return encode(photo(), format, exif=exif, **options)
+
+
+def sixteen_bits() -> Image.Image:
+    """The photo's brightness, stretched over 16 bits."""
+    return Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257)
+
+
+@cache
+def good() -> dict[str, bytes]:
+    """Files that decode, by what is special about them."""
+    plain = photo()
+    return {
+        "jpeg": encode(plain, "JPEG", quality=92),
+        "progressive": encode(plain, "JPEG", progressive=True),
+        "full chroma": encode(plain, "JPEG", subsampling=0),
+        "grey jpeg": encode(plain.convert("L"), "JPEG"),
+        "cmyk jpeg": encode(plain.convert("CMYK"), "JPEG"),
+        "png": encode(plain, "PNG"),
+        "palette": encode(plain.convert("P"), "PNG"),
+        "grey png": encode(plain.convert("L"), "PNG"),
+        "16 bits": encode(sixteen_bits(), "PNG"),
+        "alpha": encode(plain.convert("RGBA"), "PNG"),
+        "bilevel": encode(plain.convert("1"), "PNG"),
+        "animated png": encode(plain, "PNG", save_all=True, append_images=[plain.rotate(90)]),
+        "webp": encode(plain, "WEBP"),
+        "lossless webp": encode(plain, "WEBP", lossless=True),
+        "animated webp": encode(plain, "WEBP", lossless=True, save_all=True, append_images=[plain.rotate(90)]),
+        "tiff": encode(plain, "TIFF"),
+        "lzw tiff": encode(plain, "TIFF", compression="tiff_lzw"),
+        "pages": encode(plain, "TIFF", save_all=True, append_images=[plain.rotate(90)]),
+        "bmp": encode(plain, "BMP"),
+        "ppm": encode(plain, "PPM"),
+        "one pixel": encode(plain.crop((90, 60, 91, 61)), "PNG"),
+        "one pixel jpeg": encode(plain.crop((90, 60, 91, 61)), "JPEG"),
+    }
+
+
+def seen_by_pil(encoded: bytes) -> Image.Image:
+    """The upright RGB image, as PIL decodes it."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+def request(
+    encoded: list[bytes], windows: Any = None, flip: Any = None, drawn: dict[str, dict[str, np.ndarray]] | None = None
+) -> Request:
+    """A request for files that pass the header check; whole images, unmirrored, unless said otherwise."""
+    headers = [check_header(file, 10**8) for file in encoded]
+    assert all(isinstance(header, Header) for header in headers), headers
+    whole = [(0, 0, header.height, header.width) for header in headers if isinstance(header, Header)]
+    return Request(
+        encoded=list(encoded),
+        streams=[header.stream for header in headers if isinstance(header, Header)],
+        windows=np.array(whole if windows is None else windows, np.int32).reshape(-1, 4),
+        flip=np.zeros(len(encoded), bool) if flip is None else np.asarray(flip, bool),
+        drawn=drawn or {},
+    )
+
+
+def engine(name: str, tasks: dict[str, Task] | None = None, size: int = 48, threads: int = 1, batch: int = 64) -> Engine:
+    """An engine on the CPU."""
+    if name == "cpu":
+        from pipeline.engines.cpu import CpuEngine
+
+        return CpuEngine(tasks or {}, size, threads)
+    from pipeline.engines.dali import DaliEngine
+
+    return DaliEngine(tasks or {}, size, threads, batch=batch)

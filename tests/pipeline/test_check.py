@@ -1,0 +1,303 @@
+"""The header check: good files pass with their upright size, everything else is refused in words before a decoder sees it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from pipeline.check import Header, check_header
+from tests.pipeline.images import HEIGHT, WIDTH, encode, good, photo, seen_by_pil, turned
+
+ANY = 10**8
+AVIF = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(100)
+
+
+def header(encoded: bytes) -> Header:
+    found = check_header(encoded, ANY)
+    assert isinstance(found, Header), found
+    return found
+
+
+def refusal(encoded: bytes, max_pixels: int = ANY) -> str:
+    found = check_header(encoded, max_pixels)
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize("name", good())
+def test_good_files_pass_with_the_size_that_pil_sees(name: str) -> None:
+    found = header(good()[name])
+    assert (found.width, found.height) == seen_by_pil(good()[name]).size
+    assert header(memoryview(good()[name])).height == found.height  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("jpeg", ("jpeg", 3, 8)),
+        ("cmyk jpeg", ("jpeg", 4, 8)),
+        ("grey png", ("png", 1, 8)),
+        ("16 bits", ("png", 1, 16)),
+        ("alpha", ("png", 4, 8)),
+        ("webp", ("webp", 3, 8)),
+        ("tiff", ("tiff", 3, 8)),
+        ("bmp", ("bmp", 3, 8)),
+        ("ppm", ("pnm", 3, 8)),
+    ],
+)
+def test_a_header_tells_format_channels_and_depth(name: str, expected: tuple[str, int, int]) -> None:
+    found = header(good()[name])
+    assert (found.codec, found.channels, found.bits) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoded", "words"),
+    [
+        (b"", "empty file"),
+        (b"hello, world\n" * 50, "first bytes are 68 65 6c 6c"),
+        (bytes(1000), "first bytes are 00 00"),
+        (b"\xff\xd8", "ends inside its header"),
+        (b"\xff\xd8\xff", "ends inside its header"),
+        (encode(photo(), "GIF"), "a GIF"),
+        (AVIF, "an AVIF"),
+        (b"<html><body>404 not found</body></html>", "HTML"),
+        (b"<?xml version='1.0'?><svg/>", "XML"),
+        (b"%PDF-1.4 ...", "a PDF"),
+        (encode(photo().convert("CMYK"), "TIFF"), "photometric interpretation 5"),
+        (encode(photo().convert("YCbCr"), "TIFF"), "photometric interpretation 6"),
+        (encode(photo().convert("F"), "TIFF"), "pixels of type float32"),
+        (encode(photo(), "JPEG2000"), "JPEG 2000"),
+        (encode(photo(), "JPEG2000", no_jp2=True), "JPEG 2000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_decoded_is_refused_with_the_reason(encoded: bytes, words: str) -> None:
+    assert words in refusal(encoded)
+
+
+def test_the_extension_plays_no_part() -> None:
+    """The bytes alone are looked at: there is no name to be wrong."""
+    assert header(good()["png"]).codec == "png"
+
+
+def test_a_photo_over_the_pixel_cap_is_refused_without_being_decoded() -> None:
+    huge = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    encoded = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", huge) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    assert refusal(encoded) == "60000x60000 is 3600000000 pixels, over image.max_pixels of 100000000"
+    assert refusal(good()["jpeg"], WIDTH * HEIGHT - 1).endswith(f"over image.max_pixels of {WIDTH * HEIGHT - 1}")
+    assert isinstance(check_header(good()["jpeg"], WIDTH * HEIGHT), Header)
+
+
+TRUNCATED = {"jpeg": "JPEG", "progressive": "JPEG", "png": "PNG", "webp": "WebP", "lossless webp": "WebP", "tiff": "TIFF", "lzw tiff": "TIFF"}
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_truncated_file_is_refused_at_any_length(name: str, share: float) -> None:
+    whole = good()[name]
+    short = whole[: int(share * len(whole))]
+    reason = refusal(short)
+    if len(short) > 20:
+        assert TRUNCATED[name] in reason
+
+
+def test_a_jpeg_that_is_a_header_only_is_refused() -> None:
+    whole = good()["jpeg"]
+    assert "ends inside its header" in refusal(whole[: whole.index(b"\xff\xda")])
+    assert "no end-of-image" in refusal(whole[: whole.index(b"\xff\xda") + 14])
+
+
+def test_the_end_marker_of_a_thumbnail_does_not_pass_for_the_photo_s() -> None:
+    thumbnail = b"Exif\0\0" + encode(photo(40, 30), "JPEG")
+    whole = encode(photo(), "JPEG", exif=thumbnail)
+    assert isinstance(check_header(whole, ANY), Header)
+    assert "no end-of-image" in refusal(whole[:-2])
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
+    assert isinstance(check_header(good()["jpeg"] + bytes(100_000), ANY), Header)
+
+
+def test_jpeg_segments_that_do_not_lead_to_a_scan_are_refused() -> None:
+    whole = good()["jpeg"]
+    assert "no marker at byte" in refusal(whole[:4] + b"\0\3" + whole[6:])
+    padded = whole[:2] + b"\xff\xff\xff" + whole[2:]  # fill bytes are allowed
+    assert isinstance(check_header(padded, ANY), Header)
+
+
+# --- which way is up -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_is_that_of_the_upright_photo(format: str, orientation: int) -> None:
+    encoded = turned(format, orientation)
+    found = header(encoded)
+    assert (found.width, found.height) == seen_by_pil(encoded).size
+    assert (found.width < found.height) == (orientation in (5, 6, 7, 8))
+
+
+def exif(*entries: tuple[int, int, int, bytes], order: str = "<", tail: bytes = b"", mark: int = 42) -> bytes:
+    """An EXIF block: entries of (tag, type, count, four bytes of value)."""
+    block = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", mark, 8, len(entries))
+    for tag, kind, count, value in entries:
+        block += struct.pack(f"{order}HHI", tag, kind, count) + value
+    return block + bytes(4) + tail
+
+
+ASIDE = (274, 3, 1, struct.pack("<Hxx", 6))
+ASIDE_BIG = (274, 3, 1, struct.pack(">Hxx", 6))
+MAKE_OUTSIDE = (271, 2, 50, struct.pack("<I", 5000))
+RESOLUTION_OUTSIDE = (282, 5, 1, struct.pack("<I", 5000))
+BLOCKS = {
+    "little endian": exif(ASIDE),
+    "big endian": exif(ASIDE_BIG, order=">"),
+    "a long": exif((274, 4, 1, struct.pack("<I", 6))),
+    "a long, big endian": exif((274, 4, 1, struct.pack(">I", 6)), order=">"),
+    "a byte": exif((274, 1, 1, b"\6\0\0\0")),
+    "twice": exif(ASIDE, (274, 3, 1, struct.pack("<Hxx", 1))),
+    "after a short text": exif((271, 2, 4, b"abc\0"), ASIDE),
+    "after a text": exif((271, 2, 5, struct.pack("<I", 38)), ASIDE, tail=b"abcd\0"),
+    "after a text outside": exif(MAKE_OUTSIDE, ASIDE),
+    "before a text outside": exif(ASIDE, MAKE_OUTSIDE),
+    "with a fraction outside": exif(ASIDE, RESOLUTION_OUTSIDE),
+    "with an unknown entry outside": exif(ASIDE, (37500, 7, 5000, struct.pack("<I", 5000))),
+    "cut short": exif(ASIDE)[:14],
+    "announcing more entries than there are": exif(ASIDE)[:8] + struct.pack("<H", 90) + exif(ASIDE)[10:],
+    "without the mark": exif(ASIDE, mark=43),
+    "of no known order": b"XX" + exif(ASIDE_BIG, order=">")[2:],
+    "empty": b"",
+    "directory outside": b"II*\0\xff\xff\0\0",
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_or_odd_exif_block_means_the_same_to_the_check_as_to_the_decoder(name: str, format: str) -> None:
+    """Otherwise the window would be drawn in another frame than the one it is cut from."""
+    block = BLOCKS[name]
+    if format == "JPEG":
+        encoded = good()["jpeg"][:2] + segment(b"Exif\0\0" + block) + good()["jpeg"][2:]
+    elif format == "PNG":
+        encoded = good()["png"][:33] + chunk(b"eXIf", block) + good()["png"][33:]
+    else:
+        encoded = webp_with(block)
+    assert decoded_size(encoded) == (header(encoded).width, header(encoded).height)
+
+
+def test_the_first_exif_block_of_a_jpeg_that_tells_is_the_one_that_counts() -> None:
+    blocks = [b"Exif\0\0" + exif((271, 2, 4, b"abc\0")), b"Exif\0\0" + exif(ASIDE), b"Exif\0\0" + BLOCKS["twice"]]
+    encoded = good()["jpeg"][:2] + b"".join(map(segment, blocks)) + good()["jpeg"][2:]
+    assert decoded_size(encoded) == (header(encoded).width, header(encoded).height) == (HEIGHT, WIDTH)
+
+
+def test_an_orientation_in_xmp_alone_turns_nothing_as_the_decoder_does_not_read_it() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    xmp += b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    encoded = encode(photo(), "JPEG", xmp=xmp)
+    assert decoded_size(encoded) == (header(encoded).width, header(encoded).height) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_tiffs_of_both_byte_orders_and_both_sizes_are_read(order: str) -> None:
+    pixels = np.asarray(photo())
+    for big in (False, True):
+        encoded = tiff(pixels, order, big, orientation=6)
+        assert decoded_size(encoded) == (header(encoded).width, header(encoded).height) == (HEIGHT, WIDTH)
+        assert "truncated TIFF" in refusal(tiff(pixels, order, big, orientation=1, cut=1))
+
+
+def test_damaged_tiff_directories_are_refused_in_words() -> None:
+    whole = tiff(np.asarray(photo()), "<", False, orientation=1)
+    assert "directory lies outside" in refusal(whole[:4] + struct.pack("<I", 10**9) + whole[8:])
+    assert "directory lies outside" in refusal(whole[:9] + b"\xff" + whole[10:])  # 65,289 entries
+    without_strips = whole.replace(struct.pack("<HH", 273, 4), struct.pack("<HH", 60000, 4))
+    assert "does not say where its pixels are" in refusal(without_strips)
+
+
+# --- a damaged header must not kill the check itself ------------------------------------------------------------------
+
+
+def test_headers_damaged_at_random_never_kill_or_raise() -> None:
+    """In a process of its own, so that a killed decoder is a failed test and not the end of all tests."""
+    script = """
+        import numpy as np
+        from pipeline.check import check_header
+        from tests.pipeline.images import encode, good, photo, turned
+        files = [*good().values(), turned("JPEG", 6), turned("TIFF", 6), encode(photo(), "JPEG2000"), encode(photo(), "JPEG2000", no_jp2=True)]
+        random = np.random.default_rng(0)
+        for file in files:
+            for _ in range(400):
+                damaged = bytearray(file)
+                for at in random.integers(0, min(len(file), 600), random.integers(1, 12)):
+                    damaged[at] = random.choice([0, 255, random.integers(256)])
+                if random.random() < 0.2:
+                    del damaged[random.integers(len(damaged)):]
+                check_header(bytes(damaged), 10**7)
+        print("survived")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "survived", f"{done.returncode}: {done.stderr[-2000:]}"
+
+
+# --- files made by hand -----------------------------------------------------------------------------------------------
+
+
+def decoded_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height of what the decoder returns."""
+    from pipeline.codec import cpu_decoder, nvimgcodec
+
+    codec = nvimgcodec()
+    decoded = cpu_decoder(1).decode(codec.CodeStream(encoded), params=codec.DecodeParams(apply_exif_orientation=True))
+    return decoded.width, decoded.height
+
+
+def segment(body: bytes) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    buffer = io.BytesIO()
+    PngImagePlugin.putchunk(buffer, kind, body)
+    return buffer.getvalue()
+
+
+def webp_with(block: bytes) -> bytes:
+    """The photo with an EXIF chunk after the pixels, in WebP's extended layout."""
+    pixels = encode(photo(), "WEBP")[12:]
+    size = (WIDTH - 1).to_bytes(3, "little") + (HEIGHT - 1).to_bytes(3, "little")
+    extended = b"VP8X" + struct.pack("<IB3x", 10, 8) + size
+    meta = b"EXIF" + struct.pack("<I", len(block)) + block + bytes(len(block) % 2)
+    body = b"WEBP" + extended + pixels + meta
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def tiff(pixels: np.ndarray, order: str, big: bool, orientation: int, cut: int = 0) -> bytes:
+    """An uncompressed RGB TIFF of one strip."""
+    height, width, _ = pixels.shape
+    entries = [(256, width), (257, height), (258, (8, 8, 8)), (259, 1), (262, 2), (273, None), (274, orientation)]
+    entries += [(277, 3), (278, height), (279, pixels.size)]
+    count_form, entry_form, room = ("Q", "HHQ", 8) if big else ("H", "HHI", 4)
+    start = 16 if big else 8
+    after = start + struct.calcsize(f"={count_form}") + len(entries) * (4 + 2 * room) + room
+    directory = struct.pack(f"{order}{count_form}", len(entries))
+    for tag, value in entries:
+        if isinstance(value, tuple):
+            inside = struct.pack(f"{order}3H", *value)
+            place = inside.ljust(8, b"\0") if big else struct.pack(f"{order}I", after)
+            directory += struct.pack(f"{order}{entry_form}", tag, 3, 3) + place
+        else:
+            number = after + 6 if value is None else value
+            directory += struct.pack(f"{order}{entry_form}{'Q' if big else 'I'}", tag, 16 if big else 4, 1, number)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HHHQ" if big else f"{order}HI", *((43, 8, 0, 16) if big else (42, 8)))
+    body = head + directory + bytes(room) + struct.pack(f"{order}3H", 8, 8, 8) + pixels.tobytes()
+    return body[: len(body) - cut]
