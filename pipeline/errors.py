@@ -28,7 +28,8 @@ class ShardError(RunError):
         self.shard = shard
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str]]:  # two arguments: the default would hand the joined message to __init__
+    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str]]:
+        # The default would hand the joined message to __init__, which takes two.
         return (type(self), (self.shard, self.reason))
 
 

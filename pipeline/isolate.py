@@ -18,6 +18,8 @@ from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
 _READY, _SURVIVED = b"ready", b"survived"
+_FROM_OUTSIDE, _MOST_SHOTS = (signal.SIGKILL, signal.SIGTERM), 2
+"""Signals that others send. The image at hand is blamed for one only if they come again and again: it may be too large for memory."""
 
 
 def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
@@ -36,13 +38,16 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
         RunError: the process could not start, or failed without being killed.
     """
     killers: dict[int, str] = {}
-    start = 0
+    start = shot = 0
     while start < len(samples):
         survived, code = _child(samples[start:], recipe, epoch, center)
         if survived == len(samples) - start:
             break
+        if -code in _FROM_OUTSIDE and shot < _MOST_SHOTS:
+            start, shot = start + survived, shot + 1
+            continue
         killers[start + survived] = f"the decoder's process died on this image ({signal.Signals(-code).name})"
-        start += survived + 1
+        start, shot = start + survived + 1, 0
     return killers
 
 

@@ -25,22 +25,34 @@ class Marks:
         self._folder = folder
 
     @contextmanager
-    def at(self, name: str) -> Iterator[int]:
-        """Work on the piece called `name`; gives the number of processes that were killed at it before."""
+    def at(self, name: str) -> Iterator[None]:
+        """Work on the piece called `name`."""
         path = self._folder / name
         file = _claim(path)
         if file is None:  # somebody else is at it, and alive
-            yield 0
+            yield
             return
         with file:
-            file.seek(0)
-            deaths = len(file.read())
             file.write(b".")
             file.flush()
             try:
-                yield deaths
+                yield
             finally:  # an exception is no death: it tells its story itself
                 path.unlink(missing_ok=True)
+
+    def deaths(self, name: str) -> int:
+        """How many processes were killed at the piece called `name`; 0 while somebody is at it, and alive."""
+        path = self._folder / name
+        if not path.exists():
+            return 0
+        file = _claim(path)
+        if file is None:
+            return 0
+        with file:
+            found = os.fstat(file.fileno()).st_size
+            if not found:  # its owner finished, and removed it, just before it was claimed
+                path.unlink(missing_ok=True)
+        return found
 
 
 def _claim(path: Path) -> BinaryIO | None:

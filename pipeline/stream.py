@@ -30,11 +30,11 @@ class _RenderUnits:
     """Actor of placement `workers`: read, check, draw and render, fused."""
 
     def __init__(self, source: Source, threads: int) -> None:
-        self._source, self._render = source, UnitRenderer(source, threads)
+        self._make = source.maker(threads)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         for number in batch["id"]:
-            yield self._render(self._source.read(int(number)))
+            yield self._make(int(number))
 
 
 class _ReadUnits:
@@ -109,7 +109,8 @@ def open_source(recipe: Recipe, epoch: int = 0, center: bool = False) -> Source:
 def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     """One epoch of pairs as a Ray Dataset, for a pipeline of the user's own.
 
-    Columns as `pipeline.units.UnitRenderer` gives them; rows of weight 0 could not be decoded (`failure` says why) or fill the last batch.
+    Columns as `pipeline.units.UnitRenderer` gives them; rows of weight 0 could not be decoded (`failure` says why) or
+    fill the last batch.
     """
     workers = recipe.placement.model_copy(update={"render": "workers"})
     source = open_source(recipe, epoch)

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.draws import hash64
-from pipeline.errors import RunError
-from pipeline.isolate import find_killers
-from pipeline.marks import Marks
 from pipeline.order import Rows, Schedule
 from pipeline.recipe.schema import Recipe
-from pipeline.render import Columns, Renderer
+from pipeline.render import Columns
 from pipeline.shards.corpus import Corpus, Sample
+from pipeline.survival import SurvivingRenderer
 
 STAGES = ("read", "check", "render")
-_MOST_DEATHS = 3
-_KILLER = "killer-"
 _EMPTY = Sample(key="", id=0, encoded=b"", ext="", label=-1, problem="an empty place at the end of the corpus")
 
 
@@ -55,6 +48,11 @@ class Source:
                 samples[place] = sample
         return EncodedUnit(number, epoch, rows, samples, time.perf_counter() - started)
 
+    def maker(self, threads: int) -> Callable[[int], Columns]:
+        """What turns the number of a unit into its columns, see `UnitRenderer`; `threads` are the engine's."""
+        render = UnitRenderer(self, threads)
+        return lambda number: render(self.read(number))
+
 
 @dataclass
 class EncodedUnit:
@@ -80,18 +78,10 @@ class UnitRenderer:
 
     def __init__(self, source: Source, threads: int) -> None:
         self._source = source
-        self._renderer = Renderer(source.recipe, threads, source.center)
-        # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.
-        identity = hash64(source.recipe.digest(), *(f"{k} {v}" for k, v in sorted(self._renderer.engine.identity().items())))
-        self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"
-        self._marks = Marks(self._folder)
-        self._killers = {int(file.name.removeprefix(_KILLER), 16): file.read_text() for file in self._folder.glob(f"{_KILLER}*")}
+        self._render = SurvivingRenderer(source.recipe, threads, source.center)
 
     def __call__(self, unit: EncodedUnit) -> Columns:
-        with self._marks.at(f"unit-{unit.epoch}-{unit.samples[0].id:016x}-{unit.samples[-1].id:016x}") as deaths:
-            if deaths:
-                self._look(unit, deaths)
-            pairs = self._renderer([self._unless_killer(sample) for sample in unit.samples], unit.epoch)
+        pairs = self._render(unit.samples, unit.epoch)
         n = len(unit.samples)
         seconds = np.array([unit.read_seconds, pairs.seconds["check"], pairs.seconds["render"]], np.float32) / n
         return {
@@ -100,23 +90,6 @@ class UnitRenderer:
             "seconds": np.tile(seconds, (n, 1)),
             "failure": np.array([self._failure(unit, i, pairs.failures.get(i)) for i in range(n)], object),
         }
-
-    def _look(self, unit: EncodedUnit, deaths: int) -> None:
-        """A process died while it worked on this unit: find out, in another process, whether a sample did it."""
-        samples = [self._unless_killer(sample) for sample in unit.samples]
-        killers = find_killers(samples, self._source.recipe, unit.epoch, self._source.center)
-        for i, reason in killers.items():
-            self._killers[samples[i].id] = reason
-            (self._folder / f"{_KILLER}{samples[i].id:016x}").write_text(reason)
-        if not killers and deaths >= _MOST_DEATHS:
-            raise RunError(
-                f"{deaths} processes died while they rendered the {len(samples)} samples from {samples[0].key} to "
-                f"{samples[-1].key}, though each of them can be rendered alone: is there enough memory? "
-                "Lower training.batch or placement.actors"
-            )
-
-    def _unless_killer(self, sample: Sample) -> Sample:
-        return replace(sample, encoded=b"", problem=self._killers[sample.id]) if sample.id in self._killers else sample
 
     def _failure(self, unit: EncodedUnit, i: int, reason: str | None) -> str:
         shard = int(unit.rows.shards[i])

@@ -11,7 +11,8 @@ from typing import Any
 _EVERY_SECONDS = 0.5
 
 Record = dict[str, Any]
-"""One log line: `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `quarantined`, and `tasks`: loss and metric of each."""
+"""One log line: `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `quarantined`, and `tasks`, with loss, metric and
+trivial metric of each."""
 
 
 class Board:

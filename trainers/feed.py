@@ -42,7 +42,7 @@ class Feed:
         from ray.train.collective import broadcast_from_rank_zero
 
         started = time.perf_counter()
-        # One dataset for all ranks, made by rank 0: handing it to Ray Train as `datasets=` would force equal splits, which drops rows.
+        # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
         splits = units(self.source).streaming_split(self.world, equal=False) if self.rank == 0 else None
         split = broadcast_from_rank_zero(splits)[self.rank]
         if self.source.recipe.placement.render == "workers":

@@ -30,8 +30,8 @@ class Job:
 
     Args:
         source: the data; its schedule has all epochs, its `step` is 0.
-        build: makes the network; called on every rank, the same weights each time. The network's forward takes a batch and returns an
-            `Outcome` for each of its objectives.
+        build: makes the network; called on every rank, the same weights each time. Its forward takes a batch and returns an
+            `Outcome` for each objective.
         shares: weight of each objective's loss in the sum.
         optimizer: the recipe's optimizer section.
         log_steps: steps between log lines.
@@ -180,7 +180,7 @@ class _Run:
 
 
 class _Tally:
-    """Sums between two log lines, on the device, so that no step waits for them: samples, then loss, metric, trivial and count a task."""
+    """Sums between two log lines: samples, then loss, metric, trivial and count a task; on the device, so that no step waits."""
 
     def __init__(self, names: list[str], device: torch.device) -> None:
         self.values = torch.zeros(1 + 4 * len(names), dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""What a run needs against what the cluster has, so that a plan that cannot start is refused at once instead of waiting for ever."""
+"""What a run needs against what the cluster has: a plan that cannot start is refused at once, and does not wait for ever."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def needs(recipe: Recipe) -> Needs:
     return Needs(
         cpus=train.workers * train.cpus + place.actors * place.cpus + DATA_TASK_CPUS,
         gpus=train.workers * train.gpus + place.actors * actor_gpus,
-        cpu_words=f"{train.workers} workers x {train.cpus:g} + {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data",
+        cpu_words=f"{train.workers} workers x {train.cpus:g} + {place.actors} actors x {place.cpus:g} "
+        f"+ {DATA_TASK_CPUS:g} for Ray Data",
         gpu_words=f"{train.workers} workers x {train.gpus:g} + {place.actors} actors x {actor_gpus:g}",
     )
 

@@ -26,8 +26,8 @@ RESULT = "pretrain.json"
 def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Train a backbone on the recipe's pretext tasks.
 
-    Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the resolved
-    recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint.
+    Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the
+    resolved recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint.
 
     Args:
         recipe: what to train on what.
@@ -35,8 +35,8 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start anew even if there are checkpoints of this recipe.
 
     Returns:
-        `tasks` (for each: losses and metrics over the steps, the last metric, the trivial one), `samples_per_second`, `quarantined`,
-        `stages` (seconds), `steps`, `seconds`.
+        `tasks` (for each: losses and metrics over the steps, the last metric, the trivial one), `samples_per_second`,
+        `quarantined`, `stages` (seconds), `steps`, `seconds`.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
@@ -68,7 +68,8 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     state, identity = load_state(result.checkpoint), folder.identity("pretrain")
     model.load_state_dict(state["model"])
     folder.write_weights(
-        BACKBONE, {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump(), "identity": identity}
+        BACKBONE,
+        {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump(), "identity": identity},
     )
     outcome = summary(state)
     folder.write_json("quarantine.json", state["quarantine"])

@@ -13,8 +13,8 @@ from trainers.preflight import DATA_TASK_CPUS, check_resources
 def connect(recipe: Recipe) -> None:
     """Connect to Ray and check that the recipe's run fits.
 
-    `RAY_ADDRESS` names a cluster; without it a local Ray is started, which gets one logical CPU more than the machine has, for Ray
-    Data's own bookkeeping (it computes next to nothing, see `trainers.preflight`).
+    `RAY_ADDRESS` names a cluster; without it a local Ray is started, which gets one logical CPU more than the machine has, for
+    Ray Data's own bookkeeping (it computes next to nothing, see `trainers.preflight`).
 
     Raises:
         UserError: if the run needs more than the cluster has.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,9 +14,8 @@ from pipeline.shards import naming
 from pipeline.shards.index import NAME, UNFINISHED, Index, Row
 from pipeline.shards.members import Members, Part, Rows, sidecar
 from pipeline.shards.sources import File, Source, open_source
-from pipeline.shards.tar import BLOCK
+from pipeline.shards.writing import TarWriter, header, padded
 
-_RECORD = 20 * BLOCK  # tars are padded to this
 _OURS = re.compile(
     r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|\.(index\.parquet|pack\.unfinished)\.[0-9a-f]+\.tmp"
 )
@@ -186,70 +183,43 @@ def _write_shards(
         name = f"shard-{len(index.rows):06d}.tar"
         with storage.write_atomic(storage.join(dst, name)) as file:
             shard = _Shard(file)
-            while waiting is not None and (not shard.samples or shard.position + waiting.length <= shard_size):
+            while waiting is not None and (not shard.samples or shard.tar.position + waiting.length <= shard_size):
                 shard.add(waiting)
                 done += waiting.item.file.size
                 if progress:
                     progress(done, total)
                 waiting = next(samples, None)
-            shard.finish()
-        Members.of(shard.rows, shard.position).save(sidecar(storage.join(dst, name)) or "")
-        index.rows[name] = Row(shard.samples, shard.position, shard.sha256.hexdigest())
+            shard.tar.finish()
+        Members.of(shard.rows, shard.tar.position).save(sidecar(storage.join(dst, name)) or "")
+        index.rows[name] = Row(shard.samples, shard.tar.position, shard.tar.sha256.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A sample ready to be written: its members' extensions, headers and bodies."""
+    """A sample ready to be written: its members' extensions and bodies."""
 
     item: _Item
-    parts: list[tuple[str, bytes, bytes]]
+    parts: list[tuple[str, bytes]]
 
     @property
     def length(self) -> int:
-        return sum(len(header) + _padded(len(body)) for _, header, body in self.parts)
+        return sum(len(header(f"{self.item.key}.{ext}", len(body))) + padded(len(body)) for ext, body in self.parts)
 
 
 def _samples(source: Source, items: list[_Item]) -> Iterator[_Ready]:
     for item, (_, body) in zip(items, source.read([item.file for item in items])):
-        bodies = [(item.ext, body)] + ([] if item.label is None else [("cls", str(item.label).encode())])
-        yield _Ready(item, [(ext, _header(f"{item.key}.{ext}", len(body)), body) for ext, body in bodies])
-
-
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)  # owner, times and mode are constants there, so equal inputs make equal bytes
-    info.size = size
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+        yield _Ready(item, [(item.ext, body)] + ([] if item.label is None else [("cls", str(item.label).encode())]))
 
 
 class _Shard:
-    """A tar that is being written: its bytes' hash, its length so far and the places of its members."""
+    """A tar that is being written, and the places of its members."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-        self.position = 0
+        self.tar = TarWriter(file)
         self.samples = 0
         self.rows = Rows()
 
     def add(self, sample: _Ready) -> None:
-        parts: list[Part] = []
-        for ext, header, body in sample.parts:
-            self._write(header)
-            parts.append(Part(ext, self.position, len(body)))
-            self._write(body)
-            self._write(bytes(_padded(len(body)) - len(body)))
+        parts = [Part(ext, self.tar.add(f"{sample.item.key}.{ext}", body), len(body)) for ext, body in sample.parts]
         self.rows.add(sample.item.key, parts, sample.item.label, None)
         self.samples += 1
-
-    def finish(self) -> None:
-        self._write(bytes(2 * BLOCK))
-        self._write(bytes(-self.position % _RECORD))
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.position += len(data)
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK

@@ -28,7 +28,7 @@ RESULT = "finetune.json"
 def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Fine-tune the run's pretrained backbone on `downstream.train` and test it, beside the same network from random weights.
 
-    Leaves `finetune.json` (what is returned), `classifier.pt` (the fine-tuned pretrained network) and the logs in the run's folder.
+    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned) and the logs.
 
     Args:
         recipe: its `downstream` section says on what; the backbone comes from the run's `pretrain`.

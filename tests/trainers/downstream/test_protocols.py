@@ -62,7 +62,7 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(labell
 
 
 def test_no_pretrained_backbone_is_said_before_anything_starts(labelled: Callable[..., Recipe]) -> None:
-    with pytest.raises(UserError, match="no pretrained backbone .* run `pseudolabel pretrain`"):
+    with pytest.raises(UserError, match=r"no pretrained backbone .* run `pseudolabel pretrain`"):
         evaluate(labelled())
 
 
