@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import images, learning, machine, pairs
+from cluster.commands import images, learning, machine, pairs, rendering
 from pipeline.errors import RunError, UserError
 
 DEBUG = "PSEUDOLABEL_DEBUG"
@@ -52,7 +52,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect),
-    "Pairs": (pairs.tasks, pairs.preview),
+    "Pairs": (pairs.tasks, pairs.preview, rendering.render, rendering.verify),
     "Learning": (learning.pretrain, learning.finetune, learning.evaluate),
     "This machine": (machine.doctor,),
 }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from cluster.words import amount, duration, metric
+
+if TYPE_CHECKING:
+    from pipeline.materialize.run import Progress as RenderProgress
 
 LINE_SECONDS = 60.0
 """Between the lines that stand in for a bar where there is no terminal."""
@@ -181,6 +184,27 @@ def training(stage: str, phases: list[str], first: str = "starting workers") -> 
         if isinstance(display, Lines):
             display.show(f"{stage}: {first}", 0, 1, "")
         yield TrainingBoard(stage, phases, display)
+
+
+@contextmanager
+def rendering() -> Iterator[Callable[[RenderProgress], None]]:
+    """Progress of a render; to be called after each shard."""
+    pace = Pace()
+    with _display() as display:
+
+        def tick(at: RenderProgress) -> None:
+            rate, left = pace.at(at.samples_done, at.samples)
+            words = [
+                f"{at.shards_done:,} of {amount(at.shards, 'shard')}",
+                f"{at.samples_done:,} of {amount(at.samples, 'sample')}",
+                *([f"{rate:,.0f} img/s"] if rate else []),
+                *([f"{duration(left)} left"] if left else []),
+                f"{at.quarantined:,} quarantined",
+                *([f"{amount(at.failed, 'shard')} failed"] if at.failed else []),
+            ]
+            display.show("rendering", at.samples_done, at.samples, ", ".join(words))
+
+        yield tick
 
 
 @contextmanager

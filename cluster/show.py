@@ -13,13 +13,15 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.words import amount
+from cluster.words import amount, duration
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from cluster.doctor import Findings
     from pipeline.labels import LabelKind
+    from pipeline.materialize.run import Report as RenderReport
+    from pipeline.materialize.verify import Verdict
     from pipeline.shards.inspect import Report
     from pipeline.shards.pack import PackReport
     from pipeline.tasks import Task
@@ -80,6 +82,27 @@ def inspect_tables(report: Report) -> list[RenderableType]:
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts
+
+
+def render_table(report: RenderReport) -> Table:
+    """What `render` left."""
+    table = _facts("rendered", report.out)
+    table.add_row("shards", f"{report.shards - len(report.failed):,} of {report.shards:,}, {report.rendered:,} by this run")
+    table.add_row("pairs", f"{report.pairs:,} of {amount(report.samples, 'sample')}")
+    table.add_row("quarantined", amount(report.quarantined, "sample"))
+    table.add_row("time", duration(report.seconds))
+    return table
+
+
+def verify_tables(verdict: Verdict) -> list[RenderableType]:
+    """What `verify` found."""
+    table = _facts("rendered corpus", verdict.url)
+    table.add_row("shards", f"{verdict.shards:,} in {amount(verdict.files, 'file')}")
+    table.add_row("pairs", f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
+    if verdict.rendered_again:
+        table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
+    table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "all is as the manifest says")
+    return [table, *_list("problems", ("file", "reason"), [(p.file, p.reason) for p in verdict.problems])]
 
 
 def tasks_table(known: Mapping[str, type[Task]]) -> Table:

@@ -12,7 +12,7 @@ import json
 import re
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -75,7 +75,8 @@ def modules(plane: str) -> list[Path]:
 
 
 def _sections(model: type[BaseModel], path: str, defaults: BaseModel | None) -> Iterator[str]:
-    rows, below = [], []
+    rows: list[tuple[str, ...]] = []
+    below: list[str] = []
     for key, field in model.model_fields.items():
         inner = _model_of(field.annotation)
         where = f"{path}.{key}".lstrip(".")
@@ -201,7 +202,7 @@ def _value(value: Any) -> str:
     return f"`{value:.4g}`" if isinstance(value, float) else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [headings, ("---",) * len(headings), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

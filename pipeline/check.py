@@ -37,6 +37,7 @@ class Header:
     Args:
         height: pixels, upright (after EXIF orientation).
         width: pixels, upright.
+        orientation: EXIF orientation, 1 to 8, which says how the photo is stored.
         codec: name of the format: jpeg, png, webp, tiff, bmp, pnm.
         channels: 1 to 4.
         bits: 8 or 16 (or fewer, for bilevel images).
@@ -45,6 +46,7 @@ class Header:
 
     height: int
     width: int
+    orientation: int
     codec: str
     channels: int
     bits: int
@@ -84,7 +86,7 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         return f"pixels of type {kind}; 8 and 16 bits can be decoded"
     if turned in _TURNED_ASIDE:
         height, width = width, height
-    return Header(height, width, codec, channels, bits, stream)
+    return Header(height, width, turned, codec, channels, bits, stream)
 
 
 def _looks_like(start: bytes) -> str:

@@ -19,7 +19,7 @@ from pipeline.shards.corpus import Sample
 
 _READY, _SURVIVED = b"ready", b"survived"
 _FROM_OUTSIDE, _MOST_SHOTS = (signal.SIGKILL, signal.SIGTERM), 2
-"""Signals that others send. The image at hand is blamed for one only if they come again and again: it may be too large for memory."""
+"""Signals that others send. The image at hand is blamed for them only if they come again and again: it may fill the memory."""
 
 
 def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
@@ -63,7 +63,7 @@ def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) 
         images.seek(0)
         done = subprocess.run([sys.executable, "-m", "pipeline.isolate"], stdin=images, capture_output=True, check=False)
     lines = done.stdout.splitlines()
-    if done.returncode > 0 or _READY not in lines:
+    if done.returncode > 0 or (_READY not in lines and -done.returncode not in _FROM_OUTSIDE):
         words = done.stderr.decode(errors="replace").strip()
         raise RunError(f"the search for images that kill the decoder failed (exit code {done.returncode}): {words[-2000:]}")
     return lines.count(_SURVIVED), done.returncode

@@ -1,7 +1,6 @@
 """How image files are laid out: is the file whole, and which way is up?
 
-Only the structure is read, never the pixels. The orientation is read by the decoder's own rules, those for damaged and misplaced
-tags included: a crop's window is drawn in the upright frame, so check and decoder must agree on which way that is.
+Only the structure is read, never the pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ _ORIENTATION = 274
 _JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 _JPEG_TAIL = 4096
 
-# The reader of EXIF gives up on a block where one of these lies outside it: texts, and how many fractions other tags hold.
-_EXIF_TEXTS = frozenset((270, 271, 272, 305, 306, 33432))
-_EXIF_FRACTIONS = {282: 1, 283: 1, 318: 2, 319: 6, 529: 3, 532: 6}
-
-_TIFF_PHOTOMETRIC, _TIFF_READABLE = 262, (0, 1, 2, 3)
-_TIFF_PARTS = {273: 279, 324: 325}  # offsets and sizes of strips, or of tiles
-_TIFF_INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PHOTOMETRIC, _SAMPLES, _PLANAR = 262, 277, 284
+_COLOURS = {0: (1,), 1: (1,), 2: (3, 4), 3: (1,)}  # samples of a pixel, for grey (twice), RGB and palette
+_PARTS = {273: 279, 324: 325}  # offsets and sizes of strips, or of tiles
+_WANTED = frozenset((_ORIENTATION, _PHOTOMETRIC, _SAMPLES, _PLANAR, *_PARTS, *_PARTS.values()))
+_INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
 
 
 class _Damaged(Exception):
@@ -46,7 +44,7 @@ def orientation(encoded: Encoded) -> int | str:
             found = _png(encoded)
         elif start.startswith(b"RIFF") and start.endswith(b"WEBP"):
             found = _webp(encoded)
-        elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        elif start[:4] in _TIFF_STARTS:
             found = _tiff(encoded)
         else:
             found = UPRIGHT
@@ -100,61 +98,64 @@ def _webp(encoded: Encoded) -> int:
     while at + 8 <= size:
         end = at + 8 + int.from_bytes(encoded[at + 4 : at + 8], "little")
         if encoded[at : at + 4] == b"EXIF":
-            return _exif(bytes(encoded[at + 8 : end])) or UPRIGHT
+            return _exif(bytes(encoded[at + 8 : end]).removeprefix(b"Exif\0\0")) or UPRIGHT
         at = end + (end & 1)
     raise _Damaged("damaged WebP: it announces EXIF and has none")
 
 
 def _tiff(encoded: Encoded) -> int:
     """The first image: its parts must lie inside the file, and its colours must be ones that decode."""
-    order: _Order = "little" if encoded[0] == 0x49 else "big"
-    big = 43 in (encoded[2], encoded[3])
-    count_width, width = (8, 8) if big else (2, 4)
-    tags: dict[int, np.ndarray] = {}
     try:
-        at = _number(encoded, 8 if big else 4, width, order)
-        for i in range(_number(encoded, at, count_width, order)):
-            entry = at + count_width + i * (4 + 2 * width)
-            kind = _TIFF_INTEGERS.get(_number(encoded, entry + 2, 2, order))
-            tag, count = _number(encoded, entry, 2, order), _number(encoded, entry + 4, width, order)
-            if kind and count and tag in (_ORIENTATION, _TIFF_PHOTOMETRIC, *_TIFF_PARTS, *_TIFF_PARTS.values()):
-                place = entry + 4 + width
-                if count * int(kind[1]) > width:
-                    place = _number(encoded, place, width, order)
-                tags[tag] = np.frombuffer(encoded, (">" if order == "big" else "<") + kind, count, place)
+        tags = _tags(encoded)
     except ValueError:
         raise _Damaged("damaged TIFF: its directory lies outside the file") from None
-    colours = tags.get(_TIFF_PHOTOMETRIC, _TIFF_READABLE)[0]
-    if colours not in _TIFF_READABLE:
-        raise _Damaged(f"TIFF with photometric interpretation {colours}; grey, RGB and palette can be decoded")
-    for offsets, sizes in _TIFF_PARTS.items():
+    colours, samples, planar = (
+        int(tags.get(tag, (default,))[0]) for tag, default in ((_PHOTOMETRIC, 2), (_SAMPLES, 1), (_PLANAR, 1))
+    )
+    if samples not in _COLOURS.get(colours, ()) or planar != 1:  # others come out as whatever lay in the memory
+        raise _Damaged(
+            f"TIFF with photometric interpretation {colours}, {samples} samples a pixel and planar configuration {planar}; "
+            "grey, RGB, RGBA and palette in one plane can be decoded"
+        )
+    for offsets, sizes in _PARTS.items():
         if offsets in tags and sizes in tags and len(tags[offsets]) == len(tags[sizes]):
-            ends = tags[offsets].astype(np.float64) + tags[sizes]
-            if ends.max(initial=0) > len(encoded):
-                raise _Damaged(f"truncated TIFF: {len(encoded)} of {ends.max():.0f} bytes")
+            end = (tags[offsets].astype(np.float64) + tags[sizes]).max()
+            if end > len(encoded):
+                raise _Damaged(f"truncated TIFF: {len(encoded)} of {end:.0f} bytes")
             return int(tags.get(_ORIENTATION, (UPRIGHT,))[0])
     raise _Damaged("damaged TIFF: it does not say where its pixels are")
 
 
 def _exif(block: bytes) -> int | None:
-    """The orientation in an EXIF block, of whatever type; None where there is none, or where an entry read with it is damaged."""
-    order: _Order = "little" if block[:2] == b"II" else "big"
-    found = None
+    """The orientation in an EXIF block, which is a TIFF without an image; None where it cannot be found."""
     try:
-        if _number(block, 2, 2, order) != 42:
-            return None
-        at = _number(block, 4, 4, order)
-        for entry in range(at + 2, at + 2 + 12 * _number(block, at, 2, order), 12):
-            tag = _number(block, entry, 2, order)
-            if tag == _ORIENTATION and found is None:
-                found = _number(block, entry + 8, 2, order)
-            elif tag in _EXIF_TEXTS and (length := _number(block, entry + 4, 4, order)) > 4:
-                _number(block, _number(block, entry + 8, 4, order) + length - 1, 1, order)
-            elif tag in _EXIF_FRACTIONS:
-                _number(block, _number(block, entry + 8, 4, order) + 8 * _EXIF_FRACTIONS[tag] - 4, 4, order)
+        found = _tags(block).get(_ORIENTATION) if block[:4] in _TIFF_STARTS else None
     except ValueError:
         return None
-    return found
+    return None if found is None else int(found[0])
+
+
+def _tags(data: Encoded) -> dict[int, np.ndarray]:
+    """The integers in a TIFF's first directory that matter here, by tag; classic TIFF and BigTIFF.
+
+    Raises:
+        ValueError: the directory, or something it points to, lies outside the data.
+    """
+    order: _Order = "little" if data[0] == 0x49 else "big"
+    width, count_width, at = (8, 8, 8) if 43 in (data[2], data[3]) else (4, 2, 4)
+    tags: dict[int, np.ndarray] = {}
+    at = _number(data, at, width, order)
+    for entry in range(
+        at + count_width, at + count_width + _number(data, at, count_width, order) * (4 + 2 * width), 4 + 2 * width
+    ):
+        tag, count = _number(data, entry, 2, order), _number(data, entry + 4, width, order)
+        kind = _INTEGERS.get(_number(data, entry + 2, 2, order))
+        if tag in _WANTED and tag not in tags and kind and count:
+            place = entry + 4 + width
+            if count * int(kind[1]) > width:
+                place = _number(data, place, width, order)
+            tags[tag] = np.frombuffer(data, (">" if order == "big" else "<") + kind, count, place)
+    return tags
 
 
 def _number(data: Encoded, at: int, width: int, order: _Order) -> int:

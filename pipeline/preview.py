@@ -15,6 +15,7 @@ from pipeline.draws import Draws
 from pipeline.engines import engine_name, gpus_visible
 from pipeline.errors import RunError, UserError
 from pipeline.labels import Pixels
+from pipeline.materialize.rendered import is_rendered
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Columns
@@ -56,9 +57,11 @@ def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[
         An RGB image as large as it needs to be.
 
     Raises:
-        UserError: no such shards.
+        UserError: no such shards, or a rendered corpus.
         RunError: hardly a sample can be decoded.
     """
+    if is_rendered(recipe):
+        raise UserError(f"{recipe.corpus.shards} is a rendered corpus: its pairs are files, which any viewer shows")
     corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, progress=progress)
     batch, keys = _pairs(recipe, corpus, min(samples, corpus.samples), epoch)
     columns = [_crops(batch, keys, corpus.classes)]

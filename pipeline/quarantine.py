@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipeline.errors import BudgetExceeded
 
 JUDGED_FROM = 1000
 """A share is a share of at least so many samples: one bad image in the first batch is no one per cent of a corpus."""
+
+
+def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], list[dict[str, str]]]) -> None:
+    """Refuse to go on with too many bad samples.
+
+    Args:
+        budget: allowed number (int) or share of the samples seen (float).
+        bad: samples that could not be decoded.
+        seen: samples, good and bad.
+        rows: gives shard, key and reason of some that are bad, the first of which the message names.
+
+    Raises:
+        BudgetExceeded: there are more than allowed.
+    """
+    allowed = budget if isinstance(budget, int) else budget * max(seen, JUDGED_FROM)
+    if bad > allowed:
+        words = f"{budget}" if isinstance(budget, int) else f"{budget:.2%} of the samples"
+        some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in rows()[:5])
+        raise BudgetExceeded(
+            f"{bad} of {seen} samples could not be decoded, over failures.budget of {words}. The first:\n{some}\n"
+            "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
+        )
 
 
 class Quarantine:
@@ -38,15 +60,7 @@ class Quarantine:
             if text:
                 row = json.loads(text)
                 self._rows[row["shard"], row["key"]] = row["reason"]
-        allowed = self._budget if isinstance(self._budget, int) else self._budget * max(self._seen, JUDGED_FROM)
-        if len(self._rows) > allowed:
-            words = f"{self._budget}" if isinstance(self._budget, int) else f"{self._budget:.2%} of the samples"
-            some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in self.rows()[:5])
-            raise BudgetExceeded(
-                f"{len(self._rows)} of {self._seen} samples could not be decoded, over failures.budget of {words}. "
-                f"The first:\n{some}\n"
-                "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
-            )
+        check_budget(self._budget, len(self._rows), self._seen, self.rows)
 
     def restore(self, rows: list[dict[str, str]], seen: int) -> None:
         """Take up the count of a run that is resumed."""

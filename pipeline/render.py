@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.check import Header, check_header
-from pipeline.crop import center_windows, flips, random_windows
+from pipeline.crop import center_windows, flips, random_windows, stored
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, build_engine, pixel_shapes
 from pipeline.recipe.schema import Recipe
@@ -93,16 +93,16 @@ class Renderer:
         per_task = {name: task.draw(draws.stream(name), size) for name, task in self._recipe.tasks.items()}
         columns = {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
         crops = draws.of(rows).stream("crop")
-        heights, widths = (np.array([getattr(h, side) for h in headers], np.int64) for side in ("height", "width"))
-        request = Request(
-            encoded=[samples[i].encoded for i in rows],
-            streams=[header.stream for header in headers],
-            windows=center_windows(heights, widths)
-            if self._center
-            else random_windows(crops, heights, widths, self._recipe.image),
-            flip=flips(crops) if self._flip else np.zeros(len(rows), bool),
-            drawn={name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()},
+        heights, widths, orientations = (
+            np.array([getattr(header, name) for header in headers], np.int64) for name in ("height", "width", "orientation")
         )
+        centred = self._center
+        upright = center_windows(heights, widths) if centred else random_windows(crops, heights, widths, self._recipe.image)
+        windows, turn, mirror = stored(upright, heights, widths, orientations)
+        if self._flip:
+            mirror[:, 0] ^= flips(crops)
+        drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
+        request = Request([samples[i].encoded for i in rows], [header.stream for header in headers], windows, turn, mirror, drawn)
         return request, columns
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:

@@ -22,9 +22,6 @@ from pipeline.units import EncodedUnit, Source, UnitRenderer, row_bytes
 if TYPE_CHECKING:
     import ray.data
 
-_RANGE_CPUS = 0.01
-"""Logical CPUs of the task that makes the unit numbers: it computes nothing, and a whole CPU for it could starve the pool."""
-
 
 class _RenderUnits:
     """Actor of placement `workers`: read, check, draw and render, fused."""
@@ -69,21 +66,21 @@ def units(source: Source) -> ray.data.Dataset:
 
     recipe = source.recipe
     place = recipe.placement
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True
     context.target_max_block_size = 2**30  # a unit is never split
     context.enable_progress_bars = False
-    numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
-    actors: dict[str, Any] = {"fn_constructor_args": (source, place.threads), "num_gpus": place.gpus}
-    if place.render == "trainer":
-        actors = {"fn_constructor_args": (source,)}
-    return numbers.repartition(target_num_rows_per_block=1).map_batches(
-        _RenderUnits if place.render == "workers" else _ReadUnits,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=place.actors),
-        num_cpus=place.cpus,
-        **actors,
-    )
+    renders = place.render == "workers"
+    with ray.data.DataContext.current(context):
+        numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
+        return numbers.repartition(target_num_rows_per_block=1).map_batches(
+            _RenderUnits if renders else _ReadUnits,
+            fn_constructor_args=(source, place.threads) if renders else (source,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=place.actors),
+            num_cpus=place.cpus,
+            num_gpus=place.gpus if renders else 0,
+        )
 
 
 def rendered(source: Source, tables: Iterable[Any], threads: int) -> Iterator[Columns]:
@@ -136,4 +133,5 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     for _, columns in batches(source.schedule, source.step, 0, 1, made):
         quarantine.add(len(columns["id"]), columns["failure"])
         good = columns["weight"] > 0
-        yield {name: column[good] for name, column in columns.items() if name not in ("unit", "seconds", "failure")}
+        if good.any():
+            yield {name: column[good] for name, column in columns.items() if name not in ("unit", "seconds", "failure")}

@@ -38,6 +38,10 @@ class SurvivingRenderer:
         self._marks = Marks(self._folder)
         self._killers = {int(file.name.removeprefix(_KILLER), 16): file.read_text() for file in self._folder.glob(f"{_KILLER}*")}
 
+    def engine_identity(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        return self._renderer.engine.identity()
+
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
         """Render as `Renderer` does; a sample that kills the decoder is a failure with that reason.
 

@@ -1,4 +1,4 @@
-"""The docs say what the code says: generated text, links, commands, recipes, examples, the list of files, and who imports whom."""
+"""The docs say what the code says: generated text, links, commands, recipes, examples, files, and who imports whom."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEAVY = {"torch", "torchvision", "ray", "nvidia", "cv2", "matplotlib", "tensorbo
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_QUOTED = re.compile(r"`(pseudolabel(?: [^`]+)?)`")
+_QUOTED = re.compile(r"`(pseudolabel(?:\s[^`]+)?)`")
 
 
 def _load(path: Path, name: str) -> ModuleType:
@@ -219,8 +219,8 @@ def test_the_readmes_first_example_runs(
     (tmp_path / "recipes/demo.yaml").write_text((ROOT / "recipes/demo.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     exec(_fenced(ROOT / "README.md", "python")[0], {})  # noqa: S102
-    size = load_recipe("recipes/demo.yaml").image.size
-    assert f"({size}, {size}, 3)".replace("(", f"({24}, ", 1) in capsys.readouterr().out
+    size, samples = load_recipe("recipes/demo.yaml").image.size, len(list(photos.rglob("*.*")))
+    assert f"({samples}, {size}, {size}, 3)" in capsys.readouterr().out
 
 
 def test_the_example_of_a_new_task_makes_pairs(photos: Path, tmp_path: Path) -> None:

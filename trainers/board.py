@@ -11,8 +11,8 @@ from typing import Any
 _EVERY_SECONDS = 0.5
 
 Record = dict[str, Any]
-"""One log line: `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `quarantined`, and `tasks`, with loss, metric and
-trivial metric of each."""
+"""One log line: `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `quarantined`, and `tasks`, with loss,
+metric and trivial metric of each."""
 
 
 class Board:
@@ -20,7 +20,7 @@ class Board:
 
     def __init__(self) -> None:
         self._log: list[Record] = []
-        self._refusal: str | None = None
+        self._refusal: Exception | None = None
         self._answer: dict[str, Any] = {}
 
     def log(self, record: Record) -> None:
@@ -35,12 +35,12 @@ class Board:
         """What was given to `conclude`."""
         return self._answer
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: Exception) -> None:
         """Say why the run ends here, so that it is not taken for a lost worker and restarted."""
-        self._refusal = reason
+        self._refusal = error
 
-    def refusal(self) -> str | None:
-        """The reason given to `refuse`, if any."""
+    def refusal(self) -> Exception | None:
+        """What was given to `refuse`, if anything."""
         return self._refusal
 
     def since(self, step: int) -> list[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import BudgetExceeded, RunError, UserError
+from pipeline.errors import RunError, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.board import Record, watched
 from trainers.runs import RunFolder
@@ -38,7 +38,7 @@ def fit(
 
     Raises:
         BudgetExceeded: too many samples could not be decoded.
-        RunError: workers failed more often than `failures.restarts` allows.
+        RunError: the loss was no number any more, or workers failed more often than `failures.restarts` allows.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -66,8 +66,8 @@ def fit(
         except ray.train.TrainingFailedError as error:
             raise _in_words(error, stage) from error
     refusal = ray.get(board.refusal.remote())
-    if refusal:
-        raise BudgetExceeded(refusal)
+    if refusal is not None:
+        raise refusal
     return result
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import BudgetExceeded
+from pipeline.errors import BudgetExceeded, RunError
 from pipeline.quarantine import Quarantine
 from pipeline.recipe.schema import Optimizer
 from pipeline.units import Source
@@ -54,15 +54,19 @@ def train(job: Job) -> nn.Module | None:
     The last report's checkpoint holds `model`, `history`, `quarantine` and `stages`.
 
     Returns:
-        The trained network, or None if the run stopped because too many samples were bad.
+        The trained network, or None if the run stopped because too many samples were bad, or the loss was no number.
     """
     try:
         return _Run(job).run()
-    except BudgetExceeded as error:  # every rank counts the same samples, so every rank comes here at the same step
+    except (BudgetExceeded, Diverged) as error:  # every rank sees the same sums, so every rank comes here at the same step
         import ray
 
-        ray.get(job.board.refuse.remote(str(error)))
+        ray.get(job.board.refuse.remote(error))
         return None
+
+
+class Diverged(RunError):
+    """The loss is no number any more; training on would be for nothing, and so would a restart."""
 
 
 class _Run:
@@ -119,6 +123,11 @@ class _Run:
     def _log(self, tally: _Tally, seconds: float, feed: Feed) -> None:
         totals = summed(tally.values, self._world)
         self._quarantine.add(int(totals[0].item()), gathered(tally.failures, self._world))
+        if not totals.isfinite().all():
+            raise Diverged(
+                f"the loss is no finite number between steps {self._step - tally.steps} and {self._step}: lower the learning rate"
+                " (training.optimizer.lr), or set training.precision to float32"
+            )
         steps = tally.steps
         record = {
             "step": self._step,

@@ -45,14 +45,29 @@ def check_resources(recipe: Recipe, cpus: float, gpus: float) -> None:
     Raises:
         UserError: one line, with the arithmetic and what to change.
     """
-    wanted = needs(recipe)
+    _refuse(needs(recipe), cpus, gpus, "training.workers, training.cpus, ", "training.gpus or ")
+
+
+def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:
+    """Refuse a render that asks for more than there is; arguments and errors as in `check_resources`."""
+    place = recipe.placement
+    wanted = Needs(
+        cpus=place.actors * place.cpus + DATA_TASK_CPUS,
+        gpus=place.actors * place.gpus,
+        cpu_words=f"{place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data",
+        gpu_words=f"{place.actors} actors x {place.gpus:g}",
+    )
+    _refuse(wanted, cpus, gpus)
+
+
+def _refuse(wanted: Needs, cpus: float, gpus: float, more_cpus: str = "", more_gpus: str = "") -> None:
     if wanted.cpus > cpus:
         raise UserError(
             f"the run needs {wanted.cpus:g} CPUs ({wanted.cpu_words}), the cluster has {cpus:g}: "
-            "lower training.workers, training.cpus, placement.actors or placement.cpus, or add nodes"
+            f"lower {more_cpus}placement.actors or placement.cpus, or add nodes"
         )
     if wanted.gpus > gpus:
         raise UserError(
             f"the run needs {wanted.gpus:g} GPUs ({wanted.gpu_words}), the cluster has {gpus:g}: "
-            "lower training.gpus or placement.gpus, or add nodes"
+            f"lower {more_gpus}placement.gpus, or add nodes"
         )

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.opening import open_corpus
@@ -30,7 +31,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     resolved recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint.
 
     Args:
-        recipe: what to train on what.
+        recipe: what to train on what; where its shards are a rendered corpus, crop and tasks are those of that corpus.
         listeners: called with each log line, see `trainers.board.Record`.
         fresh: start anew even if there are checkpoints of this recipe.
 
@@ -42,20 +43,21 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         UserError: the recipe cannot run as it is, or not on this cluster.
         RunError: the run failed.
     """
+    recipe, rendered = for_training(recipe)
     if not recipe.tasks:
         raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
     schedule_of = partial(Schedule, seed=recipe.seed, epochs=recipe.training.epochs, tail=recipe.training.order.tail)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
     geometry.check_workers(recipe.training.workers)
     model = PretextModel(recipe, recipe.seed)  # built here too, so that a recipe that cannot be built is refused at once
-    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image)
+    corpus = rendered.corpus() if rendered else open_corpus(recipe.corpus.shards, recipe.corpus.image)
     schedule = schedule_of(corpus.counts, geometry)
     connect(recipe)
     folder = RunFolder(recipe)
     folder.make()
     folder.write_json("recipe.json", recipe.model_dump(mode="json"))
     job = Job(
-        source=Source(recipe, corpus, schedule),
+        source=RenderedSource(recipe, corpus, schedule, rendered=rendered) if rendered else Source(recipe, corpus, schedule),
         build=partial(PretextModel, recipe, recipe.seed),
         shares={name: task.weight for name, task in recipe.tasks.items()},
         optimizer=recipe.training.optimizer,

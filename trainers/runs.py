@@ -17,6 +17,7 @@ from pipeline.storage import absolute, exists, join, make_folder, read_all, remo
 _CIRCUMSTANCES: dict[str, Any] = {
     "placement": True,
     "failures": True,
+    "render": True,
     "storage": True,
     "tracking": True,
     "training": {"workers", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},

@@ -25,9 +25,11 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     from cluster.progress import training
     from cluster.results import metric_names, pretext_table, stage_table
     from cluster.show import say
+    from pipeline.materialize.rendered import is_rendered
 
     loaded = _load(recipe, overrides)
-    _index(loaded.corpus.shards, loaded)
+    if not is_rendered(loaded):
+        _index(loaded.corpus.shards, loaded)
     with _interruptible(_RESUMES), training("pretrain", [""]) as board:
         _claim(loaded)
         from trainers.pretraining import pretrain as run
@@ -73,9 +75,10 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+    from pipeline.materialize.rendered import for_training
     from pipeline.recipe import load_recipe
 
-    return load_recipe(recipe, overrides or [])
+    return for_training(load_recipe(recipe, overrides or []))[0]
 
 
 def _index(shards: str | list[str], recipe: Recipe) -> None:

@@ -21,15 +21,17 @@ class Request:
     Args:
         encoded: the files' bytes.
         streams: their parsed code streams, see `pipeline.check.Header`.
-        windows: int32 (n, 4): top, left, height, width of each crop in the upright photo.
-        flip: bool (n,): mirror left and right.
+        windows: int32 (n, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
+        turn: bool (n,): turn the resized crop a quarter counter-clockwise.
+        mirror: bool (n, 2): then mirror it left and right, and top and bottom.
         drawn: what each task drew, by task name.
     """
 
     encoded: list[bytes | memoryview]
     streams: list[Any]
     windows: np.ndarray
-    flip: np.ndarray
+    turn: np.ndarray
+    mirror: np.ndarray
     drawn: dict[str, Drawn]
 
     def __len__(self) -> int:
@@ -39,7 +41,7 @@ class Request:
         """The same for some of the images."""
         drawn = {task: {name: value[rows] for name, value in values.items()} for task, values in self.drawn.items()}
         encoded, streams = [self.encoded[i] for i in rows], [self.streams[i] for i in rows]
-        return Request(encoded, streams, self.windows[rows], self.flip[rows], drawn)
+        return Request(encoded, streams, self.windows[rows], self.turn[rows], self.mirror[rows], drawn)
 
 
 class Engine(Protocol):

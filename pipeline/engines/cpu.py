@@ -34,9 +34,9 @@ class CpuEngine:
         codec = nvimgcodec()
         self._tasks, self._size, self._cv2 = tasks, size, cv2
         self._decoders = [cpu_decoder(1) for _ in range(threads)]
-        self._params = codec.DecodeParams(apply_exif_orientation=True, color_spec=codec.ColorSpec.SRGB)
+        self._params = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
         self._resize = _Resize(size)
-        self._mirrors = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
+        self._aside = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
@@ -44,14 +44,19 @@ class CpuEngine:
         failures: dict[int, str] = {}
 
         def crop(row: int, thread: int) -> None:
-            window = self._decode(request, row, thread)
+            window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
             if window is None:
                 failures[row] = UNDECODABLE
-            elif request.flip[row]:
-                self._resize(window, self._mirrors[thread])
-                self._cv2.flip(self._mirrors[thread], 1, dst=image[row])
-            else:
+            elif not (across or down or request.turn[row]):
                 self._resize(window, image[row])
+            else:
+                aside = self._aside[thread]
+                self._resize(window, aside)
+                image[row] = np.rot90(aside) if request.turn[row] else aside
+                if across or down:
+                    self._cv2.flip(
+                        image[row], {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=image[row]
+                    )
 
         spread = partial(self._spread, len(request))
         spread(crop)
@@ -128,10 +133,10 @@ class CpuOps:
         return out
 
     def erase(self, image: np.ndarray, boxes: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-        out = image.copy()
+        out, colour = image.copy(), np.array(fill, np.uint8)
         for row, of_row in enumerate(boxes.tolist()):
             for top, left, height, width in of_row:
-                out[row, top : top + height, left : left + width] = fill
+                out[row, top : top + height, left : left + width] = colour
         return out
 
     def gray(self, image: np.ndarray) -> np.ndarray:

@@ -168,6 +168,31 @@ class Downstream(Section):
     neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
 
 
+class Render(Section):
+    """How pairs lie on disk, for `pseudolabel render`."""
+
+    epochs: int = Field(1, ge=1, le=1000, description="Drawings of each image.")
+    format: Literal["webdataset", "parquet"] = Field("webdataset", description="Tars of files, or Parquet tables of tensors.")
+    image: Literal["png", "webp", "jpg", "npy"] | None = Field(
+        None,
+        description="How images are stored in WebDataset: `png` if not given. Only `jpg`, and `webp` with a quality, lose anything.",
+    )
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Quality of `jpg` (95 if not given), or of a `webp` that may lose something."
+    )
+    keep_bad: bool = Field(False, description="Keep the files that could not be decoded, in the folder `quarantine`.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Render:
+        if self.format == "parquet" and self.image is not None:
+            raise ValueError("Parquet tables hold tensors as they are: leave `image` out")
+        if self.quality is not None and self.image not in ("jpg", "webp"):
+            raise ValueError(
+                f"{self.image or 'this format'} loses nothing and has no quality: leave it out, or take `jpg` or `webp`"
+            )
+        return self
+
+
 class Storage(Section):
     """Where results go."""
 
@@ -229,6 +254,7 @@ class Recipe(Section):
     failures: Failures = Failures()
     training: Training = Training()
     downstream: Downstream | None = None
+    render: Render = Render()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
 

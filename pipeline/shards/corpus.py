@@ -20,6 +20,8 @@ _GAP = 64 * 2**10  # bytes read in vain are cheaper than another request
 _RANGE = 16 * 2**20  # larger ranges are cut, so that remote storage can send the pieces at the same time
 _CACHED_SHARDS = 256  # as many as one batch may draw from
 
+_Name = tuple[int, str]  # of a member: its sample's place in what is asked for, and its extension
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -95,17 +97,46 @@ class Corpus:
         Raises:
             ShardError: the shard is gone, shorter than its index says, or cannot be read.
         """
+        return [sample for sample, _ in self._samples(i, rows, whole=False)]
+
+    def read_members(self, i: int, rows: np.ndarray | Sequence[int]) -> list[tuple[Sample, dict[str, memoryview]]]:
+        """Samples as `read` gives them, each with the bytes of all its members by extension (of two alike the first).
+
+        The image of a sample with a problem is among them too, if it has one; arguments and errors as in `read`.
+        """
+        return self._samples(i, rows, whole=True)
+
+    def _samples(self, i: int, rows: np.ndarray | Sequence[int], whole: bool) -> list[tuple[Sample, dict[str, memoryview]]]:
         chosen = self._rows(i)
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
-        columns = members.table.select(["key", "ext", "offset", "size", "problem"]).to_pydict()
         labels = members.labels if self.disagreement is None else np.full(len(members), -1)
-        problems, starts, lengths = columns["problem"], columns["offset"], columns["size"]
-        wanted = [(starts[n], lengths[n], n) for n in range(len(members)) if problems[n] is None]
-        encoded = self._read(i, wanted)
+        samples = members.table.select(["key", "ext", "offset", "size", "problem", *(["others"] if whole else [])]).to_pylist()
+        wanted: list[tuple[int, int, tuple[int, str]]] = []
+        for n, row in enumerate(samples):
+            if row["ext"] and (whole or row["problem"] is None):
+                wanted.append((row["offset"], row["size"], (n, row["ext"])))
+            taken = {row["ext"]}
+            for part in row.get("others", ()):
+                if part["ext"] not in taken:
+                    taken.add(part["ext"])
+                    wanted.append((part["offset"], part["size"], (n, part["ext"])))
+        read: list[dict[str, memoryview]] = [{} for _ in samples]
+        for (n, ext), data in self._read(i, wanted).items():
+            read[n][ext] = data
         return [
-            Sample(key, sample_id(key), encoded.get(n, b""), ext, int(label), problem)
-            for n, (key, ext, label, problem) in enumerate(zip(columns["key"], columns["ext"], labels, problems))
+            (
+                Sample(
+                    key := row["key"],
+                    sample_id(key),
+                    parts.get(row["ext"], b"") if row["problem"] is None else b"",
+                    row["ext"],
+                    int(label),
+                    row["problem"],
+                ),
+                parts,
+            )
+            for row, label, parts in zip(samples, labels, read)
         ]
 
     def select(self, rows_per_shard: Sequence[np.ndarray]) -> Corpus:
@@ -186,10 +217,10 @@ class Corpus:
             )
         return members
 
-    def _read(self, i: int, wanted: list[tuple[int, int, int]]) -> dict[int, memoryview]:
-        """Bytes of (start, length, number) by number."""
+    def _read(self, i: int, wanted: list[tuple[int, int, _Name]]) -> dict[_Name, memoryview]:
+        """Bytes of (start, length, name) by name."""
         ranges: list[tuple[int, int]] = []
-        place: dict[int, int] = {}  # number -> its range
+        place: dict[_Name, int] = {}  # name -> its range
         for start, length, n in sorted(wanted):
             if ranges and start - ranges[-1][1] <= _GAP and start + length - ranges[-1][0] <= _RANGE:
                 ranges[-1] = (ranges[-1][0], max(ranges[-1][1], start + length))

@@ -14,12 +14,14 @@ from pipeline.storage.files import (
     walk,
     write_atomic,
 )
+from pipeline.storage.leftovers import discard_unfinished
 from pipeline.storage.listing import Listed, expand, names
 
 __all__ = [
     "TEMPORARY",
     "Listed",
     "absolute",
+    "discard_unfinished",
     "exists",
     "expand",
     "is_local",

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.draws import Stream, permutation
+from pipeline.draws import Draws, Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Classes
 from pipeline.tasks.base import Drawn, Task
 
 _SMALLEST_TILE = 6
-_CANDIDATES = 20_000
+_CANDIDATES = 50_000
 
 
 class Jigsaw(Task):
@@ -89,16 +89,19 @@ def distant_permutations(items: int, count: int) -> np.ndarray:
     Returns:
         int64 (count, items).
     """
-    total = math.factorial(items)
-    if total <= _CANDIDATES:
+    if math.factorial(items) <= _CANDIDATES:
         pool = np.array(list(itertools.permutations(range(items))), np.int8)
     else:
-        pool = np.stack([permutation(items, "jigsaw", i) for i in range(max(_CANDIDATES // 4, 4 * count))]).astype(np.int8)
+        words = Draws(0, 0, np.arange(_CANDIDATES)).stream("jigsaw").words("order", items)
+        pool = np.argsort(words, axis=1, kind="stable").astype(np.int8)
+    columns = np.ascontiguousarray(pool.T)
     chosen = [0]
-    least = np.full(len(pool), items + 1)
-    summed = np.zeros(len(pool), np.int64)
+    least, summed = np.full(len(pool), items + 1, np.int8), np.zeros(len(pool), np.int32)
     for _ in range(count - 1):
-        distance = (pool != pool[chosen[-1]]).sum(axis=1)
+        distance = sum((column != place).astype(np.int8) for column, place in zip(columns, pool[chosen[-1]]))
         least, summed = np.minimum(least, distance), summed + distance
-        chosen.append(int(np.lexsort((summed, least))[-1]))
-    return pool[chosen].astype(np.int64)
+        furthest = np.flatnonzero(least == least.max())
+        chosen.append(int(furthest[summed[furthest].argmax()]))
+    orders = pool[chosen].astype(np.int64)
+    orders.flags.writeable = False  # everybody gets the same array
+    return orders

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from skimage import data
 
 from pipeline.check import Header, check_header
+from pipeline.crop import stored
 from pipeline.engines import Engine, Request
 from pipeline.tasks import Task
 
@@ -81,19 +82,20 @@ def seen_by_pil(encoded: bytes) -> Image.Image:
 
 
 def request(
-    encoded: list[bytes], windows: Any = None, flip: Any = None, drawn: dict[str, dict[str, np.ndarray]] | None = None
+    encoded: list[bytes], windows: Any = None, mirror: Any = None, drawn: dict[str, dict[str, np.ndarray]] | None = None
 ) -> Request:
-    """A request for files that pass the header check; whole images, unmirrored, unless said otherwise."""
-    headers = [check_header(file, 10**8) for file in encoded]
-    assert all(isinstance(header, Header) for header in headers), headers
-    whole = [(0, 0, header.height, header.width) for header in headers if isinstance(header, Header)]
-    return Request(
-        encoded=list(encoded),
-        streams=[header.stream for header in headers if isinstance(header, Header)],
-        windows=np.array(whole if windows is None else windows, np.int32).reshape(-1, 4),
-        flip=np.zeros(len(encoded), bool) if flip is None else np.asarray(flip, bool),
-        drawn=drawn or {},
+    """A request for files that pass the header check; whole images, upright and unmirrored, unless said otherwise."""
+    headers = [header for file in encoded if isinstance(header := check_header(file, 10**8), Header)]
+    assert len(headers) == len(encoded)
+    heights, widths, orientations = (
+        np.array([getattr(h, side) for h in headers], int) for side in ("height", "width", "orientation")
     )
+    whole = np.stack([0 * heights, 0 * heights, heights, widths], axis=1)
+    upright = whole if windows is None else np.array(windows, np.int32)
+    placed, turn, upend = stored(upright, heights, widths, orientations)
+    if mirror is not None:
+        upend[:, 0] ^= np.asarray(mirror, bool)
+    return Request(list(encoded), [header.stream for header in headers], placed, turn, upend, drawn or {})
 
 
 def engine(name: str, tasks: dict[str, Task] | None = None, size: int = 48, threads: int = 1, batch: int = 64) -> Engine:

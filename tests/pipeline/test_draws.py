@@ -53,7 +53,9 @@ def test_philox_gives_the_published_answers(counter: list[int], key: tuple[int, 
 
 
 @given(ids=id_lists, seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000), data=st.data())
-def test_a_sample_draws_the_same_whatever_the_batch_and_its_order(ids: list[int], seed: int, epoch: int, data: st.DataObject) -> None:
+def test_a_sample_draws_the_same_whatever_the_batch_and_its_order(
+    ids: list[int], seed: int, epoch: int, data: st.DataObject
+) -> None:
     order = data.draw(st.lists(st.integers(0, len(ids) - 1), min_size=1, max_size=30))
     together = Draws(seed, epoch, np.array(ids, np.uint64))
     others = Draws(seed, epoch, np.array([ids[i] for i in order], np.uint64))

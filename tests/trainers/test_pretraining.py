@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import BudgetExceeded, UserError
+from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from tests.cluster_of_one import kill_worker
@@ -84,6 +84,11 @@ def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: Callable[...,
     pack(str(tmp_path / "bad"), str(tmp_path / "badshards"))
     with pytest.raises(BudgetExceeded, match=r"(?s)failures.budget.*x/.*not a decodable image"):
         pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_words(run_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(RunError, match=r"no finite number between steps \d+ and \d+: lower the learning rate"):
+        pretrain(run_recipe(optimizer={"name": "sgd", "lr": 1e30, "warmup": 0}))
 
 
 def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:

@@ -105,13 +105,10 @@ def test_only_a_deep_look_finds_a_damaged_body(tmp_path: Path, make_tar, format:
         ("PPM", "RGB", {}),
         ("TIFF", "RGB", {}),
         ("WEBP", "RGB", {}),
-        ("JPEG2000", "RGB", {}),
     ],
 )
 def test_sound_images_of_every_kind_pass_the_deep_look(tmp_path: Path, make_tar, format: str, mode: str, options: dict) -> None:
-    make_tar(
-        tmp_path / "s.tar", [("x." + {"JPEG2000": "jp2"}.get(format, format.lower()), encoded((40, 30), format, mode, **options))]
-    )
+    make_tar(tmp_path / "s.tar", [("x." + format.lower(), encoded((40, 30), format, mode, **options))])
     report = inspect(open_corpus(str(tmp_path)), deep=True)
     assert report.quarantine == []
     assert (report.width, report.height) == (Spread(40, 40, 40), Spread(30, 30, 30))

@@ -238,7 +238,7 @@ def test_a_full_disk_is_a_failed_run_that_can_be_repeated(photos: Path, tmp_path
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing._Shard, "_write", full)
+        patch.setattr(packing.TarWriter, "_write", full)
         with pytest.raises(RunError, match="No space left on device; put that right and run the same again"):
             pack(str(photos), str(tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pack.unfinished"]

@@ -1,0 +1,100 @@
+"""`render` and `verify`: a corpus of pairs on disk, and whether it is what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from cluster.commands.options import AsJson, Overrides, RecipePath
+
+
+def render(
+    recipe: RecipePath,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="URL", help="Folder for the pairs; a path or URL.", show_default=False)
+    ],
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the shards again that failed in an earlier run.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Render a corpus to pairs on disk, as WebDataset or Parquet.
+
+    Each shard is written exactly once. Killed at any moment, the same command goes on where it was; shards that are done are not
+    read again. How the pairs are stored is the recipe's section `render`. Exit code 1 if shards failed.
+
+    Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
+    """
+    from cluster.progress import counted, rendering
+    from cluster.show import render_table, say
+    from pipeline.errors import RunError
+    from pipeline.materialize.run import check
+    from pipeline.materialize.run import render as run
+    from pipeline.recipe import load_recipe
+    from trainers.preflight import check_render
+    from trainers.session import connect
+
+    loaded = load_recipe(recipe, overrides or [])
+    check(loaded, out)
+    connect(loaded, check_render)
+    with _interruptible(), counted("indexing", "shard") as indexing, rendering() as progress:
+        _quiet()
+        report = run(loaded, out, retry_failed, indexing, progress)
+    say(render_table(report))
+    if report.failed:
+        shard, reason = next(iter(report.failed.items()))
+        raise RunError(
+            f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
+            "Put that right and run the same with --retry-failed"
+        )
+
+
+def verify(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Folder of a rendered corpus; a path or URL.", show_default=False)],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Render a random share of the shards again and compare every byte.")
+    ] = False,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="How large that share is.")] = 0.05,
+    json: AsJson = False,
+) -> None:
+    """Hold a rendered corpus against its manifest.
+
+    Every file's checksum and count, and every sample of the original corpus accounted for as a pair or as a row of the quarantine
+    table. Exit code 1 if anything is wrong.
+
+    Example: [bold]pseudolabel verify pairs/ --deep[/]
+    """
+    from dataclasses import asdict
+
+    from cluster.progress import counted
+    from cluster.show import say, say_json, verify_tables
+    from pipeline.materialize.verify import verify as run
+
+    with counted("verifying", "file") as progress:
+        verdict = run(url, share if deep else 0.0, progress=progress)
+    if json:
+        say_json(asdict(verdict))
+    else:
+        say(*verify_tables(verdict))
+    if verdict.problems:
+        raise typer.Exit(1)
+
+
+def _quiet() -> None:
+    """Ray Data's own lines would stand between ours."""
+    import logging
+
+    import ray.data  # it sets its logger up when it is loaded
+
+    logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what is committed stays, and the same command goes on from there") from None

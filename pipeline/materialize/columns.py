@@ -1,0 +1,145 @@
+"""The columns of a pair that go to disk, and how each becomes a file of a sample and comes back, byte for byte."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.draws import Draws
+from pipeline.engines import pixel_shapes
+from pipeline.errors import UserError
+from pipeline.labels import Pixels
+from pipeline.recipe.schema import Recipe, Render
+
+_LOSSLESS_WEBP = 101  # OpenCV's way to ask for it
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the batch on disk.
+
+    Args:
+        name: the column's name in a batch, such as `rotation.input`.
+        member: its extension in a sample of a tar, such as `rotation.input.png`.
+        kind: `pixels` is stored as the recipe says, `mask` as a PNG of 0 and 255, `class` as a number in text, `array` as JSON.
+        shape: of one row.
+        dtype: numpy's name of it.
+    """
+
+    name: str
+    member: str
+    kind: Literal["pixels", "mask", "class", "array"]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+def stored_columns(recipe: Recipe) -> list[Column]:
+    """The columns that a recipe's pairs have on disk: inputs and labels of its tasks, and the crop where a label names it.
+
+    Raises:
+        UserError: a task's label cannot be stored.
+    """
+    form = recipe.render.image or "png"
+    shapes = pixel_shapes(recipe.tasks, recipe.image.size)
+    kinds = {name: task.label_kind() for name, task in recipe.tasks.items()}
+    found = []
+    if any(isinstance(kind, Pixels) and kind.target == "image" for kind in kinds.values()):
+        found.append(Column("image", f"image.{form}", "pixels", shapes["image"], "uint8"))
+    draws = Draws(recipe.seed, 0, np.zeros(1, np.uint64))
+    for name in sorted(recipe.tasks):
+        found.append(Column(f"{name}.input", f"{name}.input.{form}", "pixels", shapes[f"{name}.input"], "uint8"))
+        drawn = recipe.tasks[name].draw(draws.stream(name), recipe.image.size)
+        if "label" in drawn:
+            label = np.asarray(drawn["label"])
+            if label.dtype.kind not in "iu" and label.ndim == 1:
+                raise UserError(f"tasks.{name}: a label of type {label.dtype} cannot be stored, only whole numbers and arrays")
+            kind, ext = ("class", "cls") if label.ndim == 1 else ("array", "json")
+            found.append(Column(f"{name}.label", f"{name}.label.{ext}", kind, label.shape[1:], label.dtype.name))  # type: ignore[arg-type]
+        if "mask" in drawn:
+            found.append(Column(f"{name}.mask", f"{name}.label.png", "mask", drawn["mask"].shape[1:], "uint8"))
+    return found
+
+
+def encoder(column: Column, spec: Render) -> Callable[[np.ndarray], bytes]:
+    """What turns one row of a column into the bytes of its file."""
+    match column.kind:
+        case "class":
+            return lambda row: str(int(row)).encode()
+        case "array":
+            return lambda row: json.dumps(row.tolist()).encode()
+        case "mask":
+            png = _opencv("png", None)
+            return lambda row: png((row != 0).astype(np.uint8)[:, :, None] * np.uint8(255))
+    form = spec.image or "png"
+    if form == "npy":
+        return _npy
+    write = _opencv(form, spec.quality)
+    return lambda row: write(row.reshape(-1, *row.shape[-2:]))  # patches lie below each other
+
+
+def decode(column: Column, data: bytes | memoryview) -> np.ndarray:
+    """One row of a column from the bytes of its file.
+
+    Raises:
+        ValueError: the bytes are not such a file.
+    """
+    if column.kind in ("class", "array"):
+        return np.asarray(json.loads(bytes(data)), column.dtype).reshape(column.shape)
+    if column.member.endswith(".npy"):
+        return np.load(io.BytesIO(data), allow_pickle=False).reshape(column.shape)
+    import cv2
+
+    grey = column.kind == "mask" or column.shape[-1] == 1
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{column.member} cannot be decoded")
+    if not grey:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if column.kind == "mask":
+        pixels = (pixels > 127).astype(np.uint8)
+    return pixels.reshape(column.shape)
+
+
+def _npy(row: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(row), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _opencv(form: str, quality: int | None) -> Callable[[np.ndarray], bytes]:
+    """An encoder of (h, w, 3) or (h, w, 1) uint8."""
+    import cv2
+
+    # Filtered and run-length coded PNGs are a tenth of zlib's work, and no larger on photos.
+    options: dict[str, list[int]] = {
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE],
+        "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality or _JPEG_QUALITY],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality or _LOSSLESS_WEBP],
+    }
+
+    def encode(pixels: np.ndarray) -> bytes:
+        done, data = cv2.imencode(
+            f".{form}", pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options[form]
+        )
+        if not done:
+            raise ValueError(f"an image of {pixels.shape} cannot be stored as {form}")
+        encoded: bytes = data.tobytes()
+        return encoded
+
+    return encode
+
+
+def as_row(column: Column) -> dict[str, Any]:
+    """Plain data that describes the column, for the manifest."""
+    return {"name": column.name, "member": column.member, "shape": list(column.shape), "dtype": column.dtype}

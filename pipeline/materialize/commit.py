@@ -1,0 +1,144 @@
+"""What is known of each input shard once it is done: its commit record, written last, or the reason for which it failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.storage import is_local, join, names, read_all, write_atomic
+
+COMMITS, FAILED, BAD = "commits", "failed", "quarantine"
+"""Folders of the records, of the reasons of failed shards, and of the files that could not be decoded."""
+
+_ENDING = ".json"
+_READERS, _AHEAD = 32, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that was written: one drawing of a shard."""
+
+    name: str
+    bytes: int
+    sha256: str
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A sample that did not become a pair: its row in the shard, the drawing, why, and its image file's size and hash."""
+
+    row: int
+    key: str
+    epoch: int
+    reason: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of an input shard.
+
+    Args:
+        shard: its name in the corpus.
+        bytes: its size.
+        samples: samples in it.
+        outputs: what was written, a drawing each.
+        bad: samples that did not become pairs, by drawing and row.
+        kept: the tar of the files that could not be decoded, if they are kept and there are any.
+    """
+
+    shard: str
+    bytes: int
+    samples: int
+    outputs: list[Output]
+    bad: list[Bad]
+    kept: Output | None = None
+
+    @property
+    def quarantined(self) -> int:
+        """Samples that are missing from at least one drawing."""
+        return len({bad.row for bad in self.bad})
+
+    def save(self, out: str, stem: str) -> None:
+        """Commit: from here on the shard is done."""
+        write_json(join(out, f"{COMMITS}/{stem}{_ENDING}"), asdict(self))
+
+    @classmethod
+    def load(cls, out: str, stem: str) -> Record:
+        """Read what `save` wrote; FileNotFoundError where the shard is not done."""
+        return cls.parse(read_all(join(out, f"{COMMITS}/{stem}{_ENDING}")).decode())
+
+    @classmethod
+    def parse(cls, text: str) -> Record:
+        """A record from its file's text."""
+        plain = json.loads(text)
+        outputs, bad = [Output(**row) for row in plain.pop("outputs")], [Bad(**row) for row in plain.pop("bad")]
+        kept = plain.pop("kept")
+        return cls(**plain, outputs=outputs, bad=bad, kept=Output(**kept) if kept else None)
+
+
+def committed(out: str) -> set[str]:
+    """The stems of all shards that are done, by one listing."""
+    return _stems(out, COMMITS)
+
+
+def failed(out: str) -> set[str]:
+    """The stems of all shards that failed."""
+    return _stems(out, FAILED)
+
+
+def save_failure(out: str, stem: str, shard: str, reason: str) -> None:
+    """Note why a shard failed."""
+    write_json(failure_url(out, stem), {"shard": shard, "reason": reason})
+
+
+def load_failure(out: str, stem: str) -> dict[str, str]:
+    """Name of the shard and reason."""
+    found: dict[str, str] = json.loads(read_all(failure_url(out, stem)))
+    return found
+
+
+def failure_url(out: str, stem: str) -> str:
+    """Where the failure of a shard is noted."""
+    return join(out, f"{FAILED}/{stem}{_ENDING}")
+
+
+def records(out: str, stems: Iterable[str]) -> Iterator[Record]:
+    """The records of some shards, in their order, a few read ahead.
+
+    Raises:
+        RunError: one of them is not there, or cannot be read.
+    """
+
+    def load(stem: str) -> Record:
+        try:
+            return Record.load(out, stem)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} cannot be read: {error}") from None
+
+    if is_local(out):
+        yield from map(load, stems)
+        return
+    waiting = iter(stems)
+    with ThreadPoolExecutor(_READERS) as pool:
+        running = [pool.submit(load, stem) for _, stem in zip(range(_AHEAD), waiting)]
+        while running:
+            yield running.pop(0).result()
+            running += [pool.submit(load, stem) for _, stem in zip(range(1), waiting)]
+
+
+def write_json(url: str, content: Any) -> None:
+    """A JSON file, whole or not at all, the same bytes for the same content."""
+    with write_atomic(url) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _stems(out: str, folder: str) -> set[str]:
+    there = names(join(out, folder))
+    return {name.removesuffix(_ENDING) for name in there if name.endswith(_ENDING) and not name.startswith(".")}

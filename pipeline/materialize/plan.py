@@ -1,0 +1,155 @@
+"""What a render is: its identity, its shards, and the names of all that it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.draws import hash64
+from pipeline.recipe.schema import Recipe
+from pipeline.shards.corpus import Corpus
+from pipeline.shards.index import Index
+from pipeline.storage import absolute, join
+
+VERSION = 1
+CHUNK = 64
+"""Samples read and rendered at a time; what is written does not depend on it."""
+
+_PACKAGES = ("pseudolabel", "numpy", "opencv-python-headless", "pyarrow")
+_PLAIN = re.compile(r"[^A-Za-z0-9._-]")
+_WHERE_AND_HOW_FAST = {"placement", "failures", "training", "downstream", "storage", "tracking"}
+
+
+def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
+    """All that the bytes of an output depend on besides the input shard: plain data.
+
+    Args:
+        recipe: the recipe.
+        engine: the engine's own identity, asked of a process like those that render.
+    """
+    return {
+        "version": VERSION,
+        "seed": recipe.seed,
+        "corpus": {"image": recipe.corpus.image},
+        "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
+        "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
+        "render": recipe.render.model_dump(mode="json"),
+        "engine": {**engine, **{package: version(package) for package in _PACKAGES}},
+    }
+
+
+def difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two identities differ, each with both values."""
+    found = []
+    for key in sorted({*there, *now}):
+        a, b = there.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {'not there' if a is None else a} in the folder, {'not there' if b is None else b} now")
+    return found
+
+
+def shaping(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as far as it shapes pairs, without what a URL may hold of secrets."""
+    document = recipe.model_dump(mode="json", exclude=_WHERE_AND_HOW_FAST)
+    shards = recipe.corpus.shards
+    plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
+    document["corpus"]["shards"] = plain[0] if isinstance(shards, str) else plain
+    return document
+
+
+def without_secrets(url: str) -> str:
+    """A URL without its user, password and signature."""
+    if "://" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A corpus on its way to disk; picklable, and what every actor is given.
+
+    Args:
+        recipe: the recipe.
+        corpus: the shards.
+        out: URL of the folder that is written.
+        identity: see `identity_of`.
+        sums: SHA-256 of each shard where the corpus's index knows it, by the shard's place.
+        chunk: samples rendered at a time.
+    """
+
+    recipe: Recipe
+    corpus: Corpus
+    out: str
+    identity: dict[str, Any]
+    sums: dict[int, str] = field(default_factory=dict)
+    chunk: int = CHUNK
+
+    @cached_property
+    def digest(self) -> str:
+        """The identity as a hash, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _root(self) -> int:
+        return common_folder(self.corpus.urls)
+
+    def shard(self, i: int) -> str:
+        """The name of input shard `i`: its path below the folder that all shards of the corpus share."""
+        return without_secrets(self.corpus.urls[i])[self._root :]
+
+    def stem(self, i: int) -> str:
+        """What the files of shard `i` begin with: a function of the identity, the shard's name and its content."""
+        name = self.shard(i)
+        plain = _PLAIN.sub("_", name.rpartition("/")[2].removesuffix(".tar"))
+        return f"{plain}-{hash64(self.digest, name, int(self.corpus.sizes[i]), self.sums.get(i, '')):016x}"
+
+    def output(self, i: int, epoch: int) -> str:
+        """The file name of one drawing of shard `i`."""
+        return f"{self.stem(i)}-e{epoch}.{'tar' if self.recipe.render.format == 'webdataset' else 'parquet'}"
+
+    def url(self, *names: str) -> str:
+        """A place in the output folder."""
+        return join(self.out, "/".join(names))
+
+
+def common_folder(urls: list[str]) -> int:
+    """How many characters of each URL (without its secrets) name the folder that all of them share."""
+    if not urls:
+        return 0
+    plain = [without_secrets(url) for url in urls]
+    low, high = min(plain), max(plain)
+    same = next((n for n, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+    return low.rfind("/", 0, same) + 1
+
+
+def known_sums(corpus: Corpus) -> dict[int, str]:
+    """SHA-256 of the shards whose folder has an index that knows it and gives the size that the shard has."""
+    indices: dict[str, Index] = {}
+    found = {}
+    for i, url in enumerate(corpus.urls):
+        folder, _, name = url.rpartition("/")
+        if "?" in url:
+            continue
+        if folder not in indices:
+            try:
+                indices[folder] = Index.load(folder)
+            except (OSError, ValueError):  # none, or none that can be used: sizes must do
+                indices[folder] = Index()
+        row = indices[folder].rows.get(name)
+        if row is not None and row.sha256 is not None and row.bytes == corpus.sizes[i]:
+            found[i] = row.sha256
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a render stands on, besides those in its identity."""
+    return {package: version(package) for package in ("ray", "torch", "fsspec")}

@@ -1,0 +1,262 @@
+"""A rendered corpus read back: what its manifest says of it, and its pairs in the order of training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.draws import sample_id
+from pipeline.errors import ShardError, UserError
+from pipeline.materialize.columns import Column, decode, stored_columns
+from pipeline.materialize.folder import MANIFEST, RECIPE
+from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, SHARDS
+from pipeline.materialize.writers import group_rows
+from pipeline.recipe.load import parse_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.render import Columns
+from pipeline.shards.corpus import Corpus
+from pipeline.storage import absolute, exists, join, open_seekable, read_all
+from pipeline.units import Source
+
+_CACHED_GROUPS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A rendered corpus; cheap to pickle.
+
+    Args:
+        url: its folder.
+        recipe: the recipe that it was rendered with, as far as that shapes pairs.
+        manifest: the manifest, as it lies there.
+        shards: a row a shard, see `pipeline.materialize.publish.SHARDS_SCHEMA`.
+        quarantine: a row a drawing that is missing, see `QUARANTINE_SCHEMA`.
+    """
+
+    url: str
+    recipe: Recipe
+    manifest: dict[str, Any]
+    shards: pa.Table
+    quarantine: pa.Table
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 (shards,): samples of each input shard, quarantined ones among them."""
+        return self.shards.column("samples").fill_null(0).to_numpy().astype(np.int64)
+
+    def corpus(self) -> Corpus:
+        """The input shards by name, with their counts: what an order is made of. Their bytes cannot be read through it."""
+        sizes = self.shards.column("bytes").to_numpy().astype(np.int64)
+        return Corpus(self.shards.column("shard").to_pylist(), sizes, self.counts)
+
+    def outputs(self, epoch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Names, sizes and pairs of one drawing's files, a shard each; the name is empty where the shard failed."""
+        rows = [(row or [None] * (epoch + 1))[epoch] for row in self.shards.column("outputs").to_pylist()]
+        sizes, pairs = (np.array([row[name] if row else 0 for row in rows], np.int64) for name in ("bytes", "pairs"))
+        return [row["name"] if row else "" for row in rows], sizes, pairs
+
+
+def is_rendered(recipe: Recipe) -> bool:
+    """Whether the recipe's `corpus.shards` is the folder of a rendered corpus."""
+    shards = recipe.corpus.shards
+    if not isinstance(shards, str) or shards.endswith(".tar") or any(character in shards for character in "*?[{"):
+        return False
+    try:
+        return exists(join(absolute(shards), MANIFEST))
+    except OSError:
+        return False
+
+
+def open_rendered(url: str) -> Rendered:
+    """Read what describes a rendered corpus.
+
+    Raises:
+        UserError: there is none, it is unfinished or damaged.
+    """
+    url = absolute(url)
+    try:
+        manifest = json.loads(read_all(join(url, MANIFEST)))
+        if manifest.get("version") != MANIFEST_VERSION:
+            raise UserError(f"{url}: not a rendered corpus of version {MANIFEST_VERSION}")
+        tables = {name: read_all(join(url, name)) for name in (SHARDS, QUARANTINE)}
+        document = json.loads(read_all(join(url, RECIPE)))
+    except FileNotFoundError:
+        raise UserError(f"{url}: no finished rendered corpus is there; `pseudolabel render` makes or completes one") from None
+    except ValueError as error:
+        raise UserError(f"{url}: its manifest is damaged: {error}") from None
+    except OSError as error:
+        raise UserError(f"{url} cannot be read: {error}") from None
+    for name, content in tables.items():
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
+            raise UserError(f"{join(url, name)} is not the one that the manifest names: run the same `pseudolabel render` again")
+    shards, quarantine = (pq.read_table(io.BytesIO(tables[name])) for name in (SHARDS, QUARANTINE))
+    return Rendered(url, parse_recipe(document, join(url, RECIPE)), manifest, shards, quarantine)
+
+
+def for_training(recipe: Recipe) -> tuple[Recipe, Rendered | None]:
+    """The recipe of a training run, and the rendered corpus that its shards are, if they are one; errors as in the two below."""
+    if not is_rendered(recipe):
+        return recipe, None
+    assert isinstance(recipe.corpus.shards, str)
+    rendered = open_rendered(recipe.corpus.shards)
+    return resolve(recipe, rendered), rendered
+
+
+def resolve(recipe: Recipe, rendered: Rendered) -> Recipe:
+    """The recipe of a training run on a rendered corpus: crop and tasks as they were rendered, everything else its own.
+
+    Raises:
+        UserError: the recipe asks for another crop, or for tasks that were not rendered so.
+    """
+    theirs = rendered.recipe
+    if not rendered.manifest["complete"]:
+        failed = rendered.manifest["totals"]["failed"]
+        raise UserError(f"{rendered.url}: {failed} shards failed; complete it with `pseudolabel render --retry-failed`")
+    for name in sorted(recipe.image.model_fields_set - {"mean", "std"}):
+        there, now = getattr(theirs.image, name), getattr(recipe.image, name)
+        if there != now:
+            raise UserError(f"image.{name}: {now}, but {rendered.url} was rendered with {there}; leave it out")
+    for name, task in recipe.tasks.items():
+        if name not in theirs.tasks:
+            raise UserError(f"tasks.{name} was not rendered; {rendered.url} holds {', '.join(theirs.tasks)}")
+        own = {"weight", "objective"}
+        if task.model_dump(exclude=own) != theirs.tasks[name].model_dump(exclude=own):
+            raise UserError(f"tasks.{name} was rendered with other parameters: {theirs.tasks[name].model_dump(exclude=own)}")
+    image = theirs.image.model_copy(update={"mean": recipe.image.mean, "std": recipe.image.std})
+    place = recipe.placement.model_copy(update={"render": "workers"})
+    return recipe.model_copy(update={"image": image, "tasks": recipe.tasks or theirs.tasks, "placement": place})
+
+
+@dataclass(frozen=True)
+class RenderedSource(Source):
+    """Units out of a rendered corpus, the same columns as `Source` makes of the original one. Drawings are taken in turn.
+
+    Args:
+        rendered: the corpus; None is refused.
+    """
+
+    rendered: Rendered | None = field(default=None, kw_only=True)
+
+    def maker(self, threads: int) -> Callable[[int], Columns]:
+        return _Reader(self)
+
+
+class _Reader:
+    """Reads units."""
+
+    def __init__(self, source: RenderedSource) -> None:
+        if source.rendered is None:
+            raise ValueError("a rendered source without a rendered corpus")
+        self._source, self._rendered = source, source.rendered
+        recipe = self._rendered.recipe
+        wanted = set(source.recipe.tasks)
+        self._stored = stored_columns(recipe)
+        self._columns = [c for c in self._stored if c.name == "image" or c.name.rpartition(".")[0] in wanted]
+        self._epochs, self._tar = recipe.render.epochs, recipe.render.format == "webdataset"
+        self._bad = _bad_rows(self._rendered)
+        self._files = lru_cache(maxsize=self._epochs)(self._open)
+        self._urls = self._rendered.shards.column("shard").to_pylist()
+        self._group = lru_cache(maxsize=_CACHED_GROUPS)(self._read_group)
+
+    def __call__(self, number: int) -> Columns:
+        started = time.perf_counter()
+        epoch, rows = self._source.schedule.unit(number, self._source.step)
+        drawing, n = epoch % self._epochs, len(rows)
+        columns: Columns = {
+            "id": np.zeros(n, np.uint64),
+            "weight": np.zeros(n, np.float32),
+            "class": np.full(n, -1, np.int64),
+            **{column.name: np.zeros((n, *column.shape), column.dtype) for column in self._columns},
+        }
+        failure = [""] * n
+        for shard in np.unique(rows.shards[rows.shards >= 0]):
+            bad = self._bad.get((self._urls[shard], drawing), {})
+            good = []
+            for place in np.flatnonzero(rows.shards == shard):
+                row = int(rows.rows[place])
+                if row in bad:
+                    key, reason = bad[row]
+                    columns["id"][place] = sample_id(key)
+                    failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "reason": reason})
+                else:
+                    good.append(place)
+            if good:
+                there = rows.rows[good]
+                self._fill(int(shard), drawing, there - np.searchsorted(sorted(bad), there), np.array(good), columns)
+        seconds = np.array([0, 0, time.perf_counter() - started], np.float32) / max(n, 1)
+        return {
+            **columns,
+            "unit": np.full(n, number, np.int64),
+            "seconds": np.tile(seconds, (n, 1)),
+            "failure": np.array(failure, object),
+        }
+
+    def _open(self, drawing: int) -> Corpus:
+        names, sizes, pairs = self._rendered.outputs(drawing)
+        return Corpus([join(self._rendered.url, name) for name in names], sizes, pairs)
+
+    def _fill(self, shard: int, drawing: int, rows: np.ndarray, places: np.ndarray, columns: Columns) -> None:
+        """Put pairs of one file, by their rows in it, to their places in the unit."""
+        columns["weight"][places] = 1
+        files = self._files(drawing)
+        if not self._tar:
+            self._fill_from_table(files.urls[shard], rows, places, columns)
+            return
+        suffix = f"-e{drawing}" if self._epochs > 1 else ""
+        for place, (sample, parts) in zip(places, files.read_members(shard, rows)):
+            columns["id"][place] = sample_id(sample.key.removesuffix(suffix))
+            columns["class"][place] = sample.label
+            for column in self._columns:
+                try:
+                    columns[column.name][place] = decode(column, parts[column.member])
+                except (KeyError, ValueError) as error:
+                    raise ShardError(files.urls[shard], f"sample {sample.key} is damaged: {error}") from None
+
+    def _fill_from_table(self, url: str, rows: np.ndarray, places: np.ndarray, columns: Columns) -> None:
+        size = group_rows(self._stored)
+        for group in np.unique(rows // size):
+            here = np.flatnonzero(rows // size == group)
+            within, table = rows[here] % size, self._group(url, int(group))
+            for name in ("id", "class", *(column.name for column in self._columns)):
+                columns[name][places[here]] = table[name][within]
+
+    def _read_group(self, url: str, group: int) -> dict[str, Any]:
+        """A row group's columns as arrays."""
+        try:
+            with open_seekable(url) as file:
+                read = pq.ParquetFile(file).read_row_group(
+                    group, columns=["id", "class", *(column.name for column in self._columns)]
+                )
+        except (OSError, pa.ArrowException) as error:
+            raise ShardError(url, f"cannot be read: {error}") from None
+        found = {"id": read.column("id").to_numpy(), "class": read.column("class").fill_null(-1).to_numpy()}
+        for column in self._columns:
+            values = read.column(column.name).combine_chunks()
+            found[column.name] = values.to_numpy() if column.kind == "class" else tensors(values, column)
+        return found
+
+
+def tensors(values: Any, column: Column) -> np.ndarray:
+    """The rows of a Parquet column of tensors, without a copy."""
+    values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+    start = values.offset * column.row_bytes
+    data = np.frombuffer(values.buffers()[1], np.uint8)[start : start + len(values) * column.row_bytes]
+    return data.view(column.dtype).reshape(len(values), *column.shape)
+
+
+def _bad_rows(rendered: Rendered) -> dict[tuple[str, int], dict[int, tuple[str, str]]]:
+    """Key and reason of the missing rows, by (shard, drawing), then row."""
+    found: dict[tuple[str, int], dict[int, tuple[str, str]]] = {}
+    for bad in rendered.quarantine.to_pylist():
+        found.setdefault((bad["shard"], bad["epoch"]), {})[bad["row"]] = (bad["key"], bad["reason"])
+    return found

@@ -1,0 +1,314 @@
+"""The Ray Data plan of a render: shard numbers -> a pool of actors -> a row of counts each; and the driver that watches it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import RunError, ShardError, UserError
+from pipeline.materialize.columns import stored_columns
+from pipeline.materialize.commit import Record, failure_url, load_failure, save_failure
+from pipeline.materialize.folder import State, claim, look
+from pipeline.materialize.plan import CHUNK, Job, identity_of, known_sums, shaping
+from pipeline.materialize.publish import publish
+from pipeline.materialize.shard import OutputError, ShardRenderer
+from pipeline.quarantine import check_budget
+from pipeline.recipe.schema import Recipe
+from pipeline.shards.opening import open_corpus
+from pipeline.storage import absolute, exists, is_local, is_writable, remove
+from pipeline.storage.files import pause
+
+DONE, FAILED, STOPPED = "done", "failed", "stopped"
+_TRIES = 3
+_NAMED = 5
+_MOST_INIT_DEATHS = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a render is: shards and samples of the whole corpus, those of earlier runs among them."""
+
+    shards: int
+    shards_done: int
+    samples: int
+    samples_done: int
+    quarantined: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a render leaves.
+
+    Args:
+        out: URL of the folder.
+        shards: input shards.
+        rendered: those of them that this run rendered.
+        samples: samples in the shards that are done.
+        pairs: pairs on disk, all drawings together.
+        quarantined: samples of which a drawing is missing.
+        failed: reason by the name of each shard that failed.
+        seconds: how long this run took.
+    """
+
+    out: str
+    shards: int
+    rendered: int
+    samples: int
+    pairs: int
+    quarantined: int
+    failed: dict[str, str]
+    seconds: float
+
+
+def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[int, int], None] | None = None) -> Job:
+    """What a render of this recipe is, before anything is written.
+
+    Args:
+        recipe: the recipe.
+        out: folder for the result, path or URL.
+        engine: identity of the engine that will render.
+        progress: called with (shards indexed, shards to index).
+
+    Raises:
+        UserError: no tasks, no shards, an output that cannot be written.
+    """
+    check(recipe, out)
+    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, progress=progress, keep_damaged=True)
+    return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
+
+
+def check(recipe: Recipe, out: str) -> None:
+    """Refuse what cannot be rendered; errors as in `plan`."""
+    if not recipe.tasks:
+        raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
+    if not is_writable(out):
+        raise UserError(f"{out}: http storage cannot be written")
+    stored_columns(recipe)
+
+
+def render(
+    recipe: Recipe,
+    out: str,
+    retry_failed: bool = False,
+    indexing: Callable[[int, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    chunk: int = CHUNK,
+    here: bool = False,
+) -> Report:
+    """Render a corpus to disk on the Ray cluster that this process is connected to; the same call again completes it.
+
+    Each input shard is one piece of work: its outputs are written, each whole or not at all, and then its commit record. A shard
+    that has one is never looked at again.
+
+    Args:
+        recipe: the recipe.
+        out: folder for the result, path or URL.
+        retry_failed: try those shards again that failed in an earlier run.
+        indexing: called with (shards indexed, shards to index).
+        progress: called after each shard.
+        chunk: samples rendered at a time; what is written does not depend on it.
+        here: render in this process, one shard after another, without Ray.
+
+    Returns:
+        What is there now. Shards that failed are named in it, and the manifest is there without them.
+
+    Raises:
+        UserError: it cannot begin.
+        BudgetExceeded: too many samples could not be decoded.
+        RunError: storage refused an output, or the job failed; what is committed stays.
+    """
+    started = time.perf_counter()
+    check(recipe, out)
+    job = replace(plan(recipe, out, _engine_identity(recipe, here), indexing), chunk=chunk)
+    state = look(job)
+    skipped = set(state.done) | (set() if retry_failed else set(state.failed))
+    todo = [i for i in range(len(job.corpus.urls)) if i not in skipped]
+    rendered: set[int] = set()
+    if todo or not state.finished:
+        claim(job, shaping(recipe))
+        rendered = _run(job, todo, state, progress, here)
+    done = sorted({*state.done, *rendered})
+    totals = publish(job, done)
+    broken = [i for i in range(len(job.corpus.urls)) if i not in set(done)]
+    reasons = {row["shard"]: row["reason"] for row in (load_failure(job.out, job.stem(i)) for i in broken)}
+    seconds = time.perf_counter() - started
+    return Report(job.out, totals.shards, len(rendered), totals.samples, totals.pairs, totals.quarantined, reasons, seconds)
+
+
+def _engine_identity(recipe: Recipe, here: bool) -> dict[str, str]:
+    """The identity of the engine as the actors will have it: they may have GPUs where the driver has none."""
+    from pipeline.engines import build_engine
+
+    def ask() -> dict[str, str]:
+        return build_engine(recipe).identity()
+
+    if here:
+        return ask()
+    import ray
+
+    place = recipe.placement
+    answer: dict[str, str] = ray.get(ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(ask).remote())
+    return answer
+
+
+def _run(job: Job, todo: list[int], state: State, progress: Callable[[Progress], None] | None, here: bool) -> set[int]:
+    """Render the shards of `todo`; returns those that are done."""
+    corpus = job.corpus
+    counted = int(corpus.counts[state.done].sum()) if state.done else 0
+    done: set[int] = set()
+    broken: set[int] = set()
+    seen = bad = 0
+    some: list[dict[str, str]] = []
+
+    def tell() -> None:
+        if progress:
+            progress(Progress(len(corpus.urls), len(state.done) + len(done), corpus.samples, counted, bad, len(broken)))
+
+    if not todo:
+        return done
+    tell()
+    for row in _rows_here(job, todo) if here else _rows(job, todo):
+        i, status = int(row["shard"]), row["status"]
+        if i in done:  # a node was lost after it had rendered the shard, and the shard came again
+            continue
+        if status == STOPPED:
+            raise RunError(f"{row['words']}\nWhat is committed stays ({len(done)} shards of this run); the same command goes on")
+        if status == FAILED:
+            broken.add(i)
+        else:
+            done.add(i)
+            counted += int(corpus.counts[i])
+            seen, bad = seen + int(row["samples"]), bad + int(row["quarantined"])
+            if row["words"] and len(some) < _NAMED:
+                some.append({"shard": job.shard(i), "key": row["key"], "reason": row["words"]})
+            check_budget(job.recipe.failures.budget, bad, seen, lambda: some)
+        tell()
+    return done
+
+
+def _rows(job: Job, todo: list[int]) -> Iterator[dict[str, Any]]:
+    """What each shard's actor says of it, in whatever order they finish."""
+    import ray
+    import ray.data
+
+    place = job.recipe.placement
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = False
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # a shard may take its time
+    context.max_consecutive_actor_init_deaths = _MOST_INIT_DEATHS
+    with ray.data.DataContext.current(context):
+        dataset = (
+            ray.data.range(len(todo), override_num_blocks=1)
+            .repartition(target_num_rows_per_block=1)
+            .map_batches(
+                _RenderShards,
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=place.actors),
+                num_cpus=place.cpus,
+                num_gpus=place.gpus,
+                fn_constructor_args=(job, np.asarray(todo, np.int64), place.threads),
+            )
+        )
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise RunError(f"the render was stopped by Ray: {_first_line(error)}; the same command goes on from there") from error
+
+
+def _rows_here(job: Job, todo: list[int]) -> Iterator[dict[str, Any]]:
+    """The same from this process."""
+    actor = _RenderShards(job, np.asarray(todo, np.int64), job.recipe.placement.threads)
+    for number in range(len(todo)):
+        for row in actor({"id": np.array([number])}):
+            yield {name: value[0] for name, value in row.items()}
+
+
+class _RenderShards:
+    """Actor: renders one shard a call, commits it, and says how it went in a row. It raises for nothing that has a name."""
+
+    def __init__(self, job: Job, todo: np.ndarray, threads: int) -> None:
+        self._job, self._todo, self._threads = job, todo, threads
+        self._render: ShardRenderer | None = None
+        self._meter = _Meter()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        for number in batch["id"]:
+            row = self._one(int(self._todo[number]))
+            yield {name: np.array([value], object if isinstance(value, str) else None) for name, value in row.items()}
+
+    def _one(self, i: int) -> dict[str, Any]:
+        started, job = time.perf_counter(), self._job
+        row = {"shard": i, "status": DONE, "samples": 0, "pairs": 0, "quarantined": 0, "words": "", "key": "", "seconds": 0.0}
+        try:
+            record = self._record(i)
+            row |= {"samples": record.samples, "pairs": sum(o.pairs for o in record.outputs), "quarantined": record.quarantined}
+            if record.bad:
+                row |= {"key": record.bad[0].key, "words": record.bad[0].reason}
+        except ShardError as error:
+            row |= self._fail(i, error.reason)
+        except OutputError as error:
+            row |= {"status": STOPPED, "words": str(error)}
+        except (RunError, UserError) as error:
+            row |= {"status": STOPPED, "words": f"{job.shard(i)}: {error}"}
+        return {**row, "seconds": time.perf_counter() - started}
+
+    def _record(self, i: int) -> Record:
+        """The shard's record; written by whoever was first."""
+        job = self._job
+        try:
+            return Record.load(job.out, job.stem(i))
+        except OSError:  # not done
+            pass
+        if self._render is None:
+            self._render = ShardRenderer(job, self._threads, self._meter.count)
+        for attempt in range(_TRIES):
+            try:
+                record = self._render(i)
+                try:
+                    record.save(job.out, job.stem(i))
+                    if exists(failure_url(job.out, job.stem(i))):
+                        remove(failure_url(job.out, job.stem(i)))
+                except OSError as error:
+                    raise OutputError(f"{job.out} cannot be written: {error}") from error
+                return record
+            except OutputError:
+                if is_local(job.out) or attempt == _TRIES - 1:  # a disk that is full does not empty itself
+                    raise
+                pause(attempt + 2)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _fail(self, i: int, reason: str) -> dict[str, Any]:
+        job = self._job
+        try:
+            save_failure(job.out, job.stem(i), job.shard(i), reason)
+        except OSError as error:
+            return {"status": STOPPED, "words": f"{job.out} cannot be written: {error}"}
+        return {"status": FAILED, "words": reason}
+
+
+class _Meter:
+    """Ray's metrics of a render: counters that every actor adds to."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter
+
+        self._samples = Counter("pseudolabel_render_samples", "Samples rendered, good and bad.")
+        self._bad = Counter("pseudolabel_render_quarantined", "Samples that could not be decoded.")
+
+    def count(self, samples: int, bad: int) -> None:
+        """Add what a chunk held."""
+        if samples:
+            self._samples.inc(samples)
+        if bad:
+            self._bad.inc(bad)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)

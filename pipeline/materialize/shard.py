@@ -1,0 +1,157 @@
+"""One input shard to its rendered shards and its commit record: streamed, so that neither is ever held."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from pipeline.batches import ahead
+from pipeline.errors import RunError, ShardError
+from pipeline.materialize.columns import stored_columns
+from pipeline.materialize.commit import BAD, Bad, Output, Record
+from pipeline.materialize.plan import Job, identity_of
+from pipeline.materialize.writers import Form, Writer
+from pipeline.render import Pairs
+from pipeline.shards import naming
+from pipeline.shards.corpus import Sample
+from pipeline.shards.writing import TarWriter
+from pipeline.storage import join, write_atomic
+from pipeline.survival import SurvivingRenderer
+
+_Chunk = list[tuple[Sample, dict[str, memoryview]]]
+
+
+class OutputError(RunError):
+    """Storage refused what was to be written: the fault of no shard."""
+
+
+class ShardRenderer:
+    """Renders input shards to disk, one after another.
+
+    Args:
+        job: what to render, and where to.
+        threads: CPU threads that decode, and that compress.
+        told: called with (samples, quarantined) after each chunk.
+
+    Raises:
+        RunError: this machine's engine or libraries are not those of the job.
+    """
+
+    def __init__(self, job: Job, threads: int = 1, told: Callable[[int, int], None] | None = None) -> None:
+        self._job, self._told = job, told
+        self._render = SurvivingRenderer(job.recipe, threads)
+        here = identity_of(job.recipe, self._render.engine_identity())["engine"]
+        if here != job.identity["engine"]:
+            raise RunError(
+                f"the machines do not render alike: one has {job.identity['engine']}, another has {here}; give all the same"
+            )
+        self._form = Form(job.recipe, stored_columns(job.recipe))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, i: int, out: str | None = None) -> Record:
+        """Render shard `i` and write its outputs, but not its commit record.
+
+        Args:
+            i: the shard's place in the corpus.
+            out: another folder than the job's.
+
+        Raises:
+            ShardError: the shard is damaged, gone, or cannot be read.
+            OutputError: the outputs cannot be written.
+            RunError: processes died again and again at the same samples.
+        """
+        job, out = self._job, out or self._job.out
+        samples = len(job.corpus.members(i))
+        epochs = range(job.recipe.render.epochs)
+        bad: list[Bad] = []
+        with _outputs(out), ExitStack() as files:
+            writers = [files.enter_context(self._form.open(join(out, job.output(i, epoch)))) for epoch in epochs]
+            keeper = _Keeper(files, join(out, f"{BAD}/{job.stem(i)}.tar")) if job.recipe.render.keep_bad else None
+            for first, chunk in ahead(self._chunks(i, samples), 1):
+                rows: set[int] = set()
+                for epoch, writer in zip(epochs, writers):
+                    pairs = self._render([sample for sample, _ in chunk], epoch)
+                    self._write(writer, pairs, chunk, first, epoch)
+                    for n in sorted(pairs.failures):
+                        bad.append(_bad(first + n, epoch, chunk[n], pairs.failures[n]))
+                    rows |= pairs.failures.keys()
+                if keeper:
+                    for n in sorted(rows):
+                        keeper.keep(*chunk[n])
+                if self._told:
+                    self._told(len(chunk), len(rows))
+            for writer in writers:
+                writer.finish()
+            if keeper:
+                keeper.finish()
+        return Record(
+            shard=job.shard(i),
+            bytes=int(job.corpus.sizes[i]),
+            samples=samples,
+            outputs=[writer.output(job.output(i, epoch)) for epoch, writer in zip(epochs, writers)],
+            bad=sorted(bad, key=lambda one: (one.epoch, one.row)),
+            kept=keeper.output() if keeper else None,
+        )
+
+    def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk]]:
+        for first in range(0, samples, self._job.chunk):
+            rows = np.arange(first, min(first + self._job.chunk, samples))
+            yield first, self._job.corpus.read_members(i, rows)
+
+    def _write(self, writer: Writer, pairs: Pairs, chunk: _Chunk, first: int, epoch: int) -> None:
+        def prepare(n: int) -> dict[str, object]:
+            return self._form.prepare({column.name: pairs.columns[column.name][n] for column in self._form.columns})
+
+        good = [n for n in range(len(chunk)) if n not in pairs.failures]
+        suffix = f"-e{epoch}" if self._job.recipe.render.epochs > 1 else ""
+        for n, files in zip(good, self._pool.map(prepare, good) if self._pool else map(prepare, good)):
+            sample, parts = chunk[n]
+            others = {ext: bytes(body) for ext, body in parts.items() if ext != sample.ext and not naming.is_image(ext)}
+            writer.add(sample.key + suffix, first + n, sample, others, files)
+
+
+class _Keeper:
+    """A tar of the files that could not be decoded, made when the first one comes."""
+
+    def __init__(self, files: ExitStack, url: str) -> None:
+        self._files, self._url = files, url
+        self._tar: TarWriter | None = None
+        self._count = 0
+
+    def keep(self, sample: Sample, parts: dict[str, memoryview]) -> None:
+        if sample.ext not in parts:
+            return
+        if self._tar is None:
+            self._tar = TarWriter(self._files.enter_context(write_atomic(self._url)))
+        self._tar.add(f"{sample.key}.{sample.ext}", parts[sample.ext])
+        self._count += 1
+
+    def finish(self) -> None:
+        if self._tar is not None:
+            self._tar.finish()
+
+    def output(self) -> Output | None:
+        name = self._url.rpartition("/")[2]
+        return Output(f"{BAD}/{name}", self._tar.position, self._tar.sha256.hexdigest(), self._count) if self._tar else None
+
+
+def _bad(row: int, epoch: int, source: tuple[Sample, dict[str, memoryview]], reason: str) -> Bad:
+    sample, parts = source
+    image = parts.get(sample.ext)
+    sha256 = "" if image is None else hashlib.sha256(image).hexdigest()
+    return Bad(row, sample.key, epoch, reason, 0 if image is None else len(image), sha256)
+
+
+@contextmanager
+def _outputs(out: str) -> Iterator[None]:
+    """Tell storage's refusals, which are about the outputs, from those of the shard, which are ShardErrors already."""
+    try:
+        yield
+    except ShardError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}") from error

@@ -1,0 +1,194 @@
+"""Is a rendered corpus what its manifest says: every file by its checksum, every sample accounted for, a share rendered again?"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pipeline.draws import permutation
+from pipeline.errors import ShardError, UserError
+from pipeline.materialize.columns import stored_columns
+from pipeline.materialize.folder import read_identity
+from pipeline.materialize.plan import CHUNK, Job, difference, identity_of, known_sums
+from pipeline.materialize.rendered import Rendered, open_rendered
+from pipeline.materialize.shard import ShardRenderer
+from pipeline.shards import naming, tar
+from pipeline.shards.opening import open_corpus
+from pipeline.storage import is_local, join, open_seekable, read_range
+from pipeline.storage import size as size_of
+
+_PIECE = 16 * 2**20
+_LOCAL, _REMOTE = 2, 8  # files at a time
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as the manifest says."""
+
+    file: str
+    reason: str
+
+
+@dataclass
+class Verdict:
+    """What `verify` found.
+
+    Args:
+        url: the folder.
+        shards: input shards.
+        files: files that were read.
+        samples, pairs, quarantined: sums of the manifest; a sample counts as quarantined if any of its drawings is missing.
+        rendered_again: input shards that were rendered again and compared.
+        problems: what is wrong.
+    """
+
+    url: str
+    shards: int
+    files: int
+    samples: int
+    pairs: int
+    quarantined: int
+    rendered_again: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verdict:
+    """Hold a rendered corpus against its manifest.
+
+    Args:
+        url: its folder.
+        deep: share of the input shards that are rendered again and compared byte for byte; needs the original corpus.
+        seed: chooses these; else chance does.
+        progress: called with (files, of how many).
+
+    Raises:
+        UserError: there is no finished rendered corpus; or, with `deep`, its source or its engine is not here.
+    """
+    rendered = open_rendered(url)
+    totals, tasks = rendered.manifest["totals"], list(_tasks(rendered))
+    verdict = Verdict(rendered.url, totals["shards"], len(tasks), totals["samples"], totals["pairs"], totals["quarantined"])
+    verdict.problems += _unaccounted(rendered)
+    with ThreadPoolExecutor(_LOCAL if is_local(rendered.url) else _REMOTE) as pool:
+        for done, problems in enumerate(pool.map(lambda task: _check_file(rendered, *task), tasks), 1):
+            verdict.problems += problems
+            if progress:
+                progress(done, len(tasks))
+    if deep:
+        _render_again(rendered, deep, seed, verdict)
+    return verdict
+
+
+def _tasks(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Every file that the manifest names, and whether it holds pairs."""
+    for row in rendered.shards.to_pylist():
+        for output in row["outputs"] or ():
+            yield output, True
+        if row["kept"]:
+            yield row["kept"], False
+
+
+def _unaccounted(rendered: Rendered) -> Iterator[Problem]:
+    """Each sample of each drawing must be a pair or a row of the quarantine table."""
+    columns = zip(rendered.quarantine.column("shard").to_pylist(), rendered.quarantine.column("epoch").to_pylist())
+    bad = Counter(columns)
+    for row in rendered.shards.to_pylist():
+        if row["failure"] is not None:
+            yield Problem(row["shard"], f"failed, and is not rendered: {row['failure']}")
+            continue
+        if len(row["outputs"]) != rendered.recipe.render.epochs:
+            yield Problem(row["shard"], f"has {len(row['outputs'])} drawings of {rendered.recipe.render.epochs}")
+        for epoch, output in enumerate(row["outputs"]):
+            pairs, missing = output["pairs"], bad[row["shard"], epoch]
+            if pairs + missing != row["samples"]:
+                words = f"{pairs} pairs and {missing} quarantined are not the {row['samples']} samples of the shard"
+                yield Problem(row["shard"], f"drawing {epoch}: {words}")
+
+
+def _check_file(rendered: Rendered, output: dict[str, Any], holds_pairs: bool) -> list[Problem]:
+    url = join(rendered.url, output["name"])
+    try:
+        found = size_of(url)
+        if found != output["bytes"]:
+            return [Problem(output["name"], f"has {found} bytes, {output['bytes']} by the manifest")]
+        if _sha256(url, found) != output["sha256"]:
+            return [Problem(output["name"], "its bytes have changed: the checksum is not the manifest's")]
+        if holds_pairs:
+            return _check_pairs(rendered, url, output)
+    except FileNotFoundError:
+        return [Problem(output["name"], "is missing")]
+    except (OSError, ShardError) as error:
+        return [Problem(output["name"], f"cannot be read: {error}")]
+    return []
+
+
+def _check_pairs(rendered: Rendered, url: str, output: dict[str, Any]) -> list[Problem]:
+    """Count the pairs in the file itself, and see that none lacks a part or is there twice."""
+    problems = []
+    if rendered.recipe.render.format == "parquet":
+        import pyarrow.parquet as pq
+
+        with open_seekable(url) as file:
+            keys = pq.read_table(file, columns=["key"]).column("key").to_pylist()
+    else:
+        wanted, keys = {column.member for column in stored_columns(rendered.recipe)}, []
+        with open_seekable(url) as file:
+            named = [pair for member in tar.walk(file, url, output["bytes"]) if (pair := naming.split(member.name)) is not None]
+        for key, group in groupby(named, key=lambda pair: pair[0]):
+            keys.append(key)
+            if missing := wanted - {ext for _, ext in group}:
+                problems.append(Problem(output["name"], f"sample {key} lacks {', '.join(sorted(missing))}"))
+    if len(keys) != output["pairs"]:
+        problems.append(Problem(output["name"], f"holds {len(keys)} pairs, {output['pairs']} by the manifest"))
+    if len(set(keys)) != len(keys):
+        problems.append(Problem(output["name"], f"holds {len(keys) - len(set(keys))} keys more than once"))
+    return problems
+
+
+def _sha256(url: str, size: int) -> str:
+    found = hashlib.sha256()
+    for start in range(0, size, _PIECE):
+        found.update(read_range(url, start, min(size, start + _PIECE)))
+    return found.hexdigest()
+
+
+def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: Verdict) -> None:
+    if not 0 < share <= 1:
+        raise UserError(f"a share of {share}: it must be above 0 and at most 1")
+    recipe = rendered.recipe
+    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, index=False, keep_damaged=True)
+    job = Job(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
+    from pipeline.engines import build_engine
+
+    here = identity_of(recipe, build_engine(recipe).identity())
+    if lines := difference(job.identity, here):
+        raise UserError("this machine does not render as that one did, so nothing can be compared:\n  " + "\n  ".join(lines))
+    rows = {row["shard"]: row for row in rendered.shards.to_pylist() if row["failure"] is None}
+    chosen = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
+    render = ShardRenderer(job)
+    for i in chosen[: math.ceil(share * len(corpus.urls))].tolist():
+        row = rows.get(job.shard(i))
+        if row is None:
+            continue
+        verdict.rendered_again += 1
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "quarantine").mkdir()
+            try:
+                again = render(i, folder)
+            except ShardError as error:
+                verdict.problems.append(Problem(row["shard"], f"cannot be rendered again: {error.reason}"))
+                continue
+        for there, now in zip(row["outputs"], again.outputs):
+            if there["name"] != now.name:
+                verdict.problems.append(Problem(row["shard"], "the input shard is not the one that was rendered"))
+                break
+            if there["sha256"] != now.sha256:
+                verdict.problems.append(Problem(there["name"], "rendered again it has other bytes"))

@@ -1,0 +1,42 @@
+"""What tests of rendered corpora share: recipes of four tasks on small shards, and the bytes of a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipe import Recipe
+from tests.pipeline.shards.conftest import make_tar
+
+__all__ = ["make_tar"]
+
+TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def corpus(tiles: Path, tmp_path: Path) -> Path:
+    """A copy of the tiles' shards that a test may damage."""
+    return Path(shutil.copytree(tiles, tmp_path / "corpus"))
+
+
+@pytest.fixture
+def spec(run_recipe: MakeRecipe, tiles: Path) -> MakeRecipe:
+    """`spec(shards=..., sections={...}, format="parquet", ...)`: four tasks; the rest is the section `render`."""
+
+    def make(shards: Path | str | list[str] = tiles, sections: dict[str, Any] | None = None, **render: Any) -> Recipe:
+        given = shards if isinstance(shards, list) else str(shards)
+        return run_recipe({"corpus": {"shards": given}, "tasks": TASKS, "render": render, **(sections or {})})
+
+    return make
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], dict[str, bytes]]:
+    """`tree(folder)`: the bytes of every file below it, by path."""
+    return lambda root: {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -1,0 +1,163 @@
+"""Bad shards, bad samples and bad storage: each in words, each counted, and nothing that is committed is harmed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import resource
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.errors import BudgetExceeded, RunError, UserError
+from pipeline.materialize.run import Progress, render
+from pipeline.materialize.verify import verify
+from pipeline.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+MakeTar = Callable[..., Path]
+Tree = Callable[[Path], dict[str, bytes]]
+
+
+def photo(colour: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 40), (colour, 100, 50)).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+def quarantine(out: Path) -> list[dict]:
+    return pq.read_table(out / "quarantine.parquet").to_pylist()
+
+
+def test_damaged_shards_fail_with_a_reason_and_the_others_go_on(spec: MakeRecipe, corpus: Path, tmp_path: Path) -> None:
+    shards = sorted(corpus.glob("*.tar"))
+    whole = [path.read_bytes() for path in shards]
+    shards[1].write_bytes(whole[1][: len(whole[1]) // 2])
+    with tarfile.open(shards[4]) as archive:
+        middle = archive.getmembers()[4].offset
+    shards[4].write_bytes(whole[4][:middle] + b"\xff" * 512 + whole[4][middle + 512 :])
+    for path in corpus.glob("*.parquet"):
+        path.unlink()  # an index would vouch for the damaged one, whose size is right
+    out = tmp_path / "out"
+    report = render(spec(corpus), str(out), here=True)
+    assert sorted(report.failed) == [shards[1].name, shards[4].name]
+    assert "truncated" in report.failed[shards[1].name]
+    assert "damaged" in report.failed[shards[4].name]
+    assert report.rendered == 6
+    assert {problem.file for problem in verify(str(out)).problems} == {shards[1].name, shards[4].name}
+
+    assert render(spec(corpus), str(out), here=True).rendered == 0, "failed shards are not tried again unless that is asked for"
+    assert sorted(render(spec(corpus), str(out), retry_failed=True, here=True).failed) == sorted(report.failed)
+    for i in (1, 4):
+        shards[i].write_bytes(whole[i])
+    report = render(spec(corpus), str(out), retry_failed=True, here=True)
+    assert (report.rendered, report.failed, report.pairs) == (2, {}, 72)
+    assert verify(str(out)).problems == []
+    assert not list((out / "failed").iterdir())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_shard_that_vanishes_or_is_cut_under_way_fails_alone(spec: MakeRecipe, corpus: Path, tmp_path: Path) -> None:
+    shards = sorted(corpus.glob("*.tar"))
+
+    def at_the_start(progress: Progress) -> None:
+        if progress.shards_done == 0:
+            shutil.move(shards[6], tmp_path / "elsewhere.tar")
+            shards[7].write_bytes(shards[7].read_bytes()[:2000])
+
+    report = render(spec(corpus), str(tmp_path / "out"), progress=at_the_start)
+    assert sorted(report.failed) == [shards[6].name, shards[7].name]
+    assert "is gone since the corpus was opened" in report.failed[shards[6].name]
+    assert "2000 bytes" in report.failed[shards[7].name]
+    assert report.rendered == 6
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_every_kind_of_bad_sample_is_a_quarantine_row(spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar, form: str) -> None:
+    good = [(f"good/{n}.jpg", photo(n)) for n in range(3)]
+    bad = [
+        ("bad/text.jpg", b"not an image"),
+        ("bad/empty.jpg", b""),
+        ("bad/two.jpg", photo(9)),
+        ("bad/two.jpg", photo(10)),
+        ("bad/none.txt", b"no image here"),
+        ("good/0.jpg", photo(11)),
+    ]
+    make_tar(tmp_path / "in" / "mixed.tar", good + bad)
+    make_tar(tmp_path / "in" / "empty.tar", [])
+    make_tar(tmp_path / "in" / "only-bad.tar", [(f"x/{n}.jpg", b"nothing") for n in range(4)])
+    out = tmp_path / "out"
+    report = render(spec(tmp_path / "in", {"failures": {"budget": 20}}, format=form, keep_bad=True), str(out), here=True)
+    assert (report.shards, report.samples, report.pairs, report.quarantined, report.failed) == (3, 12, 3, 9, {})
+    rows = quarantine(out)
+    reasons = {(row["shard"], row["key"], row["row"]): row["reason"] for row in rows}
+    assert "not a decodable image" in reasons["mixed.tar", "bad/text", 3]
+    assert "empty file" in reasons["mixed.tar", "bad/empty", 4]
+    assert "two members with extension jpg" in reasons["mixed.tar", "bad/two", 5]
+    assert "no image member" in reasons["mixed.tar", "bad/none", 6]
+    assert "came before" in reasons["mixed.tar", "good/0", 7]
+    assert len([key for key in reasons if key[0] == "only-bad.tar"]) == 4
+    (text,) = [row for row in rows if row["key"] == "bad/text"]
+    assert text["bytes"] == 12
+    assert text["sha256"] == hashlib.sha256(b"not an image").hexdigest()
+    with tarfile.open(next((out / "quarantine").glob("mixed-*.tar"))) as kept:
+        assert kept.extractfile("bad/text.jpg").read() == b"not an image"  # type: ignore[union-attr]
+    assert verify(str(out)).problems == []
+
+
+def test_too_many_bad_samples_stop_the_run_and_a_higher_budget_completes_it(
+    spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar
+) -> None:
+    for shard in range(4):
+        make_tar(tmp_path / "in" / f"{shard}.tar", [(f"{shard}-{n}.jpg", photo(n) if n else b"nothing") for n in range(4)])
+    out = tmp_path / "out"
+    with pytest.raises(BudgetExceeded, match=r"(?s)3 of 12 samples.*failures.budget of 2.*not a decodable image"):
+        render(spec(tmp_path / "in", {"failures": {"budget": 2}}), str(out), here=True)
+    assert not (out / "manifest.json").exists()
+    report = render(spec(tmp_path / "in", {"failures": {"budget": 4}}), str(out), here=True)
+    assert (report.rendered, report.pairs, report.quarantined) == (1, 12, 4)
+
+
+def test_the_budget_holds_for_all_runs_on_a_folder_together(spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar) -> None:
+    for shard in range(4):
+        make_tar(tmp_path / "in" / f"{shard}.tar", [(f"{shard}-{n}.jpg", photo(n) if n else b"nothing") for n in range(4)])
+    recipe = spec(tmp_path / "in", {"failures": {"budget": 2}})
+    for _ in range(2):
+        with pytest.raises(BudgetExceeded):
+            render(recipe, str(tmp_path / "out"), here=True)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_full_disk_stops_the_run_in_words_and_harms_nothing(spec: MakeRecipe, tmp_path: Path, tree: Tree) -> None:
+    """The system refuses to let a file grow beyond a limit, in the middle of a shard: for a writer that is a full disk."""
+    out = tmp_path / "out"
+    render(spec(image="npy"), str(out), here=True)
+    undisturbed = tree(out)
+    for record in sorted((out / "commits").iterdir())[4:]:
+        record.unlink()
+    for path in sorted(out.glob("shard-00000[4-9]*")):
+        path.unlink()
+    before = tree(out)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"(?s)out cannot be written: .*File too large.*What is committed stays"):
+            render(spec(image="npy"), str(out), here=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    after = tree(out)
+    assert {name: body for name, body in after.items() if name != "render.unfinished"} == before
+    assert render(spec(image="npy"), str(out), here=True).rendered == 4
+    assert tree(out) == undisturbed
+
+
+def test_a_recipe_without_tasks_and_a_place_that_cannot_be_written_are_refused_at_once(spec: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names no tasks"):
+        render(spec(sections={"tasks": {}}), str(tmp_path / "out"), here=True)
+    with pytest.raises(UserError, match="http storage cannot be written"):
+        render(spec(), "http://127.0.0.1/out", here=True)

@@ -1,0 +1,171 @@
+"""Rendering to and from an object store over HTTP, with the faults that such stores have."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import s3fs
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.materialize.run import render
+from pipeline.materialize.verify import verify
+from pipeline.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+Fault = Callable[[str, str], str | None]
+
+
+def in_bucket(url: str) -> dict[str, bytes]:
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    root = url.removeprefix("s3://") + "/"
+    return {path.removeprefix(root): fs.cat_file(path) for path in fs.find(root)}
+
+
+def upload(folder: Path, url: str) -> None:
+    for path in folder.iterdir():
+        with storage.write_atomic(f"{url}/{path.name}") as file:
+            file.write(path.read_bytes())
+
+
+@pytest.fixture
+def faulty(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fault]]:
+    """A proxy before the S3 server; a fault appended to the list says of (method, path) `drop`, `cut`, `503`, or None."""
+    faults: list[Fault] = []
+    target = urlsplit(s3_server)
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            fault = next((found for fault in faults if (found := fault(self.command, self.path))), None)
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if fault == "drop":
+                self.close_connection = True
+                return
+            if fault == "503":
+                self.answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+                return
+            connection = http.client.HTTPConnection(target.hostname or "", target.port)
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            response = connection.getresponse()
+            content = response.read()
+            headers = [(k, v) for k, v in response.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
+            if fault == "cut":
+                self.send_response(response.status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content[: len(content) // 2])
+                self.close_connection = True
+                return
+            self.answer(response.status, headers, content)
+
+        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers:
+                if name.lower() != "content-length" or self.command == "HEAD":
+                    self.send_header(name, value)
+            if self.command != "HEAD":
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield faults
+    server.shutdown()
+    server.server_close()
+    monkeypatch.undo()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def times(n: int, fault: str, method: str, part: str) -> tuple[Fault, list[str]]:
+    """A fault for the first n requests of a method whose path contains a text, and the list of those it hit."""
+    hit: list[str] = []
+
+    def judge(command: str, path: str) -> str | None:
+        if command == method and part in path and len(hit) < n:
+            hit.append(path)
+            return fault
+        return None
+
+    return judge, hit
+
+
+def test_from_bucket_to_bucket_gives_the_bytes_of_a_local_render(
+    spec: MakeRecipe, tiles: Path, tmp_path: Path, bucket: str, tree: Callable[[Path], dict[str, bytes]]
+) -> None:
+    upload(tiles, f"{bucket}/in")
+    render(spec(epochs=2), str(tmp_path / "out"), here=True)
+    assert render(spec(f"{bucket}/in", epochs=2), f"{bucket}/out", here=True).pairs == 144
+    local, remote = tree(tmp_path / "out"), in_bucket(f"{bucket}/out")
+    assert remote.keys() == local.keys()
+    assert {name for name in local if local[name] != remote[name]} == {"recipe.json"}, "which names the source"
+    assert verify(f"{bucket}/out", deep=0.2, seed=0).problems == []
+    assert render(spec(f"{bucket}/in", epochs=2), f"{bucket}/out", here=True).rendered == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "method", "part"),
+    [
+        ("503", "PUT", "shard-"),
+        ("503", "GET", "shard-"),
+        ("drop", "PUT", "-e0.tar"),
+        ("drop", "GET", ".tar"),
+        ("cut", "GET", ".tar"),
+    ],
+)
+def test_bursts_of_503_and_dropped_connections_are_outlived(
+    spec: MakeRecipe, tiles: Path, bucket: str, faulty: list[Fault], fault: str, method: str, part: str
+) -> None:
+    upload(tiles, f"{bucket}/in")
+    render(spec(f"{bucket}/in"), f"{bucket}/calm", here=True)
+    judge, hit = times(3, fault, method, part)
+    faulty.append(judge)
+    report = render(spec(f"{bucket}/in"), f"{bucket}/stormy", here=True)
+    assert len(hit) == 3
+    assert report.failed == {}
+    assert in_bucket(f"{bucket}/stormy") == in_bucket(f"{bucket}/calm")
+
+
+def test_an_upload_that_was_never_completed_is_invisible_and_goes_away(spec: MakeRecipe, tiles: Path, bucket: str) -> None:
+    recipe = spec()
+    render(recipe, f"{bucket}/calm", here=True)
+    calm = in_bucket(f"{bucket}/calm")
+    first = next(name for name in sorted(calm) if name.endswith("-e0.tar"))
+    fs, name = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
+
+    def uploads() -> list:
+        return fs.call_s3("list_multipart_uploads", Bucket=name).get("Uploads", [])
+
+    upload_id = fs.call_s3("create_multipart_upload", Bucket=name, Key=f"stormy/{first}")["UploadId"]
+    fs.call_s3("upload_part", Bucket=name, Key=f"stormy/{first}", UploadId=upload_id, PartNumber=1, Body=calm[first][:20_000])
+    other = fs.call_s3("create_multipart_upload", Bucket=name, Key="somebody/else")["UploadId"]
+    assert in_bucket(f"{bucket}/stormy") == {}
+    assert len(uploads()) == 2
+    render(recipe, f"{bucket}/stormy", here=True)
+    assert in_bucket(f"{bucket}/stormy") == calm
+    assert [upload["UploadId"] for upload in uploads()] == [other]
+
+
+def test_a_missing_bucket_and_an_unknown_scheme_are_one_line_at_the_start(spec: MakeRecipe, s3_server: str) -> None:
+    with pytest.raises(UserError, match=r"s3://nobody-has-this/out cannot be"):
+        render(spec(), "s3://nobody-has-this/out", here=True)
+    with pytest.raises(UserError, match="unknown kind of storage"):
+        render(spec(), "nowhere://x/out", here=True)

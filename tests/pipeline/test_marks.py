@@ -1,0 +1,90 @@
+"""Marks tell who was killed at what, and are never fooled by the living."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.marks import Marks
+from tests.pipeline.children import ROOT
+
+WORKER = """
+import sys
+from pathlib import Path
+from pipeline.marks import Marks
+with Marks(Path(sys.argv[1])).at("piece"):
+    print("at work", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def worker(folder: Path) -> subprocess.Popen[str]:
+    """A process that works on `piece` until it is told to stop, or killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    return process
+
+
+def stop(process: subprocess.Popen[str], kill: bool) -> None:
+    if kill:
+        os.kill(process.pid, signal.SIGKILL)
+    process.communicate("\n" if not kill else None)
+    assert process.returncode == (-signal.SIGKILL if kill else 0)
+
+
+def test_work_that_ends_leaves_no_mark(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "deep" / "marks")
+    with marks.at("piece"):
+        assert os.listdir(tmp_path / "deep" / "marks") == ["piece"]
+    assert os.listdir(tmp_path / "deep" / "marks") == []
+    assert marks.deaths("piece") == 0
+
+
+def test_an_exception_is_no_death(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    with pytest.raises(KeyError), marks.at("piece"):
+        raise KeyError
+    assert marks.deaths("piece") == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_process_is_counted_until_the_work_is_done(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    for deaths in (1, 2):
+        stop(worker(tmp_path), kill=True)
+        assert marks.deaths("piece") == deaths
+        assert marks.deaths("piece") == deaths, "asking changes nothing"
+    assert marks.deaths("another piece") == 0
+    with marks.at("piece"):
+        assert marks.deaths("piece") == 0, "somebody alive is at it"
+    assert marks.deaths("piece") == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_at_the_same_piece_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    """Two runs of one recipe on one machine."""
+    marks = Marks(tmp_path)
+    other = worker(tmp_path)
+    assert marks.deaths("piece") == 0
+    with marks.at("piece"):
+        assert marks.deaths("piece") == 0
+    assert os.listdir(tmp_path) == ["piece"], "the other's mark stays while it works"
+    stop(other, kill=False)
+    assert os.listdir(tmp_path) == []
+    assert marks.deaths("piece") == 0
+
+
+def test_the_one_that_came_second_does_not_hide_the_death_of_the_first(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    first = worker(tmp_path)
+    with marks.at("piece"):
+        stop(first, kill=True)
+    assert marks.deaths("piece") == 1
