@@ -92,7 +92,7 @@ def _webp(encoded: Encoded) -> int:
     size = 8 + int.from_bytes(encoded[4:8], "little")
     if size > len(encoded):
         raise _Damaged(f"truncated WebP: {len(encoded)} of {size} bytes")
-    if encoded[12:16] != b"VP8X" or not encoded[20] & 8:  # the flag for EXIF
+    if size <= 20 or encoded[12:16] != b"VP8X" or not encoded[20] & 8:  # the flag for EXIF
         return UPRIGHT
     at = 12
     while at + 8 <= size:

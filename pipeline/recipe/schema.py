@@ -128,9 +128,9 @@ class Backbone(Section):
 class Optimizer(Section):
     """How weights are updated; the rate follows a linear warm-up and then a cosine to zero."""
 
-    name: Literal["sgd", "adamw"] = "adamw"
+    name: Literal["sgd", "adamw"] = Field("adamw", description="`sgd` with Nesterov's momentum, or `adamw`.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, description="Decay of weights; biases and norms are not decayed.")
     momentum: float = Field(0.9, ge=0, lt=1, description="For sgd.")
     warmup: float = Field(0.05, ge=0, le=1, description="Share of all steps over which the rate rises to its peak.")
 
@@ -139,7 +139,7 @@ class Training(Section):
     """Pretraining on the pretext tasks."""
 
     backbone: Backbone = Backbone()
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, description="Times that the corpus is gone through, drawn anew each time.")
     batch: int = Field(256, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer()
     order: Order = Order()
@@ -163,7 +163,7 @@ class Downstream(Section):
     labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels used, the same of each class.")
     layer: str | None = Field(None, description="Layer whose pooled features are probed, such as `layer3`; else the last.")
     epochs: int = Field(20, ge=1, description="Epochs of fine-tuning.")
-    batch: int = Field(128, ge=1)
+    batch: int = Field(128, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer(lr=5e-4)
     neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
 
@@ -175,7 +175,7 @@ class Render(Section):
     format: Literal["webdataset", "parquet"] = Field("webdataset", description="Tars of files, or Parquet tables of tensors.")
     image: Literal["png", "webp", "jpg", "npy"] | None = Field(
         None,
-        description="How images are stored in WebDataset: `png` if not given. Only `jpg`, and `webp` with a quality, lose anything.",
+        description="How images are stored in WebDataset; else `png`. Only `jpg`, and `webp` with a quality, lose anything.",
     )
     quality: int | None = Field(
         None, ge=1, le=100, description="Quality of `jpg` (95 if not given), or of a `webp` that may lose something."
@@ -202,7 +202,7 @@ class Storage(Section):
 class Tracking(Section):
     """Where metrics go besides the run's own JSON-lines log."""
 
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, description="Write TensorBoard's event files, where the run's folder is a local one.")
     mlflow: str | None = Field(None, description="MLflow tracking URI; needs the `mlflow` extra.")
 
 

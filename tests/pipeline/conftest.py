@@ -6,6 +6,7 @@ import functools
 import http.server
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def bucket(s3_server: str, request: pytest.FixtureRequest) -> str:
     """An empty bucket of this test's own: `s3://...`."""
     import s3fs
 
-    name = "test-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
+    plain = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    name = f"test-{plain[:40].strip('-')}-{zlib.crc32(request.node.name.encode()):08x}"
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"

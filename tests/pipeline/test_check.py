@@ -67,6 +67,10 @@ def test_a_header_tells_format_channels_and_depth(name: str, expected: tuple[str
         (b"\xff\xd8\xff", "ends inside its header"),
         (encode(photo(), "GIF"), "a GIF"),
         (AVIF, "an AVIF"),
+        (b"RIFF\x08\0\0\0WEBPVP8X", "a damaged WebP"),
+        (b"\x89PNG\r\n\x1a\n", "no end chunk"),
+        (b"II*\0", "directory lies outside"),
+        (b"BM", "a damaged BMP"),
         (b"<html><body>404 not found</body></html>", "HTML"),
         (b"<?xml version='1.0'?><svg/>", "XML"),
         (b"%PDF-1.4 ...", "a PDF"),
@@ -231,8 +235,7 @@ def test_headers_damaged_at_random_never_kill_or_raise() -> None:
     script = """
         import numpy as np
         from pipeline.check import check_header
-        from tests.pipeline.children import run_python
-from tests.pipeline.images import encode, good, photo, turned
+        from tests.pipeline.images import encode, good, photo, turned
         files = [*good().values(), turned("JPEG", 6), turned("TIFF", 6), encode(photo(), "JPEG2000")]
         random = np.random.default_rng(0)
         for file in files:

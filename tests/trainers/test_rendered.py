@@ -74,10 +74,11 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("form", ["webdataset", "parquet"])
 def test_a_rendered_corpus_trains_to_the_same_losses(run_recipe: MakeRecipe, shards: Path, tmp_path: Path, form: str) -> None:
-    recipe = run_recipe(on(shards, tasks=TASKS, render={"epochs": 3, "format": form}))
+    # In bfloat16 a batch that a bad sample makes odd is not computed the same twice.
+    recipe = run_recipe(on(shards, tasks=TASKS, render={"epochs": 3, "format": form}), precision="float32")
     render(recipe, str(tmp_path / "out"), here=True)
     live = pretrain(recipe)
-    rendered = pretrain(run_recipe(on(tmp_path / "out", name="rendered", image={}, tasks={})))
+    rendered = pretrain(run_recipe(on(tmp_path / "out", name="rendered", image={}, tasks={}), precision="float32"))
     assert {name: task["loss"] for name, task in rendered["tasks"].items()} == {
         name: task["loss"] for name, task in live["tasks"].items()
     }
@@ -89,8 +90,8 @@ def test_what_was_not_rendered_so_is_refused(run_recipe: MakeRecipe, tiles: Path
     corpus = {"corpus": {"shards": str(tmp_path / "out")}}
     with pytest.raises(UserError, match=r"image\.size: 48, but .* was rendered with 32"):
         for_training(run_recipe({**corpus, "image": {"size": 48}}))
-    with pytest.raises(UserError, match=r"tasks\.jigsaw was not rendered; .* holds rotation, occlusion"):
-        for_training(run_recipe({**corpus, "tasks": {"jigsaw": {"grid": 2}}}))
+    with pytest.raises(UserError, match=r"tasks\.colorization was not rendered; .* holds rotation, occlusion"):
+        for_training(run_recipe({**corpus, "tasks": {"colorization": {}}}))
     with pytest.raises(UserError, match=r"tasks\.rotation was rendered with other parameters"):
         for_training(run_recipe({**corpus, "tasks": {"rotation": {"turns": [0, 2]}}}))
     recipe, _ = for_training(run_recipe({**corpus, "tasks": {"rotation": {"weight": 3}}}))
