@@ -42,13 +42,14 @@ class Renderer:
         recipe: the recipe.
         threads: CPU threads of the engine.
         center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
+        gpu: which of the visible GPUs the engine uses, where there are any.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False) -> None:
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int = 0) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
         self._shapes = pixel_shapes(recipe.tasks, recipe.image.size)
-        self.engine: Engine = build_engine(recipe, threads)
+        self.engine: Engine = build_engine(recipe, threads, gpu)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
         """Render one drawing of each sample.

@@ -7,11 +7,11 @@ send pixels; with `trainer` they send encoded bytes, and `rendered` turns those 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.engines import settled
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Columns
@@ -83,9 +83,9 @@ def units(source: Source) -> ray.data.Dataset:
         )
 
 
-def rendered(source: Source, tables: Iterable[Any], threads: int) -> Iterator[Columns]:
-    """Placement `trainer`, on the rank: encoded units, as Arrow tables, to columns of pairs."""
-    render = UnitRenderer(source, threads)
+def rendered(source: Source, tables: Iterable[Any], threads: int, gpu: int = 0) -> Iterator[Columns]:
+    """Placement `trainer`, on the rank: encoded units, as Arrow tables, to columns of pairs; `gpu` is the rank's own."""
+    render = UnitRenderer(source, threads, gpu)
     for table in tables:
         number = int(table["unit"][0].as_py())
         epoch, rows = source.schedule.unit(number, source.step)
@@ -110,8 +110,7 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     fill the last batch.
     """
     workers = recipe.placement.model_copy(update={"render": "workers"})
-    source = open_source(recipe, epoch)
-    return units(replace(source, recipe=recipe.model_copy(update={"placement": workers})))
+    return units(open_source(settled(recipe.model_copy(update={"placement": workers})), epoch))
 
 
 def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:

@@ -27,11 +27,12 @@ class SurvivingRenderer:
         recipe: the recipe.
         threads: CPU threads of the engine.
         center: as for `Renderer`.
+        gpu: as for `Renderer`.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False) -> None:
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int = 0) -> None:
         self._recipe, self._center = recipe, center
-        self._renderer = Renderer(recipe, threads, center)
+        self._renderer = Renderer(recipe, threads, center, gpu)
         # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.
         identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self._renderer.engine.identity().items())))
         self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"

@@ -74,11 +74,12 @@ class UnitRenderer:
     Args:
         source: what to render.
         threads: CPU threads of the engine.
+        gpu: which of the visible GPUs the engine uses, where there are any.
     """
 
-    def __init__(self, source: Source, threads: int) -> None:
+    def __init__(self, source: Source, threads: int, gpu: int = 0) -> None:
         self._source = source
-        self._render = SurvivingRenderer(source.recipe, threads, source.center)
+        self._render = SurvivingRenderer(source.recipe, threads, source.center, gpu)
 
     def __call__(self, unit: EncodedUnit) -> Columns:
         pairs = self._render(unit.samples, unit.epoch)

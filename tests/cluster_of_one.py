@@ -18,7 +18,14 @@ def local_ray() -> Iterator[None]:
     import ray
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    ray.init(num_cpus=CPUS, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=500 * 2**20)
+    ray.init(
+        "local",
+        num_cpus=CPUS,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=500 * 2**20,
+    )
     yield
     ray.shutdown()
 

@@ -39,6 +39,7 @@ class Feed:
         return self.seconds[stage] - before
 
     def __iter__(self) -> Iterator[tuple[int, Columns]]:
+        import ray.train.torch
         from ray.train.collective import broadcast_from_rank_zero
 
         started = time.perf_counter()
@@ -49,7 +50,8 @@ class Feed:
             arriving = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)
         else:
             tables = split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
-            arriving = ahead(rendered(self.source, tables, self.source.recipe.placement.threads), _UNITS_AHEAD)
+            gpu = ray.train.torch.get_device().index or 0
+            arriving = ahead(rendered(self.source, tables, self.source.recipe.placement.threads, gpu), _UNITS_AHEAD)
         steps = ahead(
             self._timed(batches(self.source.schedule, self.source.step, self.rank, self.world, arriving)), _BATCHES_AHEAD
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.order import Geometry, Schedule
@@ -57,7 +58,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     folder.make()
     folder.write_json("recipe.json", recipe.model_dump(mode="json"))
     job = Job(
-        source=RenderedSource(recipe, corpus, schedule, rendered=rendered) if rendered else Source(recipe, corpus, schedule),
+        source=RenderedSource(recipe, corpus, schedule, rendered=rendered)
+        if rendered
+        else Source(settled(recipe), corpus, schedule),
         build=partial(PretextModel, recipe, recipe.seed),
         shares={name: task.weight for name, task in recipe.tasks.items()},
         optimizer=recipe.training.optimizer,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Downstream, Order, Recipe
@@ -83,7 +84,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         raise UserError("the downstream task has one class only; it needs two at least")
     known = labels["test"][labels["test"] >= 0]
     return Labelled(
-        recipe=recipe.model_copy(update={"tasks": {}}),
+        recipe=settled(recipe.model_copy(update={"tasks": {}})),
         spec=spec,
         train=train if spec.labels == 1 else train.select_share(spec.labels, recipe.seed),
         test=test,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,7 +33,16 @@ class Storm:
         from ray.cluster_utils import Cluster
 
         self._recipe, self._log, self._rng = recipe, log, random.Random(seed)
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20, "_system_config": _HEALTH}
+        self._folder = tempfile.mkdtemp(
+            prefix="storm-"
+        )  # of its own, lest others on this machine take it for the cluster to join
+        head: dict[str, Any] = {
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": 100 * 2**20,
+            "_system_config": _HEALTH,
+        }
+        head["temp_dir"] = self._folder
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add_node() for _ in range(2)]
         self.killed: Counter[str] = Counter()
@@ -61,6 +72,7 @@ class Storm:
     def close(self) -> None:
         """Stop the cluster."""
         self._cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "RAY_ADDRESS": self._cluster.address, "PYTHONWARNINGS": "ignore"}
