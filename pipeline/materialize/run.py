@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.commit import Record, failure_url, load_failure, save_failure
@@ -124,6 +125,7 @@ def render(
     """
     started = time.perf_counter()
     check(recipe, out)
+    recipe = _engine_chosen(recipe, here)
     job = replace(plan(recipe, out, _engine_identity(recipe, here), indexing), chunk=chunk)
     state = look(job)
     skipped = set(state.done) | (set() if retry_failed else set(state.failed))
@@ -140,9 +142,16 @@ def render(
     return Report(job.out, totals.shards, len(rendered), totals.samples, totals.pairs, totals.quarantined, reasons, seconds)
 
 
+def _engine_chosen(recipe: Recipe, here: bool) -> Recipe:
+    """The recipe without `engine: auto`: by what this process sees, or by what the actors are given."""
+    if here:
+        return recipe.model_copy(update={"engine": engine_name(recipe)})
+    place = recipe.placement.model_copy(update={"render": "workers"})
+    return settled(recipe.model_copy(update={"placement": place}))
+
+
 def _engine_identity(recipe: Recipe, here: bool) -> dict[str, str]:
     """The identity of the engine as the actors will have it: they may have GPUs where the driver has none."""
-    from pipeline.engines import build_engine
 
     def ask() -> dict[str, str]:
         return build_engine(recipe).identity()

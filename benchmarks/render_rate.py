@@ -1,0 +1,102 @@
+"""How fast a corpus is rendered to disk: over Ray against a plain loop in one process, and a corpus ten times as large.
+
+    python benchmarks/render_rate.py PHOTOS FOLDER [--copies 4] [--rounds 3]
+
+PHOTOS is a folder or tar of photos; FOLDER is emptied and used. Prints images a second of each way, interleaved in rounds, and
+the time an image and the peak memory of one copy of the photos and of all copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.recipe import Recipe, parse_recipe
+from pipeline.shards.pack import pack
+
+_SHARD = 4 * 2**20
+
+
+def recipe_of(shards: list[str], form: str, image: str | None) -> Recipe:
+    """Four tasks on 224 pixels, one actor of one thread."""
+    return parse_recipe(
+        {
+            "name": "rate",
+            "seed": 1,
+            "corpus": {"shards": shards},
+            "tasks": {"rotation": {}, "jigsaw": {}, "occlusion": {}, "colorization": {}},
+            "failures": {"budget": 0.5},
+            "render": {"format": form, "image": image},
+        }
+    )
+
+
+def once(way: str, recipe: Recipe, out: Path) -> dict[str, float]:
+    """Render in a process of its own; seconds from the first shard to the last, samples, and peak memory in MB."""
+    shutil.rmtree(out, ignore_errors=True)
+    words = [sys.executable, __file__, "--child", way, str(out)]
+    done = subprocess.run(words, input=recipe.model_dump_json(), capture_output=True, text=True, check=True)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def child(way: str, out: str) -> None:
+    """What `once` starts."""
+    from pipeline.materialize.run import Progress, render
+
+    recipe = parse_recipe(json.loads(sys.stdin.read()))
+    marks: list[tuple[float, int]] = []
+
+    def note(progress: Progress) -> None:
+        marks.append((time.perf_counter(), progress.samples_done))
+
+    if way == "ray":
+        import ray
+
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=200 * 2**20)
+    render(recipe, out, progress=note, here=way == "here")
+    (first, base), (last, samples) = marks[1], marks[-1]  # what comes before the first shard's end is starting up
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": last - first, "samples": samples - base, "peak": peak}))
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--copies", type=int, default=4, help="the photos, so many times")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--format", default="webdataset")
+    parser.add_argument("--image", default=None)
+    given = parser.parse_args()
+    shutil.rmtree(given.folder, ignore_errors=True)
+    pack(given.photos, str(given.folder / "copy-0"), labels="none", shard_size=_SHARD)
+    for copy in range(1, given.copies):
+        shutil.copytree(given.folder / "copy-0", given.folder / f"copy-{copy}")
+    copies = [str(given.folder / f"copy-{copy}") for copy in range(given.copies)]
+    rates: dict[str, list[float]] = {"here": [], "ray": []}
+    for _ in range(given.rounds):
+        for way, found in rates.items():
+            got = once(way, recipe_of(copies, given.format, given.image), given.folder / "out")
+            found.append(got["samples"] / got["seconds"])
+    for way, found in rates.items():
+        print(f"{way:5} {statistics.median(found):7.1f} img/s  ({', '.join(f'{rate:.1f}' for rate in found)})")
+    print(f"over Ray / plain loop: {statistics.median(rates['ray']) / statistics.median(rates['here']):.3f}")
+    for count in (1, given.copies):
+        got = once("here", recipe_of(copies[:count], given.format, given.image), given.folder / "out")
+        print(f"{count:3} copies: {got['seconds'] / got['samples'] * 1000:.2f} ms an image, peak memory {got['peak']:.0f} MB")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:4])
+    else:
+        main()
