@@ -28,7 +28,7 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Callable[[Record], None]]:
         if recipe.tracking.tensorboard and is_local(folder.url):
             takers.append(stack.enter_context(_tensorboard(folder, stage)))
         if recipe.tracking.mlflow:
-            takers.append(stack.enter_context(_mlflow(recipe, stage)))
+            takers.append(stack.enter_context(_mlflow(recipe, recipe.tracking.mlflow, stage)))
 
         def take(record: Record) -> None:
             for taker in takers:
@@ -76,16 +76,21 @@ def _tensorboard(folder: RunFolder, stage: str) -> Iterator[Callable[[Record], N
 
 
 @contextmanager
-def _mlflow(recipe: Recipe, stage: str) -> Iterator[Callable[[Record], None]]:
+def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[Callable[[Record], None]]:
     try:
         import mlflow
     except ImportError:
         raise UserError("tracking.mlflow is set, and MLflow is not installed: pip install 'pseudolabel[mlflow]'") from None
-    mlflow.set_tracking_uri(recipe.tracking.mlflow)
+    mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(recipe.name)
     with mlflow.start_run(run_name=stage):
         mlflow.log_params(_parameters(recipe.model_dump(mode="json")))
-        yield lambda record: mlflow.log_metrics({k.replace("/", "."): v for k, v in flat(record).items()}, step=record["step"])
+
+        def take(record: Record) -> None:
+            scalars = {name.replace("/", "."): value for name, value in flat(record).items()}
+            mlflow.log_metrics(scalars, step=record["step"])
+
+        yield take
 
 
 def _parameters(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
