@@ -84,10 +84,15 @@ def test_with_the_debug_variable_an_error_shows_where_it_arose() -> None:
 def test_ctrl_c_is_exit_code_130_and_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "recipe.yaml"
     os.mkfifo(pipe)
-    child = subprocess.Popen([sys.executable, "-m", "cluster", "preview", str(pipe)], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cluster", "preview", str(pipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is started with Ctrl-C ignored
+    )
     with pipe.open("w"):  # opens when the child has opened it too; the child then waits for the recipe's first line
         child.send_signal(signal.SIGINT)
-        _, stderr = child.communicate()
+        _, stderr = child.communicate(timeout=60)
     assert (child.returncode, stderr) == (130, "interrupted\n")
 
 
