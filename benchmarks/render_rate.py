@@ -1,6 +1,6 @@
 """How fast a corpus is rendered to disk: over Ray against a plain loop in one process, and a corpus ten times as large.
 
-    python benchmarks/render_rate.py PHOTOS FOLDER [--copies 4] [--rounds 3]
+    python benchmarks/render_rate.py PHOTOS FOLDER [--copies 4] [--rounds 3] [--shard 4]
 
 PHOTOS is a folder or tar of photos; FOLDER is emptied and used. Prints images a second of each way, interleaved in rounds, and
 the time an image and the peak memory of one copy of the photos and of all copies.
@@ -20,8 +20,6 @@ from pathlib import Path
 
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
-
-_SHARD = 4 * 2**20
 
 
 def recipe_of(shards: list[str], form: str, image: str | None) -> Recipe:
@@ -62,7 +60,7 @@ def child(way: str, out: str) -> None:
 
         ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=200 * 2**20)
     render(recipe, out, progress=note, here=way == "here")
-    (first, base), (last, samples) = marks[1], marks[-1]  # what comes before the first shard's end is starting up
+    (first, base), (last, samples) = marks[1 if len(marks) > 2 else 0], marks[-1]  # before the first shard's end it starts up
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": last - first, "samples": samples - base, "peak": peak}))
 
@@ -73,12 +71,13 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--copies", type=int, default=4, help="the photos, so many times")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison; 0 leaves it out")
+    parser.add_argument("--shard", type=int, default=4, help="MiB of a shard at most")
     parser.add_argument("--format", default="webdataset")
     parser.add_argument("--image", default=None)
     given = parser.parse_args()
     shutil.rmtree(given.folder, ignore_errors=True)
-    pack(given.photos, str(given.folder / "copy-0"), labels="none", shard_size=_SHARD)
+    pack(given.photos, str(given.folder / "copy-0"), labels="none", shard_size=given.shard * 2**20)
     for copy in range(1, given.copies):
         shutil.copytree(given.folder / "copy-0", given.folder / f"copy-{copy}")
     copies = [str(given.folder / f"copy-{copy}") for copy in range(given.copies)]
@@ -87,9 +86,10 @@ def main() -> None:
         for way, found in rates.items():
             got = once(way, recipe_of(copies, given.format, given.image), given.folder / "out")
             found.append(got["samples"] / got["seconds"])
-    for way, found in rates.items():
+    for way, found in rates.items() if given.rounds else ():
         print(f"{way:5} {statistics.median(found):7.1f} img/s  ({', '.join(f'{rate:.1f}' for rate in found)})")
-    print(f"over Ray / plain loop: {statistics.median(rates['ray']) / statistics.median(rates['here']):.3f}")
+    if given.rounds:
+        print(f"over Ray / plain loop: {statistics.median(rates['ray']) / statistics.median(rates['here']):.3f}")
     for count in (1, given.copies):
         got = once("here", recipe_of(copies[:count], given.format, given.image), given.folder / "out")
         print(f"{count:3} copies: {got['seconds'] / got['samples'] * 1000:.2f} ms an image, peak memory {got['peak']:.0f} MB")

@@ -96,5 +96,5 @@ def _quiet() -> None:
 def _interruptible() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray leaves on a signal, with exit code 0
         raise KeyboardInterrupt("what is committed stays, and the same command goes on from there") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,26 +182,29 @@ def _run(job: Job, todo: list[int], state: State, progress: Callable[[Progress],
     if not todo:
         return done
     tell()
-    for row in _rows_here(job, todo) if here else _rows(job, todo):
-        i, status = int(row["shard"]), row["status"]
-        if i in done:  # a node was lost after it had rendered the shard, and the shard came again
-            continue
-        if status == STOPPED:
-            raise RunError(f"{row['words']}\nWhat is committed stays ({len(done)} shards of this run); the same command goes on")
-        if status == FAILED:
-            broken.add(i)
-        else:
-            done.add(i)
-            counted += int(corpus.counts[i])
-            seen, bad = seen + int(row["samples"]), bad + int(row["quarantined"])
-            if row["words"] and len(some) < _NAMED:
-                some.append({"shard": job.shard(i), "key": row["key"], "reason": row["words"]})
-            check_budget(job.recipe.failures.budget, bad, seen, lambda: some)
-        tell()
+    with closing(_rows_here(job, todo) if here else _rows(job, todo)) as rows:  # whatever happens, the actors stop
+        for row in rows:
+            i, status = int(row["shard"]), row["status"]
+            if i in done:  # a node was lost after it had rendered the shard, and the shard came again
+                continue
+            if status == STOPPED:
+                raise RunError(
+                    f"{row['words']}\nWhat is committed stays ({len(done)} shards of this run); the same command goes on"
+                )
+            if status == FAILED:
+                broken.add(i)
+            else:
+                done.add(i)
+                counted += int(corpus.counts[i])
+                seen, bad = seen + int(row["samples"]), bad + int(row["quarantined"])
+                if row["words"] and len(some) < _NAMED:
+                    some.append({"shard": job.shard(i), "key": row["key"], "reason": row["words"]})
+                check_budget(job.recipe.failures.budget, bad, seen, lambda: some)
+            tell()
     return done
 
 
-def _rows(job: Job, todo: list[int]) -> Iterator[dict[str, Any]]:
+def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     """What each shard's actor says of it, in whatever order they finish."""
     import ray
     import ray.data
@@ -230,7 +234,7 @@ def _rows(job: Job, todo: list[int]) -> Iterator[dict[str, Any]]:
         raise RunError(f"the render was stopped by Ray: {_first_line(error)}; the same command goes on from there") from error
 
 
-def _rows_here(job: Job, todo: list[int]) -> Iterator[dict[str, Any]]:
+def _rows_here(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     """The same from this process."""
     actor = _RenderShards(job, np.asarray(todo, np.int64), job.recipe.placement.threads)
     for number in range(len(todo)):
@@ -246,7 +250,7 @@ class _RenderShards:
         self._render: ShardRenderer | None = None
         self._meter = _Meter()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> Generator[dict[str, Any], None, None]:
         for number in batch["id"]:
             row = self._one(int(self._todo[number]))
             yield {name: np.array([value], object if isinstance(value, str) else None) for name, value in row.items()}

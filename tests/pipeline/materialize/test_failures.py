@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import BudgetExceeded, RunError, UserError
+from pipeline.materialize.rendered import for_training
 from pipeline.materialize.run import Progress, render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
+from tests.pipeline.materialize.storm import settle
 
 MakeRecipe = Callable[..., Recipe]
 MakeTar = Callable[..., Path]
@@ -50,6 +52,9 @@ def test_damaged_shards_fail_with_a_reason_and_the_others_go_on(spec: MakeRecipe
     assert "damaged" in report.failed[shards[4].name]
     assert report.rendered == 6
     assert {problem.file for problem in verify(str(out)).problems} == {shards[1].name, shards[4].name}
+
+    with pytest.raises(UserError, match="2 shards failed; complete it"):
+        for_training(spec(out))
 
     assert render(spec(corpus), str(out), here=True).rendered == 0, "failed shards are not tried again unless that is asked for"
     assert sorted(render(spec(corpus), str(out), retry_failed=True, here=True).failed) == sorted(report.failed)
@@ -121,6 +126,23 @@ def test_too_many_bad_samples_stop_the_run_and_a_higher_budget_completes_it(
     assert not (out / "manifest.json").exists()
     report = render(spec(tmp_path / "in", {"failures": {"budget": 4}}), str(out), here=True)
     assert (report.rendered, report.pairs, report.quarantined) == (1, 12, 4)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_is_stopped_leaves_no_actor_behind(spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar) -> None:
+    for shard in range(30):
+        make_tar(tmp_path / "in" / f"{shard}.tar", [(f"{shard}-{n}.jpg", b"nothing") for n in range(4)])
+    place = {"actors": 2, "cpus": 0.5}
+    with pytest.raises(BudgetExceeded):
+        render(spec(tmp_path / "in", {"failures": {"budget": 2}, "placement": place}), str(tmp_path / "out"))
+    settle()
+
+    def gone(progress: Progress) -> None:
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+
+    with pytest.raises(RunError, match=r"(?s)other cannot be written: .*the same command goes on"):
+        render(spec(sections={"placement": place}), str(tmp_path / "other"), progress=gone)
+    settle()
 
 
 def test_the_budget_holds_for_all_runs_on_a_folder_together(spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar) -> None:
