@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.draws import Draws, hash64
 from pipeline.order import Rows, Schedule
 from pipeline.recipe.schema import Recipe
-from pipeline.render import Columns
+from pipeline.render import Clock, Columns
 from pipeline.shards.corpus import Corpus, Sample
+from pipeline.storage import without_secrets
 from pipeline.survival import SurvivingRenderer
 
 STAGES = ("read", "check", "render")
@@ -29,6 +30,7 @@ class Source:
         schedule: the order of the run.
         step: where in the schedule to begin; units are counted from here.
         center: render as evaluation does, see `Renderer`.
+        image: whether steps hold the crop itself too; where no label is made of its pixels, they need not.
     """
 
     recipe: Recipe
@@ -36,22 +38,41 @@ class Source:
     schedule: Schedule
     step: int = 0
     center: bool = False
+    image: bool = True
 
     def read(self, number: int) -> EncodedUnit:
         """Read the samples of unit `number`, in training order."""
-        started = time.perf_counter()
+        started = Clock()
         epoch, rows = self.schedule.unit(number, self.step)
         samples: list[Sample] = [_EMPTY] * len(rows)
         for shard in np.unique(rows.shards[rows.shards >= 0]):
             places = np.flatnonzero(rows.shards == shard)
             for place, sample in zip(places, self.corpus.read(int(shard), rows.rows[places])):
-                samples[place] = sample
-        return EncodedUnit(number, epoch, rows, samples, time.perf_counter() - started)
+                again = int(rows.again[place])  # the same photo twice in an epoch of a mixture is drawn twice
+                samples[place] = replace(sample, id=hash64("again", sample.id, again)) if again else sample
+        return EncodedUnit(number, epoch, rows, samples, Clock().since(started))
 
-    def maker(self, threads: int) -> Callable[[int], Columns]:
-        """What turns the number of a unit into its columns, see `UnitRenderer`; `threads` are the engine's."""
+    def corpora(self, rows: Rows) -> np.ndarray:
+        """Which corpus of a mixture each row is of: int64 (n,), -1 for empty places."""
+        ends = np.cumsum([portion.shards for portion in self.corpus.portions])
+        return np.where(rows.shards < 0, -1, np.searchsorted(ends, rows.shards, side="right"))
+
+    def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
+        """What turns the number of a unit into its columns, see `UnitRenderer`.
+
+        Args:
+            threads: the engine's threads.
+            say: called with stage and unit as each begins.
+        """
         render = UnitRenderer(self, threads)
-        return lambda number: render(self.read(number))
+
+        def make(number: int) -> Columns:
+            say("read", number)
+            unit = self.read(number)
+            say("render", number)
+            return render(unit)
+
+        return make
 
 
 @dataclass
@@ -62,33 +83,38 @@ class EncodedUnit:
     epoch: int
     rows: Rows
     samples: list[Sample]
-    read_seconds: float
+    read: tuple[float, float]
+    """Seconds, and processor seconds, that it took to read."""
 
 
 class UnitRenderer:
     """Turns encoded units into columns of pairs.
 
-    Besides the columns of `Pairs` there are `unit` int64, `seconds` float32 (n, 3) of read, check and render time an image, and
-    `failure`: an empty string, or JSON that names shard, key and reason of a sample that could not be decoded.
+    Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 6), the time an image of read, check and render,
+    and then their processor time; and `failure`: an empty string, or JSON that names shard, key and reason of a sample that could
+    not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
 
     Args:
         source: what to render.
         threads: CPU threads of the engine.
-        gpu: which of the visible GPUs the engine uses, where there are any.
+        gpu: as for `Renderer`.
     """
 
-    def __init__(self, source: Source, threads: int, gpu: int = 0) -> None:
+    def __init__(self, source: Source, threads: int, gpu: int | None = None) -> None:
         self._source = source
         self._render = SurvivingRenderer(source.recipe, threads, source.center, gpu)
 
     def __call__(self, unit: EncodedUnit) -> Columns:
         pairs = self._render(unit.samples, unit.epoch)
         n = len(unit.samples)
-        seconds = np.array([unit.read_seconds, pairs.seconds["check"], pairs.seconds["render"]], np.float32) / n
+        (wall, cpu), stages = unit.read, STAGES[1:]
+        spent = [wall, *(pairs.seconds[name] for name in stages), cpu, *(pairs.cpu[name] for name in stages)]
         return {
             **pairs.columns,
+            **chosen_task(self._source.recipe, unit.epoch, pairs.columns["id"]),
             "unit": np.full(n, unit.number, np.int64),
-            "seconds": np.tile(seconds, (n, 1)),
+            "seconds": np.tile(np.array(spent, np.float32) / n, (n, 1)),
+            **({"corpus": self._source.corpora(unit.rows)} if self._source.corpus.portions else {}),
             "failure": np.array([self._failure(unit, i, pairs.failures.get(i)) for i in range(n)], object),
         }
 
@@ -96,7 +122,9 @@ class UnitRenderer:
         shard = int(unit.rows.shards[i])
         if reason is None or shard < 0:
             return ""
-        return json.dumps({"shard": self._source.corpus.urls[shard], "key": unit.samples[i].key, "reason": reason})
+        return json.dumps(
+            {"shard": without_secrets(self._source.corpus.urls[shard]), "key": unit.samples[i].key, "reason": reason}
+        )
 
 
 def row_bytes(recipe: Recipe) -> int:
@@ -106,3 +134,10 @@ def row_bytes(recipe: Recipe) -> int:
     for task in recipe.tasks.values():
         total += int(np.prod(task.input_shape(size))) + (size * size if getattr(task.label_kind(), "masked", False) else 0)
     return total
+
+
+def chosen_task(recipe: Recipe, epoch: int, ids: np.ndarray) -> Columns:
+    """The column `task`, int64 (n,), each sample's task by its number in the recipe, where each trains one; else no column."""
+    if recipe.training.tasks_per_sample == "all":
+        return {}
+    return {"task": Draws(recipe.seed, epoch, ids).stream("task").integers("which", len(recipe.tasks))}

@@ -52,12 +52,13 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    def run(self, request: Request) -> tuple[dict[str, Any], dict[int, str]]:
         """Render a batch.
 
         Returns:
-            The columns of `pixel_shapes`, uint8, of n rows each; and, for each row that could not be decoded, the reason. The
-            pixels of such a row mean nothing.
+            The columns of `pixel_shapes`, uint8, of n rows each, as numpy arrays, or as torch tensors where the engine was
+            told to leave them on its GPU; and, for each row that could not be decoded, the reason. The pixels of such a row
+            mean nothing.
         """
 
     def identity(self) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -11,10 +12,51 @@ import numpy as np
 
 from pipeline.codec import cpu_decoder, nvimgcodec
 from pipeline.engines.base import UNDECODABLE, Request
-from pipeline.tasks.base import Task
+from pipeline.engines.field import normal_field
+from pipeline.engines.reduced import ReducedDecoder
+from pipeline.tasks.base import Drawn, Task
 
 Spread = Callable[[Callable[[int, int], None]], None]
 """Does `work(row, thread)` for every row of a batch."""
+
+
+class Threads:
+    """Spreads the rows of a batch over threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, rows: int, work: Callable[[int, int], None]) -> None:
+        """Do `work(row, thread)` for each row, a contiguous part of them on each thread."""
+        if self._pool is None:
+            for row in range(rows):
+                work(row, 0)
+            return
+
+        def part(thread: int) -> None:
+            for row in range(rows * thread // self._threads, rows * (thread + 1) // self._threads):
+                work(row, thread)
+
+        list(self._pool.map(part, range(self._threads)))
+
+
+def inputs_of(
+    tasks: Mapping[str, Task], image: np.ndarray, drawn: Mapping[str, Drawn], threads: Threads
+) -> dict[str, np.ndarray]:
+    """What every task makes of crops.
+
+    Args:
+        tasks: by name.
+        image: the crops, uint8 (n, s, s, 3).
+        drawn: what each task drew.
+        threads: see `Threads`.
+
+    Returns:
+        A column `<task>.input` for each task, uint8.
+    """
+    ops = CpuOps(image.shape[1], partial(threads, len(image)))
+    return {f"{name}.input": task.render(ops, image, drawn[name]) for name, task in tasks.items()}
 
 
 class CpuEngine:
@@ -24,11 +66,12 @@ class CpuEngine:
         tasks: the recipe's tasks by name.
         size: side of the crop, pixels.
         threads: how many images are worked on at once.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where its window stays at least as large as the crop.
     """
 
     name = "cpu"
 
-    def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1) -> None:
+    def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, reduced: bool = False) -> None:
         import cv2
 
         codec = nvimgcodec()
@@ -36,8 +79,9 @@ class CpuEngine:
         self._decoders = [cpu_decoder(1) for _ in range(threads)]
         self._params = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
         self._resize = _Resize(size)
+        self._reduced = [ReducedDecoder(size) for _ in range(threads)] if reduced else None
         self._aside = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._spread = Threads(threads)
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         image = np.zeros((len(request), self._size, self._size, 3), np.uint8)
@@ -58,35 +102,22 @@ class CpuEngine:
                         image[row], {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=image[row]
                     )
 
-        spread = partial(self._spread, len(request))
-        spread(crop)
-        ops = CpuOps(self._size, spread)
-        columns = {"image": image}
-        for name, task in self._tasks.items():
-            columns[f"{name}.input"] = task.render(ops, image, request.drawn[name])
-        return columns, failures
+        self._spread(len(request), crop)
+        return {"image": image, **inputs_of(self._tasks, image, request.drawn, self._spread)}, failures
 
     def _decode(self, request: Request, row: int, thread: int) -> np.ndarray | None:
-        top, left, height, width = request.windows[row].tolist()
-        region = request.streams[row].get_sub_code_stream(region=nvimgcodec().Region(top, left, top + height, left + width))
+        window, stream = request.windows[row].tolist(), request.streams[row]
+        if self._reduced is not None:
+            reduced = self._reduced[thread](request.encoded[row], stream, window)
+            if reduced is not None:
+                return reduced
+        top, left, height, width = window
+        region = stream.get_sub_code_stream(region=nvimgcodec().Region(top, left, top + height, left + width))
         decoded = self._decoders[thread].decode(region, params=self._params)
         return None if decoded is None else np.asarray(decoded)
 
-    def _spread(self, rows: int, work: Callable[[int, int], None]) -> None:
-        """A contiguous part of the rows on each thread."""
-        if self._pool is None:
-            for row in range(rows):
-                work(row, 0)
-            return
-
-        def part(thread: int) -> None:
-            for row in range(rows * thread // len(self._decoders), rows * (thread + 1) // len(self._decoders)):
-                work(row, thread)
-
-        list(self._pool.map(part, range(len(self._decoders))))
-
     def identity(self) -> dict[str, str]:
-        packages = ("nvidia-nvimgcodec-cu12", "torch", "opencv-python-headless")
+        packages = ["nvidia-nvimgcodec-cu12", "torch", "opencv-python-headless", *(["simplejpeg"] if self._reduced else [])]
         return {"engine": self.name, **{package: version(package) for package in packages}}
 
 
@@ -157,3 +188,76 @@ class CpuOps:
             for k, (top, left) in enumerate(of_row):
                 out[row, k] = image[row, top : top + side, left : left + side]
         return out
+
+    def noise(self, image: np.ndarray, corners: np.ndarray, gain: np.ndarray, level: np.ndarray) -> np.ndarray:
+        out, field = np.empty_like(image), normal_field(self.size)
+        (height, width), places = image.shape[1:3], corners.tolist()
+
+        def add(row: int, _: int) -> None:
+            slope, floor = np.float32(gain[row]), np.float32(level[row])
+            if not (slope or floor):
+                out[row] = image[row]
+                return
+            (top, left), (top2, left2) = places[row]
+            noise = field[top : top + height, left : left + width] + field[top2 : top2 + height, left2 : left2 + width]
+            pixels = image[row].astype(np.float32)
+            noise *= np.float32(0.5**0.5) * (np.sqrt(pixels * slope + floor * floor) if slope else floor)
+            noise += pixels
+            np.rint(noise, out=noise)
+            np.clip(noise, 0, 255, out=noise)
+            out[row] = noise
+
+        self._spread(add)
+        return out
+
+    def blur(self, image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        out = np.empty_like(image)
+
+        def soften(row: int, _: int) -> None:
+            if width := float(sigma[row]):
+                window = 2 * math.ceil(3 * np.float32(width)) + 1
+                pixels = image[row].astype(np.float32)  # of uint8 OpenCV makes sums in fixed point, up to two levels off
+                pixels = self._cv2.GaussianBlur(pixels, (window, window), width, borderType=self._cv2.BORDER_REFLECT_101)
+                out[row] = np.rint(pixels)
+            else:
+                out[row] = image[row]
+
+        self._spread(soften)
+        return out
+
+    def recolour(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        out, matrix = np.empty_like(image), matrix.astype(np.float32)
+
+        def change(row: int, _: int) -> None:  # in float: of uint8 OpenCV makes sums in fixed point, often a level off
+            out[row] = np.clip(np.rint(self._cv2.transform(image[row].astype(np.float32), matrix[row])), 0, 255)
+
+        self._spread(change)
+        return out
+
+    def reduce(self, image: np.ndarray, factor: int) -> np.ndarray:
+        total = np.full(
+            (len(image), image.shape[1] // factor, image.shape[2] // factor, 3),
+            factor**2 // 2,
+            np.uint16 if factor <= 16 else np.uint32,
+        )
+        for y in range(factor):
+            for x in range(factor):
+                total += image[:, y::factor, x::factor]
+        return (total // factor**2).astype(np.uint8)
+
+    def affine(self, image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+        out = np.empty((len(image), side, side, 3), np.uint8)
+        centres = matrix.astype(np.float64)  # OpenCV counts from the first pixel's centre
+        centres[:, :, 2] += centres[:, :, :2].sum(axis=2) * 0.5 - 0.5
+        flags = self._cv2.INTER_LINEAR | self._cv2.WARP_INVERSE_MAP
+
+        def warp(row: int, _: int) -> None:
+            self._cv2.warpAffine(
+                image[row], centres[row], (side, side), dst=out[row], flags=flags, borderMode=self._cv2.BORDER_REPLICATE
+            )
+
+        self._spread(warp)
+        return out
+
+    def paste(self, image: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.where(mask[..., None].astype(bool), other, image)

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.codec import quiet
+from pipeline.draws import Draws
 from pipeline.engines.base import UNDECODABLE, Request, pixel_shapes
+from pipeline.engines.field import normal_field
+from pipeline.engines.room import DeviceRoom, HostRoom
 from pipeline.errors import RunError
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Drawn, Task
 
 _DECODER = "decoders.image_slice"
 _SAMPLE = re.compile(r"sample #(\d+)", re.IGNORECASE)
@@ -29,26 +32,34 @@ class DaliEngine:
         threads: DALI's CPU threads.
         device_id: the GPU to use, or None for the CPU.
         batch: the most images in one run of the graph; larger requests go in parts.
+        stay: leave the pixels on that device, as torch tensors.
     """
 
     name = "dali"
 
     def __init__(
-        self, tasks: dict[str, Task], size: int, threads: int = 1, device_id: int | None = None, batch: int = 64
+        self,
+        tasks: dict[str, Task],
+        size: int,
+        threads: int = 1,
+        device_id: int | None = None,
+        batch: int = 64,
+        stay: bool = False,
     ) -> None:
         quiet()
         self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size), device_id, batch
         self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu=device_id is not None)
         self._pipeline.build()
+        self._room = DeviceRoom(device_id) if stay else HostRoom()
 
-    def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        columns = {name: np.zeros((len(request), *shape), np.uint8) for name, shape in self._shapes.items()}
+    def run(self, request: Request) -> tuple[dict[str, Any], dict[int, str]]:
+        columns = self._room.make(self._shapes, len(request))
         failures: dict[int, str] = {}
         for start in range(0, len(request), self._batch):
             self._part(request, np.arange(start, min(start + self._batch, len(request))), columns, failures)
         return columns, failures
 
-    def _part(self, request: Request, rows: np.ndarray, columns: dict[str, np.ndarray], failures: dict[int, str]) -> None:
+    def _part(self, request: Request, rows: np.ndarray, columns: dict[str, Any], failures: dict[int, str]) -> None:
         """Render some rows into the columns; one that the decoder refuses is left out and the others are rendered again."""
         while len(rows):
             feed = self._feed(request.take(rows))
@@ -71,8 +82,7 @@ class DaliEngine:
                         self._part(request, half, columns, failures)
                     return
                 continue
-            for column, output in zip(columns.values(), outputs):
-                column[rows] = np.from_dlpack((output.as_cpu() if self._device_id is not None else output).as_tensor())
+            self._room.put(columns, rows, outputs)
             return
 
     def _feed(self, part: Request) -> dict[str, Any]:
@@ -85,7 +95,8 @@ class DaliEngine:
             "down": part.mirror[:, 1].astype(np.int32),
         }
         for task, name in self._drawn_inputs:
-            feed[f"{task}.{name}"] = np.ascontiguousarray(part.drawn[task][name], np.int32)
+            values = part.drawn[task][name]
+            feed[f"{task}.{name}"] = np.ascontiguousarray(values, _fed_as(values))
         return feed
 
     def identity(self) -> dict[str, str]:
@@ -137,7 +148,7 @@ def build_graph(
     def inputs(image: Any) -> list[Any]:
         rendered = []
         for name, task in tasks.items():
-            drawn = _Drawn(name)
+            drawn = _Drawn(name, task.draw(Draws(0, 0, np.zeros(1, np.uint64)).stream(name), size))
             rendered.append(task.render(DaliOps(size, place), image, drawn))
             wanted.extend((name, key) for key in drawn)
         return rendered
@@ -148,15 +159,23 @@ def build_graph(
 class _Drawn(dict[str, Any]):
     """Makes an input node for each drawn array at its first use, so that only what the graph needs is fed."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, example: Drawn) -> None:
         super().__init__()
-        self._task = task
+        self._task, self._example = task, example
 
     def __missing__(self, key: str) -> Any:
         from nvidia.dali import fn, types
 
-        self[key] = fn.external_source(name=f"{self._task}.{key}", dtype=types.INT32)
+        dali = {np.int32: types.INT32, np.float32: types.FLOAT, np.uint8: types.UINT8}[_fed_as(self._example[key])]
+        self[key] = fn.external_source(name=f"{self._task}.{key}", dtype=dali)
         return self[key]
+
+
+def _fed_as(values: np.ndarray) -> type[np.generic]:
+    """The type in which drawn values enter the graph: masks as they are, for they are large; other numbers in 32 bits."""
+    if values.dtype == np.uint8:
+        return np.uint8
+    return np.float32 if values.dtype.kind == "f" else np.int32
 
 
 class DaliOps:
@@ -181,12 +200,52 @@ class DaliOps:
 
     def drop_colour(self, image: Any, where: Any) -> Any:
         gray = self.gray(image)
-        dropped = self._fn.cast(where, dtype=self._types.UINT8)
-        kept = self._fn.cast(1 - dropped, dtype=self._types.UINT8)  # uint8, lest the sum be wider than that
-        if self._device == "gpu":
-            dropped, kept = dropped.gpu(), kept.gpu()
+        dropped = self._here(self._uint8(where))
+        kept = self._uint8(1 - dropped)  # uint8, lest the sum be wider than that
         return self._fn.cat(gray, gray, gray, axis=2) * dropped + image * kept
 
     def patches(self, image: Any, corners: Any, side: int, count: int) -> Any:
         cut = [self._fn.slice(image, start=corners[k], shape=[side, side], axis_names="HW") for k in range(count)]
         return self._fn.stack(*cut, axis=0)
+
+    def noise(self, image: Any, corners: Any, gain: Any, level: Any) -> Any:
+        from nvidia.dali import math
+
+        field = self._types.Constant(normal_field(self.size), device=self._device)
+        shape = self._fn.slice(image.shape(dtype=self._types.INT32), start=[0], shape=[2], axes=[0])
+        cuts = [self._fn.slice(field, start=corners[k], shape=shape, axes=[0, 1]) for k in range(2)]
+        pixels = self._fn.cast(image, dtype=self._types.FLOAT)
+        deviation = math.sqrt(pixels * self._here(gain) + self._here(level * level)) * np.float32(0.5**0.5)
+        return self._fn.reinterpret(self._uint8(pixels + (cuts[0] + cuts[1]) * deviation), layout="HWC")
+
+    def blur(self, image: Any, sigma: Any) -> Any:
+        from nvidia.dali import math
+
+        window = 2 * self._fn.cast(math.ceil(sigma * 3.0), dtype=self._types.INT32) + 1
+        return self._fn.gaussian_blur(image, sigma=sigma, window_size=window)
+
+    def recolour(self, image: Any, matrix: Any) -> Any:
+        return self._fn.coord_transform(image, MT=matrix, dtype=self._types.UINT8)
+
+    def reduce(self, image: Any, factor: int) -> Any:
+        small = self.size // factor
+        squares = self._fn.reshape(image, shape=[small, factor, small, factor, 3])
+        exact = self._fn.reductions.sum(squares, axes=[1, 3], dtype=self._types.FLOAT)
+        total = self._fn.cast(exact, dtype=self._types.INT32)
+        return self._fn.reinterpret(self._uint8((total + factor**2 // 2) // factor**2), layout="HWC")
+
+    def affine(self, image: Any, matrix: Any, side: int) -> Any:
+        return self._fn.warp_affine(
+            image, matrix=matrix, size=[side, side], inverse_map=True, interp_type=self._types.INTERP_LINEAR
+        )
+
+    def paste(self, image: Any, other: Any, mask: Any) -> Any:
+        inside = self._fn.reshape(self._here(mask), shape=[self.size, self.size, 1], layout="HWC")
+        return other * inside + image * self._uint8(1 - inside)
+
+    def _uint8(self, values: Any) -> Any:
+        return self._fn.cast(values, dtype=self._types.UINT8)
+
+    def _here(self, values: Any) -> Any:
+        """Drawn values, which are fed on the CPU, where the pixels are."""
+        return values.gpu() if self._device == "gpu" else values

@@ -33,3 +33,36 @@ class Ops(Protocol):
 
         (h, w, 3) -> (count, side, side, 3).
         """
+
+    def noise(self, image: Any, corners: Any, gain: Any, level: Any) -> Any:
+        """Add normal noise of variance `gain` (n,) x pixel + `level` (n,) squared, levels of 0..255; rounded, clipped.
+
+        The model of sensor noise of Foi et al. 2008: `gain` is shot noise, `level` noise that does not depend on the light. The
+        numbers are the sum of two cuts out of `pipeline.engines.field.normal_field`, their top left corners, (y, x), at `corners`
+        (n, 2, 2), divided by the root of two. (h, w, c) -> (h, w, c) with sides of at most the crop's.
+        """
+
+    def blur(self, image: Any, sigma: Any) -> Any:
+        """Gaussian blur of standard deviation `sigma` (n,) in pixels, cut off at ceil(3 sigma); 0 leaves the image as it is.
+
+        Beyond the border the image is mirrored, its outermost pixel not repeated. (h, w, 3) -> (h, w, 3).
+        """
+
+    def recolour(self, image: Any, matrix: Any) -> Any:
+        """Each pixel (r, g, b) becomes `matrix` (n, 3, 4) times (r, g, b, 1), rounded, clipped. (h, w, 3) -> (h, w, 3)."""
+
+    def reduce(self, image: Any, factor: int) -> Any:
+        """Mean of squares of factor x factor pixels, halves rounded up; the sides are multiples of it.
+
+        (h, w, 3) -> (h / factor, w / factor, 3).
+        """
+
+    def affine(self, image: Any, matrix: Any, side: int) -> Any:
+        """The pixel at (x, y) becomes what the image shows at `matrix` (n, 2, 3) times (x, y, 1), bilinearly interpolated.
+
+        Pixel centres lie at halves: the first pixel's at (0.5, 0.5). Beyond the border the outermost pixel is repeated.
+        (h, w, 3) -> (side, side, 3).
+        """
+
+    def paste(self, image: Any, other: Any, mask: Any) -> Any:
+        """Where `mask`, uint8 (n, h, w), is 1 the pixels of `other`, elsewhere those of the image. (h, w, 3) -> (h, w, 3)."""

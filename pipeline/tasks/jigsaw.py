@@ -63,12 +63,15 @@ class Jigsaw(Task):
         return (self.grid**2, tile, tile, 3)
 
     def draw(self, rng: Stream, size: int) -> Drawn:
-        cell, _, margin, room = self._sizes(size)
         label = rng.integers("permutation", self.permutations)
-        cells = distant_permutations(self.grid**2, self.permutations)[label]
+        return {**self.places(rng, distant_permutations(self.grid**2, self.permutations)[label], size), "label": label}
+
+    def places(self, rng: Stream, cells: np.ndarray, size: int) -> Drawn:
+        """Where the patches are cut from, `cells` (n, grid * grid) of the grid, and whether they lose their colour."""
+        cell, _, margin, room = self._sizes(size)
         corner = np.stack(np.divmod(cells, self.grid), axis=-1) * cell
         offset = margin + rng.integers("offset", room + 1, shape=corner.shape[1:])
-        return {"corners": corner + offset, "gray": rng.uniform("gray") < self.gray, "label": label}
+        return {"corners": corner + offset, "gray": rng.uniform("gray") < self.gray}
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         _, tile, _, _ = self._sizes(ops.size)

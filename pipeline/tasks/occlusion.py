@@ -1,4 +1,4 @@
-"""Occlusion: what was behind the box?"""
+"""Occlusion: what was behind the box, or the blocks?"""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from pipeline.tasks.base import Drawn, Task
 class Occlusion(Task):
     """A box of drawn place and size is painted over; the label is the untouched crop, and a mask says where the box was.
 
-    The fill is a constant, by default the mean colour, which is zero after the network's input is standardised.
+    In place of one box there may be several blocks of drawn places, which share its area and may overlap. The fill is a constant,
+    by default the mean colour, which is zero after the network's input is standardised.
     """
 
     name: ClassVar[str] = "occlusion"
     source: ClassVar[str] = "Pathak et al., Context encoders: feature learning by inpainting, CVPR 2016"
 
     area: tuple[float, float] = Field((0.1, 0.3), description="Least and greatest share of the crop that the box covers.")
+    blocks: int = Field(1, ge=1, le=32, description="How many blocks share that area; 1 is the one box.")
     ratio: tuple[float, float] = Field((0.5, 2.0), description="Least and greatest width over height of the box.")
     fill: tuple[int, int, int] = Field((124, 116, 104), description="Colour of the box: red, green, blue, 0 to 255.")
 
@@ -37,14 +39,15 @@ class Occlusion(Task):
         return self
 
     def check(self, size: int) -> None:
-        longest = (self.area[1] * max(self.ratio[1], 1 / self.ratio[0])) ** 0.5
+        least, most = (share / self.blocks for share in self.area)
+        longest = (most * max(self.ratio[1], 1 / self.ratio[0])) ** 0.5
         if longest > 1:
             raise ValueError(
-                f"a box of area {self.area[1]} and ratio {list(self.ratio)} can be {longest:.2f} of the image's side; "
+                f"a box of area {most:.4g} and ratio {list(self.ratio)} can be {longest:.2f} of the image's side; "
                 "make area or ratio smaller, so that it is at most 1"
             )
-        if self.area[0] * size * size < 4:
-            raise ValueError(f"a box of area {self.area[0]} on {size} pixels covers less than 4 pixels")
+        if least * size * size < 4:
+            raise ValueError(f"a box of area {least:.4g} on {size} pixels covers less than 4 pixels")
 
     def label_kind(self) -> Pixels:
         return Pixels(target="image", masked=True)
@@ -53,21 +56,23 @@ class Occlusion(Task):
         return (size, size, 3)
 
     def draw(self, rng: Stream, size: int) -> Drawn:
-        area = rng.uniform("area", *self.area) * size * size
-        ratio = np.exp(rng.uniform("ratio", *np.log(self.ratio)))
+        several = (self.blocks,)
+        (least, greatest), (narrow, wide) = self.area, np.log(self.ratio)
+        area = rng.uniform("area", least, greatest, shape=several) * size * size / self.blocks
+        ratio = np.exp(rng.uniform("ratio", narrow, wide, shape=several))
         height = np.clip(np.rint(np.sqrt(area / ratio)), 1, size).astype(np.int64)
         width = np.clip(np.rint(np.sqrt(area * ratio)), 1, size).astype(np.int64)
-        top, left = rng.integers("top", size - height + 1), rng.integers("left", size - width + 1)
+        top, left = (rng.integers(what, size - side + 1, shape=several) for what, side in (("top", height), ("left", width)))
+        mask = np.zeros((rng.n, size, size), np.uint8)
         line = np.arange(size)
-        rows = (line >= top[:, None]) & (line < (top + height)[:, None])
-        columns = (line >= left[:, None]) & (line < (left + width)[:, None])
-        return {
-            "boxes": np.stack([top, left, height, width], axis=1)[:, None],
-            "mask": (rows[:, :, None] & columns[:, None, :]).astype(np.uint8),
-        }
+        for k in range(self.blocks):
+            rows = (line >= top[:, [k]]) & (line < (top + height)[:, [k]])
+            columns = (line >= left[:, [k]]) & (line < (left + width)[:, [k]])
+            mask |= (rows[:, :, None] & columns[:, None, :]).astype(np.uint8)
+        return {"boxes": np.stack([top, left, height, width], axis=2), "mask": mask}
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return ops.erase(image, drawn["boxes"], self.fill)
 
     def caption(self, drawn: Drawn) -> str:
-        return f"what the box hides, {drawn['mask'].mean():.0%} of the crop"
+        return f"what the {'box hides' if self.blocks == 1 else 'blocks hide'}, {drawn['mask'].mean():.0%} of the crop"

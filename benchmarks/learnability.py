@@ -1,0 +1,114 @@
+"""Can every task be learnt? Each is trained alone for a few minutes by a small network and held against its trivial answer.
+
+    pseudolabel pack cifar10-train.tar data/cifar10/train
+    pseudolabel pack cifar10-test.tar data/cifar10/test
+    python benchmarks/learnability.py data/cifar10/train data/cifar10/test --minutes 2
+
+Prints a table in Markdown: the task, its metric, the trivial answer's, what was reached on samples of the second corpus that were
+not trained on, and the time. `+` means that the network beats the trivial answer by more than four standard errors of the
+difference of the two over batches, `-` that it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.words import metric
+from pipeline import pairs
+from pipeline.recipe import Recipe, parse_recipe
+from pipeline.tasks import registry
+from trainers.inputs import to_device
+from trainers.objectives import objective_class
+from trainers.pretext import PretextModel
+
+_TEST_BATCHES = 16
+
+
+def recipe_of(name: str, shards: str, size: int, batch: int) -> Recipe:
+    """One task with its defaults on a corpus."""
+    document: dict[str, Any] = {
+        "name": name,
+        "seed": 0,
+        "corpus": {"shards": shards},
+        "image": {"size": size, "scale": [0.5, 1.0]},
+        "tasks": {name: {}},
+        "engine": "cpu",
+        "training": {"batch": batch, "backbone": {"name": "resnet10", "stem": "standard"}},
+    }
+    return parse_recipe(document)
+
+
+def batches(recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+    """Epoch after epoch."""
+    epoch = 0
+    while True:
+        for columns in pairs(recipe, epoch):
+            yield to_device(columns, "cpu")
+        epoch += 1
+
+
+def learn(train: Recipe, test: Recipe, seconds: float) -> dict[str, Any]:
+    """Train for so many seconds, rendering included, with a rate that falls to zero as they pass.
+
+    Returns:
+        `reached`, `trivial`: the metric's means over the test's samples; `errors`: by how many standard errors the first is
+        better; `samples`: how many were trained on.
+    """
+    (name,) = train.tasks
+    model = PretextModel(train, train.seed)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    started, samples = time.perf_counter(), 0
+    for batch in batches(train):
+        passed = (time.perf_counter() - started) / seconds
+        if passed >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - passed)
+        loss = model(batch)[name].minimised.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        samples += len(batch["weight"])
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for _, batch in zip(range(_TEST_BATCHES), batches(test)):
+            outcome = model(batch)[name]
+            found.append((outcome.metric / outcome.count, outcome.trivial / outcome.count))
+    reached, trivial = np.array(found).T
+    better = (reached - trivial) * (1 if model.objectives[name].higher_is_better else -1)
+    errors = better.mean() / (better.std(ddof=1) / len(better) ** 0.5)
+    return {"reached": reached.mean(), "trivial": trivial.mean(), "errors": errors, "samples": samples}
+
+
+def main() -> None:
+    """Print the table, a line as soon as its task is done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("train", help="shards to learn from")
+    parser.add_argument("test", help="shards to test on")
+    parser.add_argument("--minutes", type=float, default=2.0, help="for each task")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--task", action="append", choices=sorted(registry()))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    print("| task | metric | trivial | reached | | samples | minutes |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for name in given.task or registry():
+        train, test = (recipe_of(name, shards, given.size, given.batch) for shards in (given.train, given.test))
+        found = learn(train, test, 60 * given.minutes)
+        measured = objective_class(train.tasks[name]).metric
+        values = " | ".join(metric(measured, found[key]) for key in ("trivial", "reached"))
+        verdict = "+" if found["errors"] > 4 else "-"
+        print(f"| `{name}` | {measured} | {values} | {verdict} | {found['samples']:,} | {given.minutes:g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
