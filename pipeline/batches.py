@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,17 +22,17 @@ def batches(schedule: Schedule, step: int, rank: int, world: int, units: Iterabl
         schedule: the order of the run.
         step: where to begin.
         rank: this rank; it owns the groups rank, rank + world, rank + 2 world, ...
-        world: number of ranks; divides the groups.
+        world: number of ranks; divides the groups, see `Schedule.shared_by`.
         units: the columns of this rank's units, in order; each carries its number in the column `unit`.
 
     Yields:
-        The global step and the columns of this rank's samples of it: batch / world rows.
+        The global step and the columns of this rank's samples of it: those of its lanes, batch / world rows or nearly so many.
 
     Raises:
         RuntimeError: if a unit is missing, too short, or not the one that is due.
     """
     geometry = schedule.geometry
-    per_step = geometry.batch // geometry.groups
+    per_step = geometry.unit_rows
     arriving = iter(units)
     for window, steps in enumerate(schedule.windows(step)):
         parts = []
@@ -43,14 +43,31 @@ def batches(schedule: Schedule, step: int, rank: int, world: int, units: Iterabl
                 raise RuntimeError(
                     f"order broken on rank {rank}: unit {due} with {len(steps) * per_step} rows was due, {found} came"
                 )
-            parts.append(unit)
+            parts.append((unit, geometry.rows_of(group)))
         for i, now in enumerate(steps):
-            rows = slice(i * per_step, (i + 1) * per_step)
-            yield now, {name: np.concatenate([part[name][rows] for part in parts]) for name in parts[0]}
+            start = i * per_step
+            yield now, {name: _joined([part[name][start : start + rows] for part, rows in parts]) for name in parts[0][0]}
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors come out here."""
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)
+
+
+def ahead(
+    items: Iterable[T], depth: int, patience: float | None = None, stalled: Callable[[], Exception] | None = None
+) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors come out here.
+
+    Args:
+        items: the iterator.
+        depth: how many items may wait to be taken.
+        patience: seconds that an item may take; None waits for ever.
+        stalled: makes the error to raise when it took longer.
+    """
     room: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
@@ -74,7 +91,10 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     threading.Thread(target=run, name="ahead", daemon=True).start()
     try:
         while True:
-            item, error, last = room.get()
+            try:
+                item, error, last = room.get(timeout=patience)
+            except queue.Empty:
+                raise (TimeoutError() if stalled is None else stalled()) from None
             if error is not None:
                 raise error
             if last:

@@ -11,6 +11,10 @@ class UserError(Exception):
     """What was asked for cannot be done; the message says what is wrong, where, and what to do."""
 
 
+class UnderWay(UserError):
+    """The same run is being done by another process; nothing was begun."""
+
+
 class RunError(Exception):
     """The run began and could not be completed; the message says how far it came and what to do."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,24 @@ from pipeline import storage
 from pipeline.draws import Draws
 from pipeline.engines import engine_name, gpus_visible
 from pipeline.errors import RunError, UserError
-from pipeline.labels import Pixels
+from pipeline.gallery import Column, as_html
+from pipeline.labels import Colours, Pixels, Region
 from pipeline.materialize.rendered import is_rendered
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Columns
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.opening import open_corpus
-from pipeline.tasks import Task
+from pipeline.shards.opening import open_training_corpus
+from pipeline.tasks import Task, registry
 from pipeline.units import Source, UnitRenderer
 
 _CELL, _GAP = 192, 9  # side of a picture, and the gap between the patches in it, pixels
 _SQUARES_FROM = 3  # enlarged by so much, single pixels are to be seen
-_LEAST_WIDTH = 480
+_LEAST_WIDTH, _WIDEST = 480, 2300  # of all columns; what is wider goes below
+_LINE = 20
 _MARGIN, _BETWEEN_TASKS, _WITHIN_TASK, _BETWEEN_ROWS = 40, 36, 10, 26
 _INK, _QUIET, _RULE, _PAPER, _MARK = "#1c2330", "#6a7385", "#d9dde4", "#ffffff", "#e4572e"
 _TRIES = 10  # so many bad samples in the place of each good one, and the corpus is not worth a picture
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One task's pictures, or the crops: a heading for each picture of a row, and for each sample its pictures and caption."""
-
-    headings: list[str]
-    pictures: list[list[Image.Image]]
-    captions: list[str]
 
 
 def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[int, int], None] | None = None) -> Image.Image:
@@ -51,7 +43,7 @@ def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[
         recipe: corpus, image, tasks, seed and engine are read.
         samples: how many rows; fewer where the corpus is smaller.
         epoch: whose drawing to show.
-        progress: for shards without an index, see `open_corpus`.
+        progress: for shards without an index, see `open_training_corpus`.
 
     Returns:
         An RGB image as large as it needs to be.
@@ -60,9 +52,53 @@ def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[
         UserError: no such shards, or a rendered corpus.
         RunError: hardly a sample can be decoded.
     """
+    return _paint(*_gathered(recipe, samples, epoch, progress))
+
+
+def page(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[int, int], None] | None = None) -> str:
+    """The same as a page of HTML with all pictures in it, a part a task; arguments and errors as of `sheet`."""
+    return as_html(*_gathered(recipe, samples, epoch, progress))
+
+
+def with_all_tasks(recipe: Recipe) -> Recipe:
+    """The recipe with every registered task, those that it lacks with their defaults where these fit its images."""
+    tasks = dict(recipe.tasks)
+    for name, cls in registry().items():
+        try:
+            task = cls.model_validate({})
+            task.check(recipe.image.size)
+        except ValueError:
+            continue
+        tasks.setdefault(name, task)
+    return recipe.model_copy(update={"tasks": tasks})
+
+
+def save(picture: Image.Image | str, url: str) -> None:
+    """Write a sheet as PNG, or a page as HTML, whole or not at all.
+
+    Raises:
+        UserError: another kind of file is asked for, or it cannot be written there.
+    """
+    ending = ".html" if isinstance(picture, str) else ".png"
+    if not url.lower().endswith(ending):
+        raise UserError(f"{url}: this is a file for a name that ends in {ending}")
+    try:
+        with storage.write_atomic(url) as file:
+            if isinstance(picture, str):
+                file.write(picture.encode())
+            else:
+                picture.save(file, "PNG", optimize=True)
+    except OSError as error:
+        raise UserError(f"{url} cannot be written: {error.strerror or error}") from None
+
+
+def _gathered(
+    recipe: Recipe, samples: int, epoch: int, progress: Callable[[int, int], None] | None
+) -> tuple[str, str, list[Column]]:
+    """Title, facts and columns of a sheet."""
     if is_rendered(recipe):
         raise UserError(f"{recipe.corpus.shards} is a rendered corpus: its pairs are files, which any viewer shows")
-    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, progress=progress)
+    corpus = open_training_corpus(recipe.corpus, progress)
     batch, keys = _pairs(recipe, corpus, min(samples, corpus.samples), epoch)
     columns = [_crops(batch, keys, corpus.classes)]
     draws = Draws(recipe.seed, epoch, batch["id"])
@@ -74,22 +110,7 @@ def sheet(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[
         engine += " on the GPU" if gpus_visible() else " on the CPU"
     size = recipe.image.size
     facts = [f"seed {recipe.seed}", f"epoch {epoch}", f"engine {engine}", f"{size} x {size} pixels"]
-    return _paint(recipe.name, "   ·   ".join([*facts, f"{len(keys)} of {corpus.samples:,} samples"]), columns)
-
-
-def save(picture: Image.Image, url: str) -> None:
-    """Write a PNG, whole or not at all.
-
-    Raises:
-        UserError: another kind of file is asked for, or it cannot be written there.
-    """
-    if not url.lower().endswith(".png"):
-        raise UserError(f"{url}: the sheet is a PNG; give it a name that ends in .png")
-    try:
-        with storage.write_atomic(url) as file:
-            picture.save(file, "PNG", optimize=True)
-    except OSError as error:
-        raise UserError(f"{url} cannot be written: {error.strerror or error}") from None
+    return recipe.name, "   ·   ".join([*facts, f"{len(keys)} of {corpus.samples:,} samples"]), columns
 
 
 def _pairs(recipe: Recipe, corpus: Corpus, wanted: int, epoch: int) -> tuple[Columns, list[str]]:
@@ -115,17 +136,21 @@ def _pairs(recipe: Recipe, corpus: Corpus, wanted: int, epoch: int) -> tuple[Col
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, keys
 
 
-def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> _Column:
+def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> Column:
     captions = []
     for key, label in zip(keys, batch["class"].tolist()):
         name = classes[label] if classes and 0 <= label < len(classes) else f"class {label}" if label >= 0 else ""
         captions.append(key if not name or key.startswith(f"{name}/") else f"{key} ({name})")
-    return _Column(["crop"], [[_picture(image)] for image in batch["image"]], captions)
+    return Column(["crop"], [[_picture(image)] for image in batch["image"]], captions)
 
 
-def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> _Column:
+def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> Column:
     kind = task.label_kind()
     headings, pictures = [name], [[_picture(image)] for image in batch[f"{name}.input"]]
+    if isinstance(kind, Region):
+        headings.append("label")
+        for i, given in enumerate(batch[f"{name}.input"]):
+            pictures[i].append(_outlined(_fitted(Image.fromarray(given)), batch[f"{name}.mask"][i]))
     if isinstance(kind, Pixels):
         headings.append("label")
         own = f"{name}.{kind.target}"
@@ -135,7 +160,13 @@ def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) ->
             if kind.masked:
                 picture = _outlined(picture, batch[f"{name}.mask"][i])
             pictures[i].append(picture)
-    return _Column(headings, pictures, [task.caption(row) for row in drawn])
+    if isinstance(kind, Colours):
+        headings.append("label")
+        for i, target in enumerate(batch[kind.target]):
+            picture = _fitted(_in_palette(target, kind))
+            pictures[i].append(_outlined(picture, batch[f"{name}.mask"][i]) if kind.masked else picture)
+    about = ((type(task).__doc__ or "").split("\n\n")[0], task.source)
+    return Column(headings, pictures, [task.caption(row) for row in drawn], about)
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
@@ -164,6 +195,23 @@ def _chroma(image: np.ndarray) -> Image.Image:
     return Image.merge("YCbCr", (Image.new("L", blue.size, 150), blue, red)).convert("RGB")
 
 
+def _in_palette(image: np.ndarray, kind: Colours) -> Image.Image:
+    """The small version of an image in the label's colours; colours of chroma at one brightness."""
+    side = kind.side or len(image) // 4
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
+    palette = np.array(kind.palette)
+    if palette.shape[1] == 3:
+        pixels = np.asarray(small, float)
+        nearest = ((pixels[:, :, None] - palette) ** 2).sum(axis=3).argmin(axis=2)
+        return Image.fromarray(palette[nearest].astype(np.uint8))
+    pixels = np.asarray(small.convert("YCbCr"), float)[:, :, 1:] - 128
+    nearest = ((pixels[:, :, None] - palette) ** 2).sum(axis=3).argmin(axis=2)
+    chroma = np.clip(palette[nearest] + 128, 0, 255)
+    return Image.fromarray(np.concatenate([np.full((side, side, 1), 150), chroma], axis=2).astype(np.uint8), "YCbCr").convert(
+        "RGB"
+    )
+
+
 def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     """The picture with a line around what the mask covers."""
     area = Image.fromarray(mask * 255).resize(picture.size, Image.Resampling.NEAREST)
@@ -173,39 +221,69 @@ def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     return marked
 
 
-def _paint(title: str, facts: str, columns: list[_Column]) -> Image.Image:
-    large, middle, small = (ImageFont.load_default(size) for size in (34, 20, 15))
-    widths = [[max(row[k].width for row in column.pictures) for k in range(len(column.headings))] for column in columns]
-    spans = [sum(each) + _WITHIN_TASK * (len(each) - 1) for each in widths]
-    captions = [[_wrapped(text, span, small) for text in column.captions] for column, span in zip(columns, spans)]
-    rows = len(columns[0].pictures)
-    line = 20
-    heights = [max(picture.height for column in columns for picture in column.pictures[i]) for i in range(rows)]
-    words = [max(len(of_column[i]) for of_column in captions) * line for i in range(rows)]
-    head = 150
-    width = 2 * _MARGIN + max(_LEAST_WIDTH, sum(spans) + _BETWEEN_TASKS * (len(columns) - 1))
-    facts_lines = _wrapped(facts, width - 2 * _MARGIN, small)
-    head += line * (len(facts_lines) - 1)
-    height = head + sum(heights) + sum(words) + rows * 8 + (rows - 1) * _BETWEEN_ROWS + _MARGIN
-
-    paper = Image.new("RGB", (width, height), _PAPER)
+def _paint(title: str, facts: str, columns: list[Column]) -> Image.Image:
+    large, small = ImageFont.load_default(34), ImageFont.load_default(15)
+    bands = [_band(band) for band in _bands(columns)]
+    width = max(2 * _MARGIN + _LEAST_WIDTH, *(band.width for band in bands))
+    lines = _wrapped(facts, width - 2 * _MARGIN, small)
+    head = 100 + _LINE * (len(lines) - 1)
+    paper = Image.new("RGB", (width, head + sum(band.height for band in bands)), _PAPER)
     pen = ImageDraw.Draw(paper)
     pen.text((_MARGIN, 58), _clipped(title, width - 2 * _MARGIN, large), _INK, large, anchor="ls")
-    for k, text in enumerate(facts_lines):
-        pen.text((_MARGIN, 84 + k * line), text, _QUIET, small, anchor="ls")
+    for k, text in enumerate(lines):
+        pen.text((_MARGIN, 84 + k * _LINE), text, _QUIET, small, anchor="ls")
+    for band in bands:
+        paper.paste(band, (0, head))
+        head += band.height
+    return paper
+
+
+def _bands(columns: list[Column]) -> list[list[Column]]:
+    """The columns in as many bands as the sheet's width asks for, each with the crops first."""
+    crops, *tasks = columns
+    bands, wide = [[crops]], _span(crops)
+    for column in tasks:
+        if wide + _BETWEEN_TASKS + _span(column) > _WIDEST and len(bands[-1]) > 1:
+            bands.append([crops])
+            wide = _span(crops)
+        bands[-1].append(column)
+        wide += _BETWEEN_TASKS + _span(column)
+    return bands
+
+
+def _widths(column: Column) -> list[int]:
+    return [max(row[k].width for row in column.pictures) for k in range(len(column.headings))]
+
+
+def _span(column: Column) -> int:
+    return sum(_widths(column)) + _WITHIN_TASK * (len(column.headings) - 1)
+
+
+def _band(columns: list[Column]) -> Image.Image:
+    """Columns beside each other, with their headings."""
+    middle, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    spans = [_span(column) for column in columns]
+    captions = [[_wrapped(text, span, small) for text in column.captions] for column, span in zip(columns, spans)]
+    rows, head = len(columns[0].pictures), 50
+    heights = [max(picture.height for column in columns for picture in column.pictures[i]) for i in range(rows)]
+    words = [max(len(of_column[i]) for of_column in captions) * _LINE for i in range(rows)]
+    width = 2 * _MARGIN + sum(spans) + _BETWEEN_TASKS * (len(columns) - 1)
+    height = head + sum(heights) + sum(words) + rows * 8 + (rows - 1) * _BETWEEN_ROWS + _MARGIN
+    paper = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(paper)
     left = _MARGIN
-    for column, each, span, of_column in zip(columns, widths, spans, captions):
+    for column, span, of_column in zip(columns, spans, captions):
         pen.line((left, head - 14, left + span - 1, head - 14), _RULE, 2)
         top = head
         for i in range(rows):
             x = left
-            for picture, wide, heading in zip(column.pictures[i], each, column.headings):
+            for picture, wide, heading in zip(column.pictures[i], _widths(column), column.headings):
                 paper.paste(picture, (x, top))
                 if i == 0:
-                    pen.text((x, head - 24), heading, _INK if x == left else _QUIET, middle, anchor="ls")
+                    pen.text((x, head - 24), _clipped(heading, wide, middle), _INK if x == left else _QUIET, middle, anchor="ls")
                 x += wide + _WITHIN_TASK
             for k, text in enumerate(of_column[i]):
-                pen.text((left, top + heights[i] + 8 + 14 + k * line), text, _QUIET, small, anchor="ls")
+                pen.text((left, top + heights[i] + 8 + 14 + k * _LINE), text, _QUIET, small, anchor="ls")
             top += heights[i] + 8 + words[i] + _BETWEEN_ROWS
         left += span + _BETWEEN_TASKS
     return paper

@@ -23,14 +23,29 @@ def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], li
     Raises:
         BudgetExceeded: there are more than allowed.
     """
-    allowed = budget if isinstance(budget, int) else budget * max(seen, JUDGED_FROM)
-    if bad > allowed:
+    if bad > _allowed(budget, seen):
         words = f"{budget}" if isinstance(budget, int) else f"{budget:.2%} of the samples"
         some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in rows()[:5])
         raise BudgetExceeded(
             f"{bad} of {seen} samples could not be decoded, over failures.budget of {words}. The first:\n{some}\n"
             "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
         )
+
+
+def share_of_budget(budget: int | float, bad: int, seen: int) -> float:
+    """How much of the budget is used: 1 is all of it; arguments as in `check_budget`."""
+    allowed = _allowed(budget, seen)
+    return bad / allowed if allowed else float(bad)
+
+
+def _allowed(budget: int | float, seen: int) -> float:
+    return budget if isinstance(budget, int) else budget * max(seen, JUDGED_FROM)
+
+
+def failure_reason(text: str) -> str:
+    """The reason in an entry of the column `failure` of `UnitRenderer`."""
+    reason: str = json.loads(text)["reason"]
+    return reason
 
 
 class Quarantine:

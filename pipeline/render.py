@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,20 @@ from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, build_engine, pixel_shapes
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
+from pipeline.tasks import Drawn
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]
+
+
+class Clock:
+    """A moment, by the wall's clock and by the processor's."""
+
+    def __init__(self) -> None:
+        self._now = time.perf_counter(), time.process_time()
+
+    def since(self, earlier: Clock) -> tuple[float, float]:
+        """Seconds, and processor seconds of this process, between two moments."""
+        return self._now[0] - earlier._now[0], self._now[1] - earlier._now[1]
 
 
 @dataclass
@@ -25,14 +38,22 @@ class Pairs:
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
             each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. A row of weight 0 could not be decoded;
-            it keeps its place and its pixels are zero.
+            it keeps its place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
+        cpu: processor time of this process in each stage, by name, seconds.
     """
 
     columns: Columns
     failures: dict[int, str]
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+
+def draw_tasks(recipe: Recipe, draws: Draws) -> tuple[dict[str, Drawn], Columns]:
+    """What each of a recipe's tasks draws, by its name, and the columns that are drawn and not rendered."""
+    per_task = {name: task.draw(draws.stream(name), recipe.image.size) for name, task in recipe.tasks.items()}
+    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
 
 
 class Renderer:
@@ -42,10 +63,10 @@ class Renderer:
         recipe: the recipe.
         threads: CPU threads of the engine.
         center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
-        gpu: which of the visible GPUs the engine uses, where there are any.
+        gpu: the GPU on which the pixels are wanted, None for the host; see `pipeline.engines.build_engine`.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int = 0) -> None:
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
         self._shapes = pixel_shapes(recipe.tasks, recipe.image.size)
@@ -58,7 +79,7 @@ class Renderer:
             samples: what a corpus's `read` returns.
             epoch: number of the epoch, from 0; another epoch draws anew.
         """
-        started = time.perf_counter()
+        started = Clock()
         headers: list[Header] = []
         failures: dict[int, str] = {}
         good: list[int] = []
@@ -69,7 +90,7 @@ class Renderer:
                 good.append(row)
             else:
                 failures[row] = header
-        checked = time.perf_counter()
+        checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
         request, drawn = self._draw(samples, headers, rows, Draws(self._recipe.seed, epoch, ids))
@@ -86,13 +107,12 @@ class Renderer:
             columns["weight"][row] = 0
             for name in self._shapes:
                 columns[name][row] = 0
-        return Pairs(columns, failures, {"check": checked - started, "render": time.perf_counter() - checked})
+        stages = {"check": checked.since(started), "render": Clock().since(checked)}
+        return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
     def _draw(self, samples: Sequence[Sample], headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
         """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered."""
-        size = self._recipe.image.size
-        per_task = {name: task.draw(draws.stream(name), size) for name, task in self._recipe.tasks.items()}
-        columns = {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+        per_task, columns = draw_tasks(self._recipe, draws)
         crops = draws.of(rows).stream("crop")
         heights, widths, orientations = (
             np.array([getattr(header, name) for header in headers], np.int64) for name in ("height", "width", "orientation")
@@ -110,7 +130,9 @@ class Renderer:
         """Pixel columns of all n rows, those that were never decoded zero."""
         if len(rows) == n:
             return pixels
-        whole = {name: np.zeros((n, *shape), np.uint8) for name, shape in self._shapes.items()}
+        whole = {}
         for name, column in pixels.items():
+            shape = (n, *self._shapes[name])
+            whole[name] = np.zeros(shape, np.uint8) if isinstance(column, np.ndarray) else column.new_zeros(shape)
             whole[name][rows] = column
         return whole

@@ -1,50 +1,86 @@
 """The Ray Data plan for training: unit numbers -> a pool of actors -> units of pairs, in order.
 
-Only numbers enter the plan; each actor reads what its unit needs from the shards. With placement `workers` the actors render and
-send pixels; with `trainer` they send encoded bytes, and `rendered` turns those into pixels beside the network.
+Only numbers enter the plan; each actor reads what its unit needs from the shards. With placement `workers` the actors decode and
+send pixels (crops, or whole pairs, see `sends_crops`); with `trainer` they send encoded bytes, and `rendered` turns those into
+pixels beside the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engines import settled
+from pipeline.batches import ahead, batches
+from pipeline.crops import TasksOnCrops
+from pipeline.engines import engine_name, settled
+from pipeline.memory import keep_memory
+from pipeline.metrics import Meter
 from pipeline.order import Geometry, Schedule
+from pipeline.pace import Paced
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Columns
 from pipeline.shards.corpus import Sample
-from pipeline.shards.opening import open_corpus
+from pipeline.shards.opening import open_training_corpus
 from pipeline.units import EncodedUnit, Source, UnitRenderer, row_bytes
 
 if TYPE_CHECKING:
     import ray.data
 
+_UNITS_AHEAD = 2
+
+
+Tell = Callable[[str, str, int], None]
+"""Takes the name of an actor's process, what it is at (`start`, a stage, or `idle`) and the number of the unit."""
+
+
+class _Teller:
+    """An actor's own words for what it is at."""
+
+    def __init__(self, tell: Tell | None) -> None:
+        self._tell, self._name = tell, f"{socket.gethostname()}, process {os.getpid()}"
+        self("start")
+
+    def __call__(self, stage: str, unit: int = -1) -> None:
+        if self._tell is not None:
+            self._tell(self._name, stage, unit)
+
 
 class _RenderUnits:
     """Actor of placement `workers`: read, check, draw and render, fused."""
 
-    def __init__(self, source: Source, threads: int) -> None:
-        self._make = source.maker(threads)
+    def __init__(self, source: Source, tell: Tell | None, tasks: int, threads: int) -> None:
+        keep_memory()
+        self._say = _Teller(tell)
+        self._make = source.maker(threads, self._say)
+        self._meter, self._tasks = Meter(source.recipe.name, "training"), tasks
+        self._say("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         for number in batch["id"]:
-            yield self._make(int(number))
+            unit = self._make(int(number))
+            self._say("idle")
+            yield self._meter.unit(unit, self._tasks)
 
 
 class _ReadUnits:
     """Actor of placement `trainer`: read only; the bytes go out as they are."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, tell: Tell | None) -> None:
+        self._source, self._say, self._meter = source, _Teller(tell), Meter(source.recipe.name, "training")
+        self._say("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Any]:
         import pyarrow as pa
 
         for number in batch["id"]:
+            self._say("read", int(number))
             unit = self._source.read(int(number))
+            self._say("idle")
             n = len(unit.samples)
             columns = {
                 name: pa.array([getattr(s, name) for s in unit.samples], kind)
@@ -57,25 +93,58 @@ class _ReadUnits:
                 )
             }
             encoded = pa.array([s.encoded for s in unit.samples], pa.large_binary())
-            yield pa.table({**columns, "encoded": encoded, "unit": [unit.number] * n, "read": [unit.read_seconds] * n})
+            self._meter.traffic()
+            yield pa.table({**columns, "encoded": encoded, "unit": [unit.number] * n, "read": [list(unit.read)] * n})
 
 
-def units(source: Source) -> ray.data.Dataset:
-    """The units of a source as a Ray Dataset: one block a unit, in the order of the schedule."""
+def sends_crops(source: Source) -> bool:
+    """Whether actors send the crops alone, of which the training worker makes the pairs (`pipeline.crops`).
+
+    The inputs of four tasks are four times the bytes of their crop, and to move a byte from process to process costs more than to
+    make it of the crop. Only the CPU engine's pixels are the same wherever they are made.
+    """
+    recipe = source.recipe
+    return type(source) is Source and recipe.placement.render == "workers" and recipe.engine == "cpu" and bool(recipe.tasks)
+
+
+def _without_tasks(source: Source) -> Source:
+    training = source.recipe.training.model_copy(update={"tasks_per_sample": "all"})
+    return replace(source, recipe=source.recipe.model_copy(update={"tasks": {}, "training": training}))
+
+
+def sent_bytes(recipe: Recipe) -> int:
+    """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop."""
+    whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
+    return row_bytes(recipe) if whole else 3 * recipe.image.size**2
+
+
+def units(source: Source, tell: Tell | None = None, crops: bool = False) -> ray.data.Dataset:
+    """The units of a source as a Ray Dataset: one block a unit, in the order of the schedule.
+
+    Args:
+        source: what to read or render.
+        tell: called by the actors with what they are at.
+        crops: for `steps`: send crops alone where `sends_crops` says so.
+    """
     import ray.data
 
+    tasks = len(source.recipe.tasks)
+    if crops and sends_crops(source):
+        source = _without_tasks(source)
     recipe = source.recipe
     place = recipe.placement
     context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True
     context.target_max_block_size = 2**30  # a unit is never split
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Paced]  # type: ignore[list-item]
+    context.memory_usage_poll_interval_s = None  # else a thread for each unit
     renders = place.render == "workers"
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
             _RenderUnits if renders else _ReadUnits,
-            fn_constructor_args=(source, place.threads) if renders else (source,),
+            fn_constructor_args=(source, tell, tasks, place.threads) if renders else (source, tell),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=place.actors),
             num_cpus=place.cpus,
@@ -83,23 +152,60 @@ def units(source: Source) -> ray.data.Dataset:
         )
 
 
-def rendered(source: Source, tables: Iterable[Any], threads: int, gpu: int = 0) -> Iterator[Columns]:
-    """Placement `trainer`, on the rank: encoded units, as Arrow tables, to columns of pairs; `gpu` is the rank's own."""
-    render = UnitRenderer(source, threads, gpu)
+def rendered(
+    source: Source, tables: Iterable[Any], threads: int, gpu: int | None = None, tell: Tell | None = None
+) -> Iterator[Columns]:
+    """Placement `trainer`, on the rank: encoded units, as Arrow tables, to columns of pairs. Pixels stay on `gpu`, its own."""
+    render, say, meter = UnitRenderer(source, threads, gpu), _Teller(tell), Meter(source.recipe.name, "training")
     for table in tables:
         number = int(table["unit"][0].as_py())
+        say("render", number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
         meta = table.select(["key", "id", "ext", "label", "problem"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
-        yield render(EncodedUnit(number, epoch, rows, samples, float(table["read"][0].as_py())))
+        unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
+        say("idle")
+        yield meter.unit(unit, len(source.recipe.tasks))
+
+
+def steps(
+    source: Source, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None
+) -> Iterator[tuple[int, Columns]]:
+    """A training worker's steps, out of the units that reach it, whatever the placement.
+
+    Args:
+        source: the source of the units.
+        data: what `units(source, crops=True)` gives, or the rank's split of it.
+        rank: this rank.
+        world: number of ranks.
+        gpu: the rank's own GPU; with placement `trainer`, pixels stay on it.
+        tell: as for `units`.
+
+    Yields:
+        The global step, and the columns of this rank's samples of it.
+    """
+    keep_memory()
+    place = source.recipe.placement
+    if place.render == "workers":
+        arriving = data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)
+    else:
+        tables = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
+        arriving = ahead(rendered(source, tables, place.threads, gpu, tell), _UNITS_AHEAD)
+    finish = TasksOnCrops(source.recipe) if sends_crops(source) else None
+    for step, columns in batches(source.schedule, source.step, rank, world, arriving):
+        if finish is not None:
+            finish(columns, step // source.schedule.steps_per_epoch)
+        if not source.image:
+            columns.pop("image", None)
+        yield step, columns
 
 
 def open_source(recipe: Recipe, epoch: int = 0, center: bool = False) -> Source:
     """One epoch of a recipe's corpus, every sample once, in training order; the last batch is padded with empty places."""
-    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image)
+    corpus = open_training_corpus(recipe.corpus)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
-    schedule = Schedule(corpus.counts, geometry, recipe.seed, epoch + 1, tail="pad")
+    schedule = Schedule(corpus.counts, geometry, recipe.seed, epoch + 1, tail="pad", portions=corpus.portions)
     return Source(recipe, corpus, schedule, epoch * schedule.steps_per_epoch, center)
 
 
@@ -122,15 +228,19 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     Raises:
         BudgetExceeded: when more samples are bad than the recipe allows.
     """
-    from pipeline.batches import batches
     from pipeline.quarantine import Quarantine
 
     source = open_source(recipe, epoch)
-    render = UnitRenderer(source, recipe.placement.threads)
+    crops = engine_name(recipe) == "cpu"
+    render = UnitRenderer(_without_tasks(source) if crops else source, recipe.placement.threads)
+    finish = TasksOnCrops(recipe)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
     made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
     for _, columns in batches(source.schedule, source.step, 0, 1, made):
         quarantine.add(len(columns["id"]), columns["failure"])
+        if crops:
+            finish(columns, epoch)
         good = columns["weight"] > 0
+        chosen = slice(None) if good.all() else good  # a mask copies
         if good.any():
-            yield {name: column[good] for name, column in columns.items() if name not in ("unit", "seconds", "failure")}
+            yield {name: column[chosen] for name, column in columns.items() if name not in ("unit", "seconds", "failure")}

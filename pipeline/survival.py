@@ -30,7 +30,7 @@ class SurvivingRenderer:
         gpu: as for `Renderer`.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int = 0) -> None:
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
         self._recipe, self._center = recipe, center
         self._renderer = Renderer(recipe, threads, center, gpu)
         # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.

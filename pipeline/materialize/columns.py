@@ -13,7 +13,6 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.engines import pixel_shapes
 from pipeline.errors import UserError
-from pipeline.labels import Pixels
 from pipeline.recipe.schema import Recipe, Render
 
 _LOSSLESS_WEBP = 101  # OpenCV's way to ask for it
@@ -54,7 +53,7 @@ def stored_columns(recipe: Recipe) -> list[Column]:
     shapes = pixel_shapes(recipe.tasks, recipe.image.size)
     kinds = {name: task.label_kind() for name, task in recipe.tasks.items()}
     found = []
-    if any(isinstance(kind, Pixels) and kind.target == "image" for kind in kinds.values()):
+    if any(getattr(kind, "target", None) == "image" for kind in kinds.values()):
         found.append(Column("image", f"image.{form}", "pixels", shapes["image"], "uint8"))
     draws = Draws(recipe.seed, 0, np.zeros(1, np.uint64))
     for name in sorted(recipe.tasks):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import RunError
+from pipeline.materialize.threads import mapped
 from pipeline.storage import is_local, join, names, read_all, write_atomic
 
 COMMITS, FAILED, BAD = "commits", "failed", "quarantine"
 """Folders of the records, of the reasons of failed shards, and of the files that could not be decoded."""
 
 _ENDING = ".json"
-_READERS, _AHEAD = 32, 256
+_READERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +119,13 @@ def records(out: str, stems: Iterable[str]) -> Iterator[Record]:
     def load(stem: str) -> Record:
         try:
             return Record.load(out, stem)
+        except FileNotFoundError:
+            shared = f"; is {out} a folder that all machines share?" if is_local(out) else ""
+            raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} is not there{shared}") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} cannot be read: {error}") from None
 
-    if is_local(out):
-        yield from map(load, stems)
-        return
-    waiting = iter(stems)
-    with ThreadPoolExecutor(_READERS) as pool:
-        running = [pool.submit(load, stem) for _, stem in zip(range(_AHEAD), waiting)]
-        while running:
-            yield running.pop(0).result()
-            running += [pool.submit(load, stem) for _, stem in zip(range(1), waiting)]
+    return map(load, stems) if is_local(out) else mapped(load, stems, _READERS)
 
 
 def write_json(url: str, content: Any) -> None:

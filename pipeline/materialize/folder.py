@@ -49,22 +49,39 @@ def look(job: Job) -> State:
         finished = storage.exists(job.url(MANIFEST)) and not storage.exists(job.url(UNFINISHED))
     except OSError as error:
         raise UserError(f"{job.out} cannot be read: {error}") from None
-    stems = {job.stem(i): i for i in range(len(job.corpus.urls))}
-    strangers = sorted(done - stems.keys())
-    if strangers:
+    state = State([], [], finished)
+    for i in range(len(job.corpus.urls)):  # names are made one at a time: there may be 100,000
+        if (stem := job.stem(i)) in done:
+            state.done.append(i)
+        elif stem in broken:
+            state.failed.append(i)
+    if strangers := len(done) - len(state.done):
+        stranger = min(done - {job.stem(i) for i in state.done})
         raise UserError(
-            f"{job.out} holds {len(strangers)} rendered shards that the corpus no longer has, or not with the same content, "
-            f"such as {strangers[0]}: put the corpus back as it was, or render into another folder"
+            f"{job.out} holds {strangers} rendered shards that the corpus no longer has, or not with the same content, "
+            f"such as {stranger}: put the corpus back as it was, or render into another folder"
         )
-    return State(
-        done=sorted(stems[stem] for stem in done),
-        failed=sorted(stems[stem] for stem in (broken - done) & stems.keys()),
-        finished=finished,
-    )
+    return state
+
+
+def check_access(out: str) -> None:
+    """See at once whether storage lets us read, write and remove what a render needs to; leaves nothing behind.
+
+    Raises:
+        UserError: it does not, or there is no such storage.
+    """
+    try:
+        storage.check_writable(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from None
+    try:
+        _identity(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be read: {error}") from None
 
 
 def claim(job: Job, recipe: dict[str, Any]) -> None:
-    """Make the folder this job's own; shows at once whether it can be written.
+    """Make the folder this job's own, and tidy it of what killed runs left half written.
 
     Raises:
         UserError: storage refuses.
@@ -74,11 +91,18 @@ def claim(job: Job, recipe: dict[str, Any]) -> None:
             storage.make_folder(join(job.out, folder))
         with storage.write_atomic(job.url(UNFINISHED)) as file:
             file.write(_WORDS)
+        discard_unfinished(job, finished=False)
         if _identity(job.out) is None:
             write_json(job.url(RECIPE), recipe)
             write_json(job.url(IDENTITY), job.identity)
     except OSError as error:
         raise UserError(f"{job.out} cannot be written: {error}") from None
+
+
+def discard_unfinished(job: Job, finished: bool) -> None:
+    """Remove what killed writers left half written in any folder of the job, see `pipeline.storage.discard_unfinished`."""
+    for folder in ("", COMMITS, FAILED, BAD):
+        storage.discard_unfinished(join(job.out, folder) if folder else job.out, finished)
 
 
 def read_identity(out: str) -> dict[str, Any]:

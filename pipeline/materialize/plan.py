@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from pipeline.draws import hash64
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import Index
-from pipeline.storage import absolute, join
+from pipeline.shards.index import Lookup
+from pipeline.storage import absolute, join, without_secrets
 
 VERSION = 1
 CHUNK = 64
@@ -64,15 +66,6 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     return document
 
 
-def without_secrets(url: str) -> str:
-    """A URL without its user, password and signature."""
-    if "://" not in url:
-        return url
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
 @dataclass(frozen=True)
 class Job:
     """A corpus on its way to disk; picklable, and what every actor is given.
@@ -82,7 +75,7 @@ class Job:
         corpus: the shards.
         out: URL of the folder that is written.
         identity: see `identity_of`.
-        sums: SHA-256 of each shard where the corpus's index knows it, by the shard's place.
+        sums: bytes (shards,), 64 each: SHA-256 of each shard, hexadecimal, empty where the corpus's index does not know it.
         chunk: samples rendered at a time.
     """
 
@@ -90,7 +83,7 @@ class Job:
     corpus: Corpus
     out: str
     identity: dict[str, Any]
-    sums: dict[int, str] = field(default_factory=dict)
+    sums: np.ndarray
     chunk: int = CHUNK
 
     @cached_property
@@ -110,7 +103,7 @@ class Job:
         """What the files of shard `i` begin with: a function of the identity, the shard's name and its content."""
         name = self.shard(i)
         plain = _PLAIN.sub("_", name.rpartition("/")[2].removesuffix(".tar"))
-        return f"{plain}-{hash64(self.digest, name, int(self.corpus.sizes[i]), self.sums.get(i, '')):016x}"
+        return f"{plain}-{hash64(self.digest, name, int(self.corpus.sizes[i]), self.sums[i].decode()):016x}"
 
     def output(self, i: int, epoch: int) -> str:
         """The file name of one drawing of shard `i`."""
@@ -131,23 +124,21 @@ def common_folder(urls: list[str]) -> int:
     return low.rfind("/", 0, same) + 1
 
 
-def known_sums(corpus: Corpus) -> dict[int, str]:
-    """SHA-256 of the shards whose folder has an index that knows it and gives the size that the shard has."""
-    indices: dict[str, Index] = {}
-    found = {}
+def known_sums(corpus: Corpus) -> np.ndarray:
+    """Bytes (shards,): SHA-256 of the shards whose folder has an index that knows it and gives the size that the shard has."""
+    sums = np.full(len(corpus.urls), b"", "S64")
+    places: dict[str, list[int]] = {}
     for i, url in enumerate(corpus.urls):
-        folder, _, name = url.rpartition("/")
-        if "?" in url:
+        if "?" not in url:
+            places.setdefault(url.rpartition("/")[0], []).append(i)
+    for folder, inside in places.items():
+        try:
+            lookup = Lookup.load(folder)
+            for n, found in lookup.find("sha256", [corpus.urls[i] for i in inside], corpus.sizes[inside]):
+                sums[inside[n]] = found or ""
+        except (OSError, ValueError):  # no index, or none that can be used: sizes must do
             continue
-        if folder not in indices:
-            try:
-                indices[folder] = Index.load(folder)
-            except (OSError, ValueError):  # none, or none that can be used: sizes must do
-                indices[folder] = Index()
-        row = indices[folder].rows.get(name)
-        if row is not None and row.sha256 is not None and row.bytes == corpus.sizes[i]:
-            found[i] = row.sha256
-    return found
+    return sums
 
 
 def versions() -> dict[str, str]:

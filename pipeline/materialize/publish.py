@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import RunError
 from pipeline.materialize.columns import as_row, stored_columns
-from pipeline.materialize.commit import BAD, COMMITS, FAILED, Record, failed, failure_url, load_failure, records, write_json
-from pipeline.materialize.folder import MANIFEST, UNFINISHED
+from pipeline.materialize.commit import Record, failed, failure_url, load_failure, records, write_json
+from pipeline.materialize.folder import MANIFEST, UNFINISHED, discard_unfinished
 from pipeline.materialize.plan import Job, versions
 from pipeline.quarantine import check_budget
 from pipeline.shards.index import NAME as INDEX
-from pipeline.shards.index import Index
-from pipeline.shards.index import Row as IndexRow
+from pipeline.shards.index import SCHEMA, save_table
 
 SHARDS, QUARANTINE = "shards.parquet", "quarantine.parquet"
 MANIFEST_VERSION = 1
@@ -84,7 +83,7 @@ def publish(job: Job, done: list[int]) -> Totals:
 
 
 def _publish(job: Job, done: set[int]) -> Totals:
-    totals, index = Totals(len(job.corpus.urls), len(job.corpus.urls) - len(done)), Index(classes=job.corpus.classes)
+    totals, index = Totals(len(job.corpus.urls), len(job.corpus.urls) - len(done)), _Rows(SCHEMA)
     broken = {i: load_failure(job.out, job.stem(i)) for i in range(len(job.corpus.urls)) if i not in done}
     sums = {}
     some: list[dict[str, str]] = []
@@ -109,11 +108,11 @@ def _publish(job: Job, done: set[int]) -> Totals:
                 if len(some) < _NAMED:
                     some.append({"shard": record.shard, "key": bad.key, "reason": bad.reason})
             for output in record.outputs:
-                index.rows[output.name] = IndexRow(output.pairs, output.bytes, output.sha256)
+                index.add({"shard": output.name, "samples": output.pairs, "bytes": output.bytes, "sha256": output.sha256})
         for name, table in ((SHARDS, shards), (QUARANTINE, quarantine)):
             sums[name] = table.save(job.url(name))
     check_budget(job.recipe.failures.budget, totals.quarantined, totals.samples, lambda: some)
-    index.save(job.out)
+    save_table(index.table(), job.corpus.classes, job.out)
     sums[INDEX] = hashlib.sha256(storage.read_all(job.url(INDEX))).hexdigest()
     manifest = {
         "version": MANIFEST_VERSION,
@@ -149,13 +148,34 @@ def _tidy(job: Job, done: set[int]) -> None:
     current = {job.stem(i) for i in range(len(job.corpus.urls)) if i not in done}
     for stem in failed(job.out) - current:
         storage.remove(failure_url(job.out, stem))
-    for folder in ("", COMMITS, FAILED, BAD):
-        storage.discard_unfinished(storage.join(job.out, folder) if folder else job.out)
+    discard_unfinished(job, finished=True)
     storage.remove(job.url(UNFINISHED))
 
 
 def _plain(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__slots__}
+
+
+class _Rows:
+    """Rows on their way into a table, packed from time to time: as objects they take ten times the room."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._packed: list[pa.Table] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _BATCH:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        self._pack()
+        return pa.concat_tables(self._packed)
+
+    def _pack(self) -> None:
+        self._packed.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
 
 
 class _Table:

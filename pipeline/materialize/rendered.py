@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.draws import sample_id
@@ -23,12 +23,13 @@ from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, SHARDS
 from pipeline.materialize.writers import group_rows
 from pipeline.recipe.load import parse_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.render import Columns
+from pipeline.render import Clock, Columns
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, join, open_seekable, read_all
-from pipeline.units import Source
+from pipeline.units import Source, chosen_task
 
 _CACHED_GROUPS = 16
+_BATCH = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +62,23 @@ class Rendered:
 
     def outputs(self, epoch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Names, sizes and pairs of one drawing's files, a shard each; the name is empty where the shard failed."""
-        rows = [(row or [None] * (epoch + 1))[epoch] for row in self.shards.column("outputs").to_pylist()]
-        sizes, pairs = (np.array([row[name] if row else 0 for row in rows], np.int64) for name in ("bytes", "pairs"))
-        return [row["name"] if row else "" for row in rows], sizes, pairs
+        outputs = pc.list_element(self.shards.column("outputs"), epoch)
+        names = pc.struct_field(outputs, "name").fill_null("").to_pylist()
+        sizes, pairs = (pc.struct_field(outputs, name).fill_null(0).to_numpy() for name in ("bytes", "pairs"))
+        return names, sizes, pairs
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of `shards` as plain data, a few made at a time."""
+        for batch in self.shards.to_batches(_BATCH):
+            yield from batch.to_pylist()
 
 
 def is_rendered(recipe: Recipe) -> bool:
     """Whether the recipe's `corpus.shards` is the folder of a rendered corpus."""
-    shards = recipe.corpus.shards
+    return _rendered_folder(recipe.corpus.shards)
+
+
+def _rendered_folder(shards: str | list[str]) -> bool:
     if not isinstance(shards, str) or shards.endswith(".tar") or any(character in shards for character in "*?[{"):
         return False
     try:
@@ -104,7 +114,16 @@ def open_rendered(url: str) -> Rendered:
 
 
 def for_training(recipe: Recipe) -> tuple[Recipe, Rendered | None]:
-    """The recipe of a training run, and the rendered corpus that its shards are, if they are one; errors as in the two below."""
+    """The recipe of a training run, and the rendered corpus that its shards are, if they are one.
+
+    Raises:
+        UserError: as in the two below; or a rendered corpus is part of a mixture.
+    """
+    for name, part in recipe.corpus.mix.items():
+        if _rendered_folder(part.shards):
+            raise UserError(
+                f"corpus.mix.{name}: {part.shards} is a rendered corpus, which cannot be mixed; mix the original shards"
+            )
     if not is_rendered(recipe):
         return recipe, None
     assert isinstance(recipe.corpus.shards, str)
@@ -147,8 +166,14 @@ class RenderedSource(Source):
 
     rendered: Rendered | None = field(default=None, kw_only=True)
 
-    def maker(self, threads: int) -> Callable[[int], Columns]:
-        return _Reader(self)
+    def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
+        reader = _Reader(self)
+
+        def make(number: int) -> Columns:
+            say("read", number)
+            return reader(number)
+
+        return make
 
 
 class _Reader:
@@ -161,7 +186,8 @@ class _Reader:
         recipe = self._rendered.recipe
         wanted = set(source.recipe.tasks)
         self._stored = stored_columns(recipe)
-        self._columns = [c for c in self._stored if c.name == "image" or c.name.rpartition(".")[0] in wanted]
+        wanted |= {""} if source.image else set()  # the crop belongs to no task
+        self._columns = [c for c in self._stored if c.name.rpartition(".")[0] in wanted]
         self._epochs, self._tar = recipe.render.epochs, recipe.render.format == "webdataset"
         self._bad = _bad_rows(self._rendered)
         self._files = lru_cache(maxsize=self._epochs)(self._open)
@@ -169,7 +195,7 @@ class _Reader:
         self._group = lru_cache(maxsize=_CACHED_GROUPS)(self._read_group)
 
     def __call__(self, number: int) -> Columns:
-        started = time.perf_counter()
+        started = Clock()
         epoch, rows = self._source.schedule.unit(number, self._source.step)
         drawing, n = epoch % self._epochs, len(rows)
         columns: Columns = {
@@ -193,9 +219,11 @@ class _Reader:
             if good:
                 there = rows.rows[good]
                 self._fill(int(shard), drawing, there - np.searchsorted(sorted(bad), there), np.array(good), columns)
-        seconds = np.array([0, 0, time.perf_counter() - started], np.float32) / max(n, 1)
+        wall, cpu = Clock().since(started)
+        seconds = np.array([0, 0, wall, 0, 0, cpu], np.float32) / max(n, 1)
         return {
             **columns,
+            **chosen_task(self._source.recipe, epoch, columns["id"]),
             "unit": np.full(n, number, np.int64),
             "seconds": np.tile(seconds, (n, 1)),
             "failure": np.array(failure, object),

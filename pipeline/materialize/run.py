@@ -14,14 +14,15 @@ from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.commit import Record, failure_url, load_failure, save_failure
-from pipeline.materialize.folder import State, claim, look
+from pipeline.materialize.folder import State, check_access, claim, look
 from pipeline.materialize.plan import CHUNK, Job, identity_of, known_sums, shaping
 from pipeline.materialize.publish import publish
 from pipeline.materialize.shard import OutputError, ShardRenderer
+from pipeline.metrics import Gauges, Meter
 from pipeline.quarantine import check_budget
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.opening import open_corpus
-from pipeline.storage import absolute, exists, is_local, is_writable, remove
+from pipeline.storage import absolute, is_local, remove
 from pipeline.storage.files import pause
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -88,9 +89,10 @@ def check(recipe: Recipe, out: str) -> None:
     """Refuse what cannot be rendered; errors as in `plan`."""
     if not recipe.tasks:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
-    if not is_writable(out):
-        raise UserError(f"{out}: http storage cannot be written")
+    if recipe.corpus.mix:
+        raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
     stored_columns(recipe)
+    check_access(out)
 
 
 def render(
@@ -129,16 +131,16 @@ def render(
     recipe = _engine_chosen(recipe, here)
     job = replace(plan(recipe, out, _engine_identity(recipe, here), indexing), chunk=chunk)
     state = look(job)
-    skipped = set(state.done) | (set() if retry_failed else set(state.failed))
-    todo = [i for i in range(len(job.corpus.urls)) if i not in skipped]
+    shards = set(range(len(job.corpus.urls)))
+    todo = sorted(shards.difference(state.done, () if retry_failed else state.failed))
     rendered: set[int] = set()
     if todo or not state.finished:
         claim(job, shaping(recipe))
         rendered = _run(job, todo, state, progress, here)
     done = sorted({*state.done, *rendered})
     totals = publish(job, done)
-    broken = [i for i in range(len(job.corpus.urls)) if i not in set(done)]
-    reasons = {row["shard"]: row["reason"] for row in (load_failure(job.out, job.stem(i)) for i in broken)}
+    broken = [load_failure(job.out, job.stem(i)) for i in sorted(shards.difference(done))]
+    reasons = {row["shard"]: row["reason"] for row in broken}
     seconds = time.perf_counter() - started
     return Report(job.out, totals.shards, len(rendered), totals.samples, totals.pairs, totals.quarantined, reasons, seconds)
 
@@ -174,8 +176,10 @@ def _run(job: Job, todo: list[int], state: State, progress: Callable[[Progress],
     broken: set[int] = set()
     seen = bad = 0
     some: list[dict[str, str]] = []
+    gauges = Gauges(job.recipe.name, "render", job.recipe.failures.budget)
 
     def tell() -> None:
+        gauges.render(len(state.done) + len(done), len(broken), len(corpus.urls), seen, bad)
         if progress:
             progress(Progress(len(corpus.urls), len(state.done) + len(done), corpus.samples, counted, bad, len(broken)))
 
@@ -248,7 +252,7 @@ class _RenderShards:
     def __init__(self, job: Job, todo: np.ndarray, threads: int) -> None:
         self._job, self._todo, self._threads = job, todo, threads
         self._render: ShardRenderer | None = None
-        self._meter = _Meter()
+        self._meter = Meter(job.recipe.name, "render")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Generator[dict[str, Any], None, None]:
         for number in batch["id"]:
@@ -279,14 +283,14 @@ class _RenderShards:
         except OSError:  # not done
             pass
         if self._render is None:
-            self._render = ShardRenderer(job, self._threads, self._meter.count)
+            self._render = ShardRenderer(job, self._threads, self._meter.rendered)
         for attempt in range(_TRIES):
             try:
                 record = self._render(i)
                 try:
                     record.save(job.out, job.stem(i))
-                    if exists(failure_url(job.out, job.stem(i))):
-                        remove(failure_url(job.out, job.stem(i)))
+                    self._meter.wrote(sum(output.bytes for output in record.outputs))
+                    remove(failure_url(job.out, job.stem(i)))
                 except OSError as error:
                     raise OutputError(f"{job.out} cannot be written: {error}") from error
                 return record
@@ -303,23 +307,6 @@ class _RenderShards:
         except OSError as error:
             return {"status": STOPPED, "words": f"{job.out} cannot be written: {error}"}
         return {"status": FAILED, "words": reason}
-
-
-class _Meter:
-    """Ray's metrics of a render: counters that every actor adds to."""
-
-    def __init__(self) -> None:
-        from ray.util.metrics import Counter
-
-        self._samples = Counter("pseudolabel_render_samples", "Samples rendered, good and bad.")
-        self._bad = Counter("pseudolabel_render_quarantined", "Samples that could not be decoded.")
-
-    def count(self, samples: int, bad: int) -> None:
-        """Add what a chunk held."""
-        if samples:
-            self._samples.inc(samples)
-        if bad:
-            self._bad.inc(bad)
 
 
 def _first_line(error: BaseException) -> str:

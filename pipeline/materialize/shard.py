@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,6 +25,7 @@ from pipeline.storage import join, write_atomic
 from pipeline.survival import SurvivingRenderer
 
 _Chunk = list[tuple[Sample, dict[str, memoryview]]]
+Told = Callable[[int, int, list[str], dict[str, float]], None]
 
 
 class OutputError(RunError):
@@ -35,13 +38,13 @@ class ShardRenderer:
     Args:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
-        told: called with (samples, quarantined) after each chunk.
+        told: called after each chunk, as `pipeline.metrics.Meter.rendered` is.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.
     """
 
-    def __init__(self, job: Job, threads: int = 1, told: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, job: Job, threads: int = 1, told: Told | None = None) -> None:
         self._job, self._told = job, told
         self._render = SurvivingRenderer(job.recipe, threads)
         here = identity_of(job.recipe, self._render.engine_identity())["engine"]
@@ -65,17 +68,22 @@ class ShardRenderer:
             RunError: processes died again and again at the same samples.
         """
         job, out = self._job, out or self._job.out
+        job.corpus.forget_members()  # of the shard before: no shard comes twice
         samples = len(job.corpus.members(i))
         epochs = range(job.recipe.render.epochs)
         bad: list[Bad] = []
+        told = 0
         with _outputs(out), ExitStack() as files:
             writers = [files.enter_context(self._form.open(join(out, job.output(i, epoch)))) for epoch in epochs]
             keeper = _Keeper(files, join(out, f"{BAD}/{job.stem(i)}.tar")) if job.recipe.render.keep_bad else None
-            for first, chunk in ahead(self._chunks(i, samples), 1):
+            for first, chunk, read in ahead(self._chunks(i, samples), 1):
                 rows: set[int] = set()
+                seconds = Counter({"read": read})
                 for epoch, writer in zip(epochs, writers):
                     pairs = self._render([sample for sample, _ in chunk], epoch)
+                    started = time.perf_counter()
                     self._write(writer, pairs, chunk, first, epoch)
+                    seconds.update({**pairs.seconds, "write": time.perf_counter() - started})
                     for n in sorted(pairs.failures):
                         bad.append(_bad(first + n, epoch, chunk[n], pairs.failures[n]))
                     rows |= pairs.failures.keys()
@@ -83,7 +91,10 @@ class ShardRenderer:
                     for n in sorted(rows):
                         keeper.keep(*chunk[n])
                 if self._told:
-                    self._told(len(chunk), len(rows))
+                    reasons = [one.reason for one in bad[told:]]
+                    drawn = len(chunk) * len(epochs)
+                    self._told(drawn, (drawn - len(reasons)) * len(job.recipe.tasks), reasons, dict(seconds))
+                    told = len(bad)
             for writer in writers:
                 writer.finish()
             if keeper:
@@ -97,10 +108,13 @@ class ShardRenderer:
             kept=keeper.output() if keeper else None,
         )
 
-    def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk]]:
+    def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk, float]]:
+        """First row, samples, and the seconds that reading them took."""
         for first in range(0, samples, self._job.chunk):
+            started = time.perf_counter()
             rows = np.arange(first, min(first + self._job.chunk, samples))
-            yield first, self._job.corpus.read_members(i, rows)
+            chunk = self._job.corpus.read_members(i, rows)
+            yield first, chunk, time.perf_counter() - started
 
     def _write(self, writer: Writer, pairs: Pairs, chunk: _Chunk, first: int, epoch: int) -> None:
         def prepare(n: int) -> dict[str, object]:

@@ -8,7 +8,6 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.materialize.folder import read_identity
 from pipeline.materialize.plan import CHUNK, Job, difference, identity_of, known_sums
 from pipeline.materialize.rendered import Rendered, open_rendered
 from pipeline.materialize.shard import ShardRenderer
+from pipeline.materialize.threads import mapped
 from pipeline.shards import naming, tar
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import is_local, join, open_seekable, read_range
@@ -74,22 +74,22 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
         UserError: there is no finished rendered corpus; or, with `deep`, its source or its engine is not here.
     """
     rendered = open_rendered(url)
-    totals, tasks = rendered.manifest["totals"], list(_tasks(rendered))
-    verdict = Verdict(rendered.url, totals["shards"], len(tasks), totals["samples"], totals["pairs"], totals["quarantined"])
+    totals, files = rendered.manifest["totals"], sum(1 for _ in _files(rendered))
+    verdict = Verdict(rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"])
     verdict.problems += _unaccounted(rendered)
-    with ThreadPoolExecutor(_LOCAL if is_local(rendered.url) else _REMOTE) as pool:
-        for done, problems in enumerate(pool.map(lambda task: _check_file(rendered, *task), tasks), 1):
-            verdict.problems += problems
-            if progress:
-                progress(done, len(tasks))
+    threads = _LOCAL if is_local(rendered.url) else _REMOTE
+    for done, problems in enumerate(mapped(lambda file: _check_file(rendered, *file), _files(rendered), threads), 1):
+        verdict.problems += problems
+        if progress:
+            progress(done, files)
     if deep:
         _render_again(rendered, deep, seed, verdict)
     return verdict
 
 
-def _tasks(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
+def _files(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
     """Every file that the manifest names, and whether it holds pairs."""
-    for row in rendered.shards.to_pylist():
+    for row in rendered.rows():
         for output in row["outputs"] or ():
             yield output, True
         if row["kept"]:
@@ -100,7 +100,7 @@ def _unaccounted(rendered: Rendered) -> Iterator[Problem]:
     """Each sample of each drawing must be a pair or a row of the quarantine table."""
     columns = zip(rendered.quarantine.column("shard").to_pylist(), rendered.quarantine.column("epoch").to_pylist())
     bad = Counter(columns)
-    for row in rendered.shards.to_pylist():
+    for row in rendered.rows():
         if row["failure"] is not None:
             yield Problem(row["shard"], f"failed, and is not rendered: {row['failure']}")
             continue
@@ -171,11 +171,12 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
     here = identity_of(recipe, build_engine(recipe).identity())
     if lines := difference(job.identity, here):
         raise UserError("this machine does not render as that one did, so nothing can be compared:\n  " + "\n  ".join(lines))
-    rows = {row["shard"]: row for row in rendered.shards.to_pylist() if row["failure"] is None}
-    chosen = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
+    order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
+    chosen = {job.shard(i): i for i in order[: math.ceil(share * len(corpus.urls))].tolist()}
+    rows = {row["shard"]: row for row in rendered.rows() if row["shard"] in chosen and row["failure"] is None}
     render = ShardRenderer(job)
-    for i in chosen[: math.ceil(share * len(corpus.urls))].tolist():
-        row = rows.get(job.shard(i))
+    for shard, i in chosen.items():
+        row = rows.get(shard)
         if row is None:
             continue
         verdict.rendered_again += 1

@@ -10,7 +10,17 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipeline.recipe.suggest import unknown_name
@@ -30,6 +40,13 @@ def _shards(value: Any) -> Any:
     return value
 
 
+def _workers(value: Any) -> Any:
+    least, most = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    if type(least) is not int or type(most) is not int or not 1 <= least <= most:
+        raise ValueError("needs a number of workers (1, 2, ...), or [least, most]")
+    return value
+
+
 def _budget(value: Any) -> Any:
     number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value  # YAML takes 1e-3 for a text
     if (type(number) is int and number >= 0) or (isinstance(number, float) and 0 <= number < 1):
@@ -38,19 +55,47 @@ def _budget(value: Any) -> Any:
 
 
 _NUMBER = re.compile(r"\d+(\.\d*)?[eE][-+]?\d+")
+Workers = Annotated[int | tuple[int, int], BeforeValidator(_workers)]
 Shards = Annotated[str | list[str], BeforeValidator(_shards)]
 Budget = Annotated[int | float, BeforeValidator(_budget)]
 
 
+class Part(Section):
+    """One corpus of a mixture."""
+
+    shards: Shards = Field(description="Its shards, as in `corpus.shards`.")
+    weight: float = Field(1.0, gt=0, description="Its share of the samples of an epoch, relative to the other weights.")
+
+
 class Corpus(Section):
-    """The unlabelled images."""
+    """The unlabelled images: one corpus, or a mixture of several."""
 
     shards: Shards = Field(
-        description="Folder, pattern (braces, globs) or list of WebDataset shards, as paths or URLs (s3://, gs://, http://)."
+        default=[],
+        description="Folder, pattern (braces, globs) or list of WebDataset shards, as paths or URLs (s3://, gs://, http://).",
+    )
+    mix: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Part] = Field(
+        default_factory=dict,
+        description="In place of `shards`: several corpora by name, each with `shards` and `weight`, its share of the samples.",
     )
     image: str | None = Field(
         None, description="Extension of the member to take where a sample has several images; else the first one."
     )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Corpus:
+        if bool(self.shards) == bool(self.mix):
+            raise ValueError("needs `shards`, or `mix` with several corpora")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The canonical form names what is used: a recipe of one corpus reads as it did before there were mixtures."""
+        return {name: value for name, value in serialize(self).items() if name != ("shards" if self.mix else "mix")}
+
+    def lists(self) -> list[Shards]:
+        """The shards of each corpus."""
+        return [part.shards for part in self.mix.values()] if self.mix else [self.shards]
 
 
 class Image(Section):
@@ -65,6 +110,11 @@ class Image(Section):
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a random crop before it is made square.")
     flip: bool = Field(True, description="Mirror left and right with probability one half.")
     max_pixels: int = Field(100_000_000, ge=1, description="Photos of more pixels are quarantined, not decoded.")
+    reduced: bool = Field(
+        False,
+        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the crop stays smaller: faster on photos several times "
+        "as large as the crop, and pixels a level or two apart. Engine `cpu` only.",
+    )
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Channel means for the network's input, of 1.")
     std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Channel standard deviations, of 1.")
 
@@ -100,6 +150,9 @@ class Failures(Section):
         0.01, description="Quarantined samples allowed: a count (integer) or a share of the samples seen (below 1)."
     )
     restarts: int = Field(3, ge=0, description="How often a run restarts from its checkpoint after a worker or node is lost.")
+    stall_seconds: float = Field(
+        600.0, gt=0, description="How long training waits for a batch before the stage that holds it up is named in an error."
+    )
 
 
 class Order(Section):
@@ -107,7 +160,7 @@ class Order(Section):
 
     lanes: int | None = Field(None, ge=1, description="Places of the corpus that one batch is drawn from; must divide the batch.")
     groups: int | None = Field(
-        None, ge=1, description="Groups of lanes, the units of work; workers must divide it, it must divide lanes."
+        None, ge=1, description="Groups of lanes, the units of work; must divide lanes. More are made where workers need them."
     )
     window: int | None = Field(None, ge=1, description="Steps over which a lane's samples are shuffled.")
     tail: Literal["drop", "wrap"] = Field(
@@ -139,11 +192,25 @@ class Training(Section):
     """Pretraining on the pretext tasks."""
 
     backbone: Backbone = Backbone()
-    epochs: int = Field(10, ge=1, description="Times that the corpus is gone through, drawn anew each time.")
+    epochs: int = Field(
+        10,
+        ge=1,
+        description="Times that the corpus is gone through, drawn anew each time; in a mixture, times its number of samples.",
+    )
     batch: int = Field(256, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer()
+    tasks_per_sample: Literal["all", "one"] = Field(
+        "all",
+        description="Whether a sample trains all tasks, or one that is drawn for it in each epoch, at a fraction of the work.",
+    )
+    task_weights: Literal["fixed", "uncertainty"] = Field(
+        "fixed", description="`fixed`: the tasks' `weight`; `uncertainty`: these times what is learnt (Kendall et al. 2018)."
+    )
     order: Order = Order()
-    workers: int = Field(1, ge=1, description="Ray Train workers.")
+    workers: Workers = Field(
+        1,
+        description="Ray Train workers: a number, or `[least, most]`, as many as the cluster has room for at the time.",
+    )
     cpus: float = Field(1.0, gt=0, description="Logical CPUs of each worker.")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
     threads: int | None = Field(None, ge=1, description="Network threads of a CPU worker; else as many as its CPUs, rounded up.")
@@ -153,6 +220,16 @@ class Training(Section):
     checkpoint_epochs: float = Field(1.0, gt=0, description="Epochs between checkpoints; fractions are allowed.")
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
     log_steps: int = Field(10, ge=1, description="Steps between log lines.")
+
+    @property
+    def least_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that the run grows to."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
 class Downstream(Section):
@@ -204,6 +281,9 @@ class Tracking(Section):
 
     tensorboard: bool = Field(True, description="Write TensorBoard's event files, where the run's folder is a local one.")
     mlflow: str | None = Field(None, description="MLflow tracking URI; needs the `mlflow` extra.")
+    samples: bool = Field(
+        False, description="Write which samples each step trained to `samples`, where the run's folder is a local one."
+    )
 
 
 def _tasks(value: Any) -> Any:
@@ -257,6 +337,12 @@ class Recipe(Section):
     render: Render = Render()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Recipe:
+        if self.image.reduced and self.engine == "dali":
+            raise ValueError("image.reduced: DALI decodes at full size only; take `engine: cpu`, or leave `reduced` out")
+        return self
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> Recipe:

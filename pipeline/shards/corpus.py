@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
+from pipeline.mixture import Portion
 from pipeline.shards.members import Members, load_or_scan
 from pipeline.storage import read_ranges
 from pipeline.storage import size as size_of
@@ -29,7 +30,7 @@ class Sample:
 
     Args:
         key: its name in the corpus.
-        id: the number that stands for the key, `pipeline.draws.sample_id`.
+        id: the number that stands for the key, `pipeline.draws.sample_id`; in a mixture for the corpus and the key.
         encoded: the image file's bytes; empty where there is a problem.
         ext: the image's extension.
         label: class number, -1 where there is none.
@@ -56,6 +57,8 @@ class Corpus:
         image: extension of the image wanted where a sample has several.
         damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
         disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
+        portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
+            a sample's id stands for both.
     """
 
     urls: list[str]
@@ -65,12 +68,19 @@ class Corpus:
     image: str | None = None
     damaged: dict[int, str] = field(default_factory=dict)
     disagreement: str | None = None
+    portions: tuple[Portion, ...] = ()
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards end to end, and where each shard's begin
 
     @property
     def samples(self) -> int:
         """Samples of all shards."""
         return int(self.counts.sum())
+
+    def portion(self, i: int) -> int | None:
+        """Which corpus of a mixture shard `i` belongs to."""
+        if not self.portions:
+            return None
+        return int(np.searchsorted(np.cumsum([portion.shards for portion in self.portions]), i, side="right"))
 
     def members(self, i: int) -> Members:
         """The index of shard `i`, as many rows as `counts[i]`.
@@ -81,6 +91,10 @@ class Corpus:
         members = self._all_members(i)
         chosen = self._rows(i)
         return members if chosen is None else members.take(chosen)
+
+    def forget_members(self) -> None:
+        """Let go of the indices of shards that were read; whoever goes through a corpus once has no use for them."""
+        _cached_members.cache_clear()
 
     def labels(self, i: int) -> np.ndarray:
         """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
@@ -107,7 +121,8 @@ class Corpus:
         return self._samples(i, rows, whole=True)
 
     def _samples(self, i: int, rows: np.ndarray | Sequence[int], whole: bool) -> list[tuple[Sample, dict[str, memoryview]]]:
-        chosen = self._rows(i)
+        chosen, portion = self._rows(i), self.portion(i)
+        prefix = "" if portion is None else f"{self.portions[portion].name}/"
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
         labels = members.labels if self.disagreement is None else np.full(len(members), -1)
@@ -128,7 +143,7 @@ class Corpus:
             (
                 Sample(
                     key := row["key"],
-                    sample_id(key),
+                    sample_id(prefix + key),
                     parts.get(row["ext"], b"") if row["problem"] is None else b"",
                     row["ext"],
                     int(label),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,8 +19,9 @@ UNFINISHED = "pack.unfinished"
 """Lies in a folder from the beginning of a pack until its index is written."""
 
 VERSION = 1
+_BATCH = 4096
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         pa.field("shard", pa.string()),
         pa.field("samples", pa.int64()),
@@ -45,13 +50,9 @@ class Index:
 
     def save(self, folder: str) -> None:
         """Write `index.parquet` into the folder; OSError where that cannot be."""
-        names = sorted(self.rows)
-        rows = [self.rows[name] for name in names]
-        columns = [names, [row.samples for row in rows], [row.bytes for row in rows], [row.sha256 for row in rows]]
-        table = pa.table(dict(zip(_SCHEMA.names, columns)), schema=_SCHEMA)
-        about = {_VERSION_KEY: str(VERSION), _CLASSES_KEY: json.dumps(self.classes)}
-        with write_atomic(join(folder, NAME)) as file:
-            pq.write_table(table.replace_schema_metadata(about), file, compression="zstd")
+        rows = self.rows.values()
+        columns = [list(self.rows), [row.samples for row in rows], [row.bytes for row in rows], [row.sha256 for row in rows]]
+        save_table(pa.table(dict(zip(SCHEMA.names, columns)), schema=SCHEMA), self.classes, folder)
 
     @classmethod
     def load(cls, folder: str) -> Index:
@@ -61,14 +62,79 @@ class Index:
             FileNotFoundError, PermissionError, OSError: no index there, or not readable.
             ValueError: a file of that name that is no index of this version.
         """
-        url = join(folder, NAME)
-        try:
-            table = pq.ParquetFile(pa.BufferReader(read_all(url))).read()
-        except pa.ArrowException as error:
-            raise ValueError(f"{url}: damaged: {error}") from None
-        about = table.schema.metadata or {}
-        if about.get(_VERSION_KEY) != str(VERSION).encode() or not table.schema.equals(_SCHEMA):
-            raise ValueError(f"{url}: not an index of version {VERSION}")
-        columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
-        rows = {shard: Row(*row) for shard, *row in zip(*columns)}
-        return cls(rows, json.loads(about.get(_CLASSES_KEY, b"null")))
+        lookup = Lookup.load(folder)
+        with _arrow_errors(folder):
+            columns = [column.to_pylist() for column in lookup.file.read().columns]
+        return cls({shard: Row(*row) for shard, *row in zip(*columns)}, lookup.classes)
+
+
+def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
+    """Write an index whose rows are a table already; OSError where that cannot be."""
+    about = {_VERSION_KEY: str(VERSION), _CLASSES_KEY: json.dumps(classes)}
+    table = table.sort_by("shard").combine_chunks().replace_schema_metadata(about)
+    with write_atomic(join(folder, NAME)) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """An index to look shards up in without holding it: 100,000 rows take much room.
+
+    Args:
+        folder: where it lies.
+        file: the index itself.
+    """
+
+    folder: str
+    file: pq.ParquetFile
+
+    @classmethod
+    def load(cls, folder: str) -> Lookup:
+        """Open what `Index.save` wrote; errors as in `Index.load`."""
+        with _arrow_errors(folder):
+            file = pq.ParquetFile(pa.BufferReader(read_all(join(folder, NAME))))
+        if not file.schema_arrow.equals(SCHEMA) or (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != b"%d" % VERSION:
+            raise ValueError(f"{join(folder, NAME)}: not an index of version {VERSION}")
+        return cls(folder, file)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names that labels stand for, where they are known."""
+        found: list[str] | None = json.loads(self.file.schema_arrow.metadata.get(_CLASSES_KEY, b"null"))
+        return found
+
+    def find(self, column: str, urls: list[str], sizes: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Look shards up.
+
+        Args:
+            column: `samples` or `sha256`.
+            urls: of shards in the folder.
+            sizes: int64 (n,): their sizes in bytes.
+
+        Yields:
+            The place in `urls` of each that the index knows with this size, and what the column says of it.
+
+        Raises:
+            ValueError: the index is damaged.
+        """
+        wanted = iter(sorted(range(len(urls)), key=urls.__getitem__))
+        n = next(wanted, None)
+        for name, size, value in self._rows(column):  # both ways lead upwards, as `save` sorts, so that no table is needed
+            url = f"{self.folder}/{name}"
+            while n is not None and urls[n] < url:
+                n = next(wanted, None)
+            if n is not None and urls[n] == url and sizes[n] == size:
+                yield n, value
+
+    def _rows(self, column: str) -> Iterator[tuple[Any, ...]]:
+        with _arrow_errors(self.folder):
+            for batch in self.file.iter_batches(_BATCH, columns=["shard", "bytes", column], use_threads=False):
+                yield from zip(*(batch.column(name).to_pylist() for name in ("shard", "bytes", column)))
+
+
+@contextmanager
+def _arrow_errors(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(f"{join(folder, NAME)}: damaged: {error}") from None

@@ -34,6 +34,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _METADATA = b"pseudolabel.members"
+_BATCH = 1024
 _INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
 
 
@@ -47,9 +48,27 @@ class Part(NamedTuple):
 
 @dataclass
 class Rows:
-    """Samples on their way into a `Members` table."""
+    """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
 
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
+    _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
+    _packed: list[pa.Table] = field(default_factory=list)
+
+    def append(self, *row: Any) -> None:
+        """Append a sample by its row of the table."""
+        for values, value in zip(self._columns.values(), row, strict=True):
+            values.append(value)
+        if len(self._columns["key"]) == _BATCH:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        """All samples."""
+        self._pack()
+        return pa.concat_tables(self._packed).combine_chunks()
+
+    def _pack(self) -> None:
+        self._packed.append(pa.table(self._columns, schema=_SCHEMA))
+        for values in self._columns.values():
+            values.clear()
 
     def add(self, key: str, parts: list[Part], label: int | None, problem: str | None) -> None:
         """Append a sample; the first of its parts that is an image becomes its image."""
@@ -57,8 +76,7 @@ class Rows:
         others = [part._asdict() for part in parts if part is not image]
         if image is None:
             image, problem = Part("", 0, 0), problem or _no_image(parts)
-        for name, value in zip(_SCHEMA.names, (key, *image, label, others, problem)):
-            self.columns[name].append(value)
+        self.append(key, *image, label, others, problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +95,7 @@ class Members:
     @classmethod
     def of(cls, rows: Rows, shard_bytes: int) -> Members:
         """The table of the samples added to `rows`."""
-        return cls(pa.table(rows.columns, schema=_SCHEMA), shard_bytes)
+        return cls(rows.table(), shard_bytes)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -108,7 +126,7 @@ class Members:
         """
         wanted = image.lower().lstrip(".")
         rows = Rows()
-        for row in self.table.to_pylist():
+        for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
             parts = [Part(**part) for part in row["others"]]
             parts += [Part(row["ext"], row["offset"], row["size"])] if row["ext"] else []
             parts.sort(key=lambda part: part.offset)
@@ -119,8 +137,7 @@ class Members:
                 there = ", ".join(part.ext for part in parts)
                 chosen, problem = Part("", 0, 0), problem or f"no member with extension {wanted} (there are: {there})"
             others = [part._asdict() for part in parts if part is not chosen]
-            for name, value in zip(_SCHEMA.names, (row["key"], *chosen, row["label"], others, problem)):
-                rows.columns[name].append(value)
+            rows.append(row["key"], *chosen, row["label"], others, problem)
         return Members.of(rows, self.shard_bytes)
 
     def save(self, url: str) -> None:

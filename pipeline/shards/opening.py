@@ -11,8 +11,10 @@ from functools import partial
 import numpy as np
 
 from pipeline.errors import ShardError, UserError
+from pipeline.mixture import Portion
+from pipeline.recipe import schema
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import UNFINISHED, Index, Row
+from pipeline.shards.index import UNFINISHED, Index, Lookup, Row
 from pipeline.shards.members import load_or_scan, sidecar
 from pipeline.storage import Listed, exists, expand, is_local, is_writable, join
 
@@ -26,9 +28,21 @@ class _Folder:
     """What an index says of a folder, and whether a better one may be written there."""
 
     url: str
-    index: Index = field(default_factory=Index)
+    counts: np.ndarray
+    """int64: samples of each shard that is wanted, -1 where the index does not know it."""
+    classes: list[str] | None = None
     writable: bool = True
-    grown: bool = False
+    new: dict[str, Row] = field(default_factory=dict)
+    """Rows of shards that were scanned."""
+
+    def save(self) -> None:
+        """Write the index with the new rows; OSError where that cannot be."""
+        try:
+            index = Index.load(self.url)
+        except FileNotFoundError:
+            index = Index()
+        index.rows |= self.new
+        index.save(self.url)
 
 
 def open_corpus(
@@ -56,32 +70,32 @@ def open_corpus(
         ShardError: a shard is damaged; the message says how many are.
     """
     listed = expand(shards)
-    folders: dict[str, _Folder] = {}
-    for shard in listed:
-        url = _folder_of(shard)
-        if url is not None and url not in folders:
-            folders[url] = _open_folder(url, may_write=index)
-    counts = np.zeros(len(listed), np.int64)
-    unknown: list[int] = []
+    sizes = np.array([shard.size for shard in listed], np.int64)
+    places: dict[str, list[int]] = {}
     for i, shard in enumerate(listed):
-        folder = folders.get(_folder_of(shard) or "")
-        row = folder.index.rows.get(_name(shard)) if folder else None
-        if row is not None and row.bytes == shard.size:
-            counts[i] = row.samples
-        else:
-            unknown.append(i)
-    damaged = _scan(listed, unknown, counts, folders, image, progress)
+        places.setdefault(_folder_of(shard) or "", []).append(i)
+    folders = {
+        url: _open_folder(url, [listed[i].url for i in inside], sizes[inside], may_write=index)
+        for url, inside in places.items()
+        if url
+    }
+    counts = np.full(len(listed), -1, np.int64)
+    for url, folder in folders.items():
+        counts[places[url]] = folder.counts
+    unknown = np.flatnonzero(counts < 0).tolist()
+    counts[unknown] = 0
+    damaged = _scan(listed, unknown, counts, folders, progress)
     if damaged and not keep_damaged:
         first = min(damaged)
         more = f" (and {len(damaged) - 1} more damaged of {len(listed)} shards)" if len(damaged) > 1 else ""
         raise ShardError(listed[first].url, f"{damaged[first]}{more}; repair or leave out, `pseudolabel inspect` lists all")
     for folder in folders.values():
-        if folder.grown and folder.writable:
-            _write(folder, partial(folder.index.save, folder.url))
-    known = {tuple(folder.index.classes) for folder in folders.values() if folder.index.classes is not None}
+        if folder.new and folder.writable:
+            _write(folder, folder.save)
+    known = {tuple(classes) for folder in folders.values() if (classes := folder.classes) is not None}
     return Corpus(
         urls=[shard.url for shard in listed],
-        sizes=np.array([shard.size for shard in listed], np.int64),
+        sizes=sizes,
         counts=counts,
         classes=list(next(iter(known))) if len(known) == 1 else None,
         image=image,
@@ -90,15 +104,32 @@ def open_corpus(
     )
 
 
+def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], None] | None = None) -> Corpus:
+    """Open what a recipe's `corpus` section names: one corpus, or the corpora of a mixture with their shards end to end.
+
+    Args: as for `open_corpus`, whose errors it raises.
+    """
+    if not spec.mix:
+        return open_corpus(spec.shards, spec.image, progress=progress)
+    parts = [open_corpus(part.shards, spec.image, progress=progress) for part in spec.mix.values()]
+    return Corpus(
+        urls=[url for part in parts for url in part.urls],
+        sizes=np.concatenate([part.sizes for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        image=spec.image,
+        disagreement="it is a mixture of corpora",
+        portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
+    )
+
+
 def _scan(
     listed: list[Listed],
     unknown: list[int],
     counts: np.ndarray,
     folders: dict[str, _Folder],
-    image: str | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, str]:
-    """Fill in the counts of shards that no index describes; returns the reasons of those that are damaged."""
+    """Fill in the counts of shards that no index describes; returns the reasons of those that are damaged, in the corpus' order."""
     damaged: dict[int, str] = {}
     if not unknown:
         return damaged
@@ -123,19 +154,21 @@ def _scan(
                 damaged[i] = error.reason
             else:
                 if folder := folders.get(_folder_of(listed[i]) or ""):
-                    folder.index.rows[_name(listed[i])] = Row(int(counts[i]), listed[i].size)
-                    folder.grown = True
+                    folder.new[_name(listed[i])] = Row(int(counts[i]), listed[i].size)
             if progress:
                 progress(done, len(unknown))
     finally:
         pool.shutdown(cancel_futures=True)
-    return damaged
+    return dict(sorted(damaged.items()))
 
 
-def _open_folder(url: str, may_write: bool) -> _Folder:
-    folder = _Folder(url, writable=may_write and is_writable(url))
+def _open_folder(url: str, shards: list[str], sizes: np.ndarray, may_write: bool) -> _Folder:
+    folder = _Folder(url, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(url))
     try:
-        folder.index = Index.load(url)
+        lookup = Lookup.load(url)
+        folder.classes = lookup.classes
+        for n, samples in lookup.find("samples", shards, sizes):
+            folder.counts[n] = samples
     except (FileNotFoundError, PermissionError):
         if is_writable(url) and exists(join(url, UNFINISHED)):
             raise UserError(f"{url}: holds an unfinished pack; run the same `pseudolabel pack` again to complete it") from None

@@ -3,6 +3,7 @@
 from pipeline.storage.backends import absolute, is_local, is_writable, join
 from pipeline.storage.files import (
     TEMPORARY,
+    check_writable,
     exists,
     make_folder,
     open_seekable,
@@ -16,11 +17,15 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.leftovers import discard_unfinished
 from pipeline.storage.listing import Listed, expand, names
+from pipeline.storage.secrets import scrubbed, scrubbed_document, without_secrets
+from pipeline.storage.traffic import bytes_read
 
 __all__ = [
     "TEMPORARY",
     "Listed",
     "absolute",
+    "bytes_read",
+    "check_writable",
     "discard_unfinished",
     "exists",
     "expand",
@@ -34,7 +39,10 @@ __all__ = [
     "read_range",
     "read_ranges",
     "remove",
+    "scrubbed",
+    "scrubbed_document",
     "size",
     "walk",
+    "without_secrets",
     "write_atomic",
 ]

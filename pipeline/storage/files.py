@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
+import logging
 import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from pipeline.storage.backends import (
     HTTP,
@@ -23,12 +26,16 @@ from pipeline.storage.backends import (
     scheme_of,
     size_in,
 )
+from pipeline.storage.traffic import counted
 
 ATTEMPTS = 5
 TEMPORARY = ".tmp"
 """How the names of files end that are still being written."""
 
 _READ_AHEAD = 8 * 2**20
+_UPLOAD_PART = 16 * 2**20  # what an open upload holds in memory; 10,000 of them, S3's limit, are 156 GiB
+
+log = logging.getLogger(__name__)
 
 
 def pause(attempt: int) -> None:
@@ -63,6 +70,30 @@ def make_folder(url: str) -> None:
     """Make a folder and those above it; object stores have none and need none."""
     if is_local(url):
         os.makedirs(absolute(url), exist_ok=True)
+
+
+def check_writable(folder: str) -> None:
+    """See whether files can be written to a folder and removed from it, made or not; leaves nothing behind.
+
+    Raises:
+        UserError: unknown scheme.
+        OSError: why they cannot.
+    """
+    if not is_writable(folder):
+        raise PermissionError(f"{folder}: http storage cannot be written")
+    if is_local(folder):
+        there = Path(absolute(folder))
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{there}: access denied, or a read-only file system")
+        return
+    probe = f"{folder.rstrip('/')}/.probe{TEMPORARY}"
+    with write_atomic(probe) as file:
+        file.write(b"may this be written?")
+    remove(probe)
 
 
 def remove(url: str) -> None:
@@ -130,7 +161,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int | None]]) -> list[byte
     """
     if is_local(url):
         with open(absolute(url), "rb") as file:
-            return [_read_local(file, start, end) for start, end in ranges]
+            return counted([_read_local(file, start, end) for start, end in ranges])
     fs, path = backend(url)
     wanted = dict(enumerate(ranges))
     got: dict[int, bytes] = {}
@@ -151,7 +182,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int | None]]) -> list[byte
         if not wanted:
             break
         pause(attempt)
-    return [got[index] for index in range(len(ranges))]
+    return counted([got[index] for index in range(len(ranges))])
 
 
 @contextmanager
@@ -171,8 +202,9 @@ def open_seekable(url: str) -> Iterator[IO[bytes]]:
 def write_atomic(url: str) -> Iterator[IO[bytes]]:
     """A file to write to, which appears under its name only when the block ends without an exception.
 
-    Locally: a temporary name in the same folder, fsync, rename, fsync of the folder. Object stores: one put, or a multipart
-    upload that is completed at the end and aborted on an exception. Elsewhere: a temporary name, then a move.
+    Locally: a temporary name in the same folder, locked while its writer lives; fsync, rename, fsync of the folder. Object
+    stores: one put, or a multipart upload that is completed at the end and aborted on an exception. Elsewhere: a temporary
+    name, then a move.
 
     Raises:
         OSError: storage is read-only, full or refuses.
@@ -186,13 +218,12 @@ def write_atomic(url: str) -> Iterator[IO[bytes]]:
     fs, path = backend(url)
     with as_oserror(url):
         if scheme_of(url) in OBJECT_STORES:
-            file = fs.open(path, "wb")
+            file = fs.open(path, "wb", block_size=_UPLOAD_PART)
             try:
                 yield file
                 file.close()
             except BaseException:
-                file.discard()
-                file.closed = True  # else the garbage collector closes it, which would upload what there is
+                _abort_upload(file, url)
                 raise
         else:
             folder, _, name = path.rpartition("/")
@@ -207,15 +238,25 @@ def write_atomic(url: str) -> Iterator[IO[bytes]]:
                 raise
 
 
+def _abort_upload(file: Any, url: str) -> None:
+    """Forget an object that is half written; what stopped it matters more than whether the server hears of that."""
+    file.closed = True  # else the garbage collector closes it, which would upload what there is
+    try:
+        with as_oserror(url):
+            file.discard()
+    except OSError as error:
+        log.warning("an upload that was begun could not be taken back: %s", error)
+
+
 @contextmanager
 def _write_local(path: Path) -> Iterator[IO[bytes]]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary, file = _begin(path)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -224,6 +265,39 @@ def _write_local(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _begin(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file beside `path`, locked so that `discard_if_dead` can tell that its writer lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+        file = temporary.open("xb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            return temporary, file
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # it was taken for a dead writer's between the two calls
+
+
+def discard_if_dead(path: Path) -> bool:
+    """Remove a temporary file of `write_atomic` on this machine's file systems, unless its writer lives.
+
+    Returns:
+        False where the file system has no locks, so that nobody can say.
+    """
+    try:
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def _read_local(file: IO[bytes], start: int, end: int | None) -> bytes:

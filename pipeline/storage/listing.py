@@ -55,9 +55,9 @@ def expand(patterns: str | Sequence[str]) -> list[Listed]:
         found = _find(urls)
     except OSError as error:
         raise UserError(f"shards cannot be listed: {error}") from None
-    twice = [url for url, times in Counter(listed.url for listed in found).items() if times > 1]
-    if twice:
-        raise UserError(f"{twice[0]} is named twice; every shard of a corpus may be there once")
+    if len({listed.url for listed in found}) < len(found):
+        twice = Counter(listed.url for listed in found).most_common(1)[0][0]
+        raise UserError(f"{twice} is named twice; every shard of a corpus may be there once")
     return found
 
 
@@ -127,7 +127,7 @@ def _named(url: str) -> list[Listed] | None:
 
 def _folder(url: str) -> list[Listed]:
     listing = _listing(url)
-    found = [Listed(join(url, name), length) for name, length in sorted(listing.items()) if name.endswith(".tar")]
+    found = [Listed(join(url, name), listing[name]) for name in sorted(listing) if name.endswith(".tar")]
     if not found:
         packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
         hint = f"{packed} is compressed: unpack it first" if packed else "make some from images: pseudolabel pack SRC DST"

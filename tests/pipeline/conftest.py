@@ -94,3 +94,28 @@ def bucket(s3_server: str, request: pytest.FixtureRequest) -> str:
     name = f"test-{plain[:40].strip('-')}-{zlib.crc32(request.node.name.encode()):08x}"
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[None]:
+    """A server that answers as Google Cloud Storage does, on this machine, which gcsfs finds by the environment."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    gcsfs = pytest.importorskip("gcsfs")
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server._api._httpd.server_address[1]}")
+        environment.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would look for credentials
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        yield
+        gcsfs.GCSFileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def gs_bucket(gs_server: None) -> str:
+    """An empty bucket: `gs://...`."""
+    import gcsfs
+
+    gcsfs.GCSFileSystem().mkdir("test-render")
+    return "gs://test-render"

@@ -107,3 +107,14 @@ def engine(name: str, tasks: dict[str, Task] | None = None, size: int = 48, thre
     from pipeline.engines.dali import DaliEngine
 
     return DaliEngine(tasks or {}, size, threads, batch=batch)
+
+
+def by_cpu_ops(task: Task, image: np.ndarray, drawn: dict[str, np.ndarray]) -> np.ndarray:
+    """A task's input on crops that are there already, uint8 (n, size, size, 3)."""
+    from pipeline.engines.cpu import CpuOps
+
+    def spread(work: Any) -> None:
+        for row in range(len(image)):
+            work(row, 0)
+
+    return task.render(CpuOps(image.shape[1], spread), image, drawn)

@@ -76,6 +76,26 @@ def test_units_from_any_step_on_make_up_the_rest_of_the_run(counts: list[int], g
     assert schedule.units(step) == geometry.groups * len(list(schedule.windows(step)))
 
 
+def test_groups_change_what_is_sent_together_and_not_the_order() -> None:
+    plans = [Plan(np.array([40, 3, 77]), Geometry(16, 8, groups, 2), seed=4, epoch=1) for groups in (1, 2, 4, 8)]
+    for step in range(plans[0].steps):
+        batches = [plan.batch(step) for plan in plans]
+        for batch in batches[1:]:
+            np.testing.assert_array_equal(batch.shards, batches[0].shards)
+            np.testing.assert_array_equal(batch.rows, batches[0].rows)
+
+
+@pytest.mark.parametrize("sent", [100, 150_000, 700_000])
+def test_groups_are_as_few_as_the_size_of_a_unit_allows_and_nothing_else_follows(sent: int) -> None:
+    general, own = Geometry.of(Order(), 256, 700_000), Geometry.of(Order(), 256, 700_000, sent)
+    assert (own.batch, own.lanes, own.window) == (general.batch, general.lanes, general.window)
+    assert 2 <= own.groups <= general.groups
+    if own.groups < 8:
+        assert own.window * own.batch // own.groups * sent <= 40 * 2**20
+    named = Order(groups=4)
+    assert Geometry.of(named, 256, 700_000, sent) == Geometry.of(named, 256, 700_000)
+
+
 def test_epochs_and_seeds_differ_and_repeat_themselves() -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
         return epoch_of(Plan(np.array([50, 30, 40]), Geometry(8, 4, 2, 2), seed, epoch))
@@ -117,10 +137,26 @@ def test_what_a_recipe_leaves_open_is_filled_with_sizes_that_fit(batch: int, row
     assert geometry.window >= 1
 
 
-def test_ranks_that_cannot_share_the_groups_are_told_which_numbers_can() -> None:
-    Geometry(16, 8, 4, 1).check_workers(2)
-    with pytest.raises(UserError, match="3 workers cannot share 4 groups of lanes evenly; take 1, 2, 4 workers"):
-        Geometry(16, 8, 4, 1).check_workers(3)
+@given(st.sampled_from([Geometry(8, 8, 4, 3), Geometry(24, 12, 4, 2), Geometry(64, 64, 8, 1)]), st.data())
+def test_any_number_of_ranks_up_to_the_lanes_shares_the_same_batches_evenly(geometry: Geometry, data: st.DataObject) -> None:
+    world = data.draw(st.integers(1, geometry.lanes))
+    schedule = Schedule(np.array([50, 0, 90, 1, 77]), geometry, seed=1, epochs=2)
+    shared = schedule.shared_by(world)
+    assert shared.geometry.groups % world == 0
+    assert [lane for group in range(shared.geometry.groups) for lane in shared.geometry.lanes_of(group)] == list(
+        range(geometry.lanes)
+    )
+    mine = [sum(shared.geometry.rows_of(g) for g in range(r, shared.geometry.groups, world)) for r in range(world)]
+    assert sum(mine) == geometry.batch
+    assert max(mine) - min(mine) <= geometry.per_lane
+    step = data.draw(st.integers(0, schedule.steps_per_epoch - 1))
+    assert samples(shared.plan(1).batch(step)) == samples(schedule.plan(1).batch(step))
+
+
+def test_more_ranks_than_lanes_are_refused() -> None:
+    Geometry(16, 8, 4, 1).check_workers(8)
+    with pytest.raises(UserError, match="9 workers cannot share 8 lanes: take at most 8 workers"):
+        Geometry(16, 8, 4, 1).check_workers(9)
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused_unless_it_wraps() -> None:

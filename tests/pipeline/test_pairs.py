@@ -119,7 +119,7 @@ def test_a_unit_says_what_failed_where_and_why_and_nothing_of_empty_places(made:
     assert sum((columns["weight"] == 0).sum() for columns in units) == 3, "two bad, one empty"
     for number, columns in enumerate(units):
         assert (columns["unit"] == number).all()
-        assert columns["seconds"].shape == (len(columns["id"]), 3)
+        assert columns["seconds"].shape == (len(columns["id"]), 6)
         assert (columns["seconds"] > 0).all()
 
 
@@ -128,3 +128,17 @@ def test_the_bytes_of_a_row_are_counted_before_it_is_made(made: MakeRecipe) -> N
     columns = next(pairs(recipe))
     pixels = [column[0].nbytes for column in columns.values() if column.dtype == np.uint8]
     assert row_bytes(recipe) == sum(pixels)
+
+
+def test_where_each_sample_trains_one_task_it_is_drawn_by_its_key(tiles: Path) -> None:
+    tasks = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 4}, "denoising": {}}
+    document = {"name": "one", "seed": 1, "corpus": {"shards": str(tiles)}, "image": {"size": 32}, "tasks": tasks}
+
+    def chosen(epoch: int, batch: int) -> dict[int, int]:
+        recipe = parse_recipe({**document, "training": {"batch": batch, "tasks_per_sample": "one"}})
+        return {int(key): int(task) for part in pairs(recipe, epoch) for key, task in zip(part["id"], part["task"])}
+
+    first = chosen(0, 8)
+    assert first == {**first, **chosen(0, 24)}
+    assert first != chosen(1, 8)
+    assert set(first.values()) == {0, 1, 2}

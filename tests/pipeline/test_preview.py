@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,7 +20,7 @@ from pipeline import pairs, parse_recipe, registry, storage
 from pipeline.draws import Draws, sample_id
 from pipeline.errors import RunError, UserError
 from pipeline.labels import Classes
-from pipeline.preview import save, sheet
+from pipeline.preview import page, save, sheet, with_all_tasks
 from pipeline.recipe import Recipe
 from pipeline.tasks import Drawn, Task
 
@@ -99,12 +102,12 @@ class Halves(Task):
 
 @pytest.mark.parametrize("size", [8, 32, 224, 300])
 def test_any_task_and_any_size_can_be_drawn(tiles: Path, size: int) -> None:
-    tasks: dict[str, Any] = {"halves": Halves()}
-    if size >= 32:
-        tasks |= {name: {} for name in registry()}
-    picture = sheet(make(tiles, tasks, image={"size": size}), 2)
-    groups = 1 + len(tasks)
-    assert picture.width >= groups * CELL
+    recipe = with_all_tasks(make(tiles, {"halves": Halves()}, image={"size": size}))
+    assert len(recipe.tasks) >= {8: 2, 32: 1 + len(registry())}.get(size, len(registry()) - 1)
+    picture = sheet(recipe, 2)
+    groups = 1 + len(recipe.tasks)
+    assert picture.width * picture.height >= groups * 2 * CELL**2
+    assert picture.width < 2500
     pixels = cells(picture)
     for group in range(2):  # the crop and the first task have one picture each
         left = LEFT + group * (CELL + 36)
@@ -146,6 +149,23 @@ def test_a_sheet_needs_no_ray(tiles: Path) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_a_page_shows_every_task_and_needs_no_other_file(tiles: Path, tmp_path: Path) -> None:
+    recipe = with_all_tasks(make(tiles, {"rotation": {"turns": [0, 2]}}))
+    assert next(iter(recipe.tasks)) == "rotation"
+    assert recipe.tasks["rotation"].model_dump()["turns"] == (0, 2)
+    text = page(recipe, 2)
+    for name, task in registry().items():
+        assert f"<h2>{name}</h2>" in text
+        assert html.escape(task.source) in text
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert len(sources) >= 2 * (1 + len(registry()))
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    with Image.open(io.BytesIO(base64.b64decode(sources[0].partition(",")[2]))) as first:
+        assert first.size == (CELL, CELL)
+    save(text, str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").read_text() == text
+
+
 def test_save_writes_png_to_any_storage_and_refuses_in_words(tmp_path: Path) -> None:
     picture = Image.new("RGB", (3, 2), "red")
     for url in (str(tmp_path / "a.png"), "memory://sheets/a.PNG"):
@@ -154,6 +174,8 @@ def test_save_writes_png_to_any_storage_and_refuses_in_words(tmp_path: Path) -> 
             assert (back.format, back.size) == ("PNG", (3, 2))
     with pytest.raises(UserError, match=r"ends in \.png"):
         save(picture, str(tmp_path / "a.jpg"))
+    with pytest.raises(UserError, match=r"ends in \.html"):
+        save("<p>", str(tmp_path / "a.png"))
     with pytest.raises(UserError, match="cannot be written"):
         save(picture, str(tmp_path / "a.png" / "b.png"))
 

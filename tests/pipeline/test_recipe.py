@@ -231,7 +231,8 @@ def test_the_canonical_form_of_what_pixels_depend_on_is_pinned() -> None:
     kept = {name: json.loads(recipe.canonical())[name] for name in ("corpus", "engine", "image", "seed", "tasks")}
     assert json.dumps(kept, sort_keys=True, separators=(",", ":")) == (
         '{"corpus":{"image":null,"shards":"x"},"engine":"auto","image":{"crop":"random","flip":true,"max_pixels":100000000,'
-        '"mean":[0.485,0.456,0.406],"ratio":[0.75,1.3333333333333333],"scale":[0.2,1.0],"size":48,"std":[0.229,0.224,0.225]},'
+        '"mean":[0.485,0.456,0.406],"ratio":[0.75,1.3333333333333333],"reduced":false,"scale":[0.2,1.0],"size":48,'
+        '"std":[0.229,0.224,0.225]},'
         '"seed":0,"tasks":{"colorization":{"objective":null,"weight":1.0},'
         '"rotation":{"objective":null,"turns":[0,2],"weight":1.0}}}'
     )

@@ -17,7 +17,7 @@ from tests.pipeline.children import run_python
 from tests.pipeline.images import encode, good, photo, seen_by_pil, turned
 
 ENGINES = ["cpu", "dali"]
-SIZE = 40
+SIZE = 48
 
 
 def recipe(engine: str = "cpu", tasks: Any = None, **image: Any) -> Recipe:

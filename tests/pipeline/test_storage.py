@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.storage import Listed, expand
+from tests.pipeline.children import run_python
 
 
 def write(folder: Path, *names: str) -> None:
@@ -106,6 +109,7 @@ def test_unknown_and_uninstalled_kinds_of_storage_are_refused(monkeypatch: pytes
     with pytest.raises(UserError, match="unknown kind of storage 'nosuch://'"):
         expand("nosuch://x/a.tar")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(_registry, "gs", raising=False)  # where it was in use before
     with pytest.raises(UserError, match=r"install pseudolabel\[gcs\]"):
         expand("gs://bucket/a.tar")
 
@@ -294,3 +298,34 @@ def test_removing_what_is_gone_is_no_error(tmp_path: Path, bucket: str) -> None:
     for url in (f"{tmp_path}/x", f"{tmp_path}/x", f"{bucket}/x"):
         storage.remove(url)
         assert not storage.exists(url)
+
+
+def test_what_a_dead_writer_left_is_removed_and_a_living_ones_file_is_not(tmp_path: Path) -> None:
+    killed = """
+        import os, signal, sys
+        from pipeline import storage
+        with storage.write_atomic(sys.argv[1]) as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert run_python(killed, str(tmp_path / "dead.tar")).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with storage.write_atomic(f"{tmp_path}/alive.tar") as file:
+        file.write(b"first half, ")
+        for finished in (False, True):
+            storage.discard_unfinished(str(tmp_path), finished)
+            assert not left.exists()
+            assert len(list(tmp_path.iterdir())) == 1
+        file.write(b"second half")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("alive.tar", b"first half, second half")]
+
+
+def test_whether_a_folder_can_be_written_is_seen_without_a_trace(tmp_path: Path) -> None:
+    storage.check_writable(f"{tmp_path}/not/made/yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file is a file"):
+        storage.check_writable(f"{tmp_path}/file/out")
+    with pytest.raises(OSError, match="http storage cannot be written"):
+        storage.check_writable("http://127.0.0.1/out")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline import dataset, pairs
-from pipeline.batches import batches
+from pipeline.engines import settled
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe import Recipe
 from pipeline.render import Columns
 from pipeline.shards.opening import open_corpus
-from pipeline.stream import rendered, units
+from pipeline.stream import steps, units
 from pipeline.units import Source
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -39,16 +39,13 @@ def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
     """What each of `world` ranks receives in one epoch."""
     corpus = open_corpus(recipe.corpus.shards)
     geometry = Geometry(recipe.training.batch, lanes=8, groups=4, window=2)
-    source = Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 1, tail="pad"))
+    source = Source(settled(recipe), corpus, Schedule(corpus.counts, geometry, recipe.seed, 1, tail="pad"))
 
     def consume(rank: int, split: Any) -> list[tuple[int, Columns]]:
-        form = "numpy" if recipe.placement.render == "workers" else "pyarrow"
-        arriving = split.iter_batches(batch_size=None, batch_format=form)
-        columns = arriving if form == "numpy" else rendered(source, arriving, threads=2)
-        return list(batches(source.schedule, 0, rank, world, columns))
+        return list(steps(source, split, rank, world))
 
     with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(consume, range(world), units(source).streaming_split(world, equal=False)))
+        return list(pool.map(consume, range(world), units(source, crops=True).streaming_split(world, equal=False)))
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,80 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
+from PIL import Image
+from skimage import data
 
-_WAIT_SECONDS = 120.0
+from pipeline.shards.pack import pack
+
+_WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+
+
+VICTIMS = ["actor"] * 13 + ["raylet"] * 3 + ["SIGKILL"] * 2 + ["SIGTERM"] * 2
+ENDINGS = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {130, -signal.SIGTERM, -signal.SIGABRT}}
+"""The exit codes of a driver that is killed so: 130 is what the command makes of it, once it is up. Told to stop at a bad moment,
+Ray aborts now and then."""
+
+
+def prepare(folder: Path) -> Path:
+    """A recipe of four tasks and two drawings, and its corpus: 2,400 crops of six photos in about 60 shards.
+
+    The crops are 64 to 95 pixels; five are no images. Returns the path of the recipe.
+    """
+    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.cat(), data.immunohistochemistry()]
+    rng = random.Random(0)
+    for n in range(2400):
+        photo, side = photos[n % len(photos)], rng.randrange(64, 96)
+        top, left = rng.randrange(photo.shape[0] - side), rng.randrange(photo.shape[1] - side)
+        path = folder / "photos" / f"{n % len(photos)}" / f"{n:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if n % 500 == 250:
+            path.write_bytes(b"not an image")
+        else:
+            Image.fromarray(photo[top : top + side, left : left + side]).save(path, quality=90)
+    pack(str(folder / "photos"), str(folder / "shards"), shard_size=160_000)
+    recipe = {
+        "name": "storm",
+        "seed": 5,
+        "corpus": {"shards": str(folder / "shards")},
+        "image": {"size": 64},
+        "tasks": {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}},
+        "placement": {"actors": 2, "cpus": 0.5},
+        "render": {"epochs": 2},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+@dataclass
+class Outcome:
+    """What was killed, what else ended a driver, and the folders that were rendered."""
+
+    killed: Counter[str]
+    surprises: list[str]
+    folders: list[Path]
+
+
+def weather(recipe: Path, folder: Path, seed: int) -> Outcome:
+    """Render under twenty kills, in an order and at times that the seed says; `folder` gets the results and `driver.log`."""
+    victims = list(VICTIMS)
+    random.Random(seed).shuffle(victims)
+    storm = Storm(recipe, folder / "driver.log", seed)
+    folders: list[Path] = []
+    try:
+        while victims:  # a fast machine is done before all are killed, and then renders again
+            folders.append(folder / f"stormy-{len(folders)}")
+            storm.run(folders[-1], victims, pause=(0.2, 2.5))
+        settle()
+    finally:
+        storm.close()
+    return Outcome(storm.killed, storm.surprises, folders)
 
 
 class Storm:
@@ -46,7 +113,8 @@ class Storm:
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add_node() for _ in range(2)]
         self.killed: Counter[str] = Counter()
-        self.endings: list[int] = []
+        self.surprises: list[str] = []
+        """How drivers ended that nobody had killed."""
 
     def _add_node(self) -> Any:
         return self._cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
@@ -57,16 +125,17 @@ class Storm:
         Victims that are left when the render is done stay in the list.
         """
         driver = self._start(out)
-        while driver.poll() != 0:
-            if driver.poll() is not None:
-                self.endings.append(driver.returncode)
+        while (code := driver.poll()) != 0:
+            if code is not None:
+                self.surprises.append(f"exit code {code}")
                 driver = self._start(out)
             if not victims:
                 driver.wait(_WAIT_SECONDS)
-                continue
-            if self._wait(driver, self._rng.uniform(*pause)):
-                continue
-            if self._kill(victims[0], driver):
+            elif not self._wait(driver, self._rng.uniform(*pause)) and self._kill(victims[0], driver):
+                if victims[0] in ENDINGS and driver.returncode:
+                    if driver.returncode not in ENDINGS[victims[0]]:
+                        self.surprises.append(f"exit code {driver.returncode} by {victims[0]}")
+                    driver = self._start(out)
                 self.killed[victims.pop(0)] += 1
 
     def close(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +24,7 @@ from pipeline.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 Fault = Callable[[str, str], str | None]
+_REFUSALS = {"503": "SlowDown", "403": "AccessDenied"}
 
 
 def in_bucket(url: str) -> dict[str, bytes]:
@@ -36,7 +41,7 @@ def upload(folder: Path, url: str) -> None:
 
 @pytest.fixture
 def faulty(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fault]]:
-    """A proxy before the S3 server; a fault appended to the list says of (method, path) `drop`, `cut`, `503`, or None."""
+    """A proxy before the S3 server; a fault appended to the list says of (method, path) `drop`, `cut`, `503`, `403`, or None."""
     faults: list[Fault] = []
     target = urlsplit(s3_server)
 
@@ -50,8 +55,9 @@ def faulty(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fau
             if fault == "drop":
                 self.close_connection = True
                 return
-            if fault == "503":
-                self.answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+            if fault in _REFUSALS:
+                body = f"<Error><Code>{_REFUSALS[fault]}</Code></Error>".encode()
+                self.answer(int(fault), [("Content-Type", "application/xml")], body)
                 return
             connection = http.client.HTTPConnection(target.hostname or "", target.port)
             connection.request(self.command, self.path, body, dict(self.headers.items()))
@@ -162,6 +168,106 @@ def test_an_upload_that_was_never_completed_is_invisible_and_goes_away(spec: Mak
     render(recipe, f"{bucket}/stormy", here=True)
     assert in_bucket(f"{bucket}/stormy") == calm
     assert [upload["UploadId"] for upload in uploads()] == [other]
+
+
+def test_an_upload_that_cannot_be_taken_back_never_becomes_an_object(bucket: str, faulty: list[Fault]) -> None:
+    def write() -> None:
+        with storage.write_atomic(f"{bucket}/half") as file:
+            file.write(bytes(17 * 2**20))  # more than a part
+            raise KeyboardInterrupt("the user")
+
+    judge, hit = times(1, "403", "DELETE", "half")
+    faulty.append(judge)
+    with pytest.raises(KeyboardInterrupt, match="the user"):
+        write()
+    gc.collect()
+    assert len(hit) == 1
+    assert in_bucket(bucket) == {}
+    fs, name = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
+    assert len(fs.call_s3("list_multipart_uploads", Bucket=name)["Uploads"]) == 1
+    storage.discard_unfinished(bucket, finished=True)
+    assert "Uploads" not in fs.call_s3("list_multipart_uploads", Bucket=name)
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "words"),
+    [
+        ("PUT", "/out/", "out cannot be written: .*access denied"),
+        ("DELETE", "/out/", "out cannot be written: .*access denied"),
+        ("GET", "identity.json", "out cannot be read: .*access denied"),
+        ("GET", "in%2F", "shards cannot be listed: .*access denied"),
+    ],
+)
+def test_a_denied_key_is_one_line_before_anything_is_read(
+    spec: MakeRecipe, tiles: Path, bucket: str, faulty: list[Fault], method: str, part: str, words: str
+) -> None:
+    upload(tiles, f"{bucket}/in")
+    storage.remove(f"{bucket}/in/index.parquet")  # so that there is something to read first
+    judge, hit = times(1000, "403", method, part)
+    faulty.append(judge)
+    read: list[int] = []
+    with pytest.raises(UserError, match=words) as refused:
+        render(spec(f"{bucket}/in"), f"{bucket}/out", here=True, indexing=lambda done, total: read.append(done))
+    assert hit
+    assert read == []
+    assert "\n" not in str(refused.value)
+    assert not [name for name in in_bucket(f"{bucket}/out") if not name.startswith(".")]
+
+
+def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
+    spec: MakeRecipe, tiles: Path, tmp_path: Path, bucket: str, faulty: list[Fault], tree: Callable[[Path], dict[str, bytes]]
+) -> None:
+    """Keys and endpoint come to the actors by the environment; the signal comes while a shard is being committed."""
+    upload(tiles, f"{bucket}/in")
+    place = {"placement": {"actors": 2, "cpus": 0.5}}
+    recipe = spec(f"{bucket}/in", place, epochs=2)
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    words = [sys.executable, "-m", "cluster", "render", str(tmp_path / "recipe.json"), "--out", f"{bucket}/out"]
+    begun: list[str] = []
+    reached, told = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> None:
+        if method == "PUT" and "/commits/" in path and not told.is_set():
+            begun.append(path)
+            if len(begun) >= 3:
+                reached.set()
+                told.wait(180)
+
+    faulty.append(hold)
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert reached.wait(180)
+    driver.send_signal(signal.SIGTERM)
+    told.set()
+    _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 130, said
+    assert said.splitlines()[-1] == "interrupted: what is committed stays, and the same command goes on from there"
+    left = in_bucket(f"{bucket}/out")
+    assert "manifest.json" not in left
+    assert len([name for name in left if name.startswith("commits/")]) < 8
+
+    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "8 of 8" in again.stdout
+    assert "8 by this run" not in again.stdout
+    render(spec(epochs=2), str(tmp_path / "out"), here=True)
+    local, remote = tree(tmp_path / "out"), in_bucket(f"{bucket}/out")
+    assert {name for name in local.keys() | remote if local.get(name) != remote.get(name)} == {"recipe.json"}
+    for name in left.keys() - {"render.unfinished"}:
+        assert remote[name] == left[name], "what is committed stays as it was"
+
+
+def test_google_storage_gives_the_bytes_of_a_local_render(
+    spec: MakeRecipe, tiles: Path, tmp_path: Path, gs_bucket: str, tree: Callable[[Path], dict[str, bytes]]
+) -> None:
+    upload(tiles, f"{gs_bucket}/in")
+    render(spec(), str(tmp_path / "out"), here=True)
+    assert render(spec(f"{gs_bucket}/in"), f"{gs_bucket}/out", here=True).pairs == 72
+    there = {name: storage.read_all(f"{gs_bucket}/out/{name}") for name, _ in storage.walk(f"{gs_bucket}/out")}
+    local = tree(tmp_path / "out")
+    assert {name for name in local.keys() | there if local.get(name) != there.get(name)} == {"recipe.json"}
+    assert verify(f"{gs_bucket}/out").problems == []
+    with pytest.raises(UserError, match=r"gs://nobody-has-this/out cannot be"):
+        render(spec(), "gs://nobody-has-this/out", here=True)
 
 
 def test_a_missing_bucket_and_an_unknown_scheme_are_one_line_at_the_start(spec: MakeRecipe, s3_server: str) -> None:

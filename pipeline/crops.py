@@ -1,0 +1,42 @@
+"""From crops to pairs: every task of a recipe on crops that were decoded elsewhere, the same to the last bit."""
+
+from __future__ import annotations
+
+from pipeline.draws import Draws
+from pipeline.recipe.schema import Recipe
+from pipeline.render import Clock, Columns, draw_tasks
+from pipeline.units import STAGES, chosen_task
+
+
+class TasksOnCrops:
+    """Makes the pairs of batches whose crops came without them, as the CPU engine does.
+
+    Args:
+        recipe: the recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        from pipeline.engines.cpu import Threads
+
+        self._recipe, self._threads = recipe, Threads(1)
+
+    def __call__(self, columns: Columns, epoch: int) -> None:
+        """Add to a batch's columns what is drawn and what is rendered, and to its `seconds` what that took.
+
+        Args:
+            columns: `id`, `weight`, `image` and `seconds` among them.
+            epoch: number of the epoch.
+        """
+        from pipeline.engines.cpu import inputs_of
+
+        started = Clock()
+        drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]))
+        inputs = inputs_of(self._recipe.tasks, columns["image"], drawn, self._threads)
+        bad = columns["weight"] == 0
+        if bad.any():  # their crops are black, which some tasks paint over
+            for pixels in inputs.values():
+                pixels[bad] = 0
+        columns |= {**inputs, **labels, **chosen_task(self._recipe, epoch, columns["id"])}
+        render = STAGES.index("render")
+        for place, spent in zip((render, len(STAGES) + render), Clock().since(started)):
+            columns["seconds"][:, place] += spent / len(bad)

@@ -1,0 +1,33 @@
+"""A map on threads that reads its input as it goes: what waits is bounded, however long the input is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WAITING = 8  # results for each thread
+
+
+def mapped(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """The results of `work` on each item, in the order of the items; its errors come out here.
+
+    Args:
+        work: called in any of the threads.
+        items: taken a bounded number ahead of the results.
+        threads: how many.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        todo = iter(items)
+        running: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(todo, threads * _WAITING))
+        try:
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(work, item) for item in islice(todo, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)

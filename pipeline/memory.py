@@ -1,0 +1,20 @@
+"""Keeps large blocks of memory with the process that will want them again."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, in place of giving it back to the system.
+
+    Batches of pixels are made and dropped all the time; each that comes anew from the system is cleared by the kernel first,
+    which takes as long as filling it. Does nothing where there is no `mallopt` (another C library than glibc). See mallopt(3).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -1,0 +1,54 @@
+"""Tasks made of crops that came without them: the pairs that the engine makes in one go, to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.crops import TasksOnCrops
+from pipeline.draws import sample_id
+from pipeline.recipe import parse_recipe
+from pipeline.render import Renderer
+from pipeline.shards.corpus import Sample
+from pipeline.stream import sends_crops
+from pipeline.tasks import registry
+from pipeline.units import Source
+from tests.pipeline.images import good
+
+DOCUMENT = {"name": "a", "seed": 5, "corpus": {"shards": "x"}, "image": {"size": 48}, "engine": "cpu"}
+
+
+def samples() -> list[Sample]:
+    """Photos of every kind, and one that cannot be decoded."""
+    files = {**good(), "text": b"no image"}
+    return [Sample(name, sample_id(name), data, "jpg", -1, None) for name, data in files.items()]
+
+
+@pytest.mark.parametrize("task", registry())
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_task_on_crops_is_the_task_of_the_engine(task: str, epoch: int) -> None:
+    recipe = parse_recipe({**DOCUMENT, "tasks": {task: {}}})
+    whole = Renderer(recipe)(samples(), epoch).columns
+    crops = Renderer(recipe.model_copy(update={"tasks": {}}))(samples(), epoch).columns
+    crops["seconds"] = np.zeros((len(crops["id"]), 6), np.float32)
+    TasksOnCrops(recipe)(crops, epoch)
+    assert (crops.pop("seconds")[:, [2, 5]] > 0).all()
+    assert crops.keys() == whole.keys()
+    for name, column in whole.items():
+        np.testing.assert_array_equal(crops[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("sections", "alone"),
+    [
+        ({}, True),
+        ({"engine": "dali"}, False),
+        ({"placement": {"render": "trainer"}}, False),
+        ({"tasks": {}}, False),
+    ],
+)
+def test_crops_are_sent_alone_where_the_pairs_come_out_the_same(sections: dict[str, Any], alone: bool) -> None:
+    recipe = parse_recipe({**DOCUMENT, "tasks": {"rotation": {}}, **sections})
+    assert sends_crops(Source(recipe, None, None)) == alone  # type: ignore[arg-type]
