@@ -1,17 +1,48 @@
-"""A rank's stream of batches out of Ray Data, and how long each stage of it took."""
+"""A rank's stream of batches out of Ray Data, how long each stage of it took, and what holds it up."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
-from pipeline.batches import ahead, batches
+import numpy as np
+
+from pipeline.batches import ahead
+from pipeline.errors import RunError
+from pipeline.recipe.schema import Placement
 from pipeline.render import Columns
-from pipeline.stream import rendered, units
+from pipeline.stream import steps, units
 from pipeline.units import STAGES, Source
 
-_UNITS_AHEAD, _BATCHES_AHEAD = 2, 2
+FEED_STAGES = (*STAGES, "transfer", "wait")
+_BATCHES_AHEAD = 2
+_BUSY = 0.5
+
+
+class Stalled(RunError):
+    """A stage of the data plane has given nothing for longer than `failures.stall_seconds`."""
+
+
+def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world: int) -> str:
+    """The stage that training waits for: the longest of those whose processes have hardly a moment to spare.
+
+    Args:
+        seconds: of each stage, over all ranks, in that time.
+        elapsed: the time, in seconds.
+        place: where stages run, and how many actors there are.
+        world: number of ranks.
+
+    Returns:
+        A name of `STAGES`; or `transfer`, if no process is busy for half of its time and so the bytes' way must be it.
+    """
+    beside = place.render == "trainer"
+    pools = [(("read",) if beside else STAGES, place.actors), (STAGES[1:] if beside else (), world)]
+    loads = [(sum(seconds[stage] for stage in stages) / (size * max(elapsed, 1e-9)), stages) for stages, size in pools]
+    load, stages = max(loads)
+    return max(stages, key=lambda stage: seconds[stage]) if load >= _BUSY else "transfer"
 
 
 @dataclass
@@ -22,42 +53,42 @@ class Feed:
         source: what to stream; its `step` is where to begin.
         rank: this rank.
         world: number of ranks.
+        board: where data actors say what they are at; without one a stall names no actor.
     """
 
     source: Source
     rank: int
     world: int
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*STAGES, "assemble", "wait"), 0.0))
+    board: Any = None
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FEED_STAGES, 0.0))
     first_batch: float | None = None
     """Seconds from the start of the stream to its first batch."""
     samples: int = 0
-    _marks: dict[str, float] = field(default_factory=dict)
+    _marks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FEED_STAGES, 0.0))
 
-    def since_last(self, stage: str) -> float:
-        """Seconds of a stage since this was last asked."""
-        before, self._marks[stage] = self._marks.get(stage, 0.0), self.seconds[stage]
-        return self.seconds[stage] - before
+    def since_last(self) -> dict[str, float]:
+        """Seconds of each stage since this was last asked."""
+        before, self._marks = self._marks, dict(self.seconds)
+        return {stage: seconds - before[stage] for stage, seconds in self.seconds.items()}
 
     def __iter__(self) -> Iterator[tuple[int, Columns]]:
         import ray.train.torch
         from ray.train.collective import broadcast_from_rank_zero
 
         started = time.perf_counter()
+        schedule = self.source.schedule.shared_by(self.world)
+        source = replace(self.source, schedule=schedule)
+        patience, tell = source.recipe.failures.stall_seconds, None if self.board is None else partial(_tell, self.board)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
-        splits = units(self.source).streaming_split(self.world, equal=False) if self.rank == 0 else None
+        splits = units(source, tell, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
         split = broadcast_from_rank_zero(splits)[self.rank]
-        if self.source.recipe.placement.render == "workers":
-            arriving = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)
-        else:
-            tables = split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
-            gpu = ray.train.torch.get_device().index or 0
-            arriving = ahead(rendered(self.source, tables, self.source.recipe.placement.threads, gpu), _UNITS_AHEAD)
-        steps = ahead(
-            self._timed(batches(self.source.schedule, self.source.step, self.rank, self.world, arriving)), _BATCHES_AHEAD
-        )
+        device = ray.train.torch.get_device()
+        gpu = device.index if device.type == "cuda" else None
+        timed = self._timed(steps(source, split, self.rank, self.world, gpu, tell))
+        made = ahead(timed, _BATCHES_AHEAD, patience, partial(self._stalled, source, patience))
         while True:
             asked = time.perf_counter()
-            item = next(steps, None)
+            item = next(made, None)
             self.seconds["wait"] += time.perf_counter() - asked
             if item is None:
                 return
@@ -75,5 +106,39 @@ class Feed:
             item = next(made, None)
             if item is None:
                 return
-            self.seconds["assemble"] += time.perf_counter() - asked
+            self.seconds["transfer"] += time.perf_counter() - asked
             yield item
+
+    def _stalled(self, source: Source, patience: float) -> Stalled:
+        """What is known of a batch that does not come."""
+        import ray
+
+        words = f"no batch has come to rank {self.rank} for {patience:g} s (failures.stall_seconds): "
+        place = source.recipe.placement
+        if self.board is None:
+            return Stalled(words + "reading, rendering or transfer stands still")
+        busy, come = ray.get([self.board.busy.remote(), self.board.actors.remote()])
+        if busy:
+            actor, stage, unit, seconds = busy[0]
+            return Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(source, unit)}")
+        if come == 0:
+            return Stalled(
+                f"{words}start: none of the {place.actors} data actors has come; are {place.actors} x {place.cpus:g} CPUs "
+                "and one more free beside the workers?"
+            )
+        return Stalled(
+            f"{words}transfer: the data actors have nothing to do, their units do not arrive; is the object store full?"
+        )
+
+
+def _tell(board: Any, actor: str, stage: str, unit: int) -> None:
+    board.doing.remote(actor, stage, unit)
+
+
+def _whereabouts(source: Source, unit: int) -> str:
+    """The shards that a unit is read from."""
+    if unit < 0:
+        return ""
+    shards = source.schedule.unit(unit, source.step)[1].shards
+    urls = [source.corpus.urls[shard] for shard in np.unique(shards[shards >= 0])]
+    return f", at {', '.join(urls[:3])}{f' and {len(urls) - 3} more shards' if len(urls) > 3 else ''}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import RunError, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.board import Record, watched
+from trainers.board import Event, Record, watched
 from trainers.runs import RunFolder
 
 
@@ -19,13 +19,13 @@ def fit(
     board: Any,
     listeners: list[Callable[[Record], None]],
     fresh: bool = False,
-) -> Any:
+) -> list[Event]:
     """Run `worker(config)` on `training.workers` workers; lost ones are replaced and go on from the last checkpoint.
 
     A run of the same recipe and stage that did not finish is taken up where its last checkpoint is.
 
     Args:
-        worker: the function; it may report checkpoints.
+        worker: the function; `trainers.loop.train` is the one that keeps checkpoints.
         config: its argument.
         recipe: resources, restarts, storage.
         stage: `pretrain` or the like; names the checkpoints.
@@ -34,49 +34,68 @@ def fit(
         fresh: forget an earlier run's checkpoints.
 
     Returns:
-        Ray Train's result.
+        What befell the run: workers lost, other numbers of them, data actors replaced.
 
     Raises:
         BudgetExceeded: too many samples could not be decoded.
         RunError: the loss was no number any more, or workers failed more often than `failures.restarts` allows.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
 
+    class Losses(UserCallback):
+        """Runs in Ray Train's controller."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            rank, error = min(worker_exceptions.items())
+            words = next(iter(str(_cause(error)).strip().splitlines()), type(error).__name__)
+            board.lose.remote(f"worker {rank} was lost ({words})")
+
     folder, spec = RunFolder(recipe), recipe.training
-    name = f"{stage}-{folder.identity(stage)}"
     if fresh:
-        folder.clear(name)
+        folder.clear(f"{stage}-{folder.identity(stage)}")
+    # Ray's annotations are those of the class that its second Ray Train replaced.
+    workers: Any = spec.workers
+    callbacks: list[Any] = [Losses()]
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
     trainer = TorchTrainer(
         worker,
         train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=spec.gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
-            name=name,
+            name=f"{stage}-{folder.identity(stage)}",
             storage_path=folder.url,
             failure_config=FailureConfig(max_failures=recipe.failures.restarts),
-            checkpoint_config=CheckpointConfig(num_to_keep=spec.keep),
+            callbacks=callbacks,
         ),
     )
     with watched(board, listeners):
         try:
-            result = trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _in_words(error, stage) from error
     refusal = ray.get(board.refusal.remote())
     if refusal is not None:
         raise refusal
-    return result
+    events: list[Event] = ray.get(board.events.remote())
+    return events
 
 
 def _in_words(error: BaseException, stage: str) -> Exception:
     """The first cause that speaks to the user, if any of the workers died of one."""
     causes = [*getattr(error, "worker_failures", {}).values(), error]
-    for cause in causes:
-        while cause is not None:
-            if isinstance(cause, UserError | RunError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
+    for cause in map(_cause, causes):
+        if isinstance(cause, UserError | RunError):
+            return cause
     return RunError(f"{stage} failed, more often than failures.restarts allows: {causes[0]}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What speaks to the user among the causes of an error, or else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | RunError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error

@@ -91,10 +91,31 @@ def decodable(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | Non
     kept = batch["weight"].nonzero().flatten()
     if len(kept) == len(batch["weight"]) or len(kept) < 2:
         return batch, None
-    rows = {}
+    return taken(batch, kept), kept
+
+
+def of_task(batch: dict[str, Tensor], number: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The samples whose column `task` has this number.
+
+    Fewer than two are none: two others come in their place with weight 0, because batch normalisation needs two and distributed
+    training a gradient for every weight.
+
+    Returns:
+        Their batch, and the rows that they had, int64.
+    """
+    rows = (batch["task"] == number).nonzero().flatten()
+    if len(rows) < 2:
+        rows = torch.arange(min(2, len(batch["task"])), device=rows.device)
+        return {**taken(batch, rows), "weight": batch["weight"][rows] * 0}, rows
+    return taken(batch, rows), rows
+
+
+def taken(batch: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Some rows of a batch, int64."""
+    found = {}
     for name, column in batch.items():
         if column.dtype == torch.uint64:  # the type of `id`, which torch can hold and not index
-            rows[name] = column.view(torch.int64)[kept].view(torch.uint64)
+            found[name] = column.view(torch.int64)[rows].view(torch.uint64)
         else:
-            rows[name] = column[kept]
-    return rows, kept
+            found[name] = column[rows]
+    return found

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from pipeline.draws import hash64
 from pipeline.errors import BudgetExceeded, RunError
 from pipeline.quarantine import Quarantine
 from pipeline.recipe.schema import Optimizer
+from pipeline.storage import is_local
 from pipeline.units import Source
-from trainers.feed import Feed
+from trainers.checkpoints import Checkpoints, State
+from trainers.feed import FEED_STAGES, Feed, cause
 from trainers.inputs import to_device
+from trainers.ledger import Ledger
+from trainers.objectives import Outcome
 from trainers.optim import autocast, build_optimizer, place
 from trainers.ranks import gathered, summed
+from trainers.runs import RunFolder
 
-STATE = "state.pt"
+_EVERY = ("loss", "metric", "trivial")  # what every task has in a log line
 
 
 @dataclass(frozen=True)
@@ -29,29 +36,43 @@ class Job:
     """What a rank trains.
 
     Args:
+        stage: `pretrain` or the like; names logs.
+        folder: URL of the folder of its checkpoints, see `RunFolder.checkpoints`.
         source: the data; its schedule has all epochs, its `step` is 0.
         build: makes the network; called on every rank, the same weights each time. Its forward takes a batch and returns an
             `Outcome` for each objective.
-        shares: weight of each objective's loss in the sum.
+        objectives: their names, in the order of that forward's outcomes.
         optimizer: the recipe's optimizer section.
-        log_steps: steps between log lines.
-        checkpoint_steps: steps between checkpoints.
         board: where rank 0 writes its log.
     """
 
+    stage: str
+    folder: str
     source: Source
     build: Callable[[], nn.Module]
-    shares: dict[str, float]
+    objectives: tuple[str, ...]
     optimizer: Optimizer
-    log_steps: int
-    checkpoint_steps: int
     board: Any
+
+    def checkpoints(self) -> Checkpoints:
+        """Where its checkpoints are."""
+        return Checkpoints(self.folder, self.source.recipe.training.keep)
+
+    def state(self) -> State:
+        """What the last checkpoint of a run that is over holds: `model`, `history`, `quarantine`, `stages`; see `summary`.
+
+        Raises:
+            RunError: there is none.
+        """
+        checkpoints = self.checkpoints()
+        name = checkpoints.newest()
+        if name is None:
+            raise RunError(f"{self.stage} has left no checkpoint that can be read")
+        return checkpoints.load(name)
 
 
 def train(job: Job) -> nn.Module | None:
     """Train to the end of the schedule, from the last checkpoint if there is one; to be called inside a Ray Train worker.
-
-    The last report's checkpoint holds `model`, `history`, `quarantine` and `stages`.
 
     Returns:
         The trained network, or None if the run stopped because too many samples were bad, or the loss was no number.
@@ -71,6 +92,7 @@ class Diverged(RunError):
 
 class _Run:
     def __init__(self, job: Job) -> None:
+        import ray
         import ray.train
         import ray.train.torch
 
@@ -85,65 +107,87 @@ class _Run:
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
         self._history: list[dict[str, Any]] = []
+        self._share = job.source.schedule.geometry.batch / self._world  # of a batch, that of a rank, or nearly so
+        self._trained = np.zeros(len(job.source.schedule.portions), np.int64)  # of each corpus of a mixture
+        self._waits: dict[str, float] = {}
+        self._checkpoints = job.checkpoints()
+        self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
+        self._seconds = 0.0
         self._step = self._restore()
+        self._ledger = self._open_ledger()
+        if self._rank == 0:
+            actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
+            ray.get(job.board.begin.remote(self._step, self._world, actors))
 
     def run(self) -> nn.Module:
-        job, schedule = self._job, self._job.source.schedule
-        feed = Feed(replace(job.source, step=self._step), self._rank, self._world)
+        job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
+        checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
+        feed = Feed(replace(job.source, step=self._step), self._rank, self._world, job.board)
         self._parallel.train()
-        tally = _Tally(list(job.shares), self._device)
+        tally = _Tally(job.objectives, self._device)
         started = logged = time.perf_counter()
         for step, columns in feed:
             tally.failures += [text for text in columns["failure"] if text]
+            if self._ledger:
+                self._ledger.write(step, columns["id"])
             self._advance(columns, tally)
             self._step = step + 1
-            last = self._step == schedule.steps
-            if self._step % job.log_steps == 0 or last:
+            saves = self._step % checkpoint_steps == 0 or self._step == schedule.steps
+            if saves or self._step % spec.log_steps == 0:  # a log line before each checkpoint: it refuses what is no number
                 now = time.perf_counter()
                 self._log(tally, now - logged, feed)
-                tally, logged = _Tally(list(job.shares), self._device), now
-            if last or self._step % job.checkpoint_steps == 0:
+                tally, logged = _Tally(job.objectives, self._device), now
+            if saves:
                 self._checkpoint(feed, time.perf_counter() - started)
+        self._checkpoints.wait()
         return self._model
 
     def _advance(self, columns: dict[str, Any], tally: _Tally) -> None:
         batch = to_device(columns, self._device)
+        # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
+        torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
         with autocast(self._device, self._job.source.recipe.training.precision):
             outcomes = self._parallel(batch)
-        # Divided by the rows, good or bad, so that the mean over ranks does not depend on which rank a bad sample fell to.
-        rows = len(batch["weight"])
-        losses = {name: outcome.loss.sum() / rows for name, outcome in outcomes.items()}
-        loss = sum(self._job.shares[name] * value for name, value in losses.items())
+        # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
+        # falls to, and where one rank has a lane more than another.
+        loss = sum(outcome.minimised.sum() for outcome in outcomes.values()) / self._share
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
         self._scheduler.step()
-        tally.add(losses, outcomes, rows)
+        tally.add(outcomes, columns)
 
     def _log(self, tally: _Tally, seconds: float, feed: Feed) -> None:
+        waits = torch.tensor(list(feed.since_last().values()), dtype=torch.float64, device=self._device)
         totals = summed(tally.values, self._world)
+        spent = dict(zip(FEED_STAGES, summed(waits, self._world).tolist()))
+        wait = spent["wait"] / self._world
+        held_up = cause(spent, seconds, self._job.source.recipe.placement, self._world)
+        self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
+        self._trained += sum(gathered([np.bincount(tally.corpora, minlength=len(self._trained))], self._world))
         self._quarantine.add(int(totals[0].item()), gathered(tally.failures, self._world))
         if not totals.isfinite().all():
             raise Diverged(
                 f"the loss is no finite number between steps {self._step - tally.steps} and {self._step}: lower the learning rate"
                 " (training.optimizer.lr), or set training.precision to float32"
             )
-        steps = tally.steps
         record = {
             "step": self._step,
             "steps": self._job.source.schedule.steps,
             "epoch": self._step / self._job.source.schedule.steps_per_epoch,
             "lr": self._scheduler.get_last_lr()[0],
             "samples_per_second": totals[0].item() / seconds,
-            "wait_share": feed.since_last("wait") / seconds,
+            "wait_share": wait / seconds,
+            "wait_cause": held_up,
             "quarantined": len(self._quarantine),
             "tasks": {
                 name: {
-                    "loss": loss / steps / self._world,
+                    "loss": loss / max(count, 1),
                     "metric": metric / max(count, 1),
                     "trivial": trivial / max(count, 1),
+                    **{what: total / max(count, 1) for what, total in zip(tally.also[name], rest)},
                 }
-                for name, (loss, metric, trivial, count) in zip(self._job.shares, totals[1:].reshape(-1, 4).tolist())
+                for name, (loss, metric, trivial, count, *rest) in tally.by_objective(totals)
             },
         }
         self._history.append(record)
@@ -151,68 +195,89 @@ class _Run:
             self._job.board.log.remote(record)
 
     def _checkpoint(self, feed: Feed, seconds: float) -> None:
-        import ray.train
-
-        stages = {name: value / self._world for name, value in feed.seconds.items()}
-        metrics = {"step": self._step}
+        # Of all ranks: each has its own share of the samples, and its own stages.
+        mine = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
+        since = dict(zip(self._before, summed(mine, self._world).tolist()))
+        stages = {name: before + since[name] for name, before in self._before.items()}
         if self._rank > 0:
-            ray.train.report(metrics)
             return
         state = {
             "step": self._step,
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
-            "random": torch.get_rng_state(),
             "history": self._history,
             "quarantine": self._quarantine.rows(),
-            "stages": {**stages, "total": seconds, "first_batch": feed.first_batch, "samples": feed.samples},
+            "trained": self._trained.tolist(),
+            "stages": {
+                **stages,
+                "first_batch": feed.first_batch,
+                "seconds": self._seconds + seconds,
+                "waits": self._waits,
+            },
         }
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / STATE)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        self._checkpoints.save(self._step, state)
 
     def _restore(self) -> int:
-        import ray.train
+        from ray.train.collective import broadcast_from_rank_zero
 
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        # The first rank looks, and all take the same one.
+        name = broadcast_from_rank_zero(self._checkpoints.newest() if self._rank == 0 else None)
+        if name is None:
             return 0
-        state = load_state(checkpoint, self._device)
+        state = self._checkpoints.load(name, self._device)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"].cpu())
-        self._history = state["history"]
+        self._history, self._seconds = state["history"], state["stages"]["seconds"]
+        self._before = {name: state["stages"][name] for name in self._before}
+        self._trained, self._waits = np.array(state["trained"], np.int64), state["stages"]["waits"]
         self._quarantine.restore(state["quarantine"], state["step"] * self._job.source.schedule.geometry.batch)
         return int(state["step"])
 
+    def _open_ledger(self) -> Ledger | None:
+        folder, tracking = RunFolder(self._job.source.recipe), self._job.source.recipe.tracking
+        if not (tracking.samples and is_local(folder.url)):
+            return None
+        return Ledger(Path(folder.path("samples")) / self._job.stage, self._step, self._rank, self._world)
+
 
 class _Tally:
-    """Sums between two log lines: samples, then loss, metric, trivial and count a task; on the device, so that no step waits."""
+    """Sums between two log lines: samples, then an outcome's parts a task; on the device, so that no step waits."""
 
-    def __init__(self, names: list[str], device: torch.device) -> None:
-        self.values = torch.zeros(1 + 4 * len(names), dtype=torch.float64, device=device)
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.also: dict[str, list[str]] = {name: [] for name in names}
         self.steps = 0
         self.failures: list[str] = []
+        self.values = torch.zeros(1, dtype=torch.float64, device=device)
+        self.corpora: np.ndarray = np.zeros(0, np.int64)
 
-    def add(self, losses: dict[str, torch.Tensor], outcomes: dict[str, Any], rows: int) -> None:
-        parts = [torch.tensor(float(rows), device=self.values.device)]
+    def add(self, outcomes: dict[str, Outcome], columns: dict[str, Any]) -> None:
+        if "corpus" in columns:
+            self.corpora = np.concatenate([self.corpora, columns["corpus"][columns["weight"] > 0]])
+        parts = [torch.tensor(float(len(columns["id"])), device=self.values.device)]
         for name, outcome in outcomes.items():
-            parts += [losses[name].detach(), outcome.metric, outcome.trivial, outcome.count]
-        self.values += torch.stack([part.to(torch.float64) for part in parts])
+            self.also[name] = list(outcome.also)
+            parts += [outcome.loss.detach().sum(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
+        self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
         self.steps += 1
 
+    def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, list[float]]]:
+        """Loss, metric, trivial, count and the further metrics of each objective, out of `values` or the ranks' sum of them."""
+        parts = iter(totals.tolist()[1:])
+        for name, also in self.also.items():
+            yield name, list(islice(parts, 4 + len(also)))
 
-def load_state(checkpoint: Any, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that `train` saved, from a Ray Train checkpoint; tensors and plain data only."""
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / STATE, map_location=device, weights_only=True)
-    return state
 
+def summary(state: State) -> dict[str, Any]:
+    """What a finished run's last checkpoint says, for reports.
 
-def summary(state: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run's last checkpoint says, for reports."""
+    Returns:
+        `tasks` (for each: losses and metrics over the steps, the last metric, the trivial one, the last of the others),
+        `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`, and `stages`: the seconds of all ranks together in
+        each stage and in `total`, the `samples` that they trained, and on the clock the `seconds` of training, those to the
+        `first_batch`, and as `waits` those of waiting by the stage that was waited for.
+    """
     history, stages = state["history"], state["stages"]
     names = history[-1]["tasks"] if history else {}
     return {
@@ -223,12 +288,13 @@ def summary(state: dict[str, Any]) -> dict[str, Any]:
                 "metric": history[-1]["tasks"][name]["metric"],
                 "metrics": [line["tasks"][name]["metric"] for line in history],
                 "trivial": history[-1]["tasks"][name]["trivial"],
+                "also": {key: value for key, value in history[-1]["tasks"][name].items() if key not in _EVERY},
             }
             for name in names
         },
-        "samples_per_second": stages["samples"] / stages["total"] if stages["total"] else 0.0,
+        "samples_per_second": stages["samples"] / stages["seconds"] if stages["seconds"] else 0.0,
         "quarantined": len(state["quarantine"]),
         "steps": state["step"],
-        "seconds": stages["total"],
+        "seconds": stages["seconds"],
         "stages": stages,
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
+from trainers.capacity import Node
 
 DATA_TASK_CPUS = 1.0
 """Ray Data needs one free logical CPU for the task that numbers the units; without it the rendering actors wait for ever."""
@@ -22,15 +23,16 @@ class Needs:
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Sum up the training workers and the data actors of a recipe."""
+    """Sum up the training workers, the fewest that will do, and the data actors of a recipe."""
     train, place = recipe.training, recipe.placement
     actor_gpus = place.gpus if place.render == "workers" else 0.0
+    workers = train.least_workers
     return Needs(
-        cpus=train.workers * train.cpus + place.actors * place.cpus + DATA_TASK_CPUS,
-        gpus=train.workers * train.gpus + place.actors * actor_gpus,
-        cpu_words=f"{train.workers} workers x {train.cpus:g} + {place.actors} actors x {place.cpus:g} "
+        cpus=workers * train.cpus + place.actors * place.cpus + DATA_TASK_CPUS,
+        gpus=workers * train.gpus + place.actors * actor_gpus,
+        cpu_words=f"{workers} workers x {train.cpus:g} + {place.actors} actors x {place.cpus:g} "
         f"+ {DATA_TASK_CPUS:g} for Ray Data",
-        gpu_words=f"{train.workers} workers x {train.gpus:g} + {place.actors} actors x {actor_gpus:g}",
+        gpu_words=f"{workers} workers x {train.gpus:g} + {place.actors} actors x {actor_gpus:g}",
     )
 
 
@@ -46,6 +48,33 @@ def check_resources(recipe: Recipe, cpus: float, gpus: float) -> None:
         UserError: one line, with the arithmetic and what to change.
     """
     _refuse(needs(recipe), cpus, gpus, "training.workers, training.cpus, ", "training.gpus or ")
+
+
+def check_room(recipe: Recipe, nodes: list[Node]) -> None:
+    """Refuse a run whose number of workers is open, where these would leave its data actors no room.
+
+    Ray Train starts as many workers as the nodes hold, up to the most, whatever else is to run there.
+
+    Args:
+        recipe: the recipe.
+        nodes: those that the cluster has, or may get.
+
+    Raises:
+        UserError: one line, with the arithmetic and what to change.
+    """
+    train, place = recipe.training, recipe.placement
+    if train.least_workers == train.most_workers:
+        return
+    held = sum(int(min(node.cpus // train.cpus, node.gpus // train.gpus if train.gpus else float("inf"))) for node in nodes)
+    workers = max(train.least_workers, min(train.most_workers, held))
+    left = sum(node.cpus for node in nodes) - workers * train.cpus
+    asked = place.actors * place.cpus + DATA_TASK_CPUS
+    if asked > left:
+        raise UserError(
+            f"{workers} workers, as many as the nodes hold now, leave {left:g} CPUs "
+            f"to {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data: lower the most of training.workers, "
+            "or raise training.cpus so that a node holds fewer"
+        )
 
 
 def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:

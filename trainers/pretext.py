@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from trainers.backbones import Output, build_backbone, seeded
-from trainers.inputs import Normaliser, decodable
+from trainers.inputs import Normaliser, decodable, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
 
 
@@ -20,9 +23,10 @@ class PretextModel(nn.Module):
     Attributes:
         backbone: the shared network, built for just the outputs that the tasks read.
         objectives: by task name, in the recipe's order.
+        log_variances: by task name, where the tasks' weights are learnt.
 
     Args:
-        recipe: `training.backbone`, `image` and `tasks` are read.
+        recipe: `training.backbone`, `training.task_weights`, `image` and `tasks` are read.
         seed: of all weights.
 
     Raises:
@@ -41,13 +45,38 @@ class PretextModel(nn.Module):
             heads = {name: build_objective(task, self.backbone, size) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
+        self.weights = {name: task.weight for name, task in recipe.tasks.items()}
+        # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.
+        learnt = recipe.tasks if recipe.training.task_weights == "uncertainty" else {}
+        self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learnt})
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Outcome]:
-        """The outcome of every task on a batch of columns that are on the module's device (`trainers.inputs.to_device`)."""
+        """The outcome of every task on a batch of columns that are on the module's device (`trainers.inputs.to_device`).
+
+        Where there is a column `task`, int64 (n,), a sample counts only for the task of that number.
+        """
         n = len(batch["weight"])
         batch, rows = decodable(batch)
         outcomes: dict[str, Outcome] = {}
-        for name, objective in self.objectives.items():
-            outcome = objective(self.backbone, batch, name, self.pixels)
-            outcomes[name] = outcome if rows is None else outcome.among(rows, n)
+        for number, (name, objective) in enumerate(self.objectives.items()):
+            if "task" in batch:
+                mine, some = of_task(batch, number)
+                outcome = objective(self.backbone, mine, name, self.pixels).among(some, len(batch["weight"]))
+            else:
+                outcome = objective(self.backbone, batch, name, self.pixels)
+            outcomes[name] = self._weighed(name, outcome if rows is None else outcome.among(rows, n))
         return outcomes
+
+    def _weighed(self, name: str, outcome: Outcome) -> Outcome:
+        """The outcome with what is to be minimised: the loss times the task's weight, or by uncertainty.
+
+        Uncertainty: loss / variance + log(variance) / 2 (Kendall et al. 2018, equation 10), times the task's weight. The second
+        term belongs to the task and not to a sample; it is spread over the samples as the loss is, in proportion to their count.
+        """
+        if name not in self.log_variances:
+            return replace(outcome, cost=self.weights[name] * outcome.loss)
+        log_variance = self.log_variances[name]
+        precision = (-log_variance).exp()
+        spread = outcome.count / len(outcome.loss)
+        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * spread)
+        return replace(outcome, cost=cost, also={**outcome.also, "precision": precision.detach() * outcome.count})

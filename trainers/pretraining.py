@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from pipeline.engines import settled
 from pipeline.errors import UserError
+from pipeline.labels import Classes, Direction, Order
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.order import Geometry, Schedule
+from pipeline.quality import mixing
 from pipeline.recipe.schema import Recipe
-from pipeline.shards.opening import open_corpus
+from pipeline.shards.opening import open_training_corpus
+from pipeline.stream import sent_bytes
 from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
 from trainers.fit import fit
-from trainers.loop import Job, load_state, summary, train
+from trainers.loop import Job, summary, train
 from trainers.pretext import PretextModel
 from trainers.runs import RunFolder
 from trainers.session import connect
@@ -37,49 +41,83 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start anew even if there are checkpoints of this recipe.
 
     Returns:
-        `tasks` (for each: losses and metrics over the steps, the last metric, the trivial one), `samples_per_second`,
-        `quarantined`, `stages` (seconds), `steps`, `seconds`.
+        What `trainers.loop.summary` says of the run; `events`, what befell it; `order`, how well it mixes beside a full shuffle
+        (see `pipeline.quality.Mixing`); and for a mixture the share of each corpus: asked for, ordered, and trained.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
         RunError: the run failed.
     """
-    recipe, rendered = for_training(recipe)
-    if not recipe.tasks:
-        raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
-    schedule_of = partial(Schedule, seed=recipe.seed, epochs=recipe.training.epochs, tail=recipe.training.order.tail)
-    geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
-    geometry.check_workers(recipe.training.workers)
-    model = PretextModel(recipe, recipe.seed)  # built here too, so that a recipe that cannot be built is refused at once
-    corpus = rendered.corpus() if rendered else open_corpus(recipe.corpus.shards, recipe.corpus.image)
-    schedule = schedule_of(corpus.counts, geometry)
-    connect(recipe)
+    recipe, source, model = prepared(recipe)
+    spec = recipe.training
+    connect(recipe, work=f"pretrain into {RunFolder(recipe).url}")
     folder = RunFolder(recipe)
     folder.make()
     folder.write_json("recipe.json", recipe.model_dump(mode="json"))
     job = Job(
-        source=RenderedSource(recipe, corpus, schedule, rendered=rendered)
-        if rendered
-        else Source(settled(recipe), corpus, schedule),
+        stage="pretrain",
+        folder=folder.checkpoints("pretrain"),
+        source=source,
         build=partial(PretextModel, recipe, recipe.seed),
-        shares={name: task.weight for name, task in recipe.tasks.items()},
-        optimizer=recipe.training.optimizer,
-        log_steps=recipe.training.log_steps,
-        checkpoint_steps=max(1, round(recipe.training.checkpoint_epochs * schedule.steps_per_epoch)),
+        objectives=tuple(recipe.tasks),
+        optimizer=spec.optimizer,
         board=open_board(),
     )
     with tracked(recipe, "pretrain") as tracker:
-        result = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
-    state, identity = load_state(result.checkpoint), folder.identity("pretrain")
+        events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
+    state, identity = job.state(), folder.identity("pretrain")
     model.load_state_dict(state["model"])
     folder.write_weights(
         BACKBONE,
-        {"backbone": model.backbone.network.state_dict(), "spec": recipe.training.backbone.model_dump(), "identity": identity},
+        {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
     )
-    outcome = summary(state)
+    ours, full = mixing(source.schedule)
+    outcome = {
+        **summary(state),
+        "events": events,
+        "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
+        "mixture": _mixture(source.schedule, state["trained"]),
+    }
     folder.write_json("quarantine.json", state["quarantine"])
     folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
     return outcome
+
+
+def _mixture(schedule: Schedule, trained: list[int]) -> dict[str, dict[str, float]]:
+    """Of each corpus of a mixture, the share of samples that its weight asks for, that of the order, and that of the trained."""
+    weights = sum(portion.weight for portion in schedule.portions)
+    quotas = schedule.plan(0).quotas
+    return {
+        portion.name: {
+            "asked": portion.weight / weights,
+            "ordered": float(quota / quotas.sum()),
+            "trained": n / max(sum(trained), 1),
+        }
+        for portion, quota, n in zip(schedule.portions, quotas, trained)
+    }
+
+
+def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
+    """The recipe as it will run, its pairs in their order, and its network; what cannot be made is refused here.
+
+    Raises:
+        UserError: the recipe cannot run as it is.
+    """
+    recipe, rendered = for_training(recipe)
+    if not recipe.tasks:
+        raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
+    spec = recipe.training
+    chosen = settled(recipe)
+    sent = row_bytes(recipe) if rendered else sent_bytes(chosen)
+    geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)
+    geometry.check_workers(spec.most_workers)
+    model = PretextModel(recipe, recipe.seed)
+    corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
+    schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
+    image = not all(isinstance(task.label_kind(), Classes | Direction | Order) for task in recipe.tasks.values())
+    if rendered:
+        return recipe, RenderedSource(recipe, corpus, schedule, image=image, rendered=rendered), model
+    return recipe, Source(chosen, corpus, schedule, image=image), model
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: results as JSON, weights, and Ray Train's checkpoints, under `storage.runs`."""
+"""The folder of a run: results as JSON, weights and checkpoints, under `storage.runs`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import io
 import json
 from typing import Any
 
-import torch
-
+from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import absolute, exists, join, make_folder, read_all, remove, walk, write_atomic
+from pipeline.storage import absolute, exists, join, make_folder, read_all, remove, scrubbed_document, walk, write_atomic
 
 # What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
 _CIRCUMSTANCES: dict[str, Any] = {
@@ -48,13 +47,17 @@ class RunFolder:
         left_out = dict(_CIRCUMSTANCES)
         if stage == "pretrain":
             left_out |= {"downstream": True}
-        content = self._recipe.model_dump(mode="json", exclude=left_out)
+        content = settled(self._recipe).model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
 
+    def checkpoints(self, stage: str) -> str:
+        """Folder of the checkpoints of a stage, as far as another recipe does not compute something else."""
+        return self.path(f"{stage}-{self.identity(stage)}")
+
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file, whole or not at all, without what its URLs hold of secrets."""
         with write_atomic(self.path(name)) as file:
-            file.write(json.dumps(content, indent=1).encode())
+            file.write(json.dumps(scrubbed_document(content), indent=1).encode())
 
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the run, or None if there is none."""
@@ -69,6 +72,8 @@ class RunFolder:
 
     def write_weights(self, name: str, content: dict[str, Any]) -> None:
         """Write tensors and plain data."""
+        import torch
+
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with write_atomic(self.path(name)) as file:
@@ -82,5 +87,7 @@ class RunFolder:
         """
         if not exists(self.path(name)):
             raise UserError(f"no pretrained backbone at {self.path(name)}: run `pseudolabel pretrain` with this recipe first")
+        import torch
+
         content: dict[str, Any] = torch.load(io.BytesIO(read_all(self.path(name))), map_location="cpu", weights_only=True)
         return content

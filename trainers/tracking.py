@@ -1,4 +1,4 @@
-"""Where the log of a run goes: a JSON-lines file, TensorBoard, MLflow. Written by the command, so by one process only."""
+"""Where the log of a run goes: a JSON-lines file, Ray's metrics, TensorBoard, MLflow; written by the command alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.metrics import Gauges
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import is_local, join, write_atomic
+from pipeline.storage import is_local, join, scrubbed_document, write_atomic
 from trainers.board import Record
 from trainers.runs import RunFolder
 
@@ -24,7 +25,8 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Callable[[Record], None]]:
     """
     folder = RunFolder(recipe)
     with ExitStack() as stack:
-        takers = [stack.enter_context(_lines(folder, stage))]
+        gauges = Gauges(recipe.name, stage, recipe.failures.budget)
+        takers = [stack.enter_context(_lines(folder, stage)), lambda record: gauges.training(record, recipe.training.batch)]
         if recipe.tracking.tensorboard and is_local(folder.url):
             takers.append(stack.enter_context(_tensorboard(folder, stage)))
         if recipe.tracking.mlflow:
@@ -84,7 +86,7 @@ def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[Callable[[Record],
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(recipe.name)
     with mlflow.start_run(run_name=stage):
-        mlflow.log_params(_parameters(recipe.model_dump(mode="json")))
+        mlflow.log_params(_parameters(scrubbed_document(recipe.model_dump(mode="json"))))
 
         def take(record: Record) -> None:
             scalars = {name.replace("/", "."): value for name, value in flat(record).items()}

@@ -10,7 +10,10 @@ import torch
 from skimage import data
 from torch import Tensor
 
+from pipeline.draws import Draws
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.tasks import registry
+from tests.pipeline.images import by_cpu_ops
 
 Columns = dict[str, Tensor]
 
@@ -71,7 +74,23 @@ def columns(crops: Callable[[int, int], np.ndarray]) -> Callable[[int, int], Col
     return make
 
 
-TASKS = {
+@pytest.fixture(scope="session")
+def rendered(crops: Callable[[int, int], np.ndarray]) -> Callable[..., Columns]:
+    """`rendered(*names, n=16, size=32)`: a batch of any tasks with their defaults, as the CPU engine renders them."""
+
+    def make(*names: str, n: int = 16, size: int = 32) -> Columns:
+        batch = {"id": np.arange(n, dtype=np.uint64), "weight": np.ones(n, np.float32), "image": crops(n, size)}
+        for name in names:
+            task = registry()[name].model_validate({})
+            drawn = task.draw(Draws(1, 0, batch["id"]).stream(name), size)
+            batch[f"{name}.input"] = by_cpu_ops(task, batch["image"], drawn)
+            batch |= {f"{name}.{key}": drawn[key] for key in ("label", "mask") if key in drawn}
+        return {name: torch.from_numpy(column) for name, column in batch.items()}
+
+    return make
+
+
+TASKS: dict[str, dict] = {
     "rotation": {},
     "jigsaw": {"grid": 2, "permutations": 5},
     "occlusion": {},
@@ -83,8 +102,10 @@ TASKS = {
 def recipe() -> Callable[..., Recipe]:
     """`recipe(*tasks, size=32, backbone="resnet10", stem="standard")`; a task may be given as (name, parameters)."""
 
-    def make(*tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard") -> Recipe:
-        named = dict(task if isinstance(task, tuple) else (task, TASKS[task]) for task in tasks)
+    def make(
+        *tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard", **training: str
+    ) -> Recipe:
+        named = dict(task if isinstance(task, tuple) else (task, TASKS.get(task, {})) for task in tasks)
         return parse_recipe(
             {
                 "name": "test",
@@ -92,7 +113,7 @@ def recipe() -> Callable[..., Recipe]:
                 "corpus": {"shards": "unused"},
                 "image": {"size": size},
                 "tasks": named,
-                "training": {"backbone": {"name": backbone, "stem": stem}},
+                "training": {"backbone": {"name": backbone, "stem": stem}, **training},
             }
         )
 

@@ -110,3 +110,52 @@ def test_bfloat16_and_channels_last_keep_losses_in_float32(recipe, columns) -> N
 def test_a_recipe_without_tasks_is_refused(recipe) -> None:
     with pytest.raises(UserError, match="at least one"):
         PretextModel(recipe(), seed=0)
+
+
+EIGHT = (
+    "rotation",
+    "colorization",
+    "denoising",
+    "masked_patches",
+    "relative_position",
+    "corrupted_region",
+    "jigsaw_order",
+    "rotation_angle",
+)
+
+
+def test_where_a_sample_trains_one_task_it_counts_for_that_one_alone(recipe, rendered) -> None:
+    batch = rendered(*EIGHT, n=24)
+    task = torch.arange(24) % 7  # nothing is left for the eighth
+    batch["weight"][3] = 0
+    model = PretextModel(recipe(*EIGHT), seed=0)
+    outcomes = step(model, batch | {"task": task})
+    assert not [path for path, p in model.named_parameters() if p.grad is None]
+    for number, name in enumerate(EIGHT):
+        assert outcomes[name].loss.shape == (24,)
+        others = (task != number) | (batch["weight"] == 0)
+        assert outcomes[name].loss[others].tolist() == [0] * int(others.sum())
+        assert outcomes[name].count == (~others).sum()
+    assert sum(outcome.count for outcome in outcomes.values()) == 23
+
+
+def test_weights_learnt_by_uncertainty_follow_the_losses(recipe, rendered) -> None:
+    """At rest the variance is twice the loss, Kendall's optimum, whatever the scale of the loss."""
+    batch = rendered("rotation", "rotation_angle")
+    model = PretextModel(recipe("rotation", "rotation_angle", task_weights="uncertainty"), seed=0).eval()
+    with torch.no_grad():
+        for name, outcome in model(batch).items():
+            model.log_variances[name].copy_((2 * outcome.loss.mean()).log())
+    torch.stack([outcome.minimised.sum() for outcome in model(batch).values()]).sum().backward()
+    for name, outcome in model(batch).items():
+        assert abs(model.log_variances[name].grad) < 1e-4
+        torch.testing.assert_close(outcome.also["precision"], 16 / (2 * outcome.loss.mean().detach()))
+        model.log_variances[name].data += 0.5
+        assert (model(batch)[name].minimised.sum() > outcome.minimised.sum()).item()
+
+
+def test_fixed_weights_are_those_of_the_recipe(recipe, rendered) -> None:
+    batch = rendered("rotation", "denoising")
+    outcomes = PretextModel(recipe(("rotation", {"weight": 2.5}), "denoising"), seed=0)(batch)
+    torch.testing.assert_close(outcomes["rotation"].minimised, 2.5 * outcomes["rotation"].loss)
+    assert torch.equal(outcomes["denoising"].minimised, outcomes["denoising"].loss)

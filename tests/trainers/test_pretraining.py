@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from tests.cluster_of_one import kill_worker
+from tests.trainers.ledgers import due, trained
 from trainers.board import Record
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
@@ -39,17 +41,39 @@ def test_a_run_leaves_weights_results_and_logs(run_recipe: Callable[..., Recipe]
 
 
 def test_both_placements_and_any_number_of_actors_train_to_the_same_losses(run_recipe: Callable[..., Recipe]) -> None:
-    plain = losses(pretrain(run_recipe()))
-    in_trainer = run_recipe({"name": "trainer", "placement": {"render": "trainer", "cpus": 0.5}})
-    three = run_recipe({"name": "three", "placement": {"actors": 3, "cpus": 0.5}})
-    assert losses(pretrain(in_trainer)) == plain
-    assert losses(pretrain(three)) == plain
+    tracking = {"samples": True, "tensorboard": False}
+    plain = run_recipe({"tracking": tracking})
+    in_trainer = run_recipe({"name": "trainer", "placement": {"render": "trainer", "cpus": 0.5}, "tracking": tracking})
+    three = run_recipe({"name": "three", "placement": {"actors": 3, "cpus": 0.5}, "tracking": tracking})
+    expected = losses(pretrain(plain))
+    assert losses(pretrain(in_trainer)) == expected
+    assert losses(pretrain(three)) == expected
+    assert trained(plain) == trained(in_trainer) == trained(three) == due(plain)
 
 
-def test_two_workers_train_on_the_same_batches_together(run_recipe: Callable[..., Recipe]) -> None:
-    result = pretrain(run_recipe(workers=2))
-    assert result["steps"] == 12
-    assert result["stages"]["samples"] == 12 * 8
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_any_number_of_workers_trains_the_same_batches_together(run_recipe: Callable[..., Recipe], workers: int) -> None:
+    spec = run_recipe({"tracking": {"samples": True}}, workers=workers, epochs=2)
+    result = pretrain(spec)
+    assert result["steps"] == 8
+    assert result["stages"]["samples"] == 8 * 16
+    assert trained(spec) == due(spec)
+
+
+def test_eight_tasks_train_together_one_a_sample_with_learnt_weights(run_recipe: Callable[..., Recipe]) -> None:
+    eight = ["rotation", "colorization", "denoising", "masked_patches", "relative_position", "corrupted_region", "jigsaw_order"]
+    spec = run_recipe(
+        {"name": "eight", "tasks": {name: {} for name in [*eight, "rotation_angle"]}},
+        workers=2,
+        tasks_per_sample="one",
+        task_weights="uncertainty",
+    )
+    result = pretrain(spec)
+    assert list(result["tasks"]) == [*eight, "rotation_angle"]
+    for task in result["tasks"].values():
+        assert len(task["loss"]) == 12
+        assert all(math.isfinite(number) for number in [*task["loss"], task["metric"], task["trivial"], *task["also"].values()])
+    assert result["tasks"]["denoising"]["also"].keys() == {"ssim", "precision"}
 
 
 def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: Callable[..., Recipe]) -> None:
@@ -65,6 +89,10 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
     result = pretrain(run_recipe({"name": "stormy"}, epochs=20), [kill])
     assert killed == ["MapWorker", "RayTrainWorker"]
     assert losses(result) == undisturbed
+    said = [event["what"] for event in result["events"]]
+    assert any("a data actor died" in what for what in said)
+    assert any("worker 0 was lost" in what and "training goes on from step" in what for what in said)
+    assert result["stages"]["samples"] == 16 * result["steps"]  # also those from before the restart
 
 
 def test_a_finished_run_is_not_trained_again_unless_asked(run_recipe: Callable[..., Recipe]) -> None:
@@ -86,9 +114,11 @@ def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: Callable[...,
         pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_words(run_recipe: Callable[..., Recipe]) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: Callable[..., Recipe]) -> None:
+    spec = run_recipe(optimizer={"name": "sgd", "lr": 1e30, "warmup": 0}, log_steps=1000)
     with pytest.raises(RunError, match=r"no finite number between steps \d+ and \d+: lower the learning rate"):
-        pretrain(run_recipe(optimizer={"name": "sgd", "lr": 1e30, "warmup": 0}))
+        pretrain(spec)
+    assert not list(Path(RunFolder(spec).checkpoints("pretrain")).glob("step-*"))
 
 
 def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:
@@ -98,6 +128,6 @@ def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Ca
         pretrain(run_recipe(workers=8, order={"lanes": 8, "groups": 8}))
 
 
-def test_workers_that_cannot_share_the_groups_are_refused(run_recipe: Callable[..., Recipe]) -> None:
-    with pytest.raises(UserError, match="3 workers cannot share 4 groups"):
-        pretrain(run_recipe(workers=3))
+def test_more_workers_than_lanes_are_refused(run_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(UserError, match="17 workers cannot share 16 lanes"):
+        pretrain(run_recipe(workers=17))

@@ -44,7 +44,7 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     backbone, pretraining = pretrained(recipe)
     weights = {"pretrained": backbone, "random": None}
     networks(data, weights)  # here too, so that a layer that does not exist is refused at once
-    connect(recipe)
+    connect(recipe, work=f"evaluate into {RunFolder(recipe).url}")
     board = open_board()
     config = {"data": data, "weights": weights, "board": board}
     fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)

@@ -15,7 +15,7 @@ from trainers.downstream.labelled import INITS, Labelled, open_labelled, pretrai
 from trainers.feed import Feed
 from trainers.fit import fit
 from trainers.inputs import to_device
-from trainers.loop import Job, load_state, summary, train
+from trainers.loop import Job, summary, train
 from trainers.optim import autocast
 from trainers.ranks import summed
 from trainers.runs import RunFolder
@@ -47,25 +47,25 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     data = open_labelled(recipe)
     backbone, pretraining = pretrained(recipe)
     weights = {"pretrained": backbone, "random": None}
-    connect(recipe)
+    connect(recipe, work=f"finetune into {RunFolder(recipe).url}")
     folder = RunFolder(recipe)
     rows, curves, stages = [], {}, {}
     for init in INITS:
         source = data.training()
+        stage = f"finetune-{init}"
         job = Job(
+            stage=stage,
+            folder=folder.checkpoints(stage),
             source=source,
             build=partial(Classifier, data.recipe, data.classes, weights[init]),
-            shares={OBJECTIVE: 1.0},
+            objectives=(OBJECTIVE,),
             optimizer=data.spec.optimizer,
-            log_steps=recipe.training.log_steps,
-            checkpoint_steps=max(1, round(recipe.training.checkpoint_epochs * source.schedule.steps_per_epoch)),
             board=open_board(),
         )
-        stage = f"finetune-{init}"
         with tracked(recipe, stage) as tracker:
             takers = [tracker, *(listeners or [])]
-            result = fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
-        state = load_state(result.checkpoint)
+            fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
+        state = job.state()
         rows.append({"init": init, "protocol": "finetune", "accuracy": _answer(job), "labels": data.train.samples})
         curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
         if init == "pretrained":

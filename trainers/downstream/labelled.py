@@ -52,7 +52,7 @@ class Labelled:
 
     def _geometry(self) -> Geometry:
         geometry = Geometry.of(Order(), self.spec.batch, row_bytes(self.recipe))
-        geometry.check_workers(self.recipe.training.workers)
+        geometry.check_workers(self.recipe.training.most_workers)
         return geometry
 
 

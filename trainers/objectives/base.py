@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -23,12 +23,21 @@ class Outcome:
         metric: sum of the samples' metric, each times its weight; a scalar without graph.
         trivial: the same sum for the answer that needs no learning (chance, or one colour), on the same samples.
         count: sum of the weights.
+        also: sums like `metric` of further metrics, by name.
+        cost: what is minimised in place of the loss, float32 (n,), where that is another.
     """
 
     loss: Tensor
     metric: Tensor
     trivial: Tensor
     count: Tensor
+    also: dict[str, Tensor] = field(default_factory=dict)
+    cost: Tensor | None = None
+
+    @property
+    def minimised(self) -> Tensor:
+        """Cost or loss of each sample, float32 (n,)."""
+        return self.loss if self.cost is None else self.cost
 
     def among(self, rows: Tensor, n: int) -> Outcome:
         """The outcome on a batch of n samples of which only those at `rows`, int64, were looked at."""

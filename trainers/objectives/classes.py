@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.labels import Classes
 from pipeline.tasks import Task
 from trainers.backbones import Backbone
 from trainers.inputs import Normaliser
-from trainers.objectives.base import Objective, Outcome
-
-HIDDEN = 512
-"""Width of the layer that sees all patches together."""
+from trainers.objectives.base import Outcome
+from trainers.objectives.head import VectorObjective
 
 
-class ClassesObjective(Objective):
-    """Cross-entropy over the task's classes.
-
-    One image a sample is classified by one linear layer. Of k patches a sample each goes through the backbone alone, and a
-    hidden layer sees the k vectors side by side: the context-free network of Noroozi & Favaro 2016, section 3.2.
-    """
+class ClassesObjective(VectorObjective):
+    """Cross-entropy over the task's classes, told from one image, or from several patches together."""
 
     name = "classes"
     kind = Classes
-    needs = "vector"
     metric = "accuracy"
     higher_is_better = True
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
-        super().__init__(task, backbone, image_size)
         kind = task.label_kind()
         assert isinstance(kind, Classes)
+        super().__init__(task, backbone, image_size, kind.count)
         self.classes = kind.count
-        self.norm = task.input_norm
-        shape = task.input_shape(image_size)
-        if len(shape) == 4:
-            wide = shape[0] * backbone.vector_width
-            hidden = [nn.Linear(wide, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU(inplace=True)]
-            self.head = nn.Sequential(*hidden, nn.Linear(HIDDEN, kind.count))
-        else:
-            self.head = nn.Sequential(nn.Linear(backbone.vector_width, kind.count))
 
     def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
         """Classify `<task>.input`, uint8 (n, h, w, c) or (n, k, h, w, c), against `<task>.label`, int64 (n,)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
-        vector = backbone(pixels(batch[f"{name}.input"], self.norm)).vector
-        logits = self.head(vector.reshape(len(label), -1)).float()
+        logits = self.told(backbone, batch, name, pixels)
         with torch.no_grad():
             right = (logits.argmax(1) == label).float()
             count = weight.sum()

@@ -1,9 +1,13 @@
-"""A light decoder from a backbone's map back to pixels."""
+"""Light decoders: from a backbone's map back to pixels, and corrections of pixels that are given."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+HINTS = 16
+"""Channels in which the map tells a corrector what is where."""
 
 WIDEST, NARROWEST = 128, 32
 """Channels of the first and of the last layers; each doubling of the resolution halves them in between."""
@@ -36,6 +40,37 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Image, float32 (n, channels, *size), of a map (n, width, h, w); unbounded."""
         return F.interpolate(self.layers(x).float(), size, mode="bilinear", align_corners=False)
+
+
+class Corrector(nn.Module):
+    """Corrects an image by what a backbone makes of it: the map tells what is there, a few convolutions what to do at each pixel.
+
+    It starts as "leave it as it is", for its last layer's weights are zero (Kim et al. 2016 learn the residual, as here).
+
+    Args:
+        width, extent: channels and (h, w) of the map.
+        size: side of the image, pixels.
+        channels: of the correction.
+    """
+
+    def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3) -> None:
+        super().__init__()
+        self.decoder = Decoder(width, extent, HINTS, size)
+        last = nn.Conv2d(NARROWEST, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(
+            nn.Conv2d(3 + HINTS, NARROWEST, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(NARROWEST, NARROWEST, 3, padding=1),
+            nn.ReLU(inplace=True),
+            last,
+        )
+
+    def forward(self, x: Tensor, grid: Tensor) -> Tensor:
+        """What to add to the image, float32 (n, channels, h, w), given its normalised pixels (n, 3, h, w) and its map."""
+        hints = self.decoder(grid, (x.shape[2], x.shape[3]))
+        return self.layers(torch.cat([x, hints], 1)).float()
 
 
 def _block(wide: int, narrow: int, kernel: int) -> list[nn.Module]:

@@ -1,17 +1,19 @@
-"""An image as the label: a decoder on the map, squared or smooth absolute error, peak signal-to-noise ratio."""
+"""An image as the label: a decoder or a corrector on the map, squared or absolute error, peak signal-to-noise ratio."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.labels import Pixels
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
+from trainers.backbones import Backbone, Output
 from trainers.inputs import Normaliser
 from trainers.objectives.base import Objective, Outcome
-from trainers.objectives.decoder import Decoder
+from trainers.objectives.decoder import WIDEST, Corrector, Decoder
 
 SPREAD = {"rgb": 0.23, "chroma": 0.06}
 """Root mean square distance of a photo's pixels from its mean colour, and of its chroma from grey, measured on ImageNet photos.
@@ -19,6 +21,9 @@ Errors are counted in these units, which puts an answer of one colour near a los
 
 SEEN = 0.1
 """Weight of the mean error outside the hole beside that in it: enough that the filling joins its surroundings."""
+
+CODE, START = 128, 4
+"""Numbers of a bottleneck where the label does not say, and side of the small map that painting starts from behind it."""
 
 BEST_PSNR = 60.0
 """Decibels at which the metric is capped; an exact answer would be infinite."""
@@ -29,14 +34,18 @@ class PixelsObjective(Objective):
 
     - `rgb`: squared error of the colours (Pathak et al. 2016, the reconstruction loss); with a mask, chiefly in the hole.
     - `chroma`: smooth absolute error of the two colour-difference channels (Zhang et al. 2017, for colorization).
+    - with a grid: squared error in the hole of pixels that each cell standardises (He et al. 2022, section 3).
+    - of a spoilt input, which is enlarged first where it is smaller: the answer is that input and a correction.
 
-    The metric is the PSNR in decibels of pixels of 0..1, with a mask in the hole only. The trivial answer beside it is one colour
-    for the whole image: the mean of what can be seen (`rgb`), or grey (`chroma`).
+    The metric is the PSNR in decibels of pixels of 0..1, with a mask in the hole only. The trivial answer beside it is the spoilt
+    input itself where there is one; each cell's mean where cells are asked for; else one colour for the whole image: the mean of
+    what can be seen (`rgb`), or grey (`chroma`). Where a whole image of colours is asked for, its structural similarity, `ssim`,
+    is measured too.
     """
 
     name = "pixels"
     kind = Pixels
-    needs = "map"
+    needs: ClassVar[Output] = "map"
     metric = "psnr"
     higher_is_better = True
 
@@ -46,32 +55,65 @@ class PixelsObjective(Objective):
         assert isinstance(kind, Pixels)
         self.label = kind
         self.norm = task.input_norm
-        self.decoder = Decoder(backbone.map_width, backbone.map_size, 3 if kind.channels == "rgb" else 2, image_size)
+        self.decoder = self.build(backbone, image_size)
+
+    def build(self, backbone: Backbone, size: int) -> nn.Module:
+        """The layers that paint an image of `size` pixels from a feature of the backbone."""
+        if self.label.spoilt:
+            return Corrector(backbone.map_width, backbone.map_size, size)
+        return Decoder(backbone.map_width, backbone.map_size, 3 if self.label.channels == "rgb" else 2, size)
+
+    def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
+        """What the layers make of normalised pixels, float (n, 3, h, w): an image of (h, w) `extent`, or a correction of it."""
+        grid = backbone(x).map
+        return self.decoder(x, grid) if self.label.spoilt else self.decoder(grid, extent)
 
     def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
         """Paint from `<task>.input`, uint8 (n, h, w, c); the target is uint8 (n, h, w, 3), the mask uint8 (n, h, w)."""
-        own = f"{name}.{self.label.target}"
+        own, given = f"{name}.{self.label.target}", batch[f"{name}.input"]
         image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float() / 255
         target = chroma(image) if self.label.channels == "chroma" else image
-        grid = backbone(pixels(batch[f"{name}.input"], self.norm)).map
-        painted = self.decoder(grid, target.shape[2:])
+        extent = (target.shape[2], target.shape[3])
+        painted = self.paint(backbone, enlarged(pixels(given, self.norm), extent), extent)
 
         hole = batch[f"{name}.mask"].unsqueeze(1).float() if self.label.masked else torch.ones_like(target[:, :1])
         weight = batch["weight"] * (hole.amax((1, 2, 3)) > 0)
-        unit = SPREAD[self.label.channels]
-        at = self.error(painted / unit, target / unit).mean(1, keepdim=True)
+        trivial, unit = self._trivial(target, given, hole)
+        answer = painted * unit + trivial if self._relative else painted
+        at = self.error(answer / unit, target / unit).mean(1, keepdim=True)
         counts = hole / _positions(hole)
-        if self.label.masked:
+        if self.label.masked and self.label.grid is None:
             counts = counts + SEEN * (1 - hole) / _positions(1 - hole)
         with torch.no_grad():
-            answer = painted.clamp(0, 1) if self.label.channels == "rgb" else painted
-            metric, trivial = (psnr(x, target, hole) * weight for x in (answer, self._one_colour(target, hole)))
+            final = answer.clamp(0, 1) if self.label.channels == "rgb" else answer
+            metric, least = (psnr(x, target, hole) * weight for x in (final, trivial))
         return Outcome(
             loss=(at * counts).sum((1, 2, 3)) * weight,
             metric=metric.sum(),
-            trivial=trivial.sum(),
+            trivial=least.sum(),
             count=weight.sum(),
+            also={"ssim": (ssim(final, target) * weight).sum()} if self._whole else {},
         )
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a whole image of colours is asked for, so that its structure can be compared."""
+        return not self.label.masked and self.label.channels == "rgb"
+
+    @property
+    def _relative(self) -> bool:
+        """Whether what is painted is added to the trivial answer, in its units."""
+        return self.label.spoilt or self.label.grid is not None
+
+    def _trivial(self, target: Tensor, given: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        """The trivial answer, float (n, c, h, w), and the unit of errors, which broadcasts to it."""
+        unit = target.new_tensor(SPREAD[self.label.channels])
+        if self.label.spoilt:
+            return enlarged(given.permute(0, 3, 1, 2).float() / 255, (target.shape[2], target.shape[3])), unit
+        if self.label.grid is not None:
+            mean, deviation = cells(target, self.label.grid)
+            return mean.expand_as(target), deviation
+        return self._one_colour(target, hole), unit
 
     def error(self, painted: Tensor, target: Tensor) -> Tensor:
         """Elementwise error of two float tensors (n, c, h, w) in units of `SPREAD`."""
@@ -97,6 +139,50 @@ class AbsolutePixelsObjective(PixelsObjective):
         return (painted - target).abs()
 
 
+class BottleneckObjective(PixelsObjective):
+    """`pixels` painted from a short vector that the feature vector is reduced to: the label's `code` numbers, or 128."""
+
+    name = "bottleneck"
+    needs: ClassVar[Output] = "vector"
+
+    def build(self, backbone: Backbone, size: int) -> nn.Module:
+        """As in `PixelsObjective`."""
+        code = self.label.code or CODE
+        start = nn.Linear(code, WIDEST * START * START)
+        decoder = Decoder(WIDEST, (START, START), 3 if self.label.channels == "rgb" else 2, size)
+        return nn.ModuleDict({"code": nn.Linear(backbone.vector_width, code), "start": start, "decoder": decoder})
+
+    def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
+        """As in `PixelsObjective`."""
+        assert isinstance(self.decoder, nn.ModuleDict)
+        start = self.decoder["start"](self.decoder["code"](backbone(x).vector))
+        return self.decoder["decoder"](start.view(-1, WIDEST, START, START), extent)
+
+
+def enlarged(x: Tensor, extent: tuple[int, int]) -> Tensor:
+    """Images, float (n, c, h, w), of another size than `extent` bilinearly brought to it; those of that size as they are."""
+    return x if x.shape[2:] == extent else F.interpolate(x, extent, mode="bilinear", align_corners=False)
+
+
+def cells(target: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each cell of a centred grid, float (n, 1, h, w), over its pixels and channels.
+
+    One level is added to the variance, so that flat cells stay near zero. Beyond the grid the mean is 0 and the deviation 1.
+    """
+    side = target.shape[2] // grid
+    margin = (target.shape[2] - side * grid) // 2
+    rest = target.shape[2] - side * grid - margin
+    inner = target[:, :, margin : margin + side * grid, margin : margin + side * grid]
+    squares = inner.unflatten(3, (grid, side)).unflatten(2, (grid, side))
+    variance, mean = torch.var_mean(squares, dim=(1, 3, 5), correction=0)
+
+    def spread(values: Tensor, beyond: float) -> Tensor:
+        image = values.repeat_interleave(side, 1).repeat_interleave(side, 2).unsqueeze(1)
+        return F.pad(image, (margin, rest, margin, rest), value=beyond)
+
+    return spread(mean, 0.0), spread((variance + 1 / 255**2).sqrt(), 1.0)
+
+
 def chroma(image: Tensor) -> Tensor:
     """Colour differences (Cb, Cr) of BT.601, float (n, 2, h, w) in -0.5..0.5, of RGB, float (n, 3, h, w) in 0..1; grey is 0."""
     red, green, blue = image.unbind(1)
@@ -111,6 +197,16 @@ def psnr(answer: Tensor, target: Tensor, hole: Tensor) -> Tensor:
     everywhere = peak_signal_noise_ratio(answer * hole, target * hole, data_range=1.0, reduction="none", dim=(1, 2, 3))
     share = hole.mean((1, 2, 3))  # outside the hole the error is 0 and thins the mean out by just this factor
     return (everywhere + 10 * share.clamp(min=1e-12).log10()).clamp(max=BEST_PSNR)
+
+
+@torch.no_grad()
+def ssim(answer: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of images of 0..1, float (n,), by torchmetrics (Wang et al. 2004: Gaussian window of 11 pixels)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    found = structural_similarity_index_measure(answer, target, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)  # it is a pair only where the full image is asked for
+    return found
 
 
 def _positions(area: Tensor) -> Tensor:

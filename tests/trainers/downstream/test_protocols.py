@@ -34,7 +34,7 @@ def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Re
 
 def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(labelled: Callable[..., Recipe]) -> None:
     spec = labelled(labels=0.5, layer="layer2")
-    pretrain(spec)
+    pretrain(spec.model_copy(update={"training": spec.training.model_copy(update={"workers": 1})}))
     probed = evaluate(spec)
     tuned = finetune(spec)
     rows = probed["downstream"] + tuned["downstream"]

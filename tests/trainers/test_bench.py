@@ -1,0 +1,52 @@
+"""`bench` names the stage that limits, whatever it is, and what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.recipe import parse_recipe
+from trainers.bench import Stage, limiting
+
+
+def stages(read_busy: float = 1.0, read_cpu: float = 1.0, file: float = 100_000, pair: float = 300_000) -> list[Stage]:
+    """Stages of 1,000 images, a second of rendering."""
+
+    def stage(name: str, busy: float, cpu: float, leaving: float) -> Stage:
+        return Stage(name, 1000, busy, 0.0, (busy, busy, busy), cpu, leaving)
+
+    return [
+        stage("read", read_busy, read_cpu, file),
+        stage("check", 0.02, 0.02, file),
+        stage("render", 2.0, 2.0, pair),
+        stage("receive", 0.1, 0.1, pair),
+        stage("step", 5.0, 5.0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "found", "rates", "words"),
+    [
+        ({}, stages(), (900, 850, 50), ["The network limits", "850", "50", "training workers"]),
+        ({}, stages(), (900, 400, 2000), ["way to the trainer", "300 kB", "placement.render: trainer"]),
+        ({}, stages(file=400_000), (900, 400, 2000), ["way to the trainer", "fewer actors"]),
+        (
+            {"placement": {"render": "trainer"}},
+            stages(),
+            (900, 400, 2000),
+            ["way to the trainer", "100 kB", "training.order.groups"],
+        ),
+        ({}, stages(read_busy=8.0, read_cpu=0.5), (900, 850, 2000), ["Reading limits", "storage", "placement.actors"]),
+        ({}, stages(read_busy=8.0, read_cpu=8.0), (900, 850, 2000), ["Rendering limits", "placement.actors"]),
+        ({}, stages(file=500_000), (900, 850, 2000), ["Rendering limits", "image.reduced: true"]),
+        ({"placement": {"render": "trainer"}}, stages(), (900, 850, 2000), ["Rendering limits", "placement.threads"]),
+    ],
+)
+def test_the_verdict_names_the_limit_and_the_remedy(
+    sections: dict[str, Any], found: list[Stage], rates: tuple[float, float, float], words: list[str]
+) -> None:
+    recipe = parse_recipe({"name": "a", "seed": 0, "corpus": {"shards": "x"}, **sections})
+    verdict = limiting(recipe, found, *rates)
+    assert [word for word in words if word not in verdict] == []
+    assert ("image.reduced" in verdict) == ("image.reduced: true" in words)

@@ -1,0 +1,120 @@
+"""Hard days: uneven shards, damaged images and checkpoints, mixtures, and a shard that does not answer."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+from pipeline.errors import RunError
+from pipeline.recipe import Recipe
+from pipeline.shards.writing import TarWriter
+from tests.trainers.ledgers import due, trained
+from trainers.pretraining import pretrain
+from trainers.runs import RunFolder
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def shard(path: Path, count: int, photo: int = 0, bad_every: int = 0) -> None:
+    """Tiles of a photo as a WebDataset shard; each `bad_every`-th is no image."""
+    pixels = (data.chelsea(), data.coffee(), data.rocket())[photo % 3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        tar = TarWriter(file)
+        for n in range(count):
+            encoded = io.BytesIO()
+            Image.fromarray(pixels[n % 200 : n % 200 + 24, n % 300 : n % 300 + 24]).save(encoded, "JPEG")
+            bad = bad_every and n % bad_every == 0
+            tar.add(f"{path.stem}-{n:05d}.jpg", b"no image" if bad else encoded.getvalue())
+        tar.finish()
+
+
+def test_uneven_shards_an_empty_one_and_damaged_images_hang_nothing_and_add_up(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = tmp_path / "uneven"
+    for i, (count, bad_every) in enumerate([(1, 0), (7, 0), (0, 0), (1000, 33)]):  # 31 of 1008: three per cent
+        shard(folder / f"shard-{i}.tar", count, i, bad_every)
+    spec = run_recipe(
+        {"corpus": {"shards": str(folder)}, "tracking": {"samples": True}, "failures": {"budget": 0.05}},
+        workers=4, batch=64, epochs=1, log_steps=4, order={"tail": "wrap", "window": 4},
+    )  # fmt: skip
+    result = pretrain(spec)
+    assert result["steps"] == 16
+    assert result["stages"]["samples"] == 16 * 64
+    assert result["quarantined"] == 31
+    found = trained(spec)
+    assert found == due(spec)
+    assert len(set().union(*found.values())) == 1008
+
+
+def test_fewer_shards_than_workers_and_a_mixture_train_to_the_end_by_weight(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for i, name in enumerate(("small", "large")):
+        shard(tmp_path / name / "shard-0.tar", (20, 60)[i], i)
+    mix = {name: {"shards": str(tmp_path / name), "weight": weight} for name, weight in (("small", 1), ("large", 1))}
+    spec = run_recipe({"corpus": {"mix": mix}, "tracking": {"samples": True}}, workers=3, epochs=2)
+    result = pretrain(spec)
+    assert trained(spec) == due(spec)
+    assert result["mixture"] == {name: {"asked": 0.5, "ordered": 0.5, "trained": 0.5} for name in mix}
+    assert 0.2 < result["order"]["ours"]["displacement"] < 0.45
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothing_before_it(
+    run_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    spec = run_recipe({"tracking": {"samples": True}}, epochs=3, checkpoint_epochs=0.25, keep=3)
+    whole = pretrain(spec)
+    folder = Path(RunFolder(spec).checkpoints("pretrain"))
+    newest = max(folder.glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = run_recipe({"tracking": {"samples": True}}, workers=2, epochs=3, checkpoint_epochs=0.25, keep=3)
+    result = pretrain(again)
+    later = sorted((Path(RunFolder(spec).path("samples")) / "pretrain").glob("*-of-2-*"))
+    assert [file.name[:17] for file in later] == ["from-000000000011"] * 2
+    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {11}
+    assert trained(spec) == due(spec)
+    assert result["tasks"]["rotation"]["loss"][:11] == whole["tasks"]["rotation"]["loss"][:11]
+    assert result["stages"]["samples"] == 12 * 16  # what was trained before is counted, and not trained again
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder until it is told to hold its tongue."""
+
+    def __init__(self, *args, silent: threading.Event, over: threading.Event, **kwargs) -> None:
+        self.silent, self.over = silent, over
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        if self.silent.is_set():
+            self.over.wait()
+        super().do_GET()
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    shard(tmp_path / "served" / "shard-0.tar", 64)
+    silent, over = threading.Event(), threading.Event()
+    handler = functools.partial(_Silent, directory=str(tmp_path / "served"), silent=silent, over=over)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/shard-0.tar"
+    spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 20, "restarts": 0}}, epochs=200)
+    words = rf"no batch has come to rank 0 for 20 s .*: read has stood still for \d+ s on .*, at {url}"
+    try:
+        with pytest.raises(RunError, match=words):
+            pretrain(spec, [lambda record: silent.set()])
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()

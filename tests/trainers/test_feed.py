@@ -1,0 +1,52 @@
+"""What holds training up is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.recipe.schema import Placement
+from trainers.board import Board
+from trainers.feed import cause
+
+WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
+
+
+@pytest.mark.parametrize(
+    ("place", "seconds", "expected"),
+    [
+        (WORKERS, {"read": 2, "check": 1, "render": 16}, "render"),
+        (WORKERS, {"read": 15, "check": 1, "render": 3}, "read"),
+        (WORKERS, {"read": 2, "check": 1, "render": 3}, "transfer"),  # two actors for ten seconds, busy for six of twenty
+        (TRAINER, {"read": 2, "check": 1, "render": 38}, "render"),  # four ranks for ten seconds
+        (TRAINER, {"read": 19, "check": 1, "render": 22}, "read"),
+        (TRAINER, {"read": 2, "check": 1, "render": 3}, "transfer"),
+    ],
+)
+def test_the_cause_of_waiting_is_the_stage_whose_processes_are_busy(
+    place: Placement, seconds: dict[str, float], expected: str
+) -> None:
+    assert cause({**seconds, "transfer": 30, "wait": 9}, 10, place, world=4) == expected
+
+
+def test_the_board_knows_which_actor_has_been_at_what_for_longest() -> None:
+    board = Board()
+    board.begin(0, 1, 2)
+    board.doing("a", "render", 7)
+    board.doing("b", "read", 8)
+    board.doing("c", "idle", -1)
+    assert [entry[:3] for entry in board.busy()] == [("a", "render", 7), ("b", "read", 8)]
+    board.doing("c", "read", 7)  # in place of a, which died
+    assert [entry[:3] for entry in board.busy()] == [("b", "read", 8), ("c", "read", 7)]
+
+
+def test_what_befalls_a_run_is_said_with_the_step_it_goes_on_from() -> None:
+    board = Board()
+    board.begin(0, 2, 1)
+    board.lose("worker 1 was lost (the node died)")
+    board.begin(40, 1, 1)
+    board.begin(60, 2, 1)
+    assert [event["what"] for event in board.events()] == [
+        "worker 1 was lost (the node died); training goes on from step 40 with 1 worker",
+        "the cluster changed: there is room for 2 workers, not 1; training goes on from step 60 with 2 workers",
+    ]
+    assert board.events(1)[0]["workers"] == 2

@@ -1,0 +1,225 @@
+"""Where a recipe's time goes: its pairs are made, sent and learned from for a few seconds, on the cluster that it will run on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.batches import ahead
+from pipeline.recipe.schema import Recipe
+from pipeline.stream import sends_crops, steps, units
+from pipeline.units import STAGES, Source
+from trainers.pretraining import prepared
+from trainers.session import connect
+
+RECEIVE, STEP = "receive", "step"
+_BATCHES_AHEAD, _WARM_STEPS = 2, 2
+_HELD_UP, _WAITED = 0.75, 0.5
+_LARGE = 200_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage did while it was watched.
+
+    Args:
+        name: `read`, `check`, `render`, `receive` (a training worker that waits for batches) or `step` (of the network).
+        images: how many passed.
+        busy: seconds of work, over all processes that do it.
+        waiting: seconds that these processes did none of their stages.
+        spread: p50, p90 and p99 over images, batches or steps, milliseconds an image.
+        cpu: processor time, milliseconds an image.
+        bytes: what leaves it, bytes an image.
+    """
+
+    name: str
+    images: int
+    busy: float
+    waiting: float
+    spread: tuple[float, float, float]
+    cpu: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was found.
+
+    Args:
+        stages: in the order of an image's way.
+        made: images a second that the processes that render could make if nothing held them up.
+        arrived: images a second that reached a training worker that only took them.
+        learned: images a second that all training workers' networks can take.
+        first: seconds from the start of the stream to its first batch.
+        verdict: the limiting stage and what to change.
+    """
+
+    stages: list[Stage]
+    made: float
+    arrived: float
+    learned: float
+    first: float
+    verdict: str
+
+
+def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | None = None) -> Bench:
+    """Measure a recipe's stages.
+
+    Args:
+        recipe: the recipe.
+        seconds: how long the stream is watched, and how long the network.
+        told: called with the name of each as it begins.
+
+    Raises:
+        UserError: the recipe cannot run as it is, or not on this cluster.
+    """
+    import ray
+
+    recipe, source, _ = prepared(recipe)
+    connect(recipe)
+    worker = ray.remote(num_cpus=recipe.training.cpus, num_gpus=recipe.training.gpus, max_retries=0)
+
+    def on_a_worker(name: str, work: Callable[[Source, float], Any]) -> Any:
+        if told:
+            told(name)
+        return ray.get(worker(work).remote(source, seconds))
+
+    stream: _Stream = on_a_worker("the stream", _stream)
+    steps: _Watch = on_a_worker("the network", _steps)
+    place, workers = recipe.placement, recipe.training.most_workers
+    renders = place.render == "workers"
+    processes = place.actors if renders else 1
+    per_image = sum(sum(watch.busy) for watch in stream.made) / stream.made[0].images
+    made = processes * (1 if renders else workers) / per_image
+    arrived = stream.received.images / stream.seconds * (1 if renders else workers)
+    learned = workers * steps.images / sum(steps.busy)
+    idle = max(0.0, processes * stream.seconds - per_image * stream.made[0].images)
+    encoded = float(source.corpus.sizes.sum() / source.corpus.samples)
+    pixels = stream.received.bytes
+    sent = 3.0 * recipe.image.size**2 if sends_crops(source) else pixels
+    stages = [
+        *(_stage(name, watch, idle, encoded if name != "render" else sent) for name, watch in zip(STAGES, stream.made)),
+        _stage(RECEIVE, stream.received, stream.seconds - stream.received.cpu, pixels),
+        _stage(STEP, steps, 0.0, 0.0),
+    ]
+    verdict = limiting(recipe, stages, made, arrived, learned)
+    return Bench(stages, made, arrived, learned, stream.first, verdict)
+
+
+def limiting(recipe: Recipe, stages: list[Stage], made: float, arrived: float, learned: float) -> str:
+    """The limiting stage and what to change; arguments as in `Bench`."""
+    place = recipe.placement
+    read, *_, render, _, _ = stages
+    workers = place.render == "workers"
+    rates = f"{arrived:,.0f} images a second arrive, the network takes {learned:,.0f}"
+    if learned <= arrived:
+        return f"The network limits ({rates}): more rendering changes nothing, more or faster training workers do."
+    if arrived < _HELD_UP * made:
+        sent = render.bytes if workers else read.bytes
+        way = f"The way to the trainer limits: {made:,.0f} images a second could be made, {sent / 1000:,.0f} kB of each are sent"
+        smaller = "placement.render: trainer, which sends the files" if workers and read.bytes < render.bytes else "fewer actors"
+        return f"{way}, and {rates}. Try {smaller}, or larger blocks (a lower training.order.groups)."
+    more = "placement.actors" if workers else "placement.threads"
+    if read.busy > render.busy and read.cpu * read.images < _WAITED * 1000 * read.busy:
+        return f"Reading limits ({rates}): most of its time it waits for storage. Raise {more}, or bring the shards nearer."
+    reduce = read.bytes > _LARGE and not recipe.image.reduced and recipe.engine != "dali"
+    options = [
+        f"raise {more} where processors are idle",
+        *(["set image.reduced: true, for the photos are large"] if reduce else []),
+    ]
+    return f"Rendering limits ({rates}): {', '.join(options)}, or render once to disk (`pseudolabel render`)."
+
+
+@dataclass
+class _Watch:
+    """One stage: seconds of each image, batch or step, how many images each was, and processor seconds of all."""
+
+    busy: list[float]
+    sizes: list[int]
+    cpu: float
+    bytes: float = 0.0
+
+    @property
+    def images(self) -> int:
+        return sum(self.sizes)
+
+
+@dataclass
+class _Stream:
+    made: list[_Watch]
+    received: _Watch
+    seconds: float
+    first: float
+
+
+def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
+    each = 1000 * np.array(watch.busy) / np.array(watch.sizes)
+    p50, p90, p99 = np.percentile(each, (50, 90, 99)).tolist()
+    cpu = 1000 * watch.cpu / watch.images
+    return Stage(name, watch.images, sum(watch.busy), waiting, (p50, p90, p99), cpu, leaving)
+
+
+def _stream(source: Source, seconds: float) -> _Stream:
+    """What a training worker sees that only takes batches, from its second one on."""
+    started = time.perf_counter()
+    made = ahead(steps(source, units(source, crops=True), 0, 1), _BATCHES_AHEAD)
+    columns = next(made)[1]
+    first = time.perf_counter()
+    cpu, asked = time.process_time(), first
+    took: list[float] = []
+    each: list[np.ndarray] = []
+    for _, columns in made:
+        now = time.perf_counter()
+        took.append(now - asked)
+        each.append(columns["seconds"])
+        asked = now
+        if now - first >= seconds:
+            break
+    spent = time.process_time() - cpu
+    leaving = sum(column.nbytes for column in columns.values() if column.dtype != object) / len(columns["id"])
+    images = np.concatenate(each)
+    stages = [
+        _Watch(images[:, k].tolist(), [1] * len(images), float(images[:, len(STAGES) + k].sum())) for k in range(len(STAGES))
+    ]
+    return _Stream(stages, _Watch(took, [len(seconds) for seconds in each], spent, leaving), asked - first, first - started)
+
+
+def _steps(source: Source, seconds: float) -> _Watch:
+    """Training steps on one batch, again and again: the network without its data."""
+    import ray
+    import torch
+
+    from trainers.inputs import to_device
+    from trainers.optim import autocast, build_optimizer, place
+    from trainers.pretext import PretextModel
+
+    recipe = source.recipe
+    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(recipe.training.threads or max(1, round(recipe.training.cpus)))
+    rows = recipe.training.batch // recipe.training.most_workers
+    unit = source.maker(recipe.placement.threads, lambda stage, unit: None)(0)
+    taken = np.resize(np.arange(len(unit["id"])), rows)
+    batch = to_device({name: column[taken] for name, column in unit.items()}, device)
+    model = place(PretextModel(recipe, recipe.seed), device)
+    optimizer, _ = build_optimizer(recipe.training.optimizer, model, 1000)
+    took: list[float] = []
+    cpu, started = 0.0, time.perf_counter()
+    while len(took) <= _WARM_STEPS or time.perf_counter() - started < seconds:
+        if len(took) == _WARM_STEPS:
+            cpu = time.process_time()
+        asked = time.perf_counter()
+        with autocast(device, recipe.training.precision):
+            outcomes = model(batch)
+        loss = sum(outcome.minimised.mean() for outcome in outcomes.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()  # the device is done
+        took.append(time.perf_counter() - asked)
+    counted = took[_WARM_STEPS:]
+    return _Watch(counted, [rows] * len(counted), time.process_time() - cpu)

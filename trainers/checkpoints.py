@@ -1,0 +1,105 @@
+"""Checkpoints: one file each, which is there whole or not at all, written beside the training and checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from pipeline.storage import join, make_folder, read_all, remove, walk, write_atomic
+
+_NAME = re.compile(r"step-(\d{12})-([0-9a-f]{16})\.pt")
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A name holds the step and a digest of the content, so that a damaged file is known by it; the file is `torch.save`'s.
+
+    Args:
+        folder: path or URL that all workers reach.
+        keep: how many are kept, the newest.
+    """
+
+    def __init__(self, folder: str, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int, state: State) -> None:
+        """Take the state as it is now; it is written in the background, after the one before.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._writing = self._writer.submit(self._write, step, buffer)
+
+    def wait(self) -> None:
+        """Until all is written; errors as in `save`."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def newest(self) -> str | None:
+        """Name of the newest checkpoint that is whole; warns of those that are not."""
+        for name in self.names():
+            try:
+                _checked(name, read_all(join(self._folder, name)))
+            except ValueError as error:
+                log.warning("%s is passed over, the one before it is taken: %s", join(self._folder, name), error)
+            except FileNotFoundError:
+                continue  # gone since it was listed
+            else:
+                return name
+        return None
+
+    def load(self, name: str, device: torch.device | str = "cpu") -> State:
+        """A checkpoint by its name; tensors and plain data only.
+
+        Raises:
+            ValueError: it is damaged.
+            OSError: it cannot be read.
+        """
+        content = _checked(name, read_all(join(self._folder, name)))
+        state: State = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return state
+
+    def names(self) -> list[str]:
+        """Names of all checkpoints, the newest first."""
+        try:
+            files = [name for name, _ in walk(self._folder)]
+        except FileNotFoundError:
+            return []
+        return sorted(filter(_NAME.fullmatch, files), reverse=True)
+
+    def _write(self, step: int, buffer: io.BytesIO) -> None:
+        content = buffer.getbuffer()
+        name = f"step-{step:012d}-{_digest(content)}.pt"
+        make_folder(self._folder)
+        with write_atomic(join(self._folder, name)) as file:
+            file.write(content)
+        older = [other for other in self.names() if other <= name]  # one of a later step is damaged, or it would have been taken
+        for other in older[self._keep :]:
+            remove(join(self._folder, other))
+
+
+def _checked(name: str, content: bytes) -> bytes:
+    found = _NAME.fullmatch(name)
+    if found is None or _digest(content) != found[2]:
+        raise ValueError(f"it is damaged or only partly there ({len(content)} bytes)")
+    return content
+
+
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,51 @@
+"""Labels that are told from feature vectors: a head, linear for one image, with a hidden layer for several patches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pipeline.tasks import Task
+from trainers.backbones import Backbone
+from trainers.inputs import Normaliser
+from trainers.objectives.base import Objective
+
+HIDDEN = 512
+"""Width of the layer that sees all patches together."""
+
+
+def vector_head(shape: tuple[int, ...], width: int, outputs: int) -> nn.Sequential:
+    """Layers from the feature vectors of one sample, side by side, to `outputs` numbers.
+
+    One image a sample is judged by one linear layer. Of k patches a sample each goes through the backbone alone, and a hidden
+    layer sees the k vectors side by side: the context-free network of Noroozi & Favaro 2016, section 3.2.
+
+    Args:
+        shape: of the task's input: (h, w, c), or (k, h, w, c) for k patches.
+        width: of one feature vector.
+        outputs: how many numbers.
+    """
+    if len(shape) == 4:
+        hidden = [nn.Linear(shape[0] * width, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU(inplace=True)]
+        return nn.Sequential(*hidden, nn.Linear(HIDDEN, outputs))
+    return nn.Sequential(nn.Linear(width, outputs))
+
+
+class VectorObjective(Objective):
+    """What the objectives share that tell a label from feature vectors.
+
+    Args:
+        outputs: how many numbers are told of a sample; the other arguments as of `Objective`.
+    """
+
+    needs = "vector"
+
+    def __init__(self, task: Task, backbone: Backbone, image_size: int, outputs: int) -> None:
+        super().__init__(task, backbone, image_size)
+        self.norm = task.input_norm
+        self.head = vector_head(task.input_shape(image_size), backbone.vector_width, outputs)
+
+    def told(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """What is told of `<task>.input`, uint8 (n, h, w, c) or (n, k, h, w, c): float32 (n, outputs)."""
+        vector = backbone(pixels(batch[f"{name}.input"], self.norm)).vector
+        told: Tensor = self.head(vector.reshape(len(batch["weight"]), -1)).float()
+        return told

@@ -1,0 +1,48 @@
+"""An order: where each of several patches belongs, told for all of them at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.labels import Order
+from pipeline.tasks import Task
+from trainers.backbones import Backbone
+from trainers.inputs import Normaliser
+from trainers.objectives.base import Outcome
+from trainers.objectives.head import VectorObjective
+
+
+class OrderObjective(VectorObjective):
+    """Cross-entropy over the places of each patch, the mean over the patches.
+
+    The metric is the share of the patches that are put in their place; beside it, `whole_orders` is the share of the samples of
+    which all are. The answers for two patches may name the same place: nothing forces them into a permutation.
+    """
+
+    name = "order"
+    kind = Order
+    metric = "accuracy"
+    higher_is_better = True
+
+    def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
+        kind = task.label_kind()
+        assert isinstance(kind, Order)
+        super().__init__(task, backbone, image_size, kind.items**2)
+        self.items = kind.items
+
+    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
+        """Order the patches of `<task>.input`, uint8 (n, k, h, w, c), as `<task>.label`, int64 (n, k)."""
+        label, weight = batch[f"{name}.label"], batch["weight"]
+        logits = self.told(backbone, batch, name, pixels).view(-1, self.items, self.items)
+        with torch.no_grad():
+            right = (logits.argmax(2) == label).float()
+            count = weight.sum()
+        return Outcome(
+            loss=F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label).mean(1) * weight,
+            metric=(right.mean(1) * weight).sum(),
+            trivial=count / self.items,
+            count=count,
+            also={"whole_orders": (right.amin(1) * weight).sum()},
+        )

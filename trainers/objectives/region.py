@@ -1,0 +1,60 @@
+"""A region: its mask and its cell, binary and plain cross-entropy, intersection over union."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.labels import Region
+from pipeline.tasks import Task
+from trainers.backbones import Backbone
+from trainers.inputs import Normaliser
+from trainers.objectives.base import Objective, Outcome
+from trainers.objectives.decoder import Decoder
+
+
+class RegionObjective(Objective):
+    """Binary cross-entropy of the mask, and cross-entropy of the cell, which are added.
+
+    A decoder gives both: one channel says for each pixel whether it is in the region, the mean of another over a cell how likely
+    that cell is. The metric is the intersection of the masks over their union; beside it, `cells` is the share of the samples
+    whose cell is told right. The trivial answer is a mask of everything.
+    """
+
+    name = "region"
+    kind = Region
+    needs = "map"
+    metric = "iou"
+    higher_is_better = True
+
+    def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
+        super().__init__(task, backbone, image_size)
+        kind = task.label_kind()
+        assert isinstance(kind, Region)
+        self.grid, self.norm = kind.grid, task.input_norm
+        self.decoder = Decoder(backbone.map_width, backbone.map_size, 2, image_size)
+
+    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
+        """Find in `<task>.input`, uint8 (n, h, w, c), the cell `<task>.label`, int64 (n,), and `<task>.mask`, uint8 (n, h, w)."""
+        from torchmetrics.functional.segmentation import mean_iou
+
+        label, weight, mask = batch[f"{name}.label"], batch["weight"], batch[f"{name}.mask"].unsqueeze(1)
+        found = self.decoder(backbone(pixels(batch[f"{name}.input"], self.norm)).map, (mask.shape[2], mask.shape[3]))
+        inside, likely = found[:, :1], F.adaptive_avg_pool2d(found[:, 1:], self.grid).flatten(1)
+        blurred = F.binary_cross_entropy_with_logits(inside, mask.float(), reduction="none").mean((1, 2, 3))
+        with torch.no_grad():
+            told = torch.cat([inside > 0, torch.zeros_like(inside, dtype=torch.bool)], 1).long()
+            wanted = torch.cat([mask, torch.zeros_like(mask)], 1).long()
+            overlap, everything = (
+                mean_iou(x, wanted, num_classes=2, per_class=True, input_format="one-hot")[:, 0].clamp(min=0)
+                for x in (told, torch.ones_like(told))
+            )
+            count = weight.sum()
+        return Outcome(
+            loss=(blurred + F.cross_entropy(likely, label, reduction="none")) * weight,
+            metric=(overlap * weight).sum(),
+            trivial=(everything * weight).sum(),
+            count=count,
+            also={"cells": ((likely.argmax(1) == label).float() * weight).sum()},
+        )
