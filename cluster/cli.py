@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import images, learning, machine, pairs, rendering
+from cluster.commands import bench, images, jobs, learning, machine, pairs, rendering
+from cluster.outcome import EXIT_CODES, INTERRUPTED, status_of
 from pipeline.errors import RunError, UserError
 
 DEBUG = "PSEUDOLABEL_DEBUG"
@@ -27,12 +28,12 @@ class Commands(TyperGroup):
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             _say(f"error: {error}")
-            raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+            raise typer.Exit(EXIT_CODES[status_of(error)]) from None
         except KeyboardInterrupt as interrupt:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             _say(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
-            raise typer.Exit(130) from None
+            raise typer.Exit(EXIT_CODES[INTERRUPTED]) from None
 
 
 app = typer.Typer(
@@ -52,14 +53,15 @@ app = typer.Typer(
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect),
-    "Pairs": (pairs.tasks, pairs.preview, rendering.render, rendering.verify),
+    "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
     "Learning": (learning.pretrain, learning.finetune, learning.evaluate),
-    "This machine": (machine.doctor,),
+    "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
+    "This machine": (machine.doctor, bench.bench),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
         paragraphs = (" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
-        app.command(rich_help_panel=panel, help="\n\n".join(paragraphs))(command)
+        app.command(command.__name__.removesuffix("_jobs"), rich_help_panel=panel, help="\n\n".join(paragraphs))(command)
 
 
 def _version(wanted: bool) -> None:
@@ -83,7 +85,9 @@ def _say(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+    from pipeline.storage import scrubbed
+
+    Console(stderr=True).print(Text(scrubbed(message), style="bold red"), soft_wrap=True)
 
 
 def main() -> None:

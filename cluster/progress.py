@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 60.0
 """Between the lines that stand in for a bar where there is no terminal."""
 
+_SOME = 0.05
+"""From this share of waiting on, what is waited for is named."""
+
 Clock = Callable[[], float]
 
 
@@ -163,7 +166,8 @@ class TrainingBoard:
         words = [
             f"step {step} of {steps}",
             f"{record['samples_per_second']:,.0f} img/s",
-            f"waiting for data {record['wait_share']:.0%}",
+            f"waiting for data {record['wait_share']:.0%}"
+            + (f" ({record['wait_cause']})" if record["wait_share"] > _SOME else ""),
             f"{record['quarantined']} quarantined",
             *([f"{duration(left)} left"] if left else []),
         ]

@@ -13,7 +13,7 @@ from cluster.results import downstream_rows, metric_names, stage_rows
 from cluster.words import amount, duration, metric
 from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
-from pipeline.storage import write_atomic
+from pipeline.storage import scrubbed_document, write_atomic
 
 JSON, HTML = "report.json", "report.html"
 PRETRAIN, FINETUNE, EVALUATE = "pretrain.json", "finetune.json", "evaluate.json"
@@ -40,7 +40,7 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(recipe)
     found = {name: folder.read_json(name) for name in (PRETRAIN, FINETUNE, EVALUATE)}
     machine = this_machine()
-    report = _gather(recipe, found, machine)
+    report = scrubbed_document(_gather(recipe, found, machine))
     page = _page(recipe, report, machine)
     try:
         folder.write_json(JSON, report)

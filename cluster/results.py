@@ -17,7 +17,7 @@ STAGES = {
     "read": "shards to encoded bytes",
     "check": "headers",
     "render": "decode, crop, tasks",
-    "assemble": "fetch units, make batches",
+    "transfer": "fetch units, make batches, and pairs of crops",
     "wait": "training waits for data",
     "step": "training computes",
 }
@@ -35,30 +35,35 @@ def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, 
     """Each task's first and last loss, and its last metric beside the trivial answer's."""
     table = Table(title="pretext tasks", box=SIMPLE_HEAD, title_justify="left")
     table.add_column("task")
-    for heading in ("loss at first", "loss at last", "metric", "trivial answer"):
+    for heading in ("loss at first", "loss at last", "metric", "trivial answer", "also"):
         table.add_column(heading, justify="right")
     for name, task in tasks.items():
         measured = metrics.get(name, "")
         values = (f"{metric(measured, task[key])}" for key in ("metric", "trivial"))
-        table.add_row(name, f"{task['loss'][0]:.3f}", f"{task['loss'][-1]:.3f}", *values)
+        also = ", ".join(f"{key} {metric(key, value)}" for key, value in task.get("also", {}).items())
+        table.add_row(name, f"{task['loss'][0]:.3f}", f"{task['loss'][-1]:.3f}", *values, also)
     return table
 
 
-def stage_rows(stages: Mapping[str, float]) -> list[tuple[str, str, float, float]]:
+def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
     """Stage, what happens there, milliseconds an image, share of the run's time.
 
-    A run's time is `wait` and `step`; the other stages run beside it.
+    The time of a rank is `wait` and `step`; the other stages run beside it.
     """
     seconds = {"step": stages["total"] - stages["wait"], **stages}
     images, total = max(stages["samples"], 1), stages["total"] or 1.0
+    waits = stages.get("waits") or {}
+    of_what = {"wait": f", mostly for {max(waits, key=waits.__getitem__)}"} if any(waits.values()) else {}
     return [
-        (name, what, 1000 * seconds[name] / images, seconds[name] / total) for name, what in STAGES.items() if name in seconds
+        (name, what + of_what.get(name, ""), 1000 * seconds[name] / images, seconds[name] / total)
+        for name, what in STAGES.items()
+        if name in seconds
     ]
 
 
-def stage_table(stages: Mapping[str, float]) -> Table:
+def stage_table(stages: Mapping[str, Any]) -> Table:
     """Where the time went."""
-    first = f"first batch after {stages['first_batch'] or 0:.1f} s, training took {duration(stages['total'])}"
+    first = f"first batch after {stages['first_batch'] or 0:.1f} s, training took {duration(stages['seconds'])}"
     table = Table(title="stages", caption=first, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("stage")
     table.add_column("what")

@@ -33,7 +33,7 @@ class Rendered:
 
     Args:
         columns: of the good samples, in their order: `image` and each `<task>.input`, `<task>.label`, `<task>.mask`.
-        alone: the same, rendered one sample at a time.
+        alone: the same, rendered one sample at a time and left on the device until the end, as a trainer takes them.
         refused: keys of the samples that were refused.
     """
 
@@ -127,7 +127,7 @@ def _encoded(number: int, fmt: str, mode: str) -> bytes:
     return file.getvalue()
 
 
-def _engine(name: str, spec: Recipe) -> Any:
+def _engine(name: str, spec: Recipe, stay: bool = False) -> Any:
     if name == "cpu":
         from pipeline.engines.cpu import CpuEngine
 
@@ -135,7 +135,11 @@ def _engine(name: str, spec: Recipe) -> Any:
     from pipeline.engines.dali import DaliEngine
 
     _, _, device = name.partition(":")
-    return DaliEngine(spec.tasks, SIZE, device_id=int(device) if device else None)
+    return DaliEngine(spec.tasks, SIZE, device_id=int(device) if device else None, stay=stay)
+
+
+def _on_host(column: Any) -> np.ndarray:
+    return column if isinstance(column, np.ndarray) else column.cpu().numpy()
 
 
 def _main() -> None:
@@ -148,12 +152,13 @@ def _main() -> None:
     together = render(given, 0)
     good = np.flatnonzero(together.columns["weight"])
     kept = [name for name in together.columns if name == "image" or "." in name]
+    render.engine = _engine(sys.argv[1], spec, stay=True)  # alone, and as a trainer takes them: left on the device
     single = [render([given[i]], 0).columns for i in good]
     content = {name: together.columns[name][good] for name in kept}
-    content |= {f"{_ALONE}/{name}": np.concatenate([columns[name] for columns in single]) for name in kept}
+    content |= {f"{_ALONE}/{name}": np.concatenate([_on_host(columns[name]) for columns in single]) for name in kept}
     content[_REFUSED] = np.array([given[i].key for i in sorted(together.failures)], dtype=np.str_)
     archive = io.BytesIO()
-    np.savez(archive, **content)  # type: ignore[arg-type]
+    np.savez(archive, **content)
     sys.stdout.buffer.write(archive.getvalue())
 
 

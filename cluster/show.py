@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from cluster.doctor import Findings
+    from cluster.jobs import Job
     from pipeline.labels import LabelKind
     from pipeline.materialize.run import Report as RenderReport
     from pipeline.materialize.verify import Verdict
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 20
 _LOG_WIDTH = 130
+_LONGEST = 60  # characters of a default
 _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -122,10 +126,16 @@ def task_panels(name: str, task: type[Task]) -> list[RenderableType]:
     for heading in ("parameter", "type", "default", "meaning"):
         table.add_column(heading, overflow="fold")
     for parameter, field in task.model_fields.items():
-        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
         table.add_row(parameter, escape(_type(field)), escape(default), escape(field.description or ""))
     about = "\n".join(" ".join(part.split()) for part in (task.__doc__ or "").split("\n\n"))
     return [f"{name}: {about}\n", f"source: {task.source}", f"label:  {_label(task)}\n", table]
+
+
+def _shown(value: Any) -> str:
+    """A default as JSON; of one that fills the screen, how long it is."""
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{len(value)} values"
 
 
 def doctor_tables(findings: Findings) -> list[RenderableType]:
@@ -144,6 +154,18 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
         tests.add_row(check.engine, check.name, f"[{colours[check.status]}]{check.status}[/]", escape(check.found))
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
     return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+
+
+def jobs_table(jobs: list[Job]) -> Table:
+    """The jobs of a cluster."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("job", "command", "status", "started", "took"):
+        table.add_column(heading, overflow="fold")
+    for job in jobs:
+        started = datetime.fromtimestamp(job.started).isoformat(" ", "seconds") if job.started else ""
+        took = duration((job.ended or time.time()) - job.started) if job.started else ""
+        table.add_row(job.id, job.command, job.status.lower(), started, took)
+    return table
 
 
 def _facts(name: str, value: str) -> Table:

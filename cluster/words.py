@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def metric(name: str, value: float) -> str:
-    """A metric's value as its name asks: a share in per cent, decibels, else the number."""
-    if name == "accuracy":
+    """A metric's value as its name asks: a share in per cent, decibels, degrees, else the number."""
+    if name in ("accuracy", "cells", "whole_orders"):
         return f"{100 * value:.1f} %"
-    return f"{value:.1f} dB" if name == "psnr" else f"{value:.3g}"
+    return {"psnr": f"{value:.1f} dB", "degrees": f"{value:.1f}°"}.get(name, f"{value:.3g}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import AsJson
+from cluster.commands.options import AsJson, Result
 
 
 class Labels(StrEnum):
@@ -31,6 +31,7 @@ def pack(
         Labels, typer.Option(help="`folder`: the topmost folder of each file is its class; `none`: images without labels.")
     ] = Labels.folder,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of a shard at most: 256MiB, 1GB, ...")] = "256MiB",
+    result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
 
@@ -39,14 +40,20 @@ def pack(
 
     Example: [bold]pseudolabel pack photos/ shards/[/]
     """
+    from cluster.outcome import beside, recorded
     from cluster.progress import counted
     from cluster.show import pack_table, say
     from pipeline.shards.pack import pack as run
+    from pipeline.storage import join
 
-    size = _bytes(shard_size)
-    with counted("packing", "B") as progress:
-        report = run(src, dst, labels.value, size, progress)
-    say(pack_table(report))
+    with recorded("pack", result) as outcome:
+        size = _bytes(shard_size)
+        outcome.begin(beside(dst, "pack"))
+        with counted("packing", "B") as progress:
+            report = run(src, dst, labels.value, size, progress)
+        outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
+        outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
+        say(pack_table(report))
 
 
 def inspect(

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cluster.commands.options import Fresh, Overrides, RecipePath
+from cluster.commands.options import Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
+    from cluster.outcome import Outcome
     from pipeline.recipe import Recipe
 
 _RESUMES = "the same command goes on from the last checkpoint"
 
 
-def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, result: Result = None) -> None:
     """Train a backbone on the recipe's pretext tasks.
 
     Leaves backbone.pt, the log and report.html in the run's folder (storage.runs, then the recipe's name). Run again after a
@@ -22,56 +23,77 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
     Example: [bold]pseudolabel pretrain recipe.yaml --set training.epochs=20[/]
     """
+    from cluster.outcome import recorded
     from cluster.progress import training
     from cluster.results import metric_names, pretext_table, stage_table
     from cluster.show import say
     from pipeline.materialize.rendered import is_rendered
 
-    loaded = _load(recipe, overrides)
-    if not is_rendered(loaded):
-        _index(loaded.corpus.shards, loaded)
-    with _interruptible(_RESUMES), training("pretrain", [""]) as board:
-        _claim(loaded)
-        from trainers.pretraining import pretrain as run
+    with recorded("pretrain", result) as outcome:
+        loaded = _load(recipe, overrides)
+        if not is_rendered(loaded):
+            for shards in loaded.corpus.lists():
+                _index(shards, loaded)
+        with _interruptible(_RESUMES), training("pretrain", [""]) as board:
+            _begin(loaded, outcome, "pretrain")
+            from trainers.pretraining import pretrain as run
 
-        board.metrics = metric_names(loaded)
-        outcome = run(loaded, [board.take], fresh)
-    say(pretext_table(outcome["tasks"], board.metrics), stage_table(outcome["stages"]))
-    _report(loaded)
+            board.metrics = metric_names(loaded)
+            found = run(loaded, [board.take], fresh)
+        stages = found["stages"]
+        outcome.counts = {"steps": found["steps"], "samples": stages["samples"], "quarantined": found["quarantined"]}
+        outcome.metrics = {
+            "samples_per_second": found["samples_per_second"],
+            "wait_share": stages["wait"] / stages["total"] if stages["total"] else 0.0,
+            **{f"{name}/loss": task["loss"][-1] for name, task in found["tasks"].items()},
+            **{f"{name}/metric": task["metric"] for name, task in found["tasks"].items()},
+        }
+        say(pretext_table(found["tasks"], board.metrics), stage_table(stages))
+        _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 
-def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, result: Result = None) -> None:
     """Fine-tune the pretrained backbone on the recipe's labelled shards, beside the same network from random weights.
 
     Example: [bold]pseudolabel finetune recipe.yaml --set downstream.labels=0.1[/]
     """
+    from cluster.outcome import recorded, scores
     from cluster.progress import training
 
-    loaded = _load(recipe, overrides)
-    _index_downstream(loaded)
-    with _interruptible(_RESUMES), training("finetune", ["from pretrained weights", "from random weights"]) as board:
-        _claim(loaded)
-        from trainers.downstream.finetune import finetune as run
+    with recorded("finetune", result) as outcome:
+        loaded = _load(recipe, overrides)
+        _index_downstream(loaded)
+        phases = ["from pretrained weights", "from random weights"]
+        with _interruptible(_RESUMES), training("finetune", phases) as board:
+            _begin(loaded, outcome, "finetune")
+            from trainers.downstream.finetune import finetune as run
 
-        run(loaded, [board.take], fresh)
-    _report(loaded, results=True)
+            found = run(loaded, [board.take], fresh)
+        outcome.counts = {"classes": found["classes"], "labels": found["downstream"][0]["labels"]}
+        outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"]}
+        _report(loaded, outcome, "classifier.pt", results=True)
 
 
-def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
+def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = None) -> None:
     """Probe the frozen features: linear probe and kNN, beside random weights, chance and a colour histogram.
 
     Example: [bold]pseudolabel evaluate recipe.yaml --set downstream.layer=layer3[/]
     """
+    from cluster.outcome import recorded, scores
     from cluster.progress import training
 
-    loaded = _load(recipe, overrides)
-    _index_downstream(loaded)
-    with _interruptible(), training("evaluate", [""], "computing and probing features") as board:
-        _claim(loaded)
-        from trainers.downstream.evaluate import evaluate as run
+    with recorded("evaluate", result) as outcome:
+        loaded = _load(recipe, overrides)
+        _index_downstream(loaded)
+        waiting = "computing and probing features"
+        with _interruptible(), training("evaluate", [""], waiting) as board:
+            _begin(loaded, outcome, "evaluate")
+            from trainers.downstream.evaluate import evaluate as run
 
-        run(loaded, [board.take])
-    _report(loaded, results=True)
+            found = run(loaded, [board.take])
+        outcome.counts = {"classes": found["classes"], "labels": found["downstream"][0]["labels"]}
+        outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"], "baseline": found["baseline"]}
+        _report(loaded, outcome, results=True)
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
@@ -96,8 +118,9 @@ def _index_downstream(recipe: Recipe) -> None:
         _index(recipe.downstream.test, recipe)
 
 
-def _claim(recipe: Recipe) -> None:
-    """Refuse a run folder that cannot be written before hours go into what should be stored there."""
+def _begin(recipe: Recipe, outcome: Outcome, command: str) -> None:
+    """Refuse a run folder that cannot be written before hours go into what should be stored there; then the work begins."""
+    from cluster.outcome import RESULT
     from pipeline import storage
     from pipeline.errors import UserError
     from trainers.runs import RunFolder
@@ -111,6 +134,7 @@ def _claim(recipe: Recipe) -> None:
         storage.remove(probe)
     except OSError as error:
         raise UserError(f"storage.runs: {folder.url} cannot be written: {error.strerror or error}") from None
+    outcome.begin(folder.path(f"{command}.{RESULT}"))
 
 
 @contextmanager
@@ -122,13 +146,15 @@ def _interruptible(hint: str = "") -> Iterator[None]:
         raise KeyboardInterrupt(*filter(None, [hint])) from None
 
 
-def _report(recipe: Recipe, results: bool = False) -> None:
-    from cluster.report import HTML, write_report
+def _report(recipe: Recipe, outcome: Outcome, *files: str, results: bool = False) -> None:
+    from cluster.report import HTML, JSON, write_report
     from cluster.results import downstream_table
     from cluster.show import say
     from trainers.runs import RunFolder
 
+    folder = RunFolder(recipe)
     report = write_report(recipe)
+    outcome.artefacts = {name: folder.path(name) for name in (*files, JSON, HTML)}
     if results:
         say(downstream_table(report))
-    say(f"report: {RunFolder(recipe).path(HTML)}")
+    say(f"report: {folder.path(HTML)}")

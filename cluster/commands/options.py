@@ -18,3 +18,12 @@ Overrides = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even if an earlier run of this recipe left a checkpoint.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]
+Result = Annotated[
+    str | None,
+    typer.Option(
+        "--result",
+        metavar="URL",
+        help="Where to write what the command came to, as JSON; else beside its output as `<command>.result.json`.",
+        show_default=False,
+    ),
+]

@@ -34,22 +34,52 @@ def tasks(
 
 def preview(
     recipe: RecipePath,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="PNG", help="Where the picture goes.")] = "sheet.png",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where it goes: a .png, or a .html page.")
+    ] = "sheet.png",
     samples: Annotated[int, typer.Option(min=1, max=100, help="Rows: samples from all over the corpus.")] = 5,
     epoch: Annotated[int, typer.Option(min=0, help="Whose drawing to show; each epoch draws anew.")] = 0,
+    all_tasks: Annotated[
+        bool, typer.Option("--all-tasks", help="Show every task, those that the recipe lacks by their defaults.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Draw real pairs from the corpus as a contact sheet, each task's label written under its input.
+    """Draw real pairs from the corpus as a contact sheet or a page, each task's label written under its input.
 
     Example: [bold]pseudolabel preview recipe.yaml -o sheet.png --samples 8[/]
     """
     from cluster.progress import counted
     from cluster.show import say
-    from pipeline.preview import save, sheet
+    from pipeline.preview import page, save, sheet, with_all_tasks
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if all_tasks:
+        loaded = with_all_tasks(loaded)
     with counted("indexing", "shard") as progress:
-        picture = sheet(loaded, samples, epoch, progress)
-    save(picture, output)
-    say(f"{output}: {picture.width} x {picture.height} pixels")
+        if output.lower().endswith(".html"):
+            save(page(loaded, samples, epoch, progress), output)
+            say(output)
+        else:
+            picture = sheet(loaded, samples, epoch, progress)
+            save(picture, output)
+            say(f"{output}: {picture.width} x {picture.height} pixels")
+
+
+def colours(
+    recipe: RecipePath,
+    count: Annotated[int, typer.Option(min=2, max=1024, help="Colours of the palette.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Crops that are looked at.")] = 2048,
+    overrides: Overrides = None,
+) -> None:
+    """Learn from the corpus a palette for `next_pixel` and the frequencies for `quantised_colorization`, as a part of a recipe.
+
+    Example: [bold]pseudolabel colours recipe.yaml --count 128 > colours.yaml[/]
+    """
+    import yaml
+
+    from pipeline.colours import learn_colours
+    from pipeline.recipe import load_recipe
+
+    learnt = learn_colours(load_recipe(recipe, overrides or []), count, samples)
+    typer.echo(yaml.safe_dump({"tasks": learnt}, default_flow_style=None, sort_keys=False, width=120), nl=False)

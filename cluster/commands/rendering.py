@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import AsJson, Overrides, RecipePath
+from cluster.commands.options import AsJson, Overrides, RecipePath, Result
 
 
 def render(
@@ -20,6 +20,7 @@ def render(
         bool, typer.Option("--retry-failed", help="Try the shards again that failed in an earlier run.")
     ] = False,
     overrides: Overrides = None,
+    result: Result = None,
 ) -> None:
     """Render a corpus to pairs on disk, as WebDataset or Parquet.
 
@@ -28,28 +29,43 @@ def render(
 
     Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
     """
+    from cluster.outcome import beside, recorded
     from cluster.progress import counted, rendering
     from cluster.show import render_table, say
     from pipeline.errors import RunError
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
+    from pipeline.storage import absolute, join
     from trainers.preflight import check_render
     from trainers.session import connect
 
-    loaded = load_recipe(recipe, overrides or [])
-    check(loaded, out)
-    connect(loaded, check_render)
-    with _interruptible(), counted("indexing", "shard") as indexing, rendering() as progress:
-        _quiet()
-        report = run(loaded, out, retry_failed, indexing, progress)
-    say(render_table(report))
-    if report.failed:
-        shard, reason = next(iter(report.failed.items()))
-        raise RunError(
-            f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
-            "Put that right and run the same with --retry-failed"
-        )
+    with recorded("render", result) as outcome:
+        loaded = load_recipe(recipe, overrides or [])
+        check(loaded, out)
+        outcome.begin(beside(out, "render"))
+        with _interruptible():
+            connect(loaded, check_render, work=f"render into {absolute(out)}")
+            _quiet()
+            with counted("indexing", "shard") as indexing, rendering() as progress:
+                report = run(loaded, out, retry_failed, indexing, progress)
+        outcome.counts = {
+            "shards": report.shards,
+            "rendered": report.rendered,
+            "samples": report.samples,
+            "pairs": report.pairs,
+            "quarantined": report.quarantined,
+            "failed": len(report.failed),
+        }
+        names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
+        outcome.artefacts = {"pairs": report.out, **{name: join(report.out, name) for name in names}}
+        say(render_table(report))
+        if report.failed:
+            shard, reason = next(iter(report.failed.items()))
+            raise RunError(
+                f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
+                "Put that right and run the same with --retry-failed"
+            )
 
 
 def verify(
@@ -59,6 +75,7 @@ def verify(
     ] = False,
     share: Annotated[float, typer.Option(min=0.0, max=1.0, help="How large that share is.")] = 0.05,
     json: AsJson = False,
+    result: Result = None,
 ) -> None:
     """Hold a rendered corpus against its manifest.
 
@@ -69,18 +86,27 @@ def verify(
     """
     from dataclasses import asdict
 
+    from cluster.outcome import beside, recorded
     from cluster.progress import counted
     from cluster.show import say, say_json, verify_tables
     from pipeline.materialize.verify import verify as run
+    from pipeline.storage import is_writable
 
-    with counted("verifying", "file") as progress:
-        verdict = run(url, share if deep else 0.0, progress=progress)
-    if json:
-        say_json(asdict(verdict))
-    else:
-        say(*verify_tables(verdict))
-    if verdict.problems:
-        raise typer.Exit(1)
+    with recorded("verify", result) as outcome:
+        if result or is_writable(url):
+            outcome.begin(beside(url, "verify"))
+        with counted("verifying", "file") as progress:
+            verdict = run(url, share if deep else 0.0, progress=progress)
+        found = asdict(verdict)
+        outcome.counts = {name: value for name, value in found.items() if isinstance(value, int)}
+        outcome.counts["problems"] = len(verdict.problems)
+        outcome.artefacts = {"pairs": url}
+        if json:
+            say_json(found)
+        else:
+            say(*verify_tables(verdict))
+        if verdict.problems:
+            raise typer.Exit(1)
 
 
 def _quiet() -> None:

@@ -85,7 +85,8 @@ def test_tasks_lists_all_and_explains_each_parameter(call: Call, refused: Refuse
         assert task.source in own
         for parameter, field in task.model_fields.items():
             assert parameter in own
-            assert json.dumps(field.default) in own
+            default = json.dumps(field.default)
+            assert (default if len(default) <= 60 else f"{len(field.default)} values") in own
     assert "int, >= 2, <= 6" in call("tasks", "jigsaw").stdout
     assert "did you mean 'jigsaw'?" in refused(2, "tasks", "jigsw")
 

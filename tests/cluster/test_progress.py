@@ -98,8 +98,9 @@ def test_training_shows_speed_waiting_quarantine_and_each_task() -> None:
     assert line == "pretrain: step 1 of 4, 812 img/s, waiting for data 3%, 3 quarantined"
     assert tasks == ["rotation loss 1.250, 50.0 %", "occlusion loss 0.500, 18.0 dB"]
     clock.now += 61
-    board.take(record(2))
+    board.take({**record(2), "wait_share": 0.37, "wait_cause": "render"})
     assert "2:02 left" in written[1]
+    assert "waiting for data 37% (render)" in written[1]
 
 
 def test_training_names_the_phase_by_the_steps_that_begin_anew_and_not_by_a_restart() -> None:

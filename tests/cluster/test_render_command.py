@@ -26,6 +26,10 @@ def test_render_says_how_far_it_is_and_verify_agrees(call: Call, recipe_file: Pa
     assert "8 of 8, 8 by this run" in result.stdout
     again = call(*words)
     assert (again.exit_code, "8 of 8, 0 by this run" in again.stdout) == (0, True)
+    left = json.loads((tmp_path / "out.render.result.json").read_text())
+    assert (left["status"], left["exit_code"]) == ("done", 0)
+    assert left["counts"] == {"shards": 8, "rendered": 0, "samples": 72, "pairs": 72, "quarantined": 0, "failed": 0}
+    assert all(Path(url).exists() for url in left["artefacts"].values())
 
     checked = call("verify", out, "--deep", "--share", "0.2", "--json")
     assert checked.exit_code == 0, checked.output
@@ -52,6 +56,8 @@ def test_failed_shards_end_in_exit_code_1_and_can_be_tried_again(
     message = refused(1, *words)
     assert message.startswith("1 of 8 shards failed, the others are done. The first: shard-000002.tar: ")
     assert "--retry-failed" in message
+    left = json.loads((tmp_path / "out.render.result.json").read_text())
+    assert (left["status"], left["counts"]["failed"], left["error"]) == ("failed", 1, message.strip())
     (shards / "shard-000002.tar").write_bytes(whole)
     assert call(*words, "--retry-failed").exit_code == 0
     assert call("verify", tmp_path / "out").exit_code == 0

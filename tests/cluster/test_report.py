@@ -44,9 +44,10 @@ def results_of_pretraining() -> dict[str, Any]:
         "read": 0.5,
         "check": 0.1,
         "render": 2.0,
-        "assemble": 1.0,
+        "transfer": 1.0,
         "wait": 1.0,
         "total": 10.0,
+        "seconds": 10.0,
         "first_batch": 0.8,
         "samples": 500,
     }

@@ -34,14 +34,15 @@ def test_stages_are_per_image_and_the_run_is_its_waiting_and_its_steps() -> None
         "read": 1.0,
         "check": 0.5,
         "render": 20.0,
-        "assemble": 3.0,
+        "transfer": 3.0,
         "wait": 4.0,
         "total": 40.0,
+        "seconds": 40.0,
         "first_batch": 2.0,
         "samples": 1000,
     }
     rows = {name: (each, share) for name, _, each, share in stage_rows(stages)}
-    assert list(rows) == ["read", "check", "render", "assemble", "wait", "step"]
+    assert list(rows) == ["read", "check", "render", "transfer", "wait", "step"]
     assert rows["render"] == (20.0, 0.5)
     assert rows["step"] == (36.0, 0.9)
     assert rows["wait"][1] + rows["step"][1] == pytest.approx(1)

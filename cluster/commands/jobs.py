@@ -1,0 +1,207 @@
+"""`submit`, `attach`, `status`, `list` and `stop`: the same commands as jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.commands.options import AsJson
+
+if TYPE_CHECKING:
+    from cluster.jobs import Job, Jobs
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="The cluster's job server, such as http://head:8265; else RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine's.",
+        show_default=False,
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, as `submit` and `list` name it.", show_default=False)]
+
+
+def submit(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="-- COMMAND RECIPE ...", help="render, pretrain, finetune or evaluate, as without `submit`."),
+    ],
+    address: Address = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end and end as it does.")] = True,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="ID", help="The job's id; else it follows from the run itself.", show_default=False),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="NAME",
+            help="Pass this variable of the environment on; may be repeated. Ray shows it to all who may list jobs.",
+            show_default=False,
+        ),
+    ] = None,
+    ship: Annotated[
+        bool,
+        typer.Option("--ship/--no-ship", help="Ship the working directory; else the recipe only, and the image has the package."),
+    ] = True,
+) -> None:
+    """Run a command on a cluster: everything that runs here runs there by one more word.
+
+    The job's id follows from the command and the recipe. The same call again attaches to the job that is under way, or, where it
+    has ended, starts it anew, and it goes on from what was done. Ctrl-C leaves the job alone.
+
+    Example: [bold]pseudolabel submit -- pretrain recipe.yaml --set training.epochs=20[/]
+    """
+    from cluster.jobs import Jobs, stable_id
+    from pipeline.recipe import load_recipe
+
+    command, given = _parsed(context, words)
+    loaded = load_recipe(given["recipe"], given["overrides"] or [])
+    jobs = Jobs(address)
+    entrypoint, runtime_env = _package(command, given, loaded, jobs.here, ship)
+    runtime_env["env_vars"] = _passed(env or [])
+    job, fresh = jobs.submit(name or stable_id(command, loaded, given.get("out")), entrypoint, runtime_env, command)
+    print(f"job {job.id} {'submitted' if fresh else 'is under way already'}", file=sys.stderr)
+    if wait:
+        _follow(jobs, job)
+    else:
+        print(job.id)
+
+
+def attach(id: JobId, address: Address = None) -> None:
+    """Follow a job's log from its beginning to the job's end, and end as it does.
+
+    Example: [bold]pseudolabel attach photos-pretrain-1a2b3c4d[/]
+    """
+    from cluster.jobs import Jobs
+
+    jobs = Jobs(address)
+    _follow(jobs, jobs.find(id))
+
+
+def status(id: JobId, address: Address = None, json: AsJson = False) -> None:
+    """Say how a job is doing.
+
+    Example: [bold]pseudolabel status photos-pretrain-1a2b3c4d --json[/]
+    """
+    from cluster.jobs import Jobs
+
+    _show([Jobs(address).find(id)], json, alone=True)
+
+
+def list_jobs(address: Address = None, json: AsJson = False) -> None:
+    """List the jobs that `submit` has started on a cluster.
+
+    Example: [bold]pseudolabel list[/]
+    """
+    from cluster.jobs import Jobs
+
+    _show(Jobs(address).all(), json)
+
+
+def stop(id: JobId, address: Address = None) -> None:
+    """Stop a job; submitted again, it goes on from what was done.
+
+    Example: [bold]pseudolabel stop photos-pretrain-1a2b3c4d[/]
+    """
+    from cluster.jobs import Jobs
+
+    jobs = Jobs(address)
+    job = jobs.stop(jobs.find(id).id)
+    print(f"job {job.id}: {job.status}")
+
+
+def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command and its arguments, refused as the command itself would refuse them."""
+    from cluster.jobs import COMMANDS
+    from pipeline.errors import UserError
+    from pipeline.recipe.suggest import unknown_name
+
+    command = words[0]
+    if command not in COMMANDS:
+        raise UserError(unknown_name("command for a cluster", command, COMMANDS))
+    assert context.parent is not None
+    group: Any = context.parent.command
+    return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent).params
+
+
+def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship: bool) -> tuple[str, dict[str, Any]]:
+    """The command line of the job, and the folder that it runs in."""
+    import json
+    import shlex
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from cluster.jobs import EXCLUDES, settled_paths
+    from pipeline.errors import UserError
+    from pipeline.storage import absolute, is_local, scrubbed
+
+    recipe = Path(given["recipe"]).resolve()
+    folder = Path.cwd()
+    if not ship:
+        folder = Path(tempfile.mkdtemp(prefix="pseudolabel-"))
+        recipe = Path(shutil.copy(recipe, folder))
+    elif not recipe.is_relative_to(folder):
+        raise UserError(f"{recipe} lies outside the folder that is shipped, {folder}: call from its folder, or use --no-ship")
+    words = ["python", "-m", "cluster", command, str(recipe.relative_to(folder))]
+    for option in ("out", "result"):
+        value = given.get(option)
+        if value and is_local(value) and not value.startswith("/"):
+            if not here:
+                raise UserError(f"--{option} {value} is a path relative to this folder, and the cluster is elsewhere: give a URL")
+            value = absolute(value)
+        words += [f"--{option}", value] if value else []
+    words += [f"--{flag.replace('_', '-')}" for flag in ("fresh", "retry_failed") if given.get(flag)]
+    moved = [f"{key}={json.dumps(value)}" for key, value in settled_paths(loaded, here).items()]
+    for setting in [*(given["overrides"] or []), *moved]:
+        if scrubbed(setting) != setting:
+            raise UserError(
+                f"--set {scrubbed(setting)}: a URL with a password or a signature would be shown to all who may list the "
+                "cluster's jobs: keep secrets in the cluster's own environment"
+            )
+        words += ["--set", setting]
+    return shlex.join(words), {"working_dir": str(folder), "excludes": EXCLUDES}
+
+
+def _passed(names: list[str]) -> dict[str, str]:
+    from pipeline.errors import UserError
+
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(f"--env {missing[0]}: no such variable in this environment; name variables, without values")
+    return {name: os.environ[name] for name in names}
+
+
+def _follow(jobs: Jobs, job: Job) -> None:
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    try:
+        ended = jobs.follow(job.id, write)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the job goes on; `pseudolabel attach {job.id}` follows it, `pseudolabel stop {job.id}` ends it"
+        ) from None
+    print(f"job {ended.id}: {ended.status}", file=sys.stderr)
+    if ended.code:
+        raise typer.Exit(ended.code)
+
+
+def _show(jobs: list[Job], json: bool, alone: bool = False) -> None:
+    from dataclasses import asdict
+
+    from cluster.show import jobs_table, say, say_json
+
+    if json:
+        say_json(asdict(jobs[0]) if alone else [asdict(job) for job in jobs])
+    else:
+        say(jobs_table(jobs))
+        if alone:
+            say(jobs[0].message)

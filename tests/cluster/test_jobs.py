@@ -1,0 +1,250 @@
+"""Jobs on a real Ray cluster with a token: submitted, followed, left alone, submitted again, stopped, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from cluster.jobs import settled_paths, stable_id
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+
+_WAIT_SECONDS = 300.0
+_TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Head:
+    """The head of a cluster on this machine, as an operator starts it."""
+
+    def __init__(self, log: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="head-"))  # a short path: sockets lie in it
+        port, dashboard = free_port(), free_port()
+        self.url, self.address = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
+        without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = {
+            **without,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _TOKEN,
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            "HOME": str(self.folder),  # no token of the user's own
+        }
+        words = [
+            "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=6",
+            f"--ray-client-server-port={free_port()}", "--disable-usage-stats", f"--object-store-memory={300 * 2**20}",
+            f"--temp-dir={self.folder}",
+        ]  # fmt: skip
+        self._log = log.open("wb")
+        script = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+        self._process = subprocess.Popen([*script, *words], env=self.environment, stdout=self._log, stderr=self._log)
+        end = time.monotonic() + _WAIT_SECONDS
+        while self.call("list").returncode:
+            assert time.monotonic() < end, log.read_text()
+            assert self._process.poll() is None, log.read_text()
+
+    def start(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cluster", *map(str, words)],
+            env={**self.environment, "RAY_API_SERVER_ADDRESS": self.url, **environment},
+            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+    def call(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, cwd=cwd, **environment)
+        out, err = process.communicate(timeout=_WAIT_SECONDS)
+        return subprocess.CompletedProcess([], process.returncode, out, err)
+
+    def logs(self) -> str:
+        """What the jobs have printed so far."""
+        return "\n".join(path.read_text() for path in self.folder.rglob("job-driver-*.log"))
+
+    def close(self) -> None:
+        head = psutil.Process(self._process.pid)
+        for process in (head, *head.children(recursive=True)):
+            process.kill()
+        self._process.wait(_WAIT_SECONDS)
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    started = Head(tmp_path_factory.mktemp("head") / "head.log")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def workshop(tiles: Path, tmp_path: Path) -> Path:
+    """A folder as a user has it: recipe and shards, with relative paths, a secret, and something large."""
+    shutil.copytree(tiles, tmp_path / "shards")
+    document = {
+        "name": "job",
+        "seed": 3,
+        "corpus": {"shards": "shards"},
+        "image": {"size": 32},
+        "tasks": {"rotation": {}},
+        "placement": {"cpus": 0.5},
+        "training": {
+            "backbone": {"name": "resnet10", "stem": "standard"},
+            "batch": 16,
+            "epochs": 100,
+            "log_steps": 1,
+            "order": {"window": 2, "groups": 4},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    (tmp_path / ".env").write_text("PASSWORD=hunter2")
+    return tmp_path
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
+
+
+def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(head: Head, workshop: Path) -> None:
+    def call(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        return head.call(*words, cwd=workshop, **environment)
+
+    words = ("submit", "--", "pretrain", "recipe.yaml")
+    stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
+    assert stranger.returncode == 2, stranger
+    assert "token" in stranger.stderr
+    assert _TOKEN not in stranger.stdout + stranger.stderr
+
+    submitted = call("submit", "--no-wait", "--", "pretrain", "recipe.yaml")
+    assert submitted.returncode == 0, submitted
+    id = submitted.stdout.strip()
+    log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
+    end = time.monotonic() + _WAIT_SECONDS
+    while len(lines(log)) < 10:
+        assert time.monotonic() < end, head.logs()
+        time.sleep(0.1)
+
+    again = head.start(*words, cwd=workshop)
+    assert again.stderr is not None
+    assert again.stderr.readline() == f"job {id} is under way already\n"
+    assert again.stdout is not None
+    again.stdout.readline()  # of the job's log
+    again.send_signal(signal.SIGINT)
+    _, said = again.communicate(timeout=_WAIT_SECONDS)
+    assert again.returncode == 130
+    assert f"the job goes on; `pseudolabel attach {id}`" in said
+    assert json.loads(call("status", id, "--json").stdout)["status"] == "RUNNING"
+
+    twice = call("pretrain", "recipe.yaml", RAY_ADDRESS=head.address)  # past the job server
+    assert (twice.returncode, "is under way on this cluster already" in twice.stderr) == (2, True), twice
+    assert json.loads(result.read_text())["status"] == "running"
+
+    stopped = call("stop", id)
+    assert (stopped.returncode, stopped.stdout) == (0, f"job {id}: STOPPED\n"), stopped
+    trained = lines(log)[-1]["step"]
+    assert trained < 400
+
+    resumed = call(*words)
+    assert resumed.returncode == 0, resumed
+    assert f"job {id}-2 submitted" in resumed.stderr
+    assert "report: " in resumed.stdout
+    assert lines(log)[0]["step"] > 1  # not from the beginning
+    assert lines(log)[-1]["step"] == 400
+    found = json.loads(result.read_text())
+    assert (found["status"], found["counts"]["steps"]) == ("done", 400)
+    assert all(Path(url).exists() for url in found["artefacts"].values())
+
+    attached = call("attach", id)  # of several attempts the newest
+    assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
+    there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
+    assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
+    shipped = {path.name for path in head.folder.rglob("working_dir_files/*/*")}
+    assert "recipe.yaml" in shipped
+    assert shipped.isdisjoint({".env", "runs"})
+
+
+def test_a_job_ends_as_its_command_ends_and_sees_the_named_variables_only(head: Head, workshop: Path) -> None:
+    rendered = head.call(
+        "submit", "--no-ship", "--env", "PSEUDOLABEL_DEBUG", "--", "render", "recipe.yaml", "--out", "pairs",
+        cwd=workshop, PSEUDOLABEL_DEBUG="1", UNNAMED="1",
+    )  # fmt: skip
+    assert rendered.returncode == 0, rendered
+    assert json.loads((workshop / "pairs.render.result.json").read_text())["counts"]["pairs"] == 72
+    refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
+    assert refused.returncode == 2, refused
+    assert "no `downstream` section" in refused.stdout
+    assert "FAILED" in refused.stderr
+
+
+def test_mistakes_are_refused_before_anything_is_sent(head: Head, workshop: Path, tmp_path: Path) -> None:
+    def error(*words: str) -> str:
+        done = head.call("submit", *words, cwd=workshop)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        return done.stderr
+
+    assert "did you mean 'pretrain'?" in error("--", "pretain", "recipe.yaml")
+    assert "No such option" in error("--", "pretrain", "recipe.yaml", "--sett", "a=1")
+    assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
+    assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
+    said = error("--", "pretrain", "recipe.yaml", "--set", "corpus.shards=https://me:hunter2@host/a.tar")
+    assert "secrets" in said
+    assert "hunter2" not in said
+    (tmp_path / "elsewhere").mkdir()
+    outside = head.call("submit", "--", "pretrain", "../recipe.yaml", cwd=tmp_path / "elsewhere")
+    assert "lies outside the folder that is shipped" in outside.stderr
+    nowhere = head.call("list", "--address", f"http://127.0.0.1:{free_port()}")
+    assert (nowhere.returncode, "no job server of a Ray cluster answers" in nowhere.stderr) == (2, True)
+    assert "no job nothing on this cluster" in head.call("status", "nothing").stderr
+
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_the_id_follows_from_the_run_and_not_from_its_circumstances(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    plain = stable_id("pretrain", run_recipe(), None)
+    assert plain.startswith("run-pretrain-")
+    assert plain == stable_id("pretrain", run_recipe(workers=2, cpus=0.5), None)
+    assert plain == stable_id("pretrain", run_recipe({"placement": {"actors": 7}}), None)
+    others = [
+        stable_id("pretrain", run_recipe(epochs=4), None),
+        stable_id("pretrain", run_recipe({"seed": 4}), None),
+        stable_id("pretrain", run_recipe({"storage": {"runs": str(tmp_path / "elsewhere")}}), None),
+        stable_id("finetune", run_recipe(), None),
+        stable_id("render", run_recipe(), str(tmp_path / "a")),
+        stable_id("render", run_recipe(), str(tmp_path / "b")),
+    ]
+    assert len({plain, *others}) == 7
+
+
+def test_relative_paths_become_absolute_here_and_are_refused_elsewhere(
+    run_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed = run_recipe({"corpus": {"shards": ["a/{0..3}.tar", "s3://b/c", "/d"]}, "storage": {"runs": "runs"}})
+    assert settled_paths(mixed, here=True) == {
+        "corpus.shards": [f"{tmp_path}/a/{{0..3}}.tar", "s3://b/c", "/d"],
+        "storage.runs": f"{tmp_path}/runs",
+    }
+    with pytest.raises(UserError, match=r"corpus.shards is .*relative to this folder.*the cluster is elsewhere"):
+        settled_paths(mixed, here=False)
+    assert settled_paths(run_recipe(), here=False) == {}
