@@ -1,11 +1,12 @@
 # make demo   the main job on real photos, or on your own:  make demo IMAGES=/path/to/folder-per-class
 # make test   the whole test suite
 # make check  formatter, linter, type checker
+# make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: .venv/demo
 	rm -rf runs/demo
@@ -26,6 +27,10 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: .venv/bench
+	@test -n "$(IMAGES)" || (echo "make bench IMAGES=/path/to/folder-or-tar-of-jpegs"; exit 2)
+	$(BIN)/python -m benchmarks "$(IMAGES)" --out runs/bench
+
 format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -40,6 +45,10 @@ clean:
 
 .venv/demo: .venv/base pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[demo]"
+	touch $@
+
+.venv/bench: .venv/base pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[bench]"
 	touch $@
 
 .venv/dev: .venv/base pyproject.toml constraints.txt

@@ -2,21 +2,25 @@
 
     python benchmarks/render_rate.py PHOTOS FOLDER [--copies 4] [--rounds 3] [--shard 4]
 
-PHOTOS is a folder or tar of photos; FOLDER is emptied and used. Prints images a second of each way, interleaved in rounds, and
-the time an image and the peak memory of one copy of the photos and of all copies.
+PHOTOS is a folder or tar of photos; FOLDER is emptied and used. Prints images a second of each way, by the clock and by the
+processor time of all processes that take part (Ray's own among them), interleaved in rounds; and the time an image and the peak
+memory of one copy of the photos and of all copies.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
+import psutil
 
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
@@ -37,7 +41,7 @@ def recipe_of(shards: list[str], form: str, image: str | None) -> Recipe:
 
 
 def once(way: str, recipe: Recipe, out: Path) -> dict[str, float]:
-    """Render in a process of its own; seconds from the first shard to the last, samples, and peak memory in MB."""
+    """Render in a process of its own; samples, seconds and CPU seconds from the first shard to the last, and peak MB."""
     shutil.rmtree(out, ignore_errors=True)
     words = [sys.executable, __file__, "--child", way, str(out)]
     done = subprocess.run(words, input=recipe.model_dump_json(), capture_output=True, text=True, check=True)
@@ -50,19 +54,31 @@ def child(way: str, out: str) -> None:
     from pipeline.materialize.run import Progress, render
 
     recipe = parse_recipe(json.loads(sys.stdin.read()))
-    marks: list[tuple[float, int]] = []
+    marks: list[tuple[float, float, int]] = []
 
     def note(progress: Progress) -> None:
-        marks.append((time.perf_counter(), progress.samples_done))
+        marks.append((time.perf_counter(), cpu_seconds(), progress.samples_done))
 
     if way == "ray":
         import ray
 
         ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=200 * 2**20)
     render(recipe, out, progress=note, here=way == "here")
-    (first, base), (last, samples) = marks[1 if len(marks) > 2 else 0], marks[-1]  # before the first shard's end it starts up
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": last - first, "samples": samples - base, "peak": peak}))
+    first, last = (np.array(marks[n]) for n in (1 if len(marks) > 2 else 0, -1))  # before the first shard's end it starts up
+    seconds, cpu, samples = (last - first).tolist()
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "samples": samples, "peak": peak}))
+
+
+def cpu_seconds() -> float:
+    """Processor time that this process and those below it have used."""
+    me = psutil.Process()
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
 def main() -> None:
@@ -71,7 +87,7 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--copies", type=int, default=4, help="the photos, so many times")
-    parser.add_argument("--rounds", type=int, default=3, help="of the comparison; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=3, help="of both comparisons")
     parser.add_argument("--shard", type=int, default=4, help="MiB of a shard at most")
     parser.add_argument("--format", default="webdataset")
     parser.add_argument("--image", default=None)
@@ -81,18 +97,24 @@ def main() -> None:
     for copy in range(1, given.copies):
         shutil.copytree(given.folder / "copy-0", given.folder / f"copy-{copy}")
     copies = [str(given.folder / f"copy-{copy}") for copy in range(given.copies)]
-    rates: dict[str, list[float]] = {"here": [], "ray": []}
+    rounds: dict[str, list[dict[str, float]]] = {"here": [], "ray": []}
     for _ in range(given.rounds):
-        for way, found in rates.items():
-            got = once(way, recipe_of(copies, given.format, given.image), given.folder / "out")
-            found.append(got["samples"] / got["seconds"])
-    for way, found in rates.items() if given.rounds else ():
-        print(f"{way:5} {statistics.median(found):7.1f} img/s  ({', '.join(f'{rate:.1f}' for rate in found)})")
-    if given.rounds:
-        print(f"over Ray / plain loop: {statistics.median(rates['ray']) / statistics.median(rates['here']):.3f}")
-    for count in (1, given.copies):
-        got = once("here", recipe_of(copies[:count], given.format, given.image), given.folder / "out")
-        print(f"{count:3} copies: {got['seconds'] / got['samples'] * 1000:.2f} ms an image, peak memory {got['peak']:.0f} MB")
+        for way, found in rounds.items():
+            found.append(once(way, recipe_of(copies, given.format, given.image), given.folder / "out"))
+    for clock in ("seconds", "cpu"):
+        rates = {way: [got["samples"] / got[clock] for got in found] for way, found in rounds.items()}
+        unit = "s" if clock == "seconds" else "CPU s"
+        for way, rate in rates.items():
+            print(f"{way:5} {statistics.median(rate):7.1f} img/{unit}  ({', '.join(f'{one:.1f}' for one in rate)})")
+        print(f"over Ray / plain loop, img/{unit}: {statistics.median(rates['ray']) / statistics.median(rates['here']):.3f}")
+    sizes: dict[int, list[dict[str, float]]] = {1: [], given.copies: []}
+    for _ in range(given.rounds):
+        for count, found in sizes.items():
+            found.append(once("here", recipe_of(copies[:count], given.format, given.image), given.folder / "out"))
+    for count, found in sizes.items():
+        wall, cpu = (statistics.median(got[clock] / got["samples"] * 1000 for got in found) for clock in ("seconds", "cpu"))
+        peak = statistics.median(got["peak"] for got in found)
+        print(f"{count:3} copies: {wall:.2f} ms an image, {cpu:.2f} ms of CPU, peak memory {peak:.0f} MB")
 
 
 if __name__ == "__main__":

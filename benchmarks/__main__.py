@@ -1,0 +1,168 @@
+"""Measures this project beside what people would use instead, and fails where a gate of `gates.yaml` is missed.
+
+    python -m benchmarks PHOTOS [--folder .bench] [--rounds 3] [--seconds 4] [--only PART ...] [--out runs/bench]
+
+PHOTOS is a folder or tar of JPEGs. Contenders take turns, in rounds; what is printed are medians over the rounds. Every
+contender's output is checked first. Leaves `bench.json`, `bench.md` and `bench.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import beside
+from benchmarks.check import save_references
+from benchmarks.photos import prepare
+from benchmarks.report import gates, markdown, plot
+from benchmarks.sections import Entry, sections
+from cluster.machine import this_machine, versions
+
+_SIZES = ("500x375", "1600x1200", "32x32")
+_UNCHECKED = ("floor", "ours_disk")  # what they deliver is no pixels; rendering to disk is proved by `pseudolabel verify`
+
+
+class Host:
+    """A process in which contenders live, so that none pays for another's imports, threads or memory."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.measure"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, entry: Entry, **what: Any) -> dict[str, Any]:
+        """Send a request, wait for the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"contender": entry.module, "job": asdict(entry.job), **what}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {"error": f"the process ended with {self._process.wait()}"}
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Prepare, check, measure."""
+    cores = len(os.sched_getaffinity(0))
+    folder = Path(given.folder).resolve()
+    photos = {size: prepare(given.photos, folder, size) for size in _SIZES}
+    for size, found in photos.items():
+        _say(f"{size}: {found.about}")
+    chosen = {
+        name: {who: entry for who, entry in entries.items() if not given.who or any(part in who for part in given.who)}
+        for name, entries in sections(photos, cores).items()
+        if not given.only or any(part in name for part in given.only)
+    }
+    hosts: dict[str, Host] = {}
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    wrong: list[str] = []
+    try:
+        for name, entries in chosen.items():
+            results[name] = {who: [] for who in entries}
+            for entry in entries.values():
+                if entry.host not in hosts:
+                    hosts[entry.host] = Host()
+                if entry.module not in _UNCHECKED and not given.unchecked:
+                    answer = hosts[entry.host].ask(_first(entry), references=_references(entry, folder))
+                    if answer.get("wrong") or answer.get("error"):
+                        wrong.append(f"{name}: {answer.get('wrong') or answer['error']}")
+                        _say(f"WRONG {wrong[-1]}")
+            for round_ in range(given.rounds):
+                for who, entry in entries.items():
+                    answer = hosts[entry.host].ask(entry, warm=given.warm, seconds=given.seconds)
+                    if "error" in answer:
+                        wrong.append(f"{name}: {who}: {answer['error']}")
+                        _say(f"FAILED {wrong[-1]}")
+                        continue
+                    results[name][who].append({**answer, "cores": entry.cores})
+                    rate = answer["images"] / answer["seconds"]
+                    per_cpu = answer["images"] / max(answer["cpu"], 1e-9)
+                    steady = "/".join(f"{part:.0f}" for part in answer["parts"])
+                    _say(f"{name} {round_ + 1}: {who}: {rate:.0f} img/s ({steady}), {per_cpu:.0f} img/CPU s")
+    finally:
+        for host in hosts.values():
+            host.close()
+    besides = {}
+    for name in beside.MEASURES:
+        if given.rounds and (not given.only or name in given.only):
+            besides[name] = beside.ask(name, folder)
+            _say(f"{name}: {besides[name]}")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m benchmarks " + " ".join(["PHOTOS", *sys.argv[2:]]),
+        "machine": this_machine().as_dict(),
+        "versions": versions(),
+        "photos": {size: found.about for size, found in photos.items()},
+        "rounds": given.rounds,
+        "wrong": wrong,
+        "sections": {name: {who: rounds for who, rounds in section.items() if rounds} for name, section in results.items()},
+        "beside": besides,
+    }
+
+
+def merged(content: dict[str, Any], earlier: list[Path]) -> dict[str, Any]:
+    """The content, with those sections of earlier results that it lacks: a run can be made in parts."""
+    for path in reversed(earlier):
+        before = json.loads(path.read_text())
+        if before["machine"] != content["machine"] or before["versions"] != content["versions"]:
+            raise SystemExit(f"{path}: another machine, or other versions")
+        for part in ("sections", "beside"):
+            content[part] = {**before[part], **content[part]}
+        content["wrong"] = before["wrong"] + content["wrong"]
+    return content
+
+
+def _first(entry: Entry) -> Entry:
+    """The entry on as many photos as a check looks at."""
+    return replace(entry, job=replace(entry.job, shards=entry.job.shards[:4]))
+
+
+def _references(entry: Entry, folder: Path) -> str:
+    shards = entry.job.shards[:4]
+    path = folder / f"references-{Path(shards[0]).parent.name}-{entry.job.size}.npy"
+    if not path.exists():
+        save_references(shards, entry.job.size, path)
+    return str(path)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", help="folder or tar of JPEGs")
+    parser.add_argument("--folder", default=".bench", help="where the shards go; made once")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="where the results go")
+    parser.add_argument("--rounds", type=int, default=3, help="0: check only")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
+    parser.add_argument("--warm", type=float, default=1.5, help="seconds after the first batch that do not count")
+    parser.add_argument("--only", nargs="*", help="sections whose name contains one of these, and what is measured beside them")
+    parser.add_argument("--who", nargs="*", help="contenders whose name contains one of these")
+    parser.add_argument("--unchecked", action="store_true", help="leave out the check of what contenders deliver")
+    parser.add_argument("--merge", type=Path, nargs="*", help="earlier bench.json files, whose parts are taken in", default=[])
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    content = merged(run(given), given.merge)
+    content["gates"] = gates(content)
+    (given.out / "bench.json").write_text(json.dumps(content, indent=1))
+    (given.out / "bench.md").write_text(markdown(content))
+    plot(content, given.out / "bench.png")
+    print(markdown(content))
+    return 1 if content["wrong"] or any(gate["missed"] for gate in content["gates"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What is measured beside the contenders, each in a process of its own: planning, start-up, stages, bytes, waiting.
+
+    python -m benchmarks.beside plan|start|stages|bytes|train PHOTOS_FOLDER
+
+PHOTOS_FOLDER is where `python -m benchmarks` keeps its shards. Each prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.work import TASKS, Job
+
+SHARDS = 100_000
+_ROUNDS = 5
+
+
+def ask(what: str, folder: Path) -> dict[str, Any]:
+    """Measure one of these in a process of its own."""
+    words = [sys.executable, "-m", "benchmarks.beside", what, str(folder)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def plan(_: Path) -> dict[str, Any]:
+    """Open a corpus of 100,000 indexed shards and plan training over it, down to the first unit's samples."""
+    from pipeline.order import Geometry, Schedule
+    from pipeline.recipe.schema import Order
+    from pipeline.shards.index import Index, Row
+    from pipeline.shards.opening import open_corpus
+    from pipeline.storage import expand
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_index(Path(folder), Index, Row)
+        open_corpus([f"{folder}/shard-000000.tar"])  # what the first call imports is not what planning takes
+        before, started = _peak(), time.perf_counter()
+        corpus = open_corpus(folder)
+        schedule = Schedule(corpus.counts, Geometry.of(Order(), 256, 700_000), seed=1, epochs=10)
+        schedule.unit(0)
+        seconds = time.perf_counter() - started
+        listed = len(expand(folder))
+        return {"shards": listed, "samples": corpus.samples, "seconds": seconds, "MB": (_peak() - before) / 1e6}
+
+
+def _write_index(folder: Path, index: Any, row: Any) -> None:
+    """Shards that are holes, and an index that says how many samples each holds; in a child, for its memory is not planning's."""
+    import os
+
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        return
+    rows = index()
+    for i in range(SHARDS):
+        name = f"shard-{i:06d}.tar"
+        with open(folder / name, "wb") as file:
+            file.truncate(10240)
+        rows.rows[name] = row(1000, 10240, "0" * 64)
+    rows.save(str(folder))
+    os._exit(0)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def start(folder: Path) -> dict[str, Any]:
+    """Seconds from a Ray that is up to the first batch of four pairs, in this process's first stream and in its second."""
+    import importlib
+
+    import ray
+
+    from benchmarks.contenders import rays
+
+    contender = importlib.import_module("benchmarks.contenders.ours_ray")
+    asked = time.perf_counter()
+    with rays.quietly():
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote())
+    up = time.perf_counter() - asked
+    found = {}
+    for name in ("first", "second"):
+        asked = time.perf_counter()
+        batches = contender.batches(_job(folder))
+        next(batches)
+        found[name] = time.perf_counter() - asked
+        batches.close()
+    return {"ray": up, **found}
+
+
+def stages(folder: Path) -> dict[str, Any]:
+    """CPU milliseconds a photo of each stage of four pairs, medians over rounds, one core."""
+    import torch
+
+    from benchmarks.contenders.ours import recipe_of
+    from pipeline.check import Header, check_header
+    from pipeline.draws import Draws
+    from pipeline.engines.cpu import CpuEngine
+    from pipeline.render import Renderer
+    from pipeline.shards.opening import open_corpus
+
+    torch.set_num_threads(1)
+    recipe = recipe_of(_job(folder))
+    renderer, corpus = Renderer(recipe), open_corpus(recipe.corpus.shards)
+    engine = renderer.engine
+    assert isinstance(engine, CpuEngine)
+    rows = np.arange(int(corpus.counts[0]))
+    samples = corpus.read(0, rows)
+    headers = [header for s in samples if isinstance(header := check_header(s.encoded, 10**8), Header)]
+    draws = Draws(1, 0, np.array([s.id for s in samples], np.uint64))
+    request, _ = renderer._draw(samples, headers, rows, draws)
+    bare = CpuEngine({}, recipe.image.size)
+    works: dict[str, Callable[[], Any]] = {
+        "read": lambda: corpus.read(0, rows),
+        "check": lambda: [check_header(s.encoded, 10**8) for s in samples],
+        "draw": lambda: renderer._draw(samples, headers, rows, draws),
+        "decode": lambda: [engine._decode(request, row, 0) for row in range(len(rows))],
+        "decode, crop": lambda: bare.run(request),
+        "decode, crop, tasks": lambda: engine.run(request),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(_ROUNDS):
+        for name, work in works.items():
+            before = time.process_time()
+            work()
+            times[name].append((time.process_time() - before) / len(rows) * 1000)
+    ms = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "read": ms["read"],
+        "check": ms["check"],
+        "draw": ms["draw"],
+        "decode": ms["decode"],
+        "crop": ms["decode, crop"] - ms["decode"],
+        "tasks": ms["decode, crop, tasks"] - ms["decode, crop"],
+    }
+
+
+def bytes_(folder: Path) -> dict[str, Any]:
+    """Bytes a photo through the object store: what the blocks of each placement hold, for one pair and for four."""
+    from benchmarks.contenders import rays
+    from benchmarks.contenders.ours import recipe_of
+    from pipeline.stream import open_source, units
+
+    found = {}
+    with rays.quietly():
+        for tasks in (TASKS[:1], TASKS):
+            for place in ("workers", "trainer"):
+                recipe = recipe_of(_job(folder, tasks), render=place)
+                block = next(iter(units(open_source(recipe), crops=True).iter_batches(batch_size=None, batch_format="pyarrow")))
+                found[f"{place}, {len(tasks)} task{'s' if len(tasks) > 1 else ''}"] = block.nbytes / block.num_rows
+    return found
+
+
+def train(folder: Path) -> dict[str, Any]:
+    """A short pretraining on the processors: what share of its time the trainer waited, and when its first batch came."""
+    from benchmarks.contenders.ours import recipe_of
+    from trainers.pretraining import pretrain
+
+    recipe = recipe_of(_job(folder), cpus=0.5).model_dump(mode="json")
+    recipe["image"]["size"] = 96
+    recipe["training"] |= {"backbone": {"name": "resnet10", "stem": "standard"}, "batch": 64, "epochs": 1, "cpus": 1.5}
+    with tempfile.TemporaryDirectory() as runs:
+        from pipeline.recipe import parse_recipe
+
+        outcome = pretrain(parse_recipe({**recipe, "storage": {"runs": runs}, "tracking": {"tensorboard": False}}))
+    found = outcome["stages"]
+    return {
+        "wait share": found["wait"] / found["total"],
+        "without the first batch": (found["wait"] - found["first_batch"]) / (found["total"] - found["first_batch"]),
+        "first batch": found["first_batch"],
+        "samples a second": outcome["samples_per_second"],
+    }
+
+
+def _job(folder: Path, tasks: tuple[str, ...] = TASKS) -> Job:
+    shards = tuple(sorted(str(path) for path in (folder / "500x375").glob("*.tar")))
+    return Job(shards, 224, tasks)
+
+
+MEASURES = {"plan": plan, "start": start, "stages": stages, "bytes": bytes_, "train": train}
+
+if __name__ == "__main__":
+    answers, sys.stdout = sys.stdout, sys.stderr  # where Ray writes, too
+    print(json.dumps(MEASURES[sys.argv[1]](Path(sys.argv[2]))), file=answers)

@@ -1,0 +1,60 @@
+"""This project rendering to disk through Ray Data: WebDataset shards of PNGs, each exactly once."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.contenders import rays
+from benchmarks.contenders.ours import recipe_of
+from benchmarks.work import Batch, Job
+from pipeline.materialize.run import Progress, render
+
+PASSES = False
+
+
+class _Enough(Exception):
+    """Nobody asks for more."""
+
+
+def batches(job: Job) -> Iterator[Batch]:
+    """As many batches as the corpus has shards; what they hold lies on disk, and `image` has only the batch's length."""
+    done: queue.Queue[int | BaseException] = queue.Queue()
+    enough = threading.Event()
+    before = 0
+
+    def note(progress: Progress) -> None:
+        nonlocal before
+        if enough.is_set():
+            raise _Enough
+        if progress.samples_done > before:
+            done.put(progress.samples_done - before)
+            before = progress.samples_done
+
+    def run(out: str) -> None:
+        try:
+            render(recipe_of(job, actors=job.workers), out, progress=note)
+            done.put(_Enough())
+        except _Enough:
+            pass
+        except BaseException as error:  # noqa: BLE001  raised where the batches are wanted
+            done.put(error)
+
+    with rays.quietly(), tempfile.TemporaryDirectory() as folder:
+        thread = threading.Thread(target=run, args=(folder,), daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = done.get()
+                if isinstance(item, _Enough):
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield {"image": np.empty((item, 0), np.uint8)}
+        finally:
+            enough.set()
+            thread.join()

@@ -1,0 +1,28 @@
+"""Ray Data as its documentation does it: `read_webdataset`, and a `map` that decodes and transforms with torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.contenders import rays
+from benchmarks.peers import crop_tensor, pairs_of_tensor
+from benchmarks.work import Batch, Job
+
+PASSES = True
+
+
+def batches(job: Job) -> Iterator[Batch]:
+    """Endless batches."""
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        import torch
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        photo = decode_jpeg(torch.frombuffer(bytearray(row["jpg"]), dtype=torch.uint8), ImageReadMode.RGB)
+        made = pairs_of_tensor(crop_tensor(photo, job), job)
+        return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in made.items()}
+
+    with rays.quietly() as data:
+        read = data.read_webdataset(rays.repeated(job), suffixes=["jpg"], decoder=None)
+        yield from rays.arriving(read.map(make), job)

@@ -1,0 +1,88 @@
+"""Which contenders meet over which work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.photos import Photos
+from benchmarks.work import TASKS, Job
+
+PEERS = {
+    "DataLoader + webdataset + torchvision": "dataloader",
+    "Ray Data + torchvision": "ray_torchvision",
+    "Ray Data + PIL": "ray_pil",
+    "DALI alone": "dali",
+    "SPDL": "spdl",
+}
+EXPERTS = {"by hand, torchvision": "expert_torchvision", "by hand, OpenCV": "expert_opencv"}
+LOOP, RAY, RAY_TRAINER, DISK = "ours, plain loop", "ours, Ray Data", "ours, Ray Data, placement trainer", "ours, to disk"
+RAY_ONE, MEMORY, FLOOR = "ours, Ray Data, one actor", "ours, photos in memory", "libjpeg-turbo, whole photos"
+REDUCED = (("image", {"reduced": True}),)
+TRAINER = (("placement", "trainer"),)
+LARGER = (("order", {"groups": 2, "window": 2}),)
+"""Blocks of 256 images; see docs/tuning.md."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender in a section: its module, its job, and how many cores it may use."""
+
+    module: str
+    job: Job
+    cores: int
+
+    @property
+    def host(self) -> str:
+        """In which process it lives: those on Ray share one Ray."""
+        return "ray" if "ray" in self.module or self.module == "ours_disk" else self.module
+
+
+def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry]]:
+    """All sections: name -> contender -> entry."""
+
+    def entry(module: str, size: str, tasks: Sequence[str], of_cores: int = cores, **changes: Any) -> Entry:
+        job = Job(photos[size].shards, 32 if size == "32x32" else 224, tuple(tasks), workers=of_cores)
+        return Entry(module, replace(job, **changes), of_cores)
+
+    small, large, tiles = "500x375", "1600x1200", "32x32"
+    one = TASKS[:1]
+    many = {"batch": 256, "options": (("global_batch", 1024),)}
+    return {
+        "one crop, 500x375": {
+            FLOOR: entry("floor", small, (), 1),
+            MEMORY: entry("ours_memory", small, (), 1),
+            LOOP: entry("ours_loop", small, (), 1),
+            RAY_ONE: entry("ours_ray", small, (), 1, options=LARGER),
+        },
+        "one pair, 500x375": {
+            **{name: entry(module, small, one) for name, module in PEERS.items()},
+            LOOP: entry("ours_loop", small, one, 1),
+            RAY: entry("ours_ray", small, one, options=LARGER),
+            RAY_TRAINER: entry("ours_ray", small, one, options=TRAINER),
+        },
+        "four pairs, 500x375": {
+            **{name: entry(module, small, TASKS) for name, module in PEERS.items()},
+            **{name: entry(module, small, TASKS) for name, module in EXPERTS.items()},
+            LOOP: entry("ours_loop", small, TASKS, 1),
+            RAY_ONE: entry("ours_ray", small, TASKS, 1, options=LARGER),
+            RAY: entry("ours_ray", small, TASKS, options=LARGER),
+            RAY_TRAINER: entry("ours_ray", small, TASKS, options=TRAINER),
+            DISK: entry("ours_disk", small, TASKS),
+        },
+        "one crop, 1600x1200": {
+            FLOOR: entry("floor", large, (), 1),
+            MEMORY: entry("ours_memory", large, (), 1),
+            f"{MEMORY}, reduced": entry("ours_memory", large, (), 1, options=REDUCED),
+            "DataLoader + webdataset + torchvision": entry("dataloader", large, ()),
+            "DALI alone": entry("dali", large, ()),
+            f"{RAY}, reduced": entry("ours_ray", large, (), options=REDUCED + LARGER),
+        },
+        "one pair, 32x32": {
+            "DataLoader + webdataset + torchvision": entry("dataloader", tiles, one, **many),
+            "DALI alone": entry("dali", tiles, one, **many),
+            LOOP: entry("ours_loop", tiles, one, 1, **many),
+            RAY: entry("ours_ray", tiles, one, **many),
+        },
+    }
