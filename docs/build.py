@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.labels import Classes, LabelKind, Pixels
+from pipeline.labels import Classes, Colours, Direction, LabelKind, Order, Pixels, Region
 from pipeline.preview import sheet
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
@@ -29,13 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PLANES = ("pipeline", "trainers", "cluster")
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+FOUR = ["colorization", "jigsaw", "occlusion", "rotation"]
+"""Tasks of the picture on the first page."""
 SIZE = 96
-COLOURS = {"pairs": 256}
+COLOURS = {"pairs": 256, "gallery": 256}
 FEWER_COLOURS = 128
 """Palettes, for small files; the picture with all tasks needs more."""
 
 _SHAPE_SIZE = 224
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_MOST_CHARACTERS = 100
 _ONE = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -127,10 +130,22 @@ def _label(kind: LabelKind) -> tuple[str, str]:
     """A label kind in a word or two, and in a sentence."""
     if isinstance(kind, Classes):
         return "a class", f"`<task>.label`, int64, one of {kind.count} classes with the default parameters."
+    if isinstance(kind, Order):
+        return "an order", f"`<task>.label`, int64, {kind.items} numbers a sample: where each of the patches belongs."
+    if isinstance(kind, Direction):
+        return "an angle", "`<task>.label`, float32, two numbers a sample: the angle's sine and cosine."
+    if isinstance(kind, Region):
+        cell = f"`<task>.label`, int64, one of {kind.grid**2} cells with the default parameters"
+        return "a region", f"{cell}; `<task>.mask`, uint8, is 1 in it."
+    if isinstance(kind, Colours):
+        where = f"of a version of {kind.side} x {kind.side} pixels" if kind.side else "at a quarter of the resolution"
+        mask = ", one pixel, at which `<task>.mask`, uint8, is 1" if kind.masked else ""
+        return "colours", f"which of {len(kind.palette)} colours the column `{kind.target}` shows {where}{mask}."
     assert isinstance(kind, Pixels)
     what = "the two colour-difference channels of" if kind.channels == "chroma" else "the pixels of"
     mask = "; `<task>.mask`, uint8, is 1 where they are hidden" if kind.masked else ""
-    return "an image", f"{what} the column `{kind.target}`, which is named, not copied{mask}."
+    cells = f", each of {kind.grid} x {kind.grid} cells standardised by itself" if kind.grid else ""
+    return "an image", f"{what} the column `{kind.target}`, which is named, not copied{cells}{mask}."
 
 
 def _tree(plane: str) -> str:
@@ -197,6 +212,8 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 def _value(value: Any) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, tuple | list) and len(str(value)) > _MOST_CHARACTERS:
+        return f"{len(value)} entries"
     if isinstance(value, tuple | list):
         return f"`[{', '.join(_value(one).strip('`') for one in value)}]`"
     return f"`{value:.4g}`" if isinstance(value, float) else f"`{json.dumps(value, ensure_ascii=False)}`"
@@ -218,8 +235,11 @@ def draw_pictures() -> None:
         for name in PHOTOS:
             (photos / name).write_bytes((folder / name).read_bytes())
         pack(str(photos), str(shards), labels="none")
-        tasks = list(own_tasks())
-        for name, shown, rows in [("pairs", tasks, 3), *((task, [task], 2) for task in tasks)]:
+        for name, shown, rows in [
+            ("pairs", FOUR, 3),
+            ("gallery", list(own_tasks()), 1),
+            *((task, [task], 1) for task in own_tasks()),
+        ]:
             document = {
                 "name": name,
                 "seed": 38,  # which shows three different turns, and a jigsaw with and one without colour
