@@ -60,8 +60,8 @@ def fit(
     callbacks: list[Any] = [Losses()]
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
     trainer = TorchTrainer(
-        worker,
-        train_loop_config=config,
+        _call,
+        train_loop_config={"call": ray.put((worker, config))},  # Ray Train's controller passes it on, and need not import torch
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{stage}-{folder.identity(stage)}",
@@ -80,6 +80,13 @@ def fit(
         raise refusal
     events: list[Event] = ray.get(board.events.remote())
     return events
+
+
+def _call(config: dict[str, Any]) -> None:
+    import ray
+
+    worker, argument = ray.get(config["call"])
+    worker(argument)
 
 
 def _in_words(error: BaseException, stage: str) -> Exception:
