@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +31,58 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "shards"
 
 
+def recipe_on(tiles: Path, runs: Path, sections: dict[str, Any], training: dict[str, Any]) -> Recipe:
+    """Rotation and jigsaw on the tiles, three epochs of four steps, but for what is given."""
+    document: dict[str, Any] = {
+        "name": "run",
+        "seed": 3,
+        "corpus": {"shards": str(tiles)},
+        "image": {"size": 32},
+        "tasks": {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}},
+        "placement": {"cpus": 0.5},
+        "training": {
+            "backbone": {"name": "resnet10", "stem": "standard"},
+            "batch": 16,
+            "epochs": 3,
+            "log_steps": 1,
+            "order": {"window": 2, "groups": 4},
+            **training,
+        },
+        "storage": {"runs": str(runs)},
+    }
+    return parse_recipe({**document, **sections})
+
+
 @pytest.fixture
 def run_recipe(tiles: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """`run_recipe(**training)`: rotation and occlusion on the tiles, three epochs of four steps."""
+    """`run_recipe({section: ...}, **training)`: see `recipe_on`; the runs are the test's own."""
+    return lambda sections=None, **training: recipe_on(tiles, tmp_path / "runs", sections or {}, training)
 
-    def make(sections: dict[str, Any] | None = None, **training: Any) -> Recipe:
-        document: dict[str, Any] = {
-            "name": "run",
-            "seed": 3,
-            "corpus": {"shards": str(tiles)},
-            "image": {"size": 32},
-            "tasks": {"rotation": {}, "occlusion": {}},
-            "placement": {"cpus": 0.5},
-            "training": {
-                "backbone": {"name": "resnet10", "stem": "standard"},
-                "batch": 16,
-                "epochs": 3,
-                "log_steps": 1,
-                "order": {"window": 2, "groups": 4},
-                **training,
-            },
-            "storage": {"runs": str(tmp_path / "runs")},
-        }
-        return parse_recipe({**document, **(sections or {})})
 
-    return make
+@dataclass(frozen=True)
+class Finished:
+    """A pretraining that is over.
+
+    Args:
+        recipe: what was run; it keeps a ledger, and a checkpoint of each of the last three steps.
+        result: what `pretrain` returned.
+        training: what makes a recipe of `run_recipe` the same, in its section `training`.
+    """
+
+    recipe: Recipe
+    result: dict[str, Any]
+    training: dict[str, Any]
+
+    def copied(self, folder: Path) -> None:
+        """Put a copy of its folder where the recipes of `run_recipe` look for it."""
+        shutil.copytree(self.recipe.storage.runs, folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """An undisturbed run of one worker and one actor, 48 steps, to compare others with. Read-only."""
+    from trainers.pretraining import pretrain
+
+    training = {"epochs": 12, "checkpoint_epochs": 0.25, "keep": 3}
+    recipe = recipe_on(tiles, tmp_path_factory.mktemp("calm"), {"tracking": {"samples": True}}, training)
+    return Finished(recipe, pretrain(recipe), training)

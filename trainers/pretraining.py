@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +16,7 @@ from pipeline.order import Geometry, Schedule
 from pipeline.quality import mixing
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.opening import open_training_corpus
+from pipeline.storage import exists
 from pipeline.stream import sent_bytes
 from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
@@ -28,17 +30,20 @@ from trainers.tracking import tracked
 BACKBONE = "backbone.pt"
 RESULT = "pretrain.json"
 
+log = logging.getLogger(__name__)
+
 
 def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Train a backbone on the recipe's pretext tasks.
 
     Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the
-    resolved recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint.
+    resolved recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint; after the end it
+    returns at once what is there.
 
     Args:
         recipe: what to train on what; where its shards are a rendered corpus, crop and tasks are those of that corpus.
         listeners: called with each log line, see `trainers.board.Record`.
-        fresh: start anew even if there are checkpoints of this recipe.
+        fresh: start anew even if there are checkpoints of this recipe, or its run is over.
 
     Returns:
         What `trainers.loop.summary` says of the run; `events`, what befell it; `order`, how well it mixes beside a full shuffle
@@ -49,9 +54,11 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         RunError: the run failed.
     """
     recipe, source, model = prepared(recipe)
-    spec = recipe.training
-    connect(recipe, work=f"pretrain into {RunFolder(recipe).url}")
-    folder = RunFolder(recipe)
+    folder, spec = RunFolder(recipe), recipe.training
+    if not fresh and (outcome := _over(folder)) is not None:
+        log.warning("%s holds the end of this run already; to train it anew ask for that (--fresh)", folder.url)
+        return outcome
+    connect(recipe, work=f"pretrain into {folder.url}")
     folder.make()
     folder.write_json("recipe.json", recipe.model_dump(mode="json"))
     job = Job(
@@ -81,6 +88,17 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     folder.write_json("quarantine.json", state["quarantine"])
     folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
     return outcome
+
+
+def _over(folder: RunFolder) -> dict[str, Any] | None:
+    """What a run of this recipe returned that is over, if it is and its weights are there."""
+    found, identity = folder.read_json(RESULT), folder.identity("pretrain")
+    if found is None or found.pop("identity") != identity or not exists(folder.path(BACKBONE)):
+        return None
+    if folder.read_weights(BACKBONE)["identity"] != identity:
+        return None
+    del found["recipe_sha256"]
+    return dict(found)
 
 
 def _mixture(schedule: Schedule, trained: list[int]) -> dict[str, dict[str, float]]:

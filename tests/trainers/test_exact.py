@@ -17,6 +17,7 @@ from skimage import data
 from pipeline.errors import RunError
 from pipeline.recipe import Recipe
 from pipeline.shards.writing import TarWriter
+from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
@@ -69,21 +70,21 @@ def test_fewer_shards_than_workers_and_a_mixture_train_to_the_end_by_weight(run_
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothing_before_it(
-    run_recipe: MakeRecipe, tmp_path: Path
+    run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
 ) -> None:
-    spec = run_recipe({"tracking": {"samples": True}}, epochs=3, checkpoint_epochs=0.25, keep=3)
-    whole = pretrain(spec)
-    folder = Path(RunFolder(spec).checkpoints("pretrain"))
-    newest = max(folder.glob("step-*.pt"))
+    calm.copied(tmp_path)
+    spec = run_recipe({"tracking": {"samples": True}}, workers=2, **calm.training)
+    folder = RunFolder(spec)
+    Path(folder.path("pretrain.json")).unlink()  # as if the run had been killed at its last step
+    newest = max(Path(folder.checkpoints("pretrain")).glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    again = run_recipe({"tracking": {"samples": True}}, workers=2, epochs=3, checkpoint_epochs=0.25, keep=3)
-    result = pretrain(again)
-    later = sorted((Path(RunFolder(spec).path("samples")) / "pretrain").glob("*-of-2-*"))
-    assert [file.name[:17] for file in later] == ["from-000000000011"] * 2
-    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {11}
+    result = pretrain(spec)
+    later = sorted((Path(folder.path("samples")) / "pretrain").glob("*-of-2-*"))
+    assert [file.name[:17] for file in later] == ["from-000000000047"] * 2
+    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {47}
     assert trained(spec) == due(spec)
-    assert result["tasks"]["rotation"]["loss"][:11] == whole["tasks"]["rotation"]["loss"][:11]
-    assert result["stages"]["samples"] == 12 * 16  # what was trained before is counted, and not trained again
+    assert result["tasks"]["rotation"]["loss"][:47] == calm.result["tasks"]["rotation"]["loss"][:47]
+    assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):

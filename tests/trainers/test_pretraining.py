@@ -14,6 +14,7 @@ from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from tests.cluster_of_one import kill_worker
+from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.board import Record
 from trainers.pretraining import pretrain
@@ -21,91 +22,95 @@ from trainers.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
+MakeRecipe = Callable[..., Recipe]
+
+
+LEDGER = {"samples": True, "tensorboard": False}
+
 
 def losses(result: dict[str, Any]) -> list[float]:
     return result["tasks"]["rotation"]["loss"]
 
 
-def test_a_run_leaves_weights_results_and_logs(run_recipe: Callable[..., Recipe]) -> None:
-    spec = run_recipe()
-    result = pretrain(spec)
-    assert result["steps"] == 12
-    assert len(losses(result)) == 12
-    folder = RunFolder(spec)
-    assert folder.read_json("pretrain.json")["tasks"] == result["tasks"]
-    assert folder.read_json("recipe.json") == spec.model_dump(mode="json")
+def test_a_run_leaves_weights_results_and_logs(calm: Finished) -> None:
+    assert calm.result["steps"] == 48
+    assert len(losses(calm.result)) == 48
+    folder = RunFolder(calm.recipe)
+    assert folder.read_json("pretrain.json")["tasks"] == calm.result["tasks"]
+    assert folder.read_json("recipe.json") == calm.recipe.model_dump(mode="json")
     assert "layer1.0.conv1.weight" in " ".join(folder.read_weights("backbone.pt")["backbone"])
     lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines] == list(range(1, 49))
     assert list(Path(folder.path("tensorboard")).rglob("events.*"))
+    assert trained(calm.recipe) == due(calm.recipe)
 
 
-def test_both_placements_and_any_number_of_actors_train_to_the_same_losses(run_recipe: Callable[..., Recipe]) -> None:
-    tracking = {"samples": True, "tensorboard": False}
-    plain = run_recipe({"tracking": tracking})
-    in_trainer = run_recipe({"name": "trainer", "placement": {"render": "trainer", "cpus": 0.5}, "tracking": tracking})
-    three = run_recipe({"name": "three", "placement": {"actors": 3, "cpus": 0.5}, "tracking": tracking})
-    expected = losses(pretrain(plain))
-    assert losses(pretrain(in_trainer)) == expected
-    assert losses(pretrain(three)) == expected
-    assert trained(plain) == trained(in_trainer) == trained(three) == due(plain)
+def test_placement_and_number_of_actors_change_no_loss(run_recipe: MakeRecipe, calm: Finished) -> None:
+    spec = run_recipe({"placement": {"render": "trainer", "actors": 3, "cpus": 0.5}, "tracking": LEDGER}, epochs=12)
+    assert losses(pretrain(spec)) == losses(calm.result)
+    assert trained(spec) == due(spec) == due(calm.recipe)
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4])
-def test_any_number_of_workers_trains_the_same_batches_together(run_recipe: Callable[..., Recipe], workers: int) -> None:
-    spec = run_recipe({"tracking": {"samples": True}}, workers=workers, epochs=2)
+@pytest.mark.parametrize(
+    ("workers", "placement"),
+    [(2, {"actors": 3, "cpus": 0.5}), (4, {"render": "trainer", "cpus": 0.5})],
+    ids=["2 workers, 3 actors", "4 workers, rendering beside the network"],
+)
+def test_any_number_of_workers_trains_the_same_batches_together(
+    run_recipe: MakeRecipe, workers: int, placement: dict[str, Any]
+) -> None:
+    spec = run_recipe({"tracking": LEDGER, "placement": placement}, workers=workers, epochs=2)
     result = pretrain(spec)
     assert result["steps"] == 8
     assert result["stages"]["samples"] == 8 * 16
     assert trained(spec) == due(spec)
 
 
-def test_eight_tasks_train_together_one_a_sample_with_learnt_weights(run_recipe: Callable[..., Recipe]) -> None:
+def test_eight_tasks_train_together_one_a_sample_with_learnt_weights(run_recipe: MakeRecipe) -> None:
     eight = ["rotation", "colorization", "denoising", "masked_patches", "relative_position", "corrupted_region", "jigsaw_order"]
     spec = run_recipe(
         {"name": "eight", "tasks": {name: {} for name in [*eight, "rotation_angle"]}},
         workers=2,
+        epochs=1,
         tasks_per_sample="one",
         task_weights="uncertainty",
     )
     result = pretrain(spec)
     assert list(result["tasks"]) == [*eight, "rotation_angle"]
     for task in result["tasks"].values():
-        assert len(task["loss"]) == 12
+        assert len(task["loss"]) == 4
         assert all(math.isfinite(number) for number in [*task["loss"], task["metric"], task["trivial"], *task["also"].values()])
     assert result["tasks"]["denoising"]["also"].keys() == {"ssim", "precision"}
 
 
-def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: Callable[..., Recipe]) -> None:
-    undisturbed = losses(pretrain(run_recipe({"name": "calm"}, epochs=20)))
+def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: MakeRecipe, calm: Finished) -> None:
     killed: list[str] = []
 
     def kill(record: Record) -> None:
-        for step, name in ((2, "MapWorker"), (30, "RayTrainWorker")):
+        for step, name in ((2, "MapWorker"), (10, "RayTrainWorker")):
             if record["step"] >= step and name not in killed:
                 killed.append(name)
                 kill_worker(name)
 
-    result = pretrain(run_recipe({"name": "stormy"}, epochs=20), [kill])
+    result = pretrain(run_recipe(**calm.training), [kill])
     assert killed == ["MapWorker", "RayTrainWorker"]
-    assert losses(result) == undisturbed
+    assert losses(result) == losses(calm.result)
     said = [event["what"] for event in result["events"]]
     assert any("a data actor died" in what for what in said)
     assert any("worker 0 was lost" in what and "training goes on from step" in what for what in said)
     assert result["stages"]["samples"] == 16 * result["steps"]  # also those from before the restart
 
 
-def test_a_finished_run_is_not_trained_again_unless_asked(run_recipe: Callable[..., Recipe]) -> None:
-    first = pretrain(run_recipe())
+def test_a_finished_run_is_not_trained_again_unless_asked(run_recipe: MakeRecipe, calm: Finished, tmp_path: Path) -> None:
+    calm.copied(tmp_path)
     steps: list[int] = []
-    again = pretrain(run_recipe(), [lambda record: steps.append(record["step"])])
-    assert again["tasks"] == first["tasks"]
-    assert steps == []
-    pretrain(run_recipe(), [lambda record: steps.append(record["step"])], fresh=True)
-    assert steps == list(range(1, 13))
+    again = pretrain(run_recipe(**calm.training), [lambda record: steps.append(record["step"])])
+    assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
+    pretrain(run_recipe(**calm.training), [lambda record: steps.append(record["step"])], fresh=True)
+    assert steps == list(range(1, 49))
 
 
-def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     for n in range(40):
         (tmp_path / "bad" / "x").mkdir(parents=True, exist_ok=True)
         (tmp_path / "bad" / "x" / f"{n}.jpg").write_bytes(b"not a photo")
@@ -114,20 +119,20 @@ def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: Callable[...,
         pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: Callable[..., Recipe]) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: MakeRecipe) -> None:
     spec = run_recipe(optimizer={"name": "sgd", "lr": 1e30, "warmup": 0}, log_steps=1000)
     with pytest.raises(RunError, match=r"no finite number between steps \d+ and \d+: lower the learning rate"):
         pretrain(spec)
     assert not list(Path(RunFolder(spec).checkpoints("pretrain")).glob("step-*"))
 
 
-def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:
+def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: MakeRecipe) -> None:
     with pytest.raises(
         UserError, match=r"needs 9\.5 CPUs \(8 workers x 1 \+ 1 actors x 0\.5 \+ 1 for Ray Data\), the cluster has 6"
     ):
         pretrain(run_recipe(workers=8, order={"lanes": 8, "groups": 8}))
 
 
-def test_more_workers_than_lanes_are_refused(run_recipe: Callable[..., Recipe]) -> None:
+def test_more_workers_than_lanes_are_refused(run_recipe: MakeRecipe) -> None:
     with pytest.raises(UserError, match="17 workers cannot share 16 lanes"):
         pretrain(run_recipe(workers=17))

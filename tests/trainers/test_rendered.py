@@ -89,7 +89,7 @@ def test_what_was_not_rendered_so_is_refused(run_recipe: MakeRecipe, tiles: Path
     corpus = {"corpus": {"shards": str(tmp_path / "out")}}
     with pytest.raises(UserError, match=r"image\.size: 48, but .* was rendered with 32"):
         for_training(run_recipe({**corpus, "image": {"size": 48}}))
-    with pytest.raises(UserError, match=r"tasks\.colorization was not rendered; .* holds rotation, occlusion"):
+    with pytest.raises(UserError, match=r"tasks\.colorization was not rendered; .* holds rotation, jigsaw"):
         for_training(run_recipe({**corpus, "tasks": {"colorization": {}}}))
     with pytest.raises(UserError, match=r"tasks\.rotation was rendered with other parameters"):
         for_training(run_recipe({**corpus, "tasks": {"rotation": {"turns": [0, 2]}}}))

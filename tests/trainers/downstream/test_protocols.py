@@ -12,10 +12,10 @@ import torch
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
+from tests.tiles import Finished
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import evaluate
 from trainers.downstream.finetune import finetune
-from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -27,14 +27,16 @@ def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Re
 
     def make(**downstream: Any) -> Recipe:
         section = {"train": str(tiles), "test": str(tiles), "epochs": 8, "batch": 16, "optimizer": {"lr": 2e-3}, **downstream}
-        return run_recipe({"downstream": section}, epochs=1, workers=2)
+        return run_recipe({"downstream": section}, workers=2)
 
     return make
 
 
-def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(labelled: Callable[..., Recipe]) -> None:
+def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
+    labelled: Callable[..., Recipe], calm: Finished, tmp_path: Path
+) -> None:
+    calm.copied(tmp_path)
     spec = labelled(labels=0.5, layer="layer2")
-    pretrain(spec.model_copy(update={"training": spec.training.model_copy(update={"workers": 1})}))
     probed = evaluate(spec)
     tuned = finetune(spec)
     rows = probed["downstream"] + tuned["downstream"]
