@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +51,7 @@ def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = chec
             ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
             options |= {"address": "local", "num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
         ray.init(**options)
+        _keep_sigterm()
     there = nodes()
     check(recipe, sum(node.cpus for node in there), sum(node.gpus for node in there))
     if check is check_resources:
@@ -56,6 +59,17 @@ def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = chec
     look_over(recipe, check is check_resources, there)
     if work:
         _hold(work)
+
+
+def _keep_sigterm() -> None:
+    """Give Python's own handler of SIGTERM its place again.
+
+    Ray puts one before it that prints a stack and ends the process by SIGABRT if it is not gone after three seconds, in the midst
+    of what it has to tidy up (Abseil's failure signal handler, `alarm_on_failure_secs`).
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _hold(work: str) -> None:

@@ -129,7 +129,7 @@ def _scan(
     folders: dict[str, _Folder],
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, str]:
-    """Fill in the counts of shards that no index describes; returns the reasons of those that are damaged, in the corpus' order."""
+    """Fill in the counts of shards that no index describes; returns the reasons of the damaged ones, in the corpus' order."""
     damaged: dict[int, str] = {}
     if not unknown:
         return damaged

@@ -23,6 +23,7 @@ import yaml
 from cluster.jobs import settled_paths, stable_id
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
+from tests.cluster.conftest import Call
 
 _WAIT_SECONDS = 300.0
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
@@ -207,7 +208,7 @@ def test_a_job_ends_as_its_command_ends_and_sees_the_named_variables_only(head: 
 
 
 def test_mistakes_are_refused_before_anything_is_sent(
-    refused: Callable[..., str], workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, refused: Callable[..., str], workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error(*words: str) -> str:
         return refused(2, "submit", *words)
@@ -215,7 +216,7 @@ def test_mistakes_are_refused_before_anything_is_sent(
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
     monkeypatch.chdir(workshop)
     assert "did you mean 'pretrain'?" in error("--", "pretain", "recipe.yaml")
-    assert "No such option" in error("--", "pretrain", "recipe.yaml", "--sett", "a=1")
+    assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
     assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
     assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
     said = error("--", "pretrain", "recipe.yaml", "--set", "corpus.shards=https://me:hunter2@host/a.tar")

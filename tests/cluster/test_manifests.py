@@ -22,9 +22,10 @@ import yaml
 from typer.main import get_command
 
 from cluster.cli import app
+from pipeline.errors import UserError
 from pipeline.recipe import Recipe, parse_recipe
 from trainers.capacity import Node, check_nodes, pieces
-from trainers.preflight import check_render, check_resources
+from trainers.preflight import check_render, check_resources, check_room
 
 ROOT = Path(__file__).parents[2]
 KUBERAY, RAY_UP = ROOT / "cluster" / "kuberay", ROOT / "cluster" / "ray_up"
@@ -238,6 +239,22 @@ def test_autoscaler_and_groups_of_training() -> None:
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
         names = [group["groupName"] for group in cluster["workerGroupSpecs"]]
         assert names == (["renderers"] if "render" in item["metadata"]["name"] else ["trainers", "renderers"])
+
+
+def test_training_on_gpus_is_elastic_within_its_nodes() -> None:
+    recipe = parse_recipe(yaml.safe_load((KUBERAY / "overlays/gpu/recipes/pretrain.yaml").read_text()))
+    (cluster,) = (cluster for item, cluster in clusters(base()) if item["metadata"]["name"] == "pseudolabel-pretrain")
+    trainers, renderers = cluster["workerGroupSpecs"]
+    patches = yaml.safe_load((KUBERAY / "overlays/gpu/kustomization.yaml").read_text())["patches"]
+    most, pod, _ = (patch["value"] for patch in yaml.safe_load(patches[0]["patch"]))
+    limits = pod["limits"]
+    spec = recipe.training
+    assert trainers["minReplicas"] <= spec.least_workers < spec.most_workers <= most
+    training = [Node(float(limits["cpu"]), float(limits["nvidia.com/gpu"]))] * spec.most_workers
+    rendering = [Node(float(renderers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]))]
+    check_room(recipe, training + rendering * renderers["maxReplicas"])
+    with pytest.raises(UserError, match="leave 0 CPUs"):
+        check_room(recipe, [Node(6.0, 1.0)])
 
 
 # Hardening

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
@@ -66,6 +66,7 @@ def test_every_sample_is_dealt_once_in_its_own_order_and_evenly(counts: list[int
     assert there.tolist() == index[shuffled].tolist()
 
 
+@settings(max_examples=40)
 @given(SIZES, st.data())
 def test_an_epoch_holds_each_corpus_by_its_weight_and_passes_are_complete(sizes: list[list[int]], data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.sampled_from([0.2, 1.0, 3.0]), min_size=len(sizes), max_size=len(sizes)))

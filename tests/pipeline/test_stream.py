@@ -50,7 +50,7 @@ def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
 
 @pytest.mark.parametrize(
     ("render", "actors", "world", "batch"),
-    [("workers", 1, 1, 16), ("workers", 3, 2, 24), ("trainer", 2, 2, 16), ("trainer", 1, 4, 8)],
+    [("workers", 3, 2, 24), ("trainer", 2, 4, 8)],
 )
 def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(
     run_recipe: Callable[..., Recipe], render: str, actors: int, world: int, batch: int

@@ -59,13 +59,11 @@ def test_pixels_do_not_depend_on_batch_threads_or_order(name: str) -> None:
     expected = in_parts(name, asked, [whole], threads=1)
     assert set(expected) == {"image", *(f"{task}.input" for task in tasks())}
     shuffled = np.random.default_rng(0).permutation(COUNT)
-    for threads in (1, 2):
-        for size in (1, 3, 7, 64):
-            for order in (whole, shuffled):
-                parts = [order[start : start + size] for start in range(0, COUNT, size)]
-                found = in_parts(name, asked, parts, threads)
-                for column, values in expected.items():
-                    assert np.array_equal(found[column], values), (column, threads, size)
+    for threads, size, order in ((1, 1, shuffled), (2, 3, whole), (1, 7, shuffled), (2, 64, shuffled)):
+        parts = [order[start : start + size] for start in range(0, COUNT, size)]
+        found = in_parts(name, asked, parts, threads)
+        for column, values in expected.items():
+            assert np.array_equal(found[column], values), (column, threads, size)
 
 
 def test_dali_s_own_limit_on_the_batch_shows_nowhere() -> None:

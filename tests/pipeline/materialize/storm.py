@@ -26,10 +26,9 @@ _WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
 
-VICTIMS = ["actor"] * 13 + ["raylet"] * 3 + ["SIGKILL"] * 2 + ["SIGTERM"] * 2
-ENDINGS = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {130, -signal.SIGTERM, -signal.SIGABRT}}
-"""The exit codes of a driver that is killed so: 130 is what the command makes of it, once it is up. Told to stop at a bad moment,
-Ray aborts now and then."""
+VICTIMS = ["actor"] * 15 + ["raylet"] * 2 + ["SIGKILL", "SIGTERM", "SIGTERM"]
+ENDINGS = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {130, -signal.SIGTERM}}
+"""The exit codes of a driver that is killed so: 130 is what the command makes of it, once it is up."""
 
 
 def prepare(folder: Path) -> Path:
@@ -80,7 +79,7 @@ def weather(recipe: Path, folder: Path, seed: int) -> Outcome:
     try:
         while victims:  # a fast machine is done before all are killed, and then renders again
             folders.append(folder / f"stormy-{len(folders)}")
-            storm.run(folders[-1], victims, pause=(0.2, 2.5))
+            storm.run(folders[-1], victims, pause=(0.1, 1.2))
         settle()
     finally:
         storm.close()

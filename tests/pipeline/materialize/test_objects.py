@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,9 +139,13 @@ def test_from_bucket_to_bucket_gives_the_bytes_of_a_local_render(
     ],
 )
 def test_bursts_of_503_and_dropped_connections_are_outlived(
-    spec: MakeRecipe, tiles: Path, bucket: str, faulty: list[Fault], fault: str, method: str, part: str
+    spec: MakeRecipe, tiles: Path, tmp_path: Path, bucket: str, faulty: list[Fault], fault: str, method: str, part: str
 ) -> None:
-    upload(tiles, f"{bucket}/in")
+    few = tmp_path / "few"
+    few.mkdir()
+    for shard in sorted(tiles.glob("*.tar"))[:3]:
+        shutil.copy(shard, few)
+    upload(few, f"{bucket}/in")
     render(spec(f"{bucket}/in"), f"{bucket}/calm", here=True)
     judge, hit = times(3, fault, method, part)
     faulty.append(judge)
@@ -245,10 +250,8 @@ def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     assert "manifest.json" not in left
     assert len([name for name in left if name.startswith("commits/")]) < 8
 
-    again = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "8 of 8" in again.stdout
-    assert "8 by this run" not in again.stdout
+    again = render(recipe, f"{bucket}/out", here=True)
+    assert (again.shards, again.rendered < 8) == (8, True)
     render(spec(epochs=2), str(tmp_path / "out"), here=True)
     local, remote = tree(tmp_path / "out"), in_bucket(f"{bucket}/out")
     assert {name for name in local.keys() | remote if local.get(name) != remote.get(name)} == {"recipe.json"}

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Recipe]:
     """`labelled(**downstream)`: the recipe with a downstream section that learns from and tests on the tiles."""
 
-    def make(**downstream: Any) -> Recipe:
+    def make(workers: int = 1, **downstream: Any) -> Recipe:
         section = {"train": str(tiles), "test": str(tiles), "epochs": 8, "batch": 16, "optimizer": {"lr": 2e-3}, **downstream}
-        return run_recipe({"downstream": section}, workers=2)
+        return run_recipe({"downstream": section}, workers=workers)
 
     return make
 
@@ -37,7 +37,7 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
 ) -> None:
     calm.copied(tmp_path)
     spec = labelled(labels=0.5, layer="layer2")
-    probed = evaluate(spec)
+    probed = evaluate(labelled(workers=2, labels=0.5, layer="layer2"))
     tuned = finetune(spec)
     rows = probed["downstream"] + tuned["downstream"]
     assert [(row["init"], row["protocol"]) for row in rows] == [
