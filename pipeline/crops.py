@@ -31,7 +31,8 @@ class TasksOnCrops:
 
         started = Clock()
         drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]))
-        inputs = inputs_of(self._recipe.tasks, columns.get("frames", columns["image"]), drawn, self._threads)
+        crops = columns["frames" if "frames" in columns else "image"]
+        inputs = inputs_of(self._recipe.tasks, crops, drawn, self._threads)
         bad = columns["weight"] == 0
         if bad.any():  # their crops are black, which some tasks paint over
             for pixels in inputs.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from pipeline import pairs
+from pipeline import pairs, stream
 from pipeline.crop import flips, random_windows
 from pipeline.draws import Draws
 from pipeline.isolate import find_killers
@@ -26,7 +27,6 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.render import Renderer
 from pipeline.shards.corpus import Sample
 from pipeline.shards.opening import open_corpus, open_training_corpus
-from pipeline.stream import steps, units
 from pipeline.units import Source
 from tests.pipeline.images import encode, turned
 
@@ -184,15 +184,40 @@ def test_tasks_of_one_image_are_given_the_first_frame(shards: Path, tmp_path: Pa
     assert by_sample(pairs(recipe(shards, tasks=tasks)), "frames") == alone
 
 
-@pytest.mark.usefixtures("local_ray")
+class InOneProcess:
+    """The units that Ray Data's actors would send, made here one after another."""
+
+    def __init__(self, source: Source) -> None:
+        source = stream._without_tasks(source) if stream.sends_crops(source) else source
+        renders = source.recipe.placement.render == "workers"
+        self._actor = stream._RenderUnits(source, None, 1, 1) if renders else stream._ReadUnits(source, None)
+        self._units = range(source.schedule.units())
+
+    def iter_batches(self, **_: Any) -> Iterator[Any]:
+        for number in self._units:
+            yield from self._actor({"id": np.array([number])})
+
+
+def one_epoch(spec: Recipe) -> Source:
+    corpus = open_training_corpus(spec.corpus)
+    return Source(spec, corpus, Schedule(corpus.counts, Geometry(4, lanes=4, groups=2, window=2), spec.seed, 1, tail="pad"))
+
+
 @pytest.mark.parametrize("engine", ["cpu", "dali"])
 @pytest.mark.parametrize("place", ["workers", "trainer"])
 def test_clips_are_the_same_in_both_placements(shards: Path, engine: str, place: str) -> None:
-    spec = recipe(shards, engine=engine, placement={"render": place, "cpus": 0.5})
-    corpus = open_training_corpus(spec.corpus)
-    source = Source(spec, corpus, Schedule(corpus.counts, Geometry(4, lanes=4, groups=2, window=2), spec.seed, 1, tail="pad"))
-    found = by_sample(columns for _, columns in steps(source, units(source, crops=True), 0, 1))
+    spec = recipe(shards, engine=engine, placement={"render": place})
+    source = one_epoch(spec)
+    found = by_sample(columns for _, columns in stream.steps(source, InOneProcess(source), 0, 1))
     assert len(found) == CLIPS
+    assert found == by_sample(pairs(spec), "frames")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_clips_travel_over_ray_as_files(shards: Path) -> None:
+    spec = recipe(shards, placement={"render": "trainer", "cpus": 0.5})
+    source = one_epoch(spec)
+    found = by_sample(columns for _, columns in stream.steps(source, stream.units(source), 0, 1))
     assert found == by_sample(pairs(spec), "frames")
 
 
