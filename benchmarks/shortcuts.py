@@ -40,7 +40,7 @@ def noise_pairs(task: Task, size: int, count: int, seed: int = 0) -> tuple[np.nd
     for start in range(0, count, _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, count))
         drawn = task.draw(draws.of(rows).stream(task.name), size)
-        image = random.integers(0, 256, (len(rows), size, size, 3), np.uint8)
+        image = random.integers(0, 256, (len(rows), task.frames * size, size, 3), np.uint8)
 
         inputs.append(task.render(CpuOps(size, partial(_spread, len(rows))), image, drawn))
         labels.append(drawn["label"])

@@ -1,4 +1,4 @@
-"""One engine's part of the self-test: generated images and every registered task, rendered in a process of its own.
+"""One engine's part of the self-test: generated clips and every registered task, rendered in a process of its own.
 
 Run as a module it is that process, so that a decoder or driver that crashes is a finding of `doctor` and not its end: the
 engine's name comes as the argument, and an uncompressed archive of the pixels goes to stdout.
@@ -19,7 +19,7 @@ from pipeline.errors import RunError
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.corpus import Sample
 
-SIZE = 96
+SIZE, FRAMES = 96, 3
 BAD = ("text", "truncated")
 """Keys of the samples that must be refused."""
 
@@ -32,7 +32,7 @@ class Rendered:
     """What an engine made of the test's samples.
 
     Args:
-        columns: of the good samples, in their order: `image` and each `<task>.input`, `<task>.label`, `<task>.mask`.
+        columns: of the good samples, in their order: `image`, `frames` and each `<task>.input`, `<task>.label`, `<task>.mask`.
         alone: the same, rendered one sample at a time and left on the device until the end, as a trainer takes them.
         refused: keys of the samples that were refused.
     """
@@ -43,7 +43,7 @@ class Rendered:
 
 
 def recipe() -> Recipe:
-    """The recipe of the test: every registered task with its defaults on centred crops.
+    """The recipe of the test: every registered task with its defaults on centred crops of clips.
 
     Raises:
         UserError: a registered task cannot do without parameters, or not on these crops.
@@ -54,7 +54,7 @@ def recipe() -> Recipe:
         {
             "name": "doctor",
             "seed": 7,
-            "corpus": {"shards": "generated"},
+            "corpus": {"shards": "generated", "frames": FRAMES},
             "image": {"size": SIZE, "crop": "center", "flip": False},
             "tasks": {name: {} for name in registry()},
             "engine": "cpu",
@@ -64,22 +64,25 @@ def recipe() -> Recipe:
 
 
 def samples() -> list[Sample]:
-    """Generated images as files: colour and grey JPEG, PNG, WebP, and two files that are damaged."""
-    files = {name: _encoded(i, fmt, mode) for i, (name, fmt, mode) in enumerate(_FILES)}
-    files["truncated"] = files["jpeg"][: len(files["jpeg"]) // 3]
-    files["text"] = b"this is not an image\n" * 20
-    return [Sample(key, sample_id(key), data, "img", -1, None) for key, data in sorted(files.items())]
+    """Generated clips as files: colour and grey JPEG, PNG, WebP, and two whose last frame is damaged."""
+    clips = {name: [_encoded(i, k, fmt, mode) for k in range(FRAMES)] for i, (name, fmt, mode) in enumerate(_FILES)}
+    *whole, last = clips["jpeg"]
+    clips |= {"truncated": [*whole, last[: len(last) // 3]], "text": [*whole, b"this is not an image\n" * 20]}
+    return [
+        Sample(key, sample_id(key), b"".join(files), "img", -1, None, [len(file) for file in files])
+        for key, files in sorted(clips.items())
+    ]
 
 
 def reference() -> np.ndarray:
-    """The good samples' centred crops as PIL decodes and resizes them: uint8 (n, SIZE, SIZE, 3)."""
+    """The good samples' centred first frames as PIL decodes and resizes them: uint8 (n, SIZE, SIZE, 3)."""
     from PIL import Image
 
     crops = []
     for sample in samples():
         if sample.key in BAD:
             continue
-        with Image.open(io.BytesIO(sample.encoded)) as file:
+        with Image.open(io.BytesIO(sample.files()[0])) as file:
             photo = file.convert("RGB")
         side = min(photo.size)
         left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -113,15 +116,16 @@ def render_apart(engine: str) -> Rendered:
 _FILES = (("jpeg", "JPEG", "RGB"), ("jpeg-grey", "JPEG", "L"), ("png", "PNG", "RGB"), ("webp", "WEBP", "RGB"))
 
 
-def _encoded(number: int, fmt: str, mode: str) -> bytes:
-    """Smooth colours with a few edges: what photos are made of."""
+def _encoded(number: int, frame: int, fmt: str, mode: str) -> bytes:
+    """Smooth colours with a few edges, what photos are made of; in each frame the disc has moved on."""
     from PIL import Image, ImageDraw
 
     height, width = 150 + 10 * number, 200
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / (17 + 5 * k) + number) * np.cos(y / (23 - 3 * k)) for k in range(3)]
     picture = Image.fromarray((127.5 + 110 * np.stack(waves, axis=-1)).astype(np.uint8))
-    ImageDraw.Draw(picture).ellipse((60, 40, 130, 110), fill=(230, 60 * number, 40))
+    left = 60 + 20 * frame
+    ImageDraw.Draw(picture).ellipse((left, 40, left + 70, 110), fill=(230, 60 * number, 40))
     file = io.BytesIO()
     picture.convert(mode).save(file, fmt, quality=95)
     return file.getvalue()
@@ -135,7 +139,7 @@ def _engine(name: str, spec: Recipe, stay: bool = False) -> Any:
     from pipeline.engines.dali import DaliEngine
 
     _, _, device = name.partition(":")
-    return DaliEngine(spec.tasks, SIZE, device_id=int(device) if device else None, stay=stay)
+    return DaliEngine(spec.tasks, SIZE, device_id=int(device) if device else None, stay=stay, frames=FRAMES)
 
 
 def _on_host(column: Any) -> np.ndarray:
@@ -151,7 +155,7 @@ def _main() -> None:
     given = samples()
     together = render(given, 0)
     good = np.flatnonzero(together.columns["weight"])
-    kept = [name for name in together.columns if name == "image" or "." in name]
+    kept = [name for name in together.columns if name in ("image", "frames") or "." in name]
     render.engine = _engine(sys.argv[1], spec, stay=True)  # alone, and as a trainer takes them: left on the device
     single = [render([given[i]], 0).columns for i in good]
     content = {name: together.columns[name][good] for name in kept}

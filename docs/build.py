@@ -230,26 +230,39 @@ def draw_pictures() -> None:
 
     folder = Path(skimage.__file__).parent / "data"
     with tempfile.TemporaryDirectory() as place:
-        photos, shards = Path(place, "photos"), Path(place, "shards")
+        photos, clips = Path(place, "photos"), Path(place, "clips")
         photos.mkdir()
+        clips.mkdir()
         for name in PHOTOS:
             (photos / name).write_bytes((folder / name).read_bytes())
-        pack(str(photos), str(shards), labels="none")
-        for name, shown, rows in [
-            ("pairs", FOUR, 3),
-            ("gallery", list(own_tasks()), 1),
-            *((task, [task], 1) for task in own_tasks()),
-        ]:
+            _as_clip(photos / name, clips)
+        shards = {of_clips: str(Path(place, f"shards of {source.name}")) for of_clips, source in ((False, photos), (True, clips))}
+        pack(str(photos), shards[False], labels="none")
+        pack(str(clips), shards[True], labels="none", clips=True)
+        single = [name for name, task in own_tasks().items() if task.frames == 1]
+        for name, shown, rows in [("pairs", FOUR, 3), ("gallery", single, 1), *((task, [task], 1) for task in own_tasks())]:
+            frames = max(own_tasks()[task].frames for task in shown)
             document = {
                 "name": name,
                 "seed": 38,  # which shows three different turns, and a jigsaw with and one without colour
-                "corpus": {"shards": str(shards)},
+                "corpus": {"shards": shards[frames > 1], "frames": frames if frames > 1 else None},
                 "image": {"size": SIZE, "scale": [0.3, 0.8]},
                 "tasks": {task: {} for task in shown},
                 "engine": "cpu",
             }
             picture = sheet(parse_recipe(document), rows)
             picture.quantize(COLOURS.get(name, FEWER_COLOURS)).save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
+
+
+def _as_clip(photo: Path, folder: Path) -> None:
+    """Three frames, in which the view wanders over the photo."""
+    from PIL import Image
+
+    with Image.open(photo) as whole:
+        width, height = whole.width * 3 // 5, whole.height * 4 // 5
+        for frame in range(3):
+            left, top = whole.width * frame // 5, whole.height * frame // 12
+            whole.crop((left, top, left + width, top + height)).save(folder / f"{photo.stem}.{frame}.png")
 
 
 def main() -> None:

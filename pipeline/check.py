@@ -6,6 +6,7 @@ every image passes here first and what does not pass is quarantined with a reaso
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,22 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     if turned in _TURNED_ASIDE:
         height, width = width, height
     return Header(height, width, turned, codec, channels, bits, stream)
+
+
+def check_frames(files: Sequence[bytes | memoryview], max_pixels: int) -> list[Header] | str:
+    """Parse the headers of a sample's image, or of its frames, which must be of one size.
+
+    Returns:
+        A header for each file, or the reason for which the sample must not be decoded.
+    """
+    headers: list[Header] = []
+    for number, file in enumerate(files, 1):
+        header = check_header(file, max_pixels)
+        if isinstance(header, str):
+            return header if len(files) == 1 else f"frame {number}: {header}"
+        headers.append(header)
+    sizes = {f"{header.width}x{header.height}": None for header in headers}
+    return headers if len(sizes) == 1 else f"frames of different sizes: {', '.join(sizes)}"
 
 
 def _looks_like(start: bytes) -> str:

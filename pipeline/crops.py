@@ -24,14 +24,15 @@ class TasksOnCrops:
         """Add to a batch's columns what is drawn and what is rendered, and to its `seconds` what that took.
 
         Args:
-            columns: `id`, `weight`, `image` and `seconds` among them.
+            columns: `id`, `weight`, `image`, of clips `frames`, and `seconds` among them.
             epoch: number of the epoch.
         """
         from pipeline.engines.cpu import inputs_of
 
         started = Clock()
         drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]))
-        inputs = inputs_of(self._recipe.tasks, columns["image"], drawn, self._threads)
+        crops = columns["frames" if "frames" in columns else "image"]
+        inputs = inputs_of(self._recipe.tasks, crops, drawn, self._threads)
         bad = columns["weight"] == 0
         if bad.any():  # their crops are black, which some tasks paint over
             for pixels in inputs.values():

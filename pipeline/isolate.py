@@ -53,7 +53,10 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
 
 def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> tuple[int, int]:
     """How many samples were survived, and the exit code."""
-    meta = [{"key": s.key, "id": s.id, "ext": s.ext, "size": len(s.encoded), "problem": s.problem} for s in samples]
+    meta = [
+        {"key": s.key, "id": s.id, "ext": s.ext, "size": len(s.encoded), "problem": s.problem, "sizes": list(s.sizes)}
+        for s in samples
+    ]
     bare = recipe.model_copy(update={"tasks": {}})
     head = {"recipe": bare.model_dump(mode="json"), "epoch": epoch, "center": center, "samples": meta}
     with tempfile.TemporaryFile() as images:
@@ -81,7 +84,7 @@ def _main() -> None:
     say(_READY)
     for meta in head["samples"]:
         encoded = sys.stdin.buffer.read(meta["size"])
-        render([Sample(meta["key"], meta["id"], encoded, meta["ext"], -1, meta["problem"])], head["epoch"])
+        render([Sample(meta["key"], meta["id"], encoded, meta["ext"], -1, meta["problem"], meta["sizes"])], head["epoch"])
         say(_SURVIVED)
 
 

@@ -61,7 +61,7 @@ def page(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[i
 
 
 def with_all_tasks(recipe: Recipe) -> Recipe:
-    """The recipe with every registered task, those that it lacks with their defaults where these fit its images."""
+    """The recipe with every registered task, those that it lacks with their defaults where these fit its images and frames."""
     tasks = dict(recipe.tasks)
     for name, cls in registry().items():
         try:
@@ -69,7 +69,8 @@ def with_all_tasks(recipe: Recipe) -> Recipe:
             task.check(recipe.image.size)
         except ValueError:
             continue
-        tasks.setdefault(name, task)
+        if task.frames <= (recipe.corpus.frames or 1):
+            tasks.setdefault(name, task)
     return recipe.model_copy(update={"tasks": tasks})
 
 
@@ -141,7 +142,10 @@ def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> Column
     for key, label in zip(keys, batch["class"].tolist()):
         name = classes[label] if classes and 0 <= label < len(classes) else f"class {label}" if label >= 0 else ""
         captions.append(key if not name or key.startswith(f"{name}/") else f"{key} ({name})")
-    return Column(["crop"], [[_picture(image)] for image in batch["image"]], captions)
+    crops = batch["image"]
+    if "frames" in batch:
+        crops = batch["frames"].reshape(len(keys), -1, *crops.shape[1:])
+    return Column(["crop"], [[_picture(image)] for image in crops], captions)
 
 
 def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> Column:

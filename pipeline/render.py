@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.check import Header, check_header
+from pipeline.check import Header, check_frames
 from pipeline.crop import center_windows, flips, random_windows, stored
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, build_engine, pixel_shapes
@@ -37,8 +37,9 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. A row of weight 0 could not be decoded;
-            it keeps its place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
+            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. Of clips `image` is the first frame, and
+            `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could not be decoded; it keeps its
+            place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -69,7 +70,8 @@ class Renderer:
     def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
-        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size)
+        self._frames = recipe.corpus.frames or 1
+        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames)
         self.engine: Engine = build_engine(recipe, threads, gpu)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
@@ -84,12 +86,12 @@ class Renderer:
         failures: dict[int, str] = {}
         good: list[int] = []
         for row, sample in enumerate(samples):
-            header = sample.problem or check_header(sample.encoded, self._recipe.image.max_pixels)
-            if isinstance(header, Header):
-                headers.append(header)
-                good.append(row)
+            found = sample.problem or check_frames(sample.files(), self._recipe.image.max_pixels)
+            if isinstance(found, str):
+                failures[row] = found
             else:
-                failures[row] = header
+                headers += found
+                good.append(row)
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
@@ -111,20 +113,26 @@ class Renderer:
         return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
     def _draw(self, samples: Sequence[Sample], headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
-        """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered."""
+        """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered.
+
+        A sample's frames are of one size, and have one crop.
+        """
         per_task, columns = draw_tasks(self._recipe, draws)
         crops = draws.of(rows).stream("crop")
         heights, widths, orientations = (
             np.array([getattr(header, name) for header in headers], np.int64) for name in ("height", "width", "orientation")
         )
-        centred = self._center
-        upright = center_windows(heights, widths) if centred else random_windows(crops, heights, widths, self._recipe.image)
-        windows, turn, mirror = stored(upright, heights, widths, orientations)
+        frames, own = self._frames, slice(None, None, self._frames)
+        if self._center:
+            upright = center_windows(heights[own], widths[own])
+        else:
+            upright = random_windows(crops, heights[own], widths[own], self._recipe.image)
+        windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)
         if self._flip:
-            mirror[:, 0] ^= flips(crops)
+            mirror[:, 0] ^= flips(crops).repeat(frames)
         drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
-        request = Request([samples[i].encoded for i in rows], [header.stream for header in headers], windows, turn, mirror, drawn)
-        return request, columns
+        encoded = [file for i in rows for file in samples[i].files()]
+        return Request(encoded, [header.stream for header in headers], windows, turn, mirror, drawn, frames), columns
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""

@@ -90,6 +90,7 @@ class _ReadUnits:
                     ("ext", pa.string()),
                     ("label", pa.int32()),
                     ("problem", pa.string()),
+                    ("sizes", pa.list_(pa.int64())),
                 )
             }
             encoded = pa.array([s.encoded for s in unit.samples], pa.large_binary())
@@ -115,7 +116,7 @@ def _without_tasks(source: Source) -> Source:
 def sent_bytes(recipe: Recipe) -> int:
     """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop."""
     whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
-    return row_bytes(recipe) if whole else 3 * recipe.image.size**2
+    return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
 
 def units(source: Source, tell: Tell | None = None, crops: bool = False) -> ray.data.Dataset:
@@ -162,7 +163,7 @@ def rendered(
         say("render", number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
-        meta = table.select(["key", "id", "ext", "label", "problem"]).to_pylist()
+        meta = table.select(["key", "id", "ext", "label", "problem", "sizes"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
         say("idle")
@@ -196,6 +197,7 @@ def steps(
     for step, columns in batches(source.schedule, source.step, rank, world, arriving):
         if finish is not None:
             finish(columns, step // source.schedule.steps_per_epoch)
+        columns.pop("frames", None)  # the tasks' inputs are made of them, no label is
         if not source.image:
             columns.pop("image", None)
         yield step, columns

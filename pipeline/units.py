@@ -128,9 +128,9 @@ class UnitRenderer:
 
 
 def row_bytes(recipe: Recipe) -> int:
-    """Bytes of one rendered row: the crop, and each task's input and mask."""
+    """Bytes of one rendered row: the crop, its frames, and each task's input and mask."""
     size = recipe.image.size
-    total = size * size * 3
+    total = size * size * 3 * (1 + (recipe.corpus.frames or 0))
     for task in recipe.tasks.values():
         total += int(np.prod(task.input_shape(size))) + (size * size if getattr(task.label_kind(), "masked", False) else 0)
     return total

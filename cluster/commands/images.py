@@ -31,6 +31,9 @@ def pack(
         Labels, typer.Option(help="`folder`: the topmost folder of each file is its class; `none`: images without labels.")
     ] = Labels.folder,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of a shard at most: 256MiB, 1GB, ...")] = "256MiB",
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Files named alike up to their first dot (a.0.jpg, a.1.jpg) are frames of one sample.")
+    ] = False,
     result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
@@ -50,7 +53,7 @@ def pack(
         size = _bytes(shard_size)
         outcome.begin(beside(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress)
+            report = run(src, dst, labels.value, size, progress, clips)
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
         say(pack_table(report))

@@ -52,6 +52,6 @@ def build_engine(recipe: Recipe, threads: int = 1, gpu: int | None = None) -> En
         return CpuEngine(recipe.tasks, recipe.image.size, threads, recipe.image.reduced)
     from pipeline.engines.dali import DaliEngine
 
-    if gpu is None:
-        return DaliEngine(recipe.tasks, recipe.image.size, threads, device_id=0 if gpus_visible() else None)
-    return DaliEngine(recipe.tasks, recipe.image.size, threads, device_id=gpu, stay=True)
+    stay, frames = gpu is not None, recipe.corpus.frames or 1
+    device = gpu if stay else 0 if gpus_visible() else None
+    return DaliEngine(recipe.tasks, recipe.image.size, threads, device, stay=stay, frames=frames)

@@ -16,15 +16,16 @@ UNDECODABLE = "the image's data is damaged: it could not be decoded"
 
 @dataclass
 class Request:
-    """n images that passed the header check, and all that was drawn for them.
+    """n samples whose m = n * frames images passed the header check, and all that was drawn for them.
 
     Args:
-        encoded: the files' bytes.
+        encoded: the files' bytes, a sample's frames after each other.
         streams: their parsed code streams, see `pipeline.check.Header`.
-        windows: int32 (n, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
-        turn: bool (n,): turn the resized crop a quarter counter-clockwise.
-        mirror: bool (n, 2): then mirror it left and right, and top and bottom.
-        drawn: what each task drew, by task name.
+        windows: int32 (m, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
+        turn: bool (m,): turn the resized crop a quarter counter-clockwise.
+        mirror: bool (m, 2): then mirror it left and right, and top and bottom.
+        drawn: what each task drew, by task name, n rows each.
+        frames: images of each sample.
     """
 
     encoded: list[bytes | memoryview]
@@ -33,21 +34,23 @@ class Request:
     turn: np.ndarray
     mirror: np.ndarray
     drawn: dict[str, Drawn]
+    frames: int = 1
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.encoded) // self.frames
 
     def take(self, rows: np.ndarray) -> Request:
-        """The same for some of the images."""
+        """The same for some of the samples."""
         drawn = {task: {name: value[rows] for name, value in values.items()} for task, values in self.drawn.items()}
-        encoded, streams = [self.encoded[i] for i in rows], [self.streams[i] for i in rows]
-        return Request(encoded, streams, self.windows[rows], self.turn[rows], self.mirror[rows], drawn)
+        files = (rows[:, None] * self.frames + np.arange(self.frames)).reshape(-1)
+        encoded, streams = [self.encoded[i] for i in files], [self.streams[i] for i in files]
+        return Request(encoded, streams, self.windows[files], self.turn[files], self.mirror[files], drawn, self.frames)
 
 
 class Engine(Protocol):
     """Decodes, crops and renders; decides nothing.
 
-    The pixels of an image depend on that image's own row of the request only, not on the batch, its size or the threads.
+    The pixels of a sample depend on that sample's own rows of the request only, not on the batch, its size or the threads.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Engine(Protocol):
         """Engine and library versions: what the pixels depend on besides the request."""
 
 
-def pixel_shapes(tasks: Mapping[str, Task], size: int) -> dict[str, tuple[int, ...]]:
-    """Names of the pixel columns, `image` and each `<task>.input`, with the shape of one row."""
-    return {"image": (size, size, 3), **{f"{name}.input": task.input_shape(size) for name, task in tasks.items()}}
+def pixel_shapes(tasks: Mapping[str, Task], size: int, frames: int = 1) -> dict[str, tuple[int, ...]]:
+    """Names of the pixel columns, `image`, of clips `frames`, and each `<task>.input`, with the shape of one row."""
+    strip = {"frames": (frames * size, size, 3)} if frames > 1 else {}
+    return {"image": (size, size, 3), **strip, **{f"{name}.input": task.input_shape(size) for name, task in tasks.items()}}

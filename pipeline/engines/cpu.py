@@ -48,15 +48,16 @@ def inputs_of(
 
     Args:
         tasks: by name.
-        image: the crops, uint8 (n, s, s, 3).
+        image: the crops, uint8 (n, s, s, 3), or those of each sample's frames below each other, (n, frames * s, s, 3).
         drawn: what each task drew.
         threads: see `Threads`.
 
     Returns:
         A column `<task>.input` for each task, uint8.
     """
-    ops = CpuOps(image.shape[1], partial(threads, len(image)))
-    return {f"{name}.input": task.render(ops, image, drawn[name]) for name, task in tasks.items()}
+    size = image.shape[2]
+    ops = CpuOps(size, partial(threads, len(image)))
+    return {f"{name}.input": task.render(ops, image[:, : task.frames * size], drawn[name]) for name, task in tasks.items()}
 
 
 class CpuEngine:
@@ -84,13 +85,13 @@ class CpuEngine:
         self._spread = Threads(threads)
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        image = np.zeros((len(request), self._size, self._size, 3), np.uint8)
+        image = np.zeros((len(request.encoded), self._size, self._size, 3), np.uint8)
         failures: dict[int, str] = {}
 
         def crop(row: int, thread: int) -> None:
             window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
             if window is None:
-                failures[row] = UNDECODABLE
+                failures[row // request.frames] = UNDECODABLE
             elif not (across or down or request.turn[row]):
                 self._resize(window, image[row])
             else:
@@ -102,8 +103,10 @@ class CpuEngine:
                         image[row], {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=image[row]
                     )
 
-        self._spread(len(request), crop)
-        return {"image": image, **inputs_of(self._tasks, image, request.drawn, self._spread)}, failures
+        self._spread(len(request.encoded), crop)
+        below = image.reshape(len(request), request.frames * self._size, self._size, 3)
+        columns = {"image": below[:, : self._size], **({"frames": below} if request.frames > 1 else {})}
+        return {**columns, **inputs_of(self._tasks, below, request.drawn, self._spread)}, failures
 
     def _decode(self, request: Request, row: int, thread: int) -> np.ndarray | None:
         window, stream = request.windows[row].tolist(), request.streams[row]

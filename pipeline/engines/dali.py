@@ -33,6 +33,7 @@ class DaliEngine:
         device_id: the GPU to use, or None for the CPU.
         batch: the most images in one run of the graph; larger requests go in parts.
         stay: leave the pixels on that device, as torch tensors.
+        frames: images of each sample.
     """
 
     name = "dali"
@@ -45,10 +46,12 @@ class DaliEngine:
         device_id: int | None = None,
         batch: int = 64,
         stay: bool = False,
+        frames: int = 1,
     ) -> None:
         quiet()
-        self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size), device_id, batch
-        self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu=device_id is not None)
+        self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size, frames), device_id, batch
+        gpu = device_id is not None
+        self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu, frames)
         self._pipeline.build()
         self._room = DeviceRoom(device_id) if stay else HostRoom()
 
@@ -86,14 +89,17 @@ class DaliEngine:
             return
 
     def _feed(self, part: Request) -> dict[str, Any]:
-        feed: dict[str, Any] = {
-            "encoded": [np.frombuffer(data, np.uint8) for data in part.encoded],
-            "start": np.ascontiguousarray(part.windows[:, :2]),
-            "shape": np.ascontiguousarray(part.windows[:, 2:]),
-            "turn": part.turn,
-            "across": part.mirror[:, 0].astype(np.int32),
-            "down": part.mirror[:, 1].astype(np.int32),
-        }
+        feed: dict[str, Any] = {}
+        for frame in range(part.frames):
+            of = slice(frame, None, part.frames)
+            feed |= {
+                f"encoded.{frame}": [np.frombuffer(data, np.uint8) for data in part.encoded[of]],
+                f"start.{frame}": np.ascontiguousarray(part.windows[of, :2]),
+                f"shape.{frame}": np.ascontiguousarray(part.windows[of, 2:]),
+                f"turn.{frame}": np.ascontiguousarray(part.turn[of]),
+                f"across.{frame}": part.mirror[of, 0].astype(np.int32),
+                f"down.{frame}": part.mirror[of, 1].astype(np.int32),
+            }
         for task, name in self._drawn_inputs:
             values = part.drawn[task][name]
             feed[f"{task}.{name}"] = np.ascontiguousarray(values, _fed_as(values))
@@ -110,12 +116,13 @@ def _cause(message: str) -> str:
 
 
 def build_graph(
-    tasks: dict[str, Task], size: int, threads: int, batch: int, device_id: int | None, gpu: bool
+    tasks: dict[str, Task], size: int, threads: int, batch: int, device_id: int | None, gpu: bool, frames: int = 1
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Define the graph without building it.
 
     Args:
         gpu: whether operators run on the GPU; with no `device_id` such a graph cannot run, but serialising it checks it.
+        frames: images of each sample; the other arguments as of `DaliEngine`.
 
     Returns:
         The pipeline, and the (task, name) of each drawn array that it wants fed under the name `task.name`.
@@ -129,27 +136,36 @@ def build_graph(
     # Conditionals, so that the quarter turn is paid for by the few photos that were stored on their side.
     @pipeline_def(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, enable_conditionals=True)
     def graph() -> tuple[Any, ...]:
+        crops = [crop(frame) for frame in range(frames)]
+        return *do_not_convert(strips)(crops), *do_not_convert(inputs)(crops)
+
+    def crop(frame: int) -> Any:
         image = fn.decoders.image_slice(
-            fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True),
-            start=fn.external_source(name="start", dtype=types.INT32),
-            shape=fn.external_source(name="shape", dtype=types.INT32),
+            fn.external_source(name=f"encoded.{frame}", dtype=types.UINT8, ndim=1, no_copy=True),
+            start=fn.external_source(name=f"start.{frame}", dtype=types.INT32),
+            shape=fn.external_source(name=f"shape.{frame}", dtype=types.INT32),
             axis_names="HW",
             device="mixed" if gpu else "cpu",
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
         )
         image = fn.resize(image, size=[size, size], antialias=True)
-        if fn.external_source(name="turn", dtype=types.BOOL):
+        if fn.external_source(name=f"turn.{frame}", dtype=types.BOOL):
             image = fn.rotate(image, angle=90, interp_type=types.INTERP_NN, keep_size=True, fill_value=0)
-        across, down = (fn.external_source(name=name, dtype=types.INT32) for name in ("across", "down"))
-        image = fn.flip(image, horizontal=across, vertical=down)
-        return image, *do_not_convert(inputs)(image)
+        across, down = (fn.external_source(name=f"{name}.{frame}", dtype=types.INT32) for name in ("across", "down"))
+        return fn.flip(image, horizontal=across, vertical=down)
 
-    def inputs(image: Any) -> list[Any]:
+    def below(crops: list[Any]) -> Any:
+        return crops[0] if len(crops) == 1 else fn.cat(*crops, axis=0)
+
+    def strips(crops: list[Any]) -> list[Any]:
+        return [crops[0], *([below(crops)] if frames > 1 else [])]
+
+    def inputs(crops: list[Any]) -> list[Any]:
         rendered = []
         for name, task in tasks.items():
             drawn = _Drawn(name, task.draw(Draws(0, 0, np.zeros(1, np.uint64)).stream(name), size))
-            rendered.append(task.render(DaliOps(size, place), image, drawn))
+            rendered.append(task.render(DaliOps(size, place), below(crops[: task.frames]), drawn))
             wanted.extend((name, key) for key in drawn)
         return rendered
 

@@ -37,7 +37,7 @@ def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
     return {
         "version": VERSION,
         "seed": recipe.seed,
-        "corpus": {"image": recipe.corpus.image},
+        "corpus": recipe.corpus.model_dump(mode="json", include={"image", "frames"}),
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
         "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
         "render": recipe.render.model_dump(mode="json"),

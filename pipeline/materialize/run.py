@@ -81,7 +81,8 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
         UserError: no tasks, no shards, an output that cannot be written.
     """
     check(recipe, out)
-    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, progress=progress, keep_damaged=True)
+    spec = recipe.corpus
+    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames)
     return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
 
 

@@ -85,11 +85,11 @@ class ShardRenderer:
                     self._write(writer, pairs, chunk, first, epoch)
                     seconds.update({**pairs.seconds, "write": time.perf_counter() - started})
                     for n in sorted(pairs.failures):
-                        bad.append(_bad(first + n, epoch, chunk[n], pairs.failures[n]))
+                        bad.append(_bad(first + n, chunk[n][0].key, epoch, pairs.failures[n], self._images(*chunk[n])))
                     rows |= pairs.failures.keys()
                 if keeper:
                     for n in sorted(rows):
-                        keeper.keep(*chunk[n])
+                        keeper.keep(chunk[n][0].key, self._images(*chunk[n]))
                 if self._told:
                     reasons = [one.reason for one in bad[told:]]
                     drawn = len(chunk) * len(epochs)
@@ -116,6 +116,11 @@ class ShardRenderer:
             chunk = self._job.corpus.read_members(i, rows)
             yield first, chunk, time.perf_counter() - started
 
+    def _images(self, sample: Sample, parts: dict[str, memoryview]) -> dict[str, memoryview]:
+        """A sample's image, or all images of a clip, by extension."""
+        clips = self._job.recipe.corpus.frames is not None
+        return {ext: body for ext, body in parts.items() if ext == sample.ext or (clips and naming.is_image(ext))}
+
     def _write(self, writer: Writer, pairs: Pairs, chunk: _Chunk, first: int, epoch: int) -> None:
         def prepare(n: int) -> dict[str, object]:
             return self._form.prepare({column.name: pairs.columns[column.name][n] for column in self._form.columns})
@@ -136,12 +141,13 @@ class _Keeper:
         self._tar: TarWriter | None = None
         self._count = 0
 
-    def keep(self, sample: Sample, parts: dict[str, memoryview]) -> None:
-        if sample.ext not in parts:
+    def keep(self, key: str, images: dict[str, memoryview]) -> None:
+        if not images:
             return
         if self._tar is None:
             self._tar = TarWriter(self._files.enter_context(write_atomic(self._url)))
-        self._tar.add(f"{sample.key}.{sample.ext}", parts[sample.ext])
+        for ext, body in images.items():
+            self._tar.add(f"{key}.{ext}", body)
         self._count += 1
 
     def finish(self) -> None:
@@ -153,11 +159,9 @@ class _Keeper:
         return Output(f"{BAD}/{name}", self._tar.position, self._tar.sha256.hexdigest(), self._count) if self._tar else None
 
 
-def _bad(row: int, epoch: int, source: tuple[Sample, dict[str, memoryview]], reason: str) -> Bad:
-    sample, parts = source
-    image = parts.get(sample.ext)
-    sha256 = "" if image is None else hashlib.sha256(image).hexdigest()
-    return Bad(row, sample.key, epoch, reason, 0 if image is None else len(image), sha256)
+def _bad(row: int, key: str, epoch: int, reason: str, images: dict[str, memoryview]) -> Bad:
+    sha256 = hashlib.sha256(b"".join(images.values())).hexdigest() if images else ""
+    return Bad(row, key, epoch, reason, sum(map(len, images.values())), sha256)
 
 
 @contextmanager

@@ -164,7 +164,8 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
     if not 0 < share <= 1:
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
-    corpus = open_corpus(recipe.corpus.shards, recipe.corpus.image, index=False, keep_damaged=True)
+    spec = recipe.corpus
+    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames)
     job = Job(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
     from pipeline.engines import build_engine
 

@@ -81,6 +81,13 @@ class Corpus(Section):
     image: str | None = Field(
         None, description="Extension of the member to take where a sample has several images; else the first one."
     )
+    frames: int | None = Field(
+        None,
+        ge=2,
+        le=64,
+        description="How many images of each sample are the frames of a clip, in the natural order of their names "
+        "(`clip7.0.jpg`, `clip7.1.jpg`, ...). Tasks of one image are given the first.",
+    )
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Corpus:
@@ -90,8 +97,9 @@ class Corpus(Section):
 
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The canonical form names what is used: a recipe of one corpus reads as it did before there were mixtures."""
-        return {name: value for name, value in serialize(self).items() if name != ("shards" if self.mix else "mix")}
+        """The canonical form names what is used: a recipe of single images reads as it did before there were others."""
+        unused = {"shards" if self.mix else "mix", *(["frames"] if self.frames is None else [])}
+        return {name: value for name, value in serialize(self).items() if name not in unused}
 
     def lists(self) -> list[Shards]:
         """The shards of each corpus."""
@@ -348,6 +356,11 @@ class Recipe(Section):
     def _tasks_fit(self) -> Recipe:
         for name, task in self.tasks.items():
             try:
+                if task.frames > (self.corpus.frames or 1):
+                    raise ValueError(
+                        f"it looks at {task.frames} frames of a sample, and here they have {self.corpus.frames or 'no'} frames: "
+                        f"set `corpus.frames: {task.frames}` for a corpus whose samples hold so many"
+                    )
                 task.check(self.image.size)
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from None

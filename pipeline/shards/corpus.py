@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import accumulate
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +33,11 @@ class Sample:
     Args:
         key: its name in the corpus.
         id: the number that stands for the key, `pipeline.draws.sample_id`; in a mixture for the corpus and the key.
-        encoded: the image file's bytes; empty where there is a problem.
+        encoded: the image file's bytes, or those of its frames after each other; empty where there is a problem.
         ext: the image's extension.
         label: class number, -1 where there is none.
         problem: why the sample cannot be used, or None.
+        sizes: bytes of each frame where there are several.
     """
 
     key: str
@@ -43,6 +46,14 @@ class Sample:
     ext: str
     label: int
     problem: str | None
+    sizes: Sequence[int] = ()
+
+    def files(self) -> list[memoryview]:
+        """The bytes of its image, or of each of its frames."""
+        whole = memoryview(self.encoded)
+        if not self.sizes:
+            return [whole]
+        return [whole[end - size : end] for size, end in zip(self.sizes, accumulate(self.sizes))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +66,7 @@ class Corpus:
         counts: int64 (shards,): samples of each.
         classes: the names that the labels stand for, where they are known.
         image: extension of the image wanted where a sample has several.
+        frames: how many images of each sample are frames, or None for one image.
         damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
         disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
         portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
@@ -66,6 +78,7 @@ class Corpus:
     counts: np.ndarray
     classes: list[str] | None = None
     image: str | None = None
+    frames: int | None = None
     damaged: dict[int, str] = field(default_factory=dict)
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
@@ -126,13 +139,17 @@ class Corpus:
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
         labels = members.labels if self.disagreement is None else np.full(len(members), -1)
-        samples = members.table.select(["key", "ext", "offset", "size", "problem", *(["others"] if whole else [])]).to_pylist()
+        also = ["others"] if whole or self.frames else []
+        samples = members.table.select(["key", "ext", "offset", "size", "problem", *also]).to_pylist()
         wanted: list[tuple[int, int, tuple[int, str]]] = []
         for n, row in enumerate(samples):
+            others = row.get("others", [])
+            frames = others[: (self.frames or 1) - 1]
+            row["frames"] = [row["ext"], *(part["ext"] for part in frames)]
             if row["ext"] and (whole or row["problem"] is None):
                 wanted.append((row["offset"], row["size"], (n, row["ext"])))
             taken = {row["ext"]}
-            for part in row.get("others", ()):
+            for part in others if whole else frames:
                 if part["ext"] not in taken:
                     taken.add(part["ext"])
                     wanted.append((part["offset"], part["size"], (n, part["ext"])))
@@ -140,17 +157,7 @@ class Corpus:
         for (n, ext), data in self._read(i, wanted).items():
             read[n][ext] = data
         return [
-            (
-                Sample(
-                    key := row["key"],
-                    sample_id(prefix + key),
-                    parts.get(row["ext"], b"") if row["problem"] is None else b"",
-                    row["ext"],
-                    int(label),
-                    row["problem"],
-                ),
-                parts,
-            )
+            (_sample(row, sample_id(prefix + row["key"]), int(label), parts), parts)
             for row, label, parts in zip(samples, labels, read)
         ]
 
@@ -223,7 +230,7 @@ class Corpus:
     def _all_members(self, i: int) -> Members:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
-        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image)
+        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames)
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
                 self.urls[i],
@@ -265,6 +272,16 @@ class Corpus:
         )
 
 
+def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview]) -> Sample:
+    """A sample from its row, whose `frames` are the extensions of its images, and the bytes of its members."""
+    files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
+    encoded = files[0] if len(files) == 1 else b"".join(files)
+    sizes = [len(file) for file in files] if len(files) > 1 else ()
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes)
+
+
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _cached_members(url: str, shard_bytes: int, image: str | None) -> Members:
+def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None) -> Members:
+    if frames:
+        return load_or_scan(url, shard_bytes)[0].clips(frames, image)
     return load_or_scan(url, shard_bytes, image)[0]

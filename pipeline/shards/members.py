@@ -127,9 +127,7 @@ class Members:
         wanted = image.lower().lstrip(".")
         rows = Rows()
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
-            parts = [Part(**part) for part in row["others"]]
-            parts += [Part(row["ext"], row["offset"], row["size"])] if row["ext"] else []
-            parts.sort(key=lambda part: part.offset)
+            parts = sorted(_parts_of(row), key=lambda part: part.offset)
             whole = [part for part in parts if part.ext == wanted]
             chosen = next(iter(whole or [part for part in parts if part.ext.endswith("." + wanted)]), None)
             problem = None if row["problem"] == _no_image(parts) else row["problem"]
@@ -138,6 +136,29 @@ class Members:
                 chosen, problem = Part("", 0, 0), problem or f"no member with extension {wanted} (there are: {there})"
             others = [part._asdict() for part in parts if part is not chosen]
             rows.append(row["key"], *chosen, row["label"], others, problem)
+        return Members.of(rows, self.shard_bytes)
+
+    def clips(self, frames: int, image: str | None = None) -> Members:
+        """The same samples as clips: their images are frames, in the natural order of the extensions (`2.jpg` before `10.jpg`).
+
+        The first frame becomes the sample's image, and the others come first among its further members.
+
+        Args:
+            frames: a sample with another number of images is given that as its problem.
+            image: only members of this extension are frames; else all images.
+        """
+        wanted = image.lower().lstrip(".") if image else None
+        rows = Rows()
+        for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
+            parts = sorted(_parts_of(row), key=lambda part: part.offset)
+            shown = [part for part in parts if (f".{part.ext}".endswith(f".{wanted}") if wanted else naming.is_image(part.ext))]
+            shown.sort(key=lambda part: naming.natural(part.ext))
+            others = [part._asdict() for part in (*shown[1:], *(part for part in parts if part not in shown))]
+            problem = row["problem"]
+            if len(shown) != frames:
+                there = ", ".join(part.ext for part in parts)
+                problem = problem or f"{len(shown)} images, and corpus.frames asks for {frames} (there are: {there})"
+            rows.append(row["key"], *(shown[0] if shown else Part("", 0, 0)), row["label"], others, problem)
         return Members.of(rows, self.shard_bytes)
 
     def save(self, url: str) -> None:
@@ -224,6 +245,12 @@ def _samples(file: IO[bytes], url: str, length: int) -> Rows:
                 problem = problem or wrong
         rows.add(key, parts, label, problem)
     return rows
+
+
+def _parts_of(row: dict[str, Any]) -> list[Part]:
+    """All members of a row of the table."""
+    image = [Part(row["ext"], row["offset"], row["size"])] if row["ext"] else []
+    return [*(Part(**part) for part in row["others"]), *image]
 
 
 def _parts(file: IO[bytes], url: str, length: int) -> Iterator[tuple[str, Part]]:

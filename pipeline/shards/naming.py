@@ -35,6 +35,11 @@ def is_image(extension: str) -> bool:
     return extension.rpartition(".")[2] in IMAGES
 
 
+def natural(extension: str) -> list[str | int]:
+    """What puts extensions into their natural order, in which `2.jpg` comes before `10.jpg`: numbers count as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", extension)]
+
+
 def is_reserved(key: str) -> bool:
     """Whether WebDataset would take a member of this name for its own."""
     return _META.match(key) is not None

@@ -51,6 +51,7 @@ def open_corpus(
     index: bool = True,
     progress: Callable[[int, int], None] | None = None,
     keep_damaged: bool = False,
+    frames: int | None = None,
 ) -> Corpus:
     """Open shards as a corpus.
 
@@ -64,6 +65,7 @@ def open_corpus(
         progress: called with (shards scanned, shards to scan).
         keep_damaged: leave damaged shards in the corpus, with no samples and the reason in `Corpus.damaged`, in place of
             raising.
+        frames: how many images of each sample are frames of a clip; None takes one image of each.
 
     Raises:
         UserError: nothing there; see `pipeline.storage.expand`; or a folder that an interrupted pack left.
@@ -99,6 +101,7 @@ def open_corpus(
         counts=counts,
         classes=list(next(iter(known))) if len(known) == 1 else None,
         image=image,
+        frames=frames,
         damaged=damaged,
         disagreement=f"its folders have {len(known)} different lists of classes" if len(known) > 1 else None,
     )
@@ -110,13 +113,14 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
     Args: as for `open_corpus`, whose errors it raises.
     """
     if not spec.mix:
-        return open_corpus(spec.shards, spec.image, progress=progress)
-    parts = [open_corpus(part.shards, spec.image, progress=progress) for part in spec.mix.values()]
+        return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames)
+    parts = [open_corpus(part.shards, spec.image, progress=progress, frames=spec.frames) for part in spec.mix.values()]
     return Corpus(
         urls=[url for part in parts for url in part.urls],
         sizes=np.concatenate([part.sizes for part in parts]),
         counts=np.concatenate([part.counts for part in parts]),
         image=spec.image,
+        frames=spec.frames,
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
     )

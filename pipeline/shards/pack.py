@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import IO, Any, Literal
 
 from pipeline import storage
@@ -49,10 +51,16 @@ class PackReport:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    file: File
+    """A sample to be: its files, and the extension of each as a member."""
+
     key: str
-    ext: str
+    files: tuple[File, ...]
+    exts: tuple[str, ...]
     label: int | None
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
 
 
 def pack(
@@ -61,6 +69,7 @@ def pack(
     labels: Literal["folder", "none"] = "folder",
     shard_size: int = 256 * 2**20,
     progress: Callable[[int, int], None] | None = None,
+    clips: bool = False,
 ) -> PackReport:
     """Pack images into `dst/shard-000000.tar`, ..., each with its members' places beside it, and `dst/index.parquet` last.
 
@@ -74,9 +83,12 @@ def pack(
         labels: `folder`: the topmost folder is the class, numbered in sorted order; `none`: no labels.
         shard_size: bytes of a shard at most (one sample is never divided).
         progress: called with (bytes of images packed, bytes of all).
+        clips: files of a folder whose names agree up to the first dot (`clip7.0.jpg`, `clip7.1.jpg`) make one sample, whose key
+            ends there.
 
     Raises:
-        UserError: nothing to pack, an image in no folder where labels are asked for, or `dst` is not empty.
+        UserError: nothing to pack, an image in no folder where labels are asked for, a clip whose frames lie apart, or `dst` is
+            not empty.
         RunError: a file could not be read or a shard not written; run again to start over.
     """
     if labels not in ("folder", "none"):
@@ -84,7 +96,7 @@ def pack(
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
     source = open_source(src)
-    items, skipped, classes = _plan(source.files, labels == "folder", src)
+    items, skipped, classes = _plan(source.files, labels == "folder", src, clips)
     dst = storage.absolute(dst)
     _claim(dst)
     index = Index(classes=classes)
@@ -100,12 +112,12 @@ def pack(
     return PackReport(dst, len(index.rows), len(items), size, classes, dict(skipped))
 
 
-def _plan(files: list[File], by_folder: bool, src: str) -> tuple[list[_Item], Counter[str], list[str] | None]:
+def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], Counter[str], list[str] | None]:
     """Which files are packed, and under which key and label."""
     skipped: Counter[str] = Counter()
     images: list[tuple[File, str, str]] = []
     for file in files:
-        reason, stem, ext = _judge(file)
+        reason, stem, ext = _judge(file, clips)
         if reason:
             skipped[reason] += 1
         else:
@@ -120,11 +132,17 @@ def _plan(files: list[File], by_folder: bool, src: str) -> tuple[list[_Item], Co
         classes = sorted({file.path.partition("/")[0] for file, _, _ in images})
     number = {name: place for place, name in enumerate(classes or [])}
     used: set[str] = set()
-    items = [_Item(file, _unused(stem, ext, used), ext, number.get(file.path.partition("/")[0])) for file, stem, ext in images]
+    items: list[_Item] = []
+    samples = (list(group) for _, group in groupby(images, key=itemgetter(1))) if clips else ([image] for image in images)
+    for sample in samples:
+        of, (stem, *_), exts = zip(*sample)
+        if clips and stem in used:
+            raise UserError(f"{src}: the frames of {stem} do not lie beside each other; in a folder, or a plain tar, they would")
+        items.append(_Item(_unused(stem, exts[0], used), of, exts, number.get(of[0].path.partition("/")[0])))
     return items, skipped, None if classes is None else [_printable(name) for name in classes]
 
 
-def _judge(file: File) -> tuple[str | None, str, str]:
+def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
     """Why a file is left out, or None; its key but for collisions; its extension."""
     folder, slash, base = file.path.rpartition("/")
     stem, dot, ext = base.rpartition(".")
@@ -134,6 +152,8 @@ def _judge(file: File) -> tuple[str | None, str, str]:
         return f"not an image by name ({dot}{ext.lower()})" if dot else "not an image by name (no extension)", "", ""
     if file.size < 0:
         return "link that leads nowhere", "", ""
+    if clips:
+        stem, _, ext = base.partition(".")
     key = _printable(folder + slash + stem.replace(".", "_"))
     if naming.is_reserved(key):
         return "name that WebDataset keeps for itself (__name__)", "", ""
@@ -176,7 +196,7 @@ def _claim(dst: str) -> None:
 def _write_shards(
     source: Source, items: list[_Item], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
 ) -> None:
-    total, done = sum(item.file.size for item in items), 0
+    total, done = sum(item.size for item in items), 0
     samples = _samples(source, items)
     waiting = next(samples, None)
     while waiting is not None:
@@ -185,7 +205,7 @@ def _write_shards(
             shard = _Shard(file)
             while waiting is not None and (not shard.samples or shard.tar.position + waiting.length <= shard_size):
                 shard.add(waiting)
-                done += waiting.item.file.size
+                done += waiting.item.size
                 if progress:
                     progress(done, total)
                 waiting = next(samples, None)
@@ -207,8 +227,10 @@ class _Ready:
 
 
 def _samples(source: Source, items: list[_Item]) -> Iterator[_Ready]:
-    for item, (_, body) in zip(items, source.read([item.file for item in items])):
-        yield _Ready(item, [(item.ext, body)] + ([] if item.label is None else [("cls", str(item.label).encode())]))
+    read = source.read([file for item in items for file in item.files])
+    for item in items:
+        images = [(ext, body) for ext, (_, body) in zip(item.exts, read)]
+        yield _Ready(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
 
 
 class _Shard:

@@ -36,6 +36,9 @@ class Task(BaseModel, ABC):
     input_norm: ClassVar[Literal["image", "patch"]] = "image"
     """Over what the trainer standardises the input: the corpus's channel statistics, or each patch's own."""
 
+    frames: ClassVar[int] = 1
+    """How many frames of a sample it looks at; of more than one it is given their crops below each other."""
+
     @abstractmethod
     def label_kind(self) -> LabelKind:
         """The kind of label, with its sizes."""
@@ -65,7 +68,13 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
-        """Carry out what was drawn on the crops, in the words of `pipeline.engines.vocabulary`; returns the input."""
+        """Carry out what was drawn on the crops, in the words of `pipeline.engines.vocabulary`; returns the input.
+
+        Args:
+            ops: the engine.
+            image: the crops, (size, size, 3) each; of a task of several frames (frames * size, size, 3), in their order.
+            drawn: what `draw` returned.
+        """
 
     def caption(self, drawn: Drawn) -> str:
         """What a person would call a sample's label, for pictures of pairs: a line or two of a few words.

@@ -13,7 +13,7 @@ from skimage import data
 from pipeline.check import Header, check_header
 from pipeline.crop import stored
 from pipeline.engines import Engine, Request
-from pipeline.tasks import Task
+from pipeline.tasks import Task, registry
 
 WIDTH, HEIGHT = 180, 132
 
@@ -82,9 +82,16 @@ def seen_by_pil(encoded: bytes) -> Image.Image:
 
 
 def request(
-    encoded: list[bytes], windows: Any = None, mirror: Any = None, drawn: dict[str, dict[str, np.ndarray]] | None = None
+    encoded: list[bytes],
+    windows: Any = None,
+    mirror: Any = None,
+    drawn: dict[str, dict[str, np.ndarray]] | None = None,
+    frames: int = 1,
 ) -> Request:
-    """A request for files that pass the header check; whole images, upright and unmirrored, unless said otherwise."""
+    """A request for files that pass the header check; whole images, upright and unmirrored, unless said otherwise.
+
+    Of clips the files are the samples' frames after each other, and windows and mirror are of frames.
+    """
     headers = [header for file in encoded if isinstance(header := check_header(file, 10**8), Header)]
     assert len(headers) == len(encoded)
     heights, widths, orientations = (
@@ -95,10 +102,12 @@ def request(
     placed, turn, upend = stored(upright, heights, widths, orientations)
     if mirror is not None:
         upend[:, 0] ^= np.asarray(mirror, bool)
-    return Request(list(encoded), [header.stream for header in headers], placed, turn, upend, drawn or {})
+    return Request(list(encoded), [header.stream for header in headers], placed, turn, upend, drawn or {}, frames)
 
 
-def engine(name: str, tasks: dict[str, Task] | None = None, size: int = 48, threads: int = 1, batch: int = 64) -> Engine:
+def engine(
+    name: str, tasks: dict[str, Task] | None = None, size: int = 48, threads: int = 1, batch: int = 64, frames: int = 1
+) -> Engine:
     """An engine on the CPU."""
     if name == "cpu":
         from pipeline.engines.cpu import CpuEngine
@@ -106,15 +115,30 @@ def engine(name: str, tasks: dict[str, Task] | None = None, size: int = 48, thre
         return CpuEngine(tasks or {}, size, threads)
     from pipeline.engines.dali import DaliEngine
 
-    return DaliEngine(tasks or {}, size, threads, batch=batch)
+    return DaliEngine(tasks or {}, size, threads, batch=batch, frames=frames)
 
 
 def by_cpu_ops(task: Task, image: np.ndarray, drawn: dict[str, np.ndarray]) -> np.ndarray:
-    """A task's input on crops that are there already, uint8 (n, size, size, 3)."""
+    """A task's input on crops that are there already, uint8 (n, size, size, 3), or (n, frames * size, size, 3)."""
     from pipeline.engines.cpu import CpuOps
 
     def spread(work: Any) -> None:
         for row in range(len(image)):
             work(row, 0)
 
-    return task.render(CpuOps(image.shape[1], spread), image, drawn)
+    return task.render(CpuOps(image.shape[2], spread), image, drawn)
+
+
+FRAMES = max(task.frames for task in registry().values())
+"""As many as any task looks at."""
+
+
+def of_one_image() -> dict[str, type[Task]]:
+    """The registered tasks that single images are enough for."""
+    return {name: task for name, task in registry().items() if task.frames == 1}
+
+
+def clip(step: int = 6, frames: int = FRAMES, **options: Any) -> list[bytes]:
+    """The frames of a clip as PNGs: crops of the photo, each further to the right by `step` pixels."""
+    whole = photo(WIDTH + step * frames, HEIGHT)
+    return [encode(whole.crop((step * k, 0, step * k + WIDTH, HEIGHT)), "PNG", **options) for k in range(frames)]

@@ -23,6 +23,7 @@ from pipeline.labels import Classes
 from pipeline.preview import page, save, sheet, with_all_tasks
 from pipeline.recipe import Recipe
 from pipeline.tasks import Drawn, Task
+from tests.pipeline.images import of_one_image
 
 CELL, LEFT, TOP = 192, 40, 150
 
@@ -103,7 +104,7 @@ class Halves(Task):
 @pytest.mark.parametrize("size", [8, 32, 224, 300])
 def test_any_task_and_any_size_can_be_drawn(tiles: Path, size: int) -> None:
     recipe = with_all_tasks(make(tiles, {"halves": Halves()}, image={"size": size}))
-    assert len(recipe.tasks) >= {8: 2, 32: 1 + len(registry())}.get(size, len(registry()) - 1)
+    assert len(recipe.tasks) >= {8: 2, 32: 1 + len(of_one_image())}.get(size, len(of_one_image()) - 1)
     picture = sheet(recipe, 2)
     groups = 1 + len(recipe.tasks)
     assert picture.width * picture.height >= groups * 2 * CELL**2
@@ -154,11 +155,11 @@ def test_a_page_shows_every_task_and_needs_no_other_file(tiles: Path, tmp_path: 
     assert next(iter(recipe.tasks)) == "rotation"
     assert recipe.tasks["rotation"].model_dump()["turns"] == (0, 2)
     text = page(recipe, 2)
-    for name, task in registry().items():
+    for name, task in of_one_image().items():
         assert f"<h2>{name}</h2>" in text
         assert html.escape(task.source) in text
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
-    assert len(sources) >= 2 * (1 + len(registry()))
+    assert len(sources) >= 2 * (1 + len(of_one_image()))
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     with Image.open(io.BytesIO(base64.b64decode(sources[0].partition(",")[2]))) as first:
         assert first.size == (CELL, CELL)

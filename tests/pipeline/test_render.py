@@ -12,9 +12,8 @@ from pipeline.draws import Draws, sample_id
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.render import Pairs, Renderer
 from pipeline.shards.corpus import Sample
-from pipeline.tasks import registry
 from tests.pipeline.children import run_python
-from tests.pipeline.images import encode, good, photo, seen_by_pil, turned
+from tests.pipeline.images import encode, good, of_one_image, photo, seen_by_pil, turned
 
 ENGINES = ["cpu", "dali"]
 SIZE = 48
@@ -27,7 +26,7 @@ def recipe(engine: str = "cpu", tasks: Any = None, **image: Any) -> Recipe:
             "seed": 4,
             "corpus": {"shards": "nowhere"},
             "image": {"size": SIZE, **image},
-            "tasks": {name: {} for name in registry()} if tasks is None else tasks,
+            "tasks": {name: {} for name in of_one_image()} if tasks is None else tasks,
             "engine": engine,
         }
     )
@@ -71,7 +70,7 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
         bad = one.key.startswith("bad/")
         assert (row in pairs.failures) == bad, one.key
         assert pairs.columns["weight"][row] == (0.0 if bad else 1.0)
-        pixels = [pairs.columns[name][row] for name in ("image", *(f"{task}.input" for task in registry()))]
+        pixels = [pairs.columns[name][row] for name in ("image", *(f"{task}.input" for task in of_one_image()))]
         if bad:
             assert pairs.failures[row]
             assert not any(part.any() for part in pixels)

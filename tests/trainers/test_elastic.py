@@ -22,7 +22,7 @@ from trainers.runs import RunFolder
 def test_a_run_that_loses_a_node_goes_on_with_the_workers_that_are_left(
     run_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    spec = run_recipe({"tracking": {"samples": True}}, workers=[1, 2], cpus=3, threads=1, epochs=40, checkpoint_epochs=1)
+    spec = run_recipe({"tracking": {"samples": True}}, workers=[1, 2], cpus=3, threads=1, epochs=20, checkpoint_epochs=1)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
     tempest = Tempest(path, tmp_path / "driver.log")

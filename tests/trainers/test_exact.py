@@ -46,7 +46,12 @@ def test_uneven_shards_an_empty_one_and_damaged_images_hang_nothing_and_add_up(r
     for i, (count, bad_every) in enumerate([(1, 0), (7, 0), (0, 0), (1000, 33)]):  # 31 of 1008: three per cent
         shard(folder / f"shard-{i}.tar", count, i, bad_every)
     spec = run_recipe(
-        {"corpus": {"shards": str(folder)}, "tracking": {"samples": True}, "failures": {"budget": 0.05}},
+        {
+            "corpus": {"shards": str(folder)},
+            "placement": {"render": "trainer", "cpus": 0.5},
+            "tracking": {"samples": True},
+            "failures": {"budget": 0.05},
+        },
         workers=4, batch=64, epochs=1, log_steps=4, order={"tail": "wrap", "window": 4},
     )  # fmt: skip
     result = pretrain(spec)

@@ -45,31 +45,28 @@ def test_a_run_leaves_weights_results_and_logs(calm: Finished) -> None:
     assert trained(calm.recipe) == due(calm.recipe)
 
 
-def test_placement_and_number_of_actors_change_no_loss(run_recipe: MakeRecipe, calm: Finished) -> None:
-    spec = run_recipe({"placement": {"render": "trainer", "actors": 3, "cpus": 0.5}, "tracking": LEDGER}, epochs=12)
-    assert losses(pretrain(spec)) == losses(calm.result)
+def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_change_no_loss(
+    run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
+) -> None:
+    calm.copied(tmp_path)
+    spec = run_recipe({"placement": {"render": "trainer", "actors": 3, "cpus": 0.5}, "tracking": LEDGER}, **calm.training)
+    steps: list[int] = []
+    again = pretrain(spec, [lambda record: steps.append(record["step"])])
+    assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
+    anew = pretrain(spec, [lambda record: steps.append(record["step"])], fresh=True)
+    assert steps == list(range(1, 49))
+    assert losses(anew) == losses(calm.result)
     assert trained(spec) == due(spec) == due(calm.recipe)
 
 
-@pytest.mark.parametrize(
-    ("workers", "placement"),
-    [(2, {"actors": 3, "cpus": 0.5}), (4, {"render": "trainer", "cpus": 0.5})],
-    ids=["2 workers, 3 actors", "4 workers, rendering beside the network"],
-)
-def test_any_number_of_workers_trains_the_same_batches_together(
-    run_recipe: MakeRecipe, workers: int, placement: dict[str, Any]
-) -> None:
-    spec = run_recipe({"tracking": LEDGER, "placement": placement}, workers=workers, epochs=2)
-    result = pretrain(spec)
-    assert result["steps"] == 8
-    assert result["stages"]["samples"] == 8 * 16
-    assert trained(spec) == due(spec)
-
-
-def test_eight_tasks_train_together_one_a_sample_with_learnt_weights(run_recipe: MakeRecipe) -> None:
+def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weights(run_recipe: MakeRecipe) -> None:
     eight = ["rotation", "colorization", "denoising", "masked_patches", "relative_position", "corrupted_region", "jigsaw_order"]
     spec = run_recipe(
-        {"name": "eight", "tasks": {name: {} for name in [*eight, "rotation_angle"]}},
+        {
+            "tasks": {name: {} for name in [*eight, "rotation_angle"]},
+            "placement": {"actors": 3, "cpus": 0.5},
+            "tracking": LEDGER,
+        },
         workers=2,
         epochs=1,
         tasks_per_sample="one",
@@ -77,6 +74,8 @@ def test_eight_tasks_train_together_one_a_sample_with_learnt_weights(run_recipe:
     )
     result = pretrain(spec)
     assert list(result["tasks"]) == [*eight, "rotation_angle"]
+    assert trained(spec) == due(spec)
+    assert result["stages"]["samples"] == 4 * 16
     for task in result["tasks"].values():
         assert len(task["loss"]) == 4
         assert all(math.isfinite(number) for number in [*task["loss"], task["metric"], task["trivial"], *task["also"].values()])
@@ -99,15 +98,6 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
     assert any("a data actor died" in what for what in said)
     assert any("worker 0 was lost" in what and "training goes on from step" in what for what in said)
     assert result["stages"]["samples"] == 16 * result["steps"]  # also those from before the restart
-
-
-def test_a_finished_run_is_not_trained_again_unless_asked(run_recipe: MakeRecipe, calm: Finished, tmp_path: Path) -> None:
-    calm.copied(tmp_path)
-    steps: list[int] = []
-    again = pretrain(run_recipe(**calm.training), [lambda record: steps.append(record["step"])])
-    assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
-    pretrain(run_recipe(**calm.training), [lambda record: steps.append(record["step"])], fresh=True)
-    assert steps == list(range(1, 49))
 
 
 def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Labelled:
     """A downstream task's data.
 
     Args:
-        recipe: the run's recipe without pretext tasks, so that what is rendered is the image alone.
+        recipe: the run's recipe without pretext tasks and frames, so that what is rendered is the image alone.
         spec: its `downstream` section.
         train: labelled samples to learn from, already reduced to the recipe's share.
         test: labelled samples to test on.
@@ -83,8 +83,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
     if classes < 2:
         raise UserError("the downstream task has one class only; it needs two at least")
     known = labels["test"][labels["test"] >= 0]
+    single = recipe.corpus.model_copy(update={"frames": None})
     return Labelled(
-        recipe=settled(recipe.model_copy(update={"tasks": {}})),
+        recipe=settled(recipe.model_copy(update={"tasks": {}, "corpus": single})),
         spec=spec,
         train=train if spec.labels == 1 else train.select_share(spec.labels, recipe.seed),
         test=test,

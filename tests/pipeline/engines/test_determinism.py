@@ -11,7 +11,7 @@ from pipeline.draws import Draws
 from pipeline.engines import Request
 from pipeline.tasks import Task, registry
 from tests.pipeline.children import run_python
-from tests.pipeline.images import encode, engine, good, photo, request, turned
+from tests.pipeline.images import FRAMES, encode, engine, good, photo, request, turned
 
 SIZE = 48
 COUNT = 64
@@ -22,22 +22,22 @@ def tasks() -> dict[str, Task]:
 
 
 def batch() -> Request:
-    """Files of many kinds, with crops and all that the tasks draw for them."""
+    """Clips out of files of many kinds, with crops and all that the tasks draw for them."""
     kinds = [file for name, file in good().items() if "pixel" not in name]
     files = [*kinds, *(turned("JPEG", orientation) for orientation in range(1, 9))]
-    files = [files[i % len(files)] for i in range(COUNT)]
+    files = [files[i % len(files)] for i in range(COUNT * FRAMES)]
     draws = Draws(11, 2, np.arange(COUNT, dtype=np.uint64) * 1001)
-    rng = draws.stream("here")
+    rng = Draws(11, 2, np.arange(COUNT * FRAMES, dtype=np.uint64)).stream("here")
     windows = np.stack(
         [rng.integers("y", 40), rng.integers("x", 40), 30 + rng.integers("h", 60), 30 + rng.integers("w", 60)], axis=1
     )
     drawn = {name: task.draw(draws.stream(name), SIZE) for name, task in tasks().items()}
-    return request(files, windows, rng.uniform("flip") < 0.5, drawn)
+    return request(files, windows, rng.uniform("flip") < 0.5, drawn, FRAMES)
 
 
 def in_parts(name: str, asked: Request, parts: list[np.ndarray], threads: int, most: int = 64) -> dict[str, np.ndarray]:
     """The columns of a request that is rendered in parts, put back in its order."""
-    machine = engine(name, tasks(), SIZE, threads, most)
+    machine = engine(name, tasks(), SIZE, threads, most, FRAMES)
     columns: dict[str, np.ndarray] = {}
     for rows in parts:
         found, failures = machine.run(asked.take(rows))
@@ -57,7 +57,7 @@ def test_pixels_do_not_depend_on_batch_threads_or_order(name: str) -> None:
     asked = batch()
     whole = np.arange(COUNT)
     expected = in_parts(name, asked, [whole], threads=1)
-    assert set(expected) == {"image", *(f"{task}.input" for task in tasks())}
+    assert set(expected) == {"image", "frames", *(f"{task}.input" for task in tasks())}
     shuffled = np.random.default_rng(0).permutation(COUNT)
     for threads, size, order in ((1, 1, shuffled), (2, 3, whole), (1, 7, shuffled), (2, 64, shuffled)):
         parts = [order[start : start + size] for start in range(0, COUNT, size)]

@@ -13,7 +13,7 @@ from pipeline.engines import gpus_visible
 from pipeline.engines.dali import build_graph
 from pipeline.labels import Pixels
 from pipeline.tasks import Drawn, Task, registry
-from tests.pipeline.images import good, request
+from tests.pipeline.images import FRAMES, good, request
 
 SIZE = 48
 
@@ -72,7 +72,8 @@ def tasks() -> dict[str, Task]:
 
 
 def serialised(of: dict[str, Task], gpu: bool = True) -> bytes:
-    pipeline, _ = build_graph(of, SIZE, threads=1, batch=8, device_id=None, gpu=gpu)
+    frames = max(task.frames for task in of.values())
+    pipeline, _ = build_graph(of, SIZE, threads=1, batch=8, device_id=None, gpu=gpu, frames=frames)
     return pipeline.serialize()
 
 
@@ -127,16 +128,18 @@ def test_the_gpu_renders_what_the_cpu_renders() -> None:
     from pipeline.engines.cpu import CpuEngine
     from pipeline.engines.dali import DaliEngine
 
-    files = [file for name, file in good().items() if "pixel" not in name]
-    draws = Draws(0, 0, np.arange(len(files), dtype=np.uint64))
-    asked = request(files, drawn={name: task.draw(draws.stream(name), SIZE) for name, task in tasks().items()})
-    on_gpu, failures = DaliEngine(tasks(), SIZE, device_id=0).run(asked)
+    count = 6
+    files = [file for name, file in good().items() if "pixel" not in name][: count * FRAMES]
+    draws = Draws(0, 0, np.arange(count, dtype=np.uint64))
+    drawn = {name: task.draw(draws.stream(name), SIZE) for name, task in tasks().items()}
+    asked = request(files, drawn=drawn, frames=FRAMES)
+    on_gpu, failures = DaliEngine(tasks(), SIZE, device_id=0, frames=FRAMES).run(asked)
     on_cpu, _ = CpuEngine(tasks(), SIZE).run(asked)
     assert not failures
     for name, pixels in on_cpu.items():
         assert np.abs(pixels.astype(int) - on_gpu[name]).mean() < 1.5, name
     turns = asked.drawn["rotation"]["turns"]
-    assert all(np.array_equal(on_gpu["rotation.input"][i], np.rot90(on_gpu["image"][i], turns[i])) for i in range(len(files)))
+    assert all(np.array_equal(on_gpu["rotation.input"][i], np.rot90(on_gpu["image"][i], turns[i])) for i in range(count))
 
 
 @pytest.mark.gpu

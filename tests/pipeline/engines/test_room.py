@@ -11,8 +11,7 @@ from pipeline.engines import gpus_visible
 from pipeline.engines.dali import DaliEngine
 from pipeline.order import Geometry, Schedule
 from pipeline.render import Renderer
-from pipeline.tasks import registry
-from tests.pipeline.images import good
+from tests.pipeline.images import good, of_one_image
 from tests.pipeline.test_render import BAD, SIZE, recipe, sample
 
 FILES = {**{name: good()[name] for name in ("jpeg", "png", "webp", "grey png")}, "bad": BAD["damaged png"], "text": BAD["text"]}
@@ -21,7 +20,7 @@ FILES = {**{name: good()[name] for name in ("jpeg", "png", "webp", "grey png")},
 def staying() -> Renderer:
     """A renderer whose pixels stay on its device: the CPU, as if it were a GPU."""
     render = Renderer(recipe("dali"))
-    render.engine = DaliEngine({name: task() for name, task in registry().items()}, SIZE, stay=True, batch=3)
+    render.engine = DaliEngine({name: task() for name, task in of_one_image().items()}, SIZE, stay=True, batch=3)
     return render
 
 
@@ -30,7 +29,7 @@ def test_tensors_hold_the_pairs_that_arrays_hold() -> None:
     here, there = Renderer(recipe("dali"))(samples, 1), staying()(samples, 1)
     assert there.failures == here.failures
     assert {samples[row].key for row in there.failures} == {"bad", "text"}
-    assert sum(isinstance(column, torch.Tensor) for column in there.columns.values()) == 1 + len(registry())
+    assert sum(isinstance(column, torch.Tensor) for column in there.columns.values()) == 1 + len(of_one_image())
     for name, column in here.columns.items():
         assert np.array_equal(column, np.asarray(there.columns[name])), name
 

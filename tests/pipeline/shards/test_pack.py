@@ -163,6 +163,42 @@ def test_without_labels_any_folder_will_do(photos: Path, tmp_path: Path) -> None
     assert not (tmp_path / "labelled").exists()
 
 
+@pytest.mark.parametrize("form", ["folder", "tar", "tar.gz"])
+def test_files_named_alike_up_to_their_first_dot_are_frames_of_a_clip(tmp_path: Path, form: str) -> None:
+    names = ["walk/a.10.jpg", "walk/a.2.JPG", "walk/b.frame0.png", "run/a.0.jpg", "run/lone.jpg", "run/c.d/e.1.jpg"]
+    for name in names:
+        path = tmp_path / "src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    src = tmp_path / "src"
+    if form != "folder":
+        src = tmp_path / f"src.{form}"
+        with tarfile.open(src, "w:gz" if form == "tar.gz" else "w") as archive:
+            for name in names:
+                archive.add(tmp_path / "src" / name, name)
+    report = pack(str(src), str(tmp_path / "out"), clips=True)
+    assert (report.samples, report.classes) == (5, ["run", "walk"])
+    corpus = open_corpus(str(tmp_path / "out"))
+    found = {sample.key: {ext: bytes(data) for ext, data in parts.items()} for sample, parts in corpus.read_members(0, range(5))}
+    assert found["walk/a"] == {"10.jpg": b"walk/a.10.jpg", "2.jpg": b"walk/a.2.JPG", "cls": b"1"}
+    assert {key: set(parts) - {"cls"} for key, parts in found.items() if key != "walk/a"} == {
+        "walk/b": {"frame0.png"},
+        "run/a": {"0.jpg"},
+        "run/lone": {"jpg"},
+        "run/c.d/e": {"1.jpg"},
+    }
+    (clip,) = (sample for sample in open_corpus(str(tmp_path / "out"), frames=2).read(0, range(5)) if sample.problem is None)
+    assert [bytes(file) for file in clip.files()] == [b"walk/a.2.JPG", b"walk/a.10.jpg"]
+
+
+def test_a_clip_whose_frames_lie_apart_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "src.tar.gz", "w:gz") as archive:
+        for name in ("a.0.jpg", "b.0.jpg", "a.1.jpg"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UserError, match="the frames of a do not lie beside each other"):
+        pack(str(tmp_path / "src.tar.gz"), str(tmp_path / "out"), labels="none", clips=True)
+
+
 def test_progress_ends_at_all_bytes(photos: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     pack(str(photos), str(tmp_path), progress=lambda done, total: steps.append((done, total)))

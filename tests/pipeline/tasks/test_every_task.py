@@ -11,7 +11,7 @@ from pipeline.draws import Draws, sample_id
 from pipeline.labels import Classes, Colours, Direction, Order, Pixels, Region
 from pipeline.tasks import Drawn, Task, registry
 from tests.pipeline.children import run_python
-from tests.pipeline.images import by_cpu_ops, encode, engine, photo, request
+from tests.pipeline.images import FRAMES, by_cpu_ops, encode, engine, photo, request
 from tests.pipeline.test_draws import KEYS, chi_squared, chi_squared_bound
 
 IDS = np.array([sample_id(f"k/{n}") for n in range(KEYS)], np.uint64)
@@ -38,12 +38,13 @@ def class_labels(task: Task, drawn: Drawn) -> list[tuple[np.ndarray, int]]:
 
 @cache
 def rendered() -> dict[str, dict[str, np.ndarray]]:
-    """All tasks on the same photos, by engine. The photos have the crop's size, so that both engines start from equal pixels."""
+    """All tasks on the same clips, by engine. The frames have the crop's size, so that both engines start from equal pixels."""
     tasks = {name: cls() for name, cls in registry().items()}
     whole = photo(SIZE + COUNT, SIZE + COUNT)
-    files = [encode(whole.crop((i, COUNT - i, i + SIZE, COUNT - i + SIZE)), "PNG") for i in range(COUNT)]
-    asked = request(files, drawn={name: draw(task, COUNT) for name, task in tasks.items()})
-    return {name: engine(name, tasks, SIZE).run(asked)[0] for name in ("cpu", "dali")}
+    places = [(i, COUNT - (i + 5 * frame) % COUNT) for i in range(COUNT) for frame in range(FRAMES)]
+    files = [encode(whole.crop((x, y, x + SIZE, y + SIZE)), "PNG") for x, y in places]
+    asked = request(files, drawn={name: draw(task, COUNT) for name, task in tasks.items()}, frames=FRAMES)
+    return {name: engine(name, tasks, SIZE, frames=FRAMES).run(asked)[0] for name in ("cpu", "dali")}
 
 
 def test_tasks_are_there_under_their_names_and_described() -> None:
@@ -91,7 +92,7 @@ def test_shapes_and_types_are_as_declared(task: Task, size: int) -> None:
         side = kind.side if isinstance(kind, Colours) else size
         assert drawn["mask"].shape == (count, side, side)
         assert set(np.unique(drawn["mask"])) <= {0, 1}
-    image = np.stack([np.asarray(photo().resize((size, size)))] * count)
+    image = np.stack([np.tile(np.asarray(photo().resize((size, size))), (task.frames, 1, 1))] * count)
     before = image.copy()
     found = by_cpu_ops(task, image, drawn)
     assert found.dtype == np.uint8
@@ -144,7 +145,7 @@ def test_a_recipe_and_the_tasks_load_nothing_heavy() -> None:
         import sys
         import pipeline
         tasks = {name: {} for name in pipeline.registry()}
-        pipeline.parse_recipe({"name": "a", "seed": 1, "corpus": {"shards": "x"}, "tasks": tasks})
+        pipeline.parse_recipe({"name": "a", "seed": 1, "corpus": {"shards": "x", "frames": 3}, "tasks": tasks})
         heavy = ("torch", "ray", "cv2", "nvidia", "pyarrow", "fsspec", "PIL")
         print([name for name in heavy if name in sys.modules])
     """
