@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
     steps: list[int] = []
     again = pretrain(spec, [lambda record: steps.append(record["step"])])
     assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
+    shutil.rmtree(RunFolder(spec).path("samples"))
     anew = pretrain(spec, [lambda record: steps.append(record["step"])], fresh=True)
     assert steps == list(range(1, 49))
     assert losses(anew) == losses(calm.result)
