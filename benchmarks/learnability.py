@@ -6,7 +6,8 @@
 
 Prints a table in Markdown: the task, its metric, the trivial answer's, what was reached on samples of the second corpus that were
 not trained on, and the time. `+` means that the network beats the trivial answer by more than four standard errors of the
-difference of the two over batches, `-` that it does not.
+difference of the two over batches, `-` that it does not. Tasks on clips are tried only where `--task` names them; both corpora
+must then hold clips (`pack --clips`).
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _TEST_BATCHES = 16
 
 def recipe_of(name: str, shards: str, size: int, batch: int) -> Recipe:
     """One task with its defaults on a corpus."""
+    frames = registry()[name].frames
     document: dict[str, Any] = {
         "name": name,
         "seed": 0,
-        "corpus": {"shards": shards},
+        "corpus": {"shards": shards, **({"frames": frames} if frames > 1 else {})},
         "image": {"size": size, "scale": [0.5, 1.0]},
         "tasks": {name: {}},
         "engine": "cpu",
@@ -101,7 +103,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print("| task | metric | trivial | reached | | samples | minutes |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for name in given.task or registry():
+    for name in given.task or [name for name, task in registry().items() if task.frames == 1]:
         train, test = (recipe_of(name, shards, given.size, given.batch) for shards in (given.train, given.test))
         found = learn(train, test, 60 * given.minutes)
         measured = objective_class(train.tasks[name]).metric
