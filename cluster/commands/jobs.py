@@ -62,10 +62,10 @@ def submit(
     from pipeline.recipe import load_recipe
 
     command, given = _parsed(context, words)
-    loaded = load_recipe(given["recipe"], given["overrides"] or [])
+    loaded, variables = load_recipe(given["recipe"], given["overrides"] or []), _passed(env or [])
     jobs = Jobs(address)
     entrypoint, runtime_env = _package(command, given, loaded, jobs.here, ship)
-    runtime_env["env_vars"] = _passed(env or [])
+    runtime_env["env_vars"] = variables
     job, fresh = jobs.submit(name or stable_id(command, loaded, given.get("out")), entrypoint, runtime_env, command)
     print(f"job {job.id} {'submitted' if fresh else 'is under way already'}", file=sys.stderr)
     if wait:

@@ -208,7 +208,7 @@ def test_a_job_ends_as_its_command_ends_and_sees_the_named_variables_only(head: 
 
 
 def test_mistakes_are_refused_before_anything_is_sent(
-    call: Call, refused: Callable[..., str], workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, refused: Callable[..., str], workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error(*words: str) -> str:
         return refused(2, "submit", *words)
@@ -219,16 +219,18 @@ def test_mistakes_are_refused_before_anything_is_sent(
     assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
     assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
     assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
-    said = error("--", "pretrain", "recipe.yaml", "--set", "corpus.shards=https://me:hunter2@host/a.tar")
-    assert "secrets" in said
-    assert "hunter2" not in said
     assert "no job server of a Ray cluster answers" in refused(2, "list")
+
+
+def test_what_may_not_or_cannot_be_sent_is_not_sent(head: Head, workshop: Path, tmp_path: Path) -> None:
+    secret = "corpus.shards=https://me:hunter2@host/a.tar"
+    done = head.call("submit", "--", "pretrain", "recipe.yaml", "--set", secret, cwd=workshop)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert "secrets" in done.stderr
+    assert "hunter2" not in done.stderr
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert "lies outside the folder that is shipped" in error("--", "pretrain", "../recipe.yaml")
-
-
-def test_a_job_that_is_not_there_is_said_so(head: Head) -> None:
+    outside = head.call("submit", "--", "pretrain", "../recipe.yaml", cwd=tmp_path / "elsewhere")
+    assert "lies outside the folder that is shipped" in outside.stderr
     assert "no job nothing on this cluster" in head.call("status", "nothing").stderr
 
 

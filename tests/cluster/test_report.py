@@ -76,7 +76,7 @@ def page_of(recipe: Recipe) -> Page:
 
 
 def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
-    spec = run_recipe()
+    spec = run_recipe({"tasks": {"rotation": {}, "occlusion": {}}})
     folder = RunFolder(spec)
     folder.make()
     folder.write_json("pretrain.json", results_of_pretraining())

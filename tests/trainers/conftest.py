@@ -83,7 +83,9 @@ def rendered(crops: Callable[[int, int], np.ndarray]) -> Callable[..., Columns]:
         for name in names:
             task = registry()[name].model_validate({})
             drawn = task.draw(Draws(1, 0, batch["id"]).stream(name), size)
-            batch[f"{name}.input"] = by_cpu_ops(task, batch["image"], drawn)
+            # A clip of a task of several frames is made of crops that follow each other.
+            seen = crops(n * task.frames, size).reshape(n, task.frames * size, size, 3)
+            batch[f"{name}.input"] = by_cpu_ops(task, seen, drawn)
             batch |= {f"{name}.{key}": drawn[key] for key in ("label", "mask") if key in drawn}
         return {name: torch.from_numpy(column) for name, column in batch.items()}
 
@@ -106,11 +108,12 @@ def recipe() -> Callable[..., Recipe]:
         *tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard", **training: str
     ) -> Recipe:
         named = dict(task if isinstance(task, tuple) else (task, TASKS.get(task, {})) for task in tasks)
+        frames = max((registry()[name].frames for name in named), default=1)
         return parse_recipe(
             {
                 "name": "test",
                 "seed": 1,
-                "corpus": {"shards": "unused"},
+                "corpus": {"shards": "unused", **({"frames": frames} if frames > 1 else {})},
                 "image": {"size": size},
                 "tasks": named,
                 "training": {"backbone": {"name": backbone, "stem": stem}, **training},
