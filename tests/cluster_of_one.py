@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 import psutil
@@ -33,10 +32,21 @@ def local_ray() -> Iterator[None]:
 
 def kill_worker(name: str) -> int:
     """SIGKILL the first Ray worker process of this session whose title contains `name`; returns its pid."""
-    for process in psutil.Process().children(recursive=True):
-        title = " ".join(process.cmdline())
-        if title.startswith("ray::") and name in title:
-            os.kill(process.pid, signal.SIGKILL)
-            return process.pid
-    titles = sorted(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
-    raise LookupError(f"no Ray worker process with {name!r} in its title, only {[t for t in titles if t.startswith('ray::')]}")
+    found = workers(name)
+    if not found:
+        raise LookupError(f"no Ray worker process with {name!r} in its title, only {sorted(map(_title, workers()))}")
+    found[0].kill()
+    return found[0].pid
+
+
+def workers(name: str = "") -> list[psutil.Process]:
+    """Ray worker processes that descend from this one and have `name` in their titles, by their ids."""
+    below = psutil.Process().children(recursive=True)
+    return sorted((p for p in below if (title := _title(p)).startswith("ray::") and name in title), key=lambda p: p.pid)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cluster.commands.interrupts import interruptible
 from cluster.commands.options import Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         if not is_rendered(loaded):
             for shards in loaded.corpus.lists():
                 _index(shards, loaded)
-        with _interruptible(_RESUMES), training("pretrain", [""]) as board:
+        with interruptible(_RESUMES), training("pretrain", [""]) as board:
             _begin(loaded, outcome, "pretrain")
             from trainers.pretraining import pretrain as run
 
@@ -64,7 +63,7 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         phases = ["from pretrained weights", "from random weights"]
-        with _interruptible(_RESUMES), training("finetune", phases) as board:
+        with interruptible(_RESUMES), training("finetune", phases) as board:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 
@@ -86,7 +85,7 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         waiting = "computing and probing features"
-        with _interruptible(), training("evaluate", [""], waiting) as board:
+        with interruptible(), training("evaluate", [""], waiting) as board:
             _begin(loaded, outcome, "evaluate")
             from trainers.downstream.evaluate import evaluate as run
 
@@ -135,15 +134,6 @@ def _begin(recipe: Recipe, outcome: Outcome, command: str) -> None:
     except OSError as error:
         raise UserError(f"storage.runs: {folder.url} cannot be written: {error.strerror or error}") from None
     outcome.begin(folder.path(f"{command}.{RESULT}"))
-
-
-@contextmanager
-def _interruptible(hint: str = "") -> Iterator[None]:
-    """Ctrl-C, with a word on how to go on."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray Train's own handler of Ctrl-C leaves, with exit code 0
-        raise KeyboardInterrupt(*filter(None, [hint])) from None
 
 
 def _report(recipe: Recipe, outcome: Outcome, *files: str, results: bool = False) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
+from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, Overrides, RecipePath, Result
+
+_RESUMES = "what is committed stays, and the same command goes on from there"
 
 
 def render(
@@ -44,7 +45,7 @@ def render(
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
         outcome.begin(beside(out, "render"))
-        with _interruptible():
+        with interruptible(_RESUMES):
             connect(loaded, check_render, work=f"render into {absolute(out)}")
             _quiet()
             with counted("indexing", "shard") as indexing, rendering() as progress:
@@ -116,11 +117,3 @@ def _quiet() -> None:
     import ray.data  # it sets its logger up when it is loaded
 
     logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray leaves on a signal, with exit code 0
-        raise KeyboardInterrupt("what is committed stays, and the same command goes on from there") from None

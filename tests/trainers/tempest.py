@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline.recipe import Recipe, load_recipe
+from tests.cluster_of_one import workers
 from tests.trainers.ledgers import trained
 
 _WAIT_SECONDS = 240.0
@@ -94,8 +93,7 @@ class Tempest:
         elif victim == "node":
             self._cluster.remove_node(self.nodes.pop(rng.randrange(len(self.nodes))), allow_graceful=False)
         else:
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in _title(p)]
-            rng.choice(sorted(workers, key=lambda p: p.pid)).kill()
+            rng.choice(workers("RayTrainWorker")).kill()
 
     def close(self) -> None:
         """Stop driver and cluster."""
@@ -104,10 +102,3 @@ class Tempest:
             self.driver.wait()
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""

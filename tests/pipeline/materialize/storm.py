@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from PIL import Image
 from skimage import data
 
 from pipeline.shards.pack import pack
+from tests.cluster_of_one import workers
 
 _WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
@@ -158,10 +158,10 @@ class Storm:
 
     def _kill(self, victim: str, driver: subprocess.Popen[bytes]) -> bool:
         if victim == "actor":
-            actors = [p for p in psutil.Process().children(recursive=True) if "_RenderShards" in _title(p)]
+            actors = workers("_RenderShards")
             if not actors:
                 return False
-            self._rng.choice(sorted(actors, key=lambda p: p.pid)).kill()
+            self._rng.choice(actors).kill()
         elif victim == "raylet":
             node = self._nodes.pop(self._rng.randrange(len(self._nodes)))
             self._cluster.remove_node(node, allow_graceful=False)
@@ -172,17 +172,10 @@ class Storm:
         return True
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
 def settle() -> None:
     """Wait until no actor of a render is left: those of a driver that was killed go on for a moment."""
     end = time.monotonic() + _WAIT_SECONDS
-    while any("_RenderShards" in _title(p) for p in psutil.Process().children(recursive=True)):
+    while workers("_RenderShards"):
         if time.monotonic() > end:
             raise TimeoutError("actors outlive their driver")
         time.sleep(0.2)
