@@ -61,7 +61,8 @@ def prepare(source: str, folder: Path, size: str) -> Photos:
     return Photos(shards, _TILES if size == "32x32" else _PHOTOS, (place / "done").read_text())
 
 
-def _files(source: str) -> Iterator[bytes]:
+def files_of(source: str) -> Iterator[bytes]:
+    """The JPEGs of a folder or tar, in its order."""
     if Path(source).is_dir():
         for path in sorted(Path(source).rglob("*")):
             if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -76,24 +77,25 @@ def _files(source: str) -> Iterator[bytes]:
 
 
 def _resized(source: str, side: int) -> Iterator[bytes]:
-    for data in _files(source):
+    for data in files_of(source):
         photo = Image.open(io.BytesIO(data))
         if photo.mode == "RGB" and photo.getexif().get(274, 1) == 1:  # not all contenders turn photos upright
             longer = max(photo.size)
             kept = side == SIDES["500x375"] and longer <= side
-            yield data if kept else _jpeg(photo.resize((round(side * photo.width / longer), round(side * photo.height / longer))))
+            yield data if kept else jpeg(photo.resize((round(side * photo.width / longer), round(side * photo.height / longer))))
 
 
 def _tiles(source: str) -> Iterator[bytes]:
     """A grid of tiles from each photo, shrunk so that a tile shows something."""
-    for data in _files(source):
+    for data in files_of(source):
         photo = Image.open(io.BytesIO(data)).convert("RGB").resize((5 * TILE, 4 * TILE))
         for k in range(20):
             x, y = k % 5 * TILE, k // 5 * TILE
-            yield _jpeg(photo.crop((x, y, x + TILE, y + TILE)))
+            yield jpeg(photo.crop((x, y, x + TILE, y + TILE)))
 
 
-def _jpeg(photo: Image.Image) -> bytes:
+def jpeg(photo: Image.Image) -> bytes:
+    """The photo as a JPEG of quality 90."""
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

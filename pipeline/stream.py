@@ -186,7 +186,6 @@ def steps(
     Yields:
         The global step, and the columns of this rank's samples of it.
     """
-    keep_memory()
     place = source.recipe.placement
     if place.render == "workers":
         arriving = data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)

@@ -9,6 +9,12 @@ import psutil
 import pytest
 
 CPUS = 6
+QUICK = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each run, for clouds that announce the end of a machine
+    "RAY_worker_niceness": "0",  # else whatever else runs on the machine comes before Ray's workers
+}
+"""Environment in which a Ray for tests starts, and runs of Ray Train on it."""
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +22,7 @@ def local_ray() -> Iterator[None]:
     """A local Ray with more logical CPUs than the machine has: tests prove behaviour, not speed."""
     import ray
 
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    os.environ |= QUICK
     ray.init(
         "local",
         num_cpus=CPUS,

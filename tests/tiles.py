@@ -32,7 +32,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_on(tiles: Path, runs: Path, sections: dict[str, Any], training: dict[str, Any]) -> Recipe:
-    """Rotation and jigsaw on the tiles, three epochs of four steps, but for what is given."""
+    """Rotation and jigsaw on the tiles, three epochs of four steps in this process, but for what is given."""
     document: dict[str, Any] = {
         "name": "run",
         "seed": 3,
@@ -41,11 +41,12 @@ def recipe_on(tiles: Path, runs: Path, sections: dict[str, Any], training: dict[
         "tasks": {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}},
         "placement": {"cpus": 0.5},
         "training": {
-            "backbone": {"name": "resnet10", "stem": "standard"},
+            "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"},
             "batch": 16,
             "epochs": 3,
             "log_steps": 1,
             "order": {"window": 2, "groups": 4},
+            "workers": 0,
             **training,
         },
         "storage": {"runs": str(runs)},
@@ -80,7 +81,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """An undisturbed run of one worker and one actor, 48 steps, to compare others with. Read-only."""
+    """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only."""
     from trainers.pretraining import pretrain
 
     training = {"epochs": 12, "checkpoint_epochs": 0.25, "keep": 3}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.batches import ahead
+from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
 from pipeline.stream import sends_crops, steps, units
 from pipeline.units import STAGES, Source
@@ -165,6 +166,7 @@ def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
 
 def _stream(source: Source, seconds: float) -> _Stream:
     """What a training worker sees that only takes batches, from its second one on."""
+    keep_memory()
     started = time.perf_counter()
     made = ahead(steps(source, units(source, crops=True), 0, 1), _BATCHES_AHEAD)
     columns = next(made)[1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from pipeline.errors import RunError, UserError
+from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
 from trainers.board import Event, Record, watched
 from trainers.runs import RunFolder
@@ -22,7 +24,8 @@ def fit(
 ) -> list[Event]:
     """Run `worker(config)` on `training.workers` workers; lost ones are replaced and go on from the last checkpoint.
 
-    A run of the same recipe and stage that did not finish is taken up where its last checkpoint is.
+    With 0 workers it runs in this process (Ray Train's local mode), whose errors are the caller's as they are. A run of the same
+    recipe and stage that did not finish is taken up where its last checkpoint is.
 
     Args:
         worker: the function; `trainers.loop.train` is the one that keeps checkpoints.
@@ -61,7 +64,8 @@ def fit(
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
     trainer = TorchTrainer(
         _call,
-        train_loop_config={"call": ray.put((worker, config))},  # Ray Train's controller passes it on, and need not import torch
+        # Ray Train's controller passes the call on, and need not import torch.
+        train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{stage}-{folder.identity(stage)}",
@@ -70,7 +74,7 @@ def fit(
             callbacks=callbacks,
         ),
     )
-    with watched(board, listeners):
+    with watched(board, listeners), nullcontext() if spec.workers else _as_it_was():
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -85,8 +89,21 @@ def fit(
 def _call(config: dict[str, Any]) -> None:
     import ray
 
+    if config["own_process"]:
+        keep_memory()
     worker, argument = ray.get(config["call"])
     worker(argument)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Leave torch's generator and number of threads as they were: this process is the caller's."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        yield
+    torch.set_num_threads(threads)
 
 
 def _in_words(error: BaseException, stage: str) -> Exception:

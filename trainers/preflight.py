@@ -63,7 +63,7 @@ def check_room(recipe: Recipe, nodes: list[Node]) -> None:
         UserError: one line, with the arithmetic and what to change.
     """
     train, place = recipe.training, recipe.placement
-    if train.least_workers == train.most_workers:
+    if not isinstance(train.workers, tuple):
         return
     held = sum(int(min(node.cpus // train.cpus, node.gpus // train.gpus if train.gpus else float("inf"))) for node in nodes)
     workers = max(train.least_workers, min(train.most_workers, held))

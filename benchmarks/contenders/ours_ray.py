@@ -9,6 +9,7 @@ from benchmarks.contenders import rays
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
 from pipeline.batches import ahead
+from pipeline.memory import keep_memory
 from pipeline.order import Geometry, Schedule
 from pipeline.shards.opening import open_corpus
 from pipeline.stream import steps, units
@@ -26,6 +27,7 @@ def batches(job: Job) -> Iterator[Batch]:
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
     source = Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, recipe.training.epochs))
     source = replace(source, image=not job.tasks or bool({"occlusion", "colorization"} & set(job.tasks)))  # as in training
+    keep_memory()  # as a training worker does
     with rays.quietly():
         for _, columns in ahead(steps(source, units(source, crops=True), 0, 1), 2):
             yield columns

@@ -42,8 +42,10 @@ def _shards(value: Any) -> Any:
 
 def _workers(value: Any) -> Any:
     least, most = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    if type(value) is int and value == 0:
+        return value
     if type(least) is not int or type(most) is not int or not 1 <= least <= most:
-        raise ValueError("needs a number of workers (1, 2, ...), or [least, most]")
+        raise ValueError("needs a number of workers (1, 2, ...), [least, most], or 0 to train in the command's own process")
     return value
 
 
@@ -217,7 +219,8 @@ class Training(Section):
     order: Order = Order()
     workers: Workers = Field(
         1,
-        description="Ray Train workers: a number, or `[least, most]`, as many as the cluster has room for at the time.",
+        description="Ray Train workers: a number, or `[least, most]`, as many as the cluster has room for at the time; or `0`: "
+        "the command's own process trains, which starts sooner, and is not restarted when it dies.",
     )
     cpus: float = Field(1.0, gt=0, description="Logical CPUs of each worker.")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
@@ -231,13 +234,13 @@ class Training(Section):
 
     @property
     def least_workers(self) -> int:
-        """The fewest workers that the run goes on with."""
+        """The fewest workers that the run goes on with; 0 where the command's own process trains."""
         return self.workers[0] if isinstance(self.workers, tuple) else self.workers
 
     @property
     def most_workers(self) -> int:
-        """The most workers that the run grows to."""
-        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+        """The most ranks that the run grows to."""
+        return self.workers[1] if isinstance(self.workers, tuple) else max(1, self.workers)
 
 
 class Downstream(Section):

@@ -45,7 +45,7 @@ def recipe_file(tmp_path: Path, tiles: Path) -> Path:
         "corpus": {"shards": str(tiles)},
         "image": {"size": 32},
         "tasks": {"rotation": {}, "occlusion": {}},
-        "training": {"batch": 16, "epochs": 1, "backbone": {"name": "resnet10"}},
+        "training": {"batch": 16, "epochs": 1, "backbone": {"name": "shufflenet_v2_x0_5"}},
         "storage": {"runs": str(tmp_path / "runs")},
     }
     path = tmp_path / "recipe.yaml"

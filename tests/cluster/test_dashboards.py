@@ -73,11 +73,12 @@ def recipe(photos: Path, tmp_path: Path) -> Recipe:
         "placement": {"cpus": 0.5},
         "failures": {"budget": 4},
         "training": {
-            "backbone": {"name": "resnet10", "stem": "standard"},
+            "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"},
             "batch": 8,
             "epochs": 1,
             "log_steps": 1,
             "order": {"window": 1, "groups": 1, "lanes": 1},
+            "workers": 0,
         },
         "storage": {"runs": str(tmp_path / "runs")},
     }

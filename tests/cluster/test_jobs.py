@@ -24,6 +24,7 @@ from cluster.jobs import settled_paths, stable_id
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from tests.cluster.conftest import Call
+from tests.cluster_of_one import QUICK
 
 _WAIT_SECONDS = 300.0
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
@@ -49,7 +50,7 @@ class Head:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": _TOKEN,
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            **QUICK,
             "HOME": str(self.folder),  # no token of the user's own
         }
         words = [
@@ -120,7 +121,7 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
         "tasks": {"rotation": {}},
         "placement": {"cpus": 0.5},
         "training": {
-            "backbone": {"name": "resnet10", "stem": "standard"},
+            "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"},
             "batch": 16,
             "epochs": 60,
             "log_steps": 1,

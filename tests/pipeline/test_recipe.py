@@ -96,6 +96,20 @@ def test_a_budget_is_a_count_or_a_share_and_never_a_guess(value: Any) -> None:
     assert found.startswith("failures.budget: needs a count of samples (0, 1, 2, ...) or a share of them (at least 0, below 1)")
 
 
+@pytest.mark.parametrize(("value", "least", "most"), [(0, 0, 1), (3, 3, 3), ([2, 5], 2, 5)])
+def test_workers_are_a_number_a_range_or_none_at_all(value: Any, least: int, most: int) -> None:
+    training = parse_recipe({**BASE, "training": {"workers": value}}).training
+    assert (training.least_workers, training.most_workers) == (least, most)
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, True, [0, 2], [3, 2], [1], "all"])
+def test_other_workers_are_refused(value: Any) -> None:
+    (found,) = refusals(training={"workers": value})
+    assert found.startswith(
+        "training.workers: needs a number of workers (1, 2, ...), [least, most], or 0 to train in the command's"
+    )
+
+
 @pytest.mark.parametrize("value", [0, 7, 0.0, 0.25])
 def test_a_budget_keeps_its_kind_through_json(value: float) -> None:
     recipe = parse_recipe({**BASE, "failures": {"budget": value}})

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.recipe import Recipe, load_recipe
-from tests.cluster_of_one import workers
+from tests.cluster_of_one import QUICK, workers
 from tests.trainers.ledgers import trained
 
 _WAIT_SECONDS = 240.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
-_SOON = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15", "PYTHONWARNINGS": "ignore"}
+_SOON = {**QUICK, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15", "PYTHONWARNINGS": "ignore"}
 _STORE = {"object_store_memory": 100 * 2**20}
 
 
@@ -39,6 +39,7 @@ class Tempest:
         self._path, self._log = recipe, log
         self._folder = tempfile.mkdtemp(prefix="tempest-")
         head: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "_system_config": _HEALTH, **_STORE}
+        os.environ |= QUICK
         self._cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": self._folder})
         self.nodes = [self.add_node() for _ in range(nodes)]
         self.driver: subprocess.Popen[bytes] | None = None

@@ -54,12 +54,12 @@ def test_pieces_are_those_of_the_recipe(run_recipe: MakeRecipe) -> None:
         ("actor", 0.5, 0.25)
     ] * 3
     assert len(pieces(spec, trains=False)) == 3
-    reading = run_recipe({"placement": {"render": "trainer", "gpus": 0.25}})
+    reading = run_recipe({"placement": {"render": "trainer", "gpus": 0.25}}, workers=1)
     assert [piece.gpus for piece in pieces(reading, trains=True)] == [0, 0]
 
 
 def test_what_others_hold_and_a_small_object_store_are_said(run_recipe: MakeRecipe) -> None:
-    spec = run_recipe()
+    spec = run_recipe(workers=1)
     wanted, there = pieces(spec, True), [Node(4, 0, 10 * 2**30)]
     assert advice(spec, True, wanted, there, {"CPU": 4.0}) == []
     (words,) = advice(spec, True, wanted, there, {"CPU": 1.0})

@@ -17,6 +17,10 @@ from trainers.objectives.pixels import chroma, enlarged
 UNIFORM = 0.5
 """Part of a uniform distribution that is mixed into the shares before rare colours are weighed by them (Zhang et al. 2016)."""
 
+NEAR = 30.0
+"""Levels by which neighbouring pixels of a small version differ, or so: the farther a colour is from the one before, the less
+likely it is, and the network learns what departs from that."""
+
 _CHUNK = 1 << 16
 
 
@@ -25,7 +29,7 @@ class ColoursObjective(Objective):
 
     Where the label knows how often each colour occurs, a place weighs in inverse proportion to that, in the loss and in the
     metric, the share of places told right. The trivial answer is then the most frequent colour, else the colour of the pixel
-    before.
+    before, from which the network's answer starts: it is a correction of that (see `NEAR`).
     """
 
     name = "colours"
@@ -36,6 +40,7 @@ class ColoursObjective(Objective):
 
     palette: Tensor
     weights: Tensor
+    near: Tensor
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
@@ -50,6 +55,8 @@ class ColoursObjective(Objective):
             weights = 1 / ((1 - UNIFORM) * shares + UNIFORM / len(shares))
             weights = weights / (weights * shares).sum()
         self.register_buffer("weights", weights, persistent=False)
+        apart = torch.cdist(self.palette.float(), self.palette.float())
+        self.register_buffer("near", -apart.square() / (2 * NEAR**2), persistent=False)
         self.decoder: nn.Module = Corrector(backbone.map_width, backbone.map_size, self.side, len(kind.palette))
 
     def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
@@ -58,11 +65,15 @@ class ColoursObjective(Objective):
         image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float()
         small = F.adaptive_avg_pool2d(image, self.side)
         label = self.nearest(small if self.palette.shape[1] == 3 else 255 * chroma(small / 255))
+        before: Tensor | None = None
         if self.palette.shape[1] == 3:  # what is given is of the same palette
-            given = self.palette[self.nearest(given.permute(0, 3, 1, 2).float())].to(torch.uint8)
+            shown = self.nearest(given.permute(0, 3, 1, 2).float())
+            given, before = self.palette[shown].to(torch.uint8), shown.flatten(1).roll(1, 1).view_as(shown)
         x = pixels(given, self.norm)
         grid = backbone(enlarged(x, (self.size, self.size))).map
         logits = self.decoder(enlarged(x, (self.side, self.side)), grid)
+        if before is not None:
+            logits = logits + self.near[before].permute(0, 3, 1, 2)
 
         asked = batch[f"{name}.mask"].float() if self.label.masked else torch.ones_like(label, dtype=torch.float32)
         counts = asked * self.weights[label]
@@ -70,10 +81,10 @@ class ColoursObjective(Objective):
         with torch.no_grad():
             weight = batch["weight"]
             if self.label.shares is not None:
-                before = torch.full_like(label, int(torch.tensor(self.label.shares).argmax()))
+                guess = torch.full_like(label, int(torch.tensor(self.label.shares).argmax()))
             else:
-                before = label.flatten(1).roll(1, 1).view_as(label)
-            metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (logits.argmax(1), before))
+                guess = label.flatten(1).roll(1, 1).view_as(label)
+            metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (logits.argmax(1), guess))
         return Outcome(
             loss=(F.cross_entropy(logits, label, reduction="none") * counts).sum((1, 2)) * weight,
             metric=metric.sum(),

@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import data
 
 from pipeline.shards.pack import pack
-from tests.cluster_of_one import workers
+from tests.cluster_of_one import QUICK, workers
 
 _WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
@@ -109,6 +109,7 @@ class Storm:
             "_system_config": _HEALTH,
         }
         head["temp_dir"] = self._folder
+        os.environ |= QUICK
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add_node() for _ in range(2)]
         self.killed: Counter[str] = Counter()

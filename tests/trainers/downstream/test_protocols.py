@@ -26,7 +26,7 @@ def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Re
     """`labelled(**downstream)`: the recipe with a downstream section that learns from and tests on the tiles."""
 
     def make(workers: int = 1, **downstream: Any) -> Recipe:
-        section = {"train": str(tiles), "test": str(tiles), "epochs": 8, "batch": 16, "optimizer": {"lr": 2e-3}, **downstream}
+        section = {"train": str(tiles), "test": str(tiles), "epochs": 20, "batch": 16, "optimizer": {"lr": 2e-3}, **downstream}
         return run_recipe({"downstream": section}, workers=workers)
 
     return make
@@ -36,8 +36,8 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
     labelled: Callable[..., Recipe], calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    spec = labelled(labels=0.5, layer="layer2")
-    probed = evaluate(labelled(workers=2, labels=0.5, layer="layer2"))
+    spec = labelled(labels=0.5, layer="stage3")
+    probed = evaluate(labelled(workers=2, labels=0.5, layer="stage3"))
     tuned = finetune(spec)
     rows = probed["downstream"] + tuned["downstream"]
     assert [(row["init"], row["protocol"]) for row in rows] == [
