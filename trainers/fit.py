@@ -66,7 +66,12 @@ def fit(
         _call,
         # Ray Train's controller passes the call on, and need not import torch.
         train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=spec.gpus > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=spec.resize_seconds,
+        ),
         run_config=RunConfig(
             name=f"{stage}-{folder.identity(stage)}",
             storage_path=folder.url,

@@ -19,7 +19,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "render": True,
     "storage": True,
     "tracking": True,
-    "training": {"workers", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
+    "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 
 

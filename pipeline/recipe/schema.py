@@ -222,6 +222,9 @@ class Training(Section):
         description="Ray Train workers: a number, or `[least, most]`, as many as the cluster has room for at the time; or `0`: "
         "the command's own process trains, which starts sooner, and is not restarted when it dies.",
     )
+    resize_seconds: float = Field(
+        60.0, gt=0, description="Where the number of workers is open: seconds between looks for room for more of them."
+    )
     cpus: float = Field(1.0, gt=0, description="Logical CPUs of each worker.")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
     threads: int | None = Field(None, ge=1, description="Network threads of a CPU worker; else as many as its CPUs, rounded up.")

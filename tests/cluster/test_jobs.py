@@ -126,6 +126,7 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
             "epochs": 60,
             "log_steps": 1,
             "order": {"window": 2, "groups": 4},
+            "workers": 0,
         },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,17 @@ class Tempest:
 
     def wait_for(self, steps: int) -> bool:
         """Until so many steps are trained; False if the driver ends before."""
+        return self.wait_until(lambda: self.steps() >= steps)
+
+    def wait_until(self, there: Callable[[], bool]) -> bool:
+        """Until what is waited for is there; False if the driver ends before."""
         assert self.driver is not None
         end = time.monotonic() + _WAIT_SECONDS
-        while self.steps() < steps:
+        while not there():
             if self.driver.poll() is not None:
                 return False
             if time.monotonic() > end:
-                raise TimeoutError(f"{self.steps()} of {steps} steps after {_WAIT_SECONDS:g} s; see {self._log}")
+                raise TimeoutError(f"waited for {_WAIT_SECONDS:g} s, {self.steps()} steps are trained; see {self._log}")
             time.sleep(0.1)
         return True
 

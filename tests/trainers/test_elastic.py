@@ -1,4 +1,4 @@
-"""A run on a cluster that loses a node."""
+"""A run on a cluster that gains a node and loses one."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ from trainers.preflight import check_room
 from trainers.runs import RunFolder
 
 
-def test_a_run_that_loses_a_node_goes_on_with_the_workers_that_are_left(
+def test_a_run_takes_in_a_node_that_comes_and_goes_on_without_one_that_goes(
     run_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    spec = run_recipe({"tracking": {"samples": True}}, workers=[1, 2], cpus=3, threads=1, epochs=20, checkpoint_epochs=1)
-    path = tmp_path / "recipe.yaml"
+    training = {"cpus": 3, "threads": 1, "epochs": 24, "checkpoint_epochs": 0.5, "resize_seconds": 4}
+    spec = run_recipe({"tracking": {"samples": True}}, workers=[1, 2], **training)
+    path, log = tmp_path / "recipe.yaml", tmp_path / "driver.log"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
-    tempest = Tempest(path, tmp_path / "driver.log")
+    ledger = Path(RunFolder(spec).path("samples")) / "pretrain"
+    tempest = Tempest(path, log, nodes=1)
     try:
         tempest.start()
-        assert tempest.wait_for(12), (tmp_path / "driver.log").read_text()
+        assert tempest.wait_for(6), log.read_text()
+        tempest.nodes.append(tempest.add_node())
+        assert tempest.wait_until(lambda: len(list(ledger.glob("*-of-2-*"))) == 2), log.read_text()
+        assert tempest.wait_for(tempest.steps() + 4), log.read_text()
         tempest.kill("node", random.Random(0))
-        assert tempest.end() == 0, (tmp_path / "driver.log").read_text()
+        assert tempest.end() == 0, log.read_text()
     finally:
         tempest.close()
-    ledger = Path(RunFolder(spec).path("samples")) / "pretrain"
-    assert {file.stem.partition("-of-")[2][0] for file in ledger.glob("*.jsonl")} == {"2", "1"}
-    assert trained(spec) == due(spec)
     events = json.loads(Path(RunFolder(spec).path("pretrain.json")).read_text())["events"]
-    assert [event["workers"] for event in events if "was lost" in event["what"]] == [1]
+    assert [event["workers"] for event in events] == [2, 1], events
+    assert "the cluster changed: there is room for 2 workers, not 1" in events[0]["what"]
+    assert "was lost" in events[1]["what"]
+    assert trained(spec) == due(spec)
 
 
 def test_workers_that_would_take_the_data_actors_room_are_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:
