@@ -5,7 +5,8 @@
     python -m benchmarks.learnability data/cifar10/train data/cifar10/test --clips imagenet-sample-250.tar --minutes 3
 
 Prints a table in Markdown: the task, its metric, the trivial answer's, what was reached on samples of the second corpus that were
-not trained on, and the time. `+` means that the network beats the trivial answer by more than four standard errors of the
+not trained on, and how many it was trained on. The minutes are those of processor time, so that other work on the machine takes
+little from a task. `+` means that the network beats the trivial answer by more than four standard errors of the
 difference of the two over batches, `-` that it does not. Tasks on clips learn from a window that glides over photos
 (`benchmarks.clips`), a fifth of which are kept for the test; without `--clips` they are left out.
 """
@@ -60,7 +61,7 @@ def batches(recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def learn(train: Recipe, test: Recipe, seconds: float) -> dict[str, Any]:
-    """Train for so many seconds, rendering included, with a rate that falls to zero as they pass.
+    """Train for so many seconds of processor time, rendering included, with a rate that falls to zero as they pass.
 
     Returns:
         `reached`, `trivial`: the metric's means over the test's samples; `errors`: by how many standard errors the first is
@@ -70,9 +71,9 @@ def learn(train: Recipe, test: Recipe, seconds: float) -> dict[str, Any]:
     model = PretextModel(train, train.seed)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    started, samples = time.perf_counter(), 0
+    started, samples = time.process_time(), 0
     for batch in batches(train):
-        passed = (time.perf_counter() - started) / seconds
+        passed = (time.process_time() - started) / seconds
         if passed >= 1:
             break
         for group in optimizer.param_groups:
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("train", help="shards to learn from")
     parser.add_argument("test", help="shards to test on")
     parser.add_argument("--clips", metavar="PHOTOS", help="folder or tar of JPEGs, for tasks on clips")
-    parser.add_argument("--minutes", type=float, default=2.0, help="for each task")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of processor time, for each task")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
