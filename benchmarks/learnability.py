@@ -46,7 +46,7 @@ def recipe_of(name: str, shards: str, size: int, batch: int) -> Recipe:
         "image": {"size": size, "scale": [0.5, 1.0]},
         "tasks": {name: {}},
         "engine": "cpu",
-        "training": {"batch": batch, "backbone": {"name": "resnet10", "stem": "standard"}},
+        "training": {"batch": batch, "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"}},
     }
     return parse_recipe(document)
 

@@ -23,6 +23,12 @@ from trainers.pretraining import pretrain
 
 MakeRecipe = Callable[..., Recipe]
 TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
+EVERY_LABEL = {
+    **TASKS,
+    **dict.fromkeys(("rotation_angle", "corrupted_region", "next_pixel", "quantised_colorization", "jigsaw_order"), {}),
+    **dict.fromkeys(("masked_patches", "super_resolution", "relative_position"), {}),
+}
+"""Every kind of label, and inputs of every shape."""
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def on(shards: Path, **sections: Any) -> dict[str, Any]:
 def test_units_of_a_rendered_corpus_are_those_of_the_original(
     run_recipe: MakeRecipe, shards: Path, tmp_path: Path, section: dict[str, Any]
 ) -> None:
-    recipe = run_recipe(on(shards, tasks=TASKS, render=section))
+    recipe = run_recipe(on(shards, tasks=EVERY_LABEL, render=section))
     render(recipe, str(tmp_path / "out"), here=True)
     corpus, geometry = open_corpus(str(shards)), Geometry(16, lanes=8, groups=4, window=2)
     live = Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 2))
