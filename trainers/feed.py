@@ -80,17 +80,17 @@ class Feed:
         source = replace(self.source, schedule=schedule)
         patience, tell = source.recipe.failures.stall_seconds, None if self.board is None else partial(_tell, self.board)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
-        made = units(source, tell, crops=True) if self.rank == 0 else None
+        data: Any = units(source, tell, crops=True) if self.rank == 0 else None
         if source.recipe.training.workers:  # else this process plans and trains, and there is nothing to split
-            splits = made.streaming_split(self.world, equal=False) if made else None
-            made = broadcast_from_rank_zero(splits)[self.rank]
+            splits = None if data is None else data.streaming_split(self.world, equal=False)
+            data = broadcast_from_rank_zero(splits)[self.rank]
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
-        timed = self._timed(steps(source, made, self.rank, self.world, gpu, tell))
-        batches = ahead(timed, _BATCHES_AHEAD, patience, partial(self._stalled, source, patience))
+        timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell))
+        made = ahead(timed, _BATCHES_AHEAD, patience, partial(self._stalled, source, patience))
         while True:
             asked = time.perf_counter()
-            item = next(batches, None)
+            item = next(made, None)
             self.seconds["wait"] += time.perf_counter() - asked
             if item is None:
                 return

@@ -106,9 +106,11 @@ def _as_it_was() -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    with torch.random.fork_rng():
-        yield
-    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_words(error: BaseException, stage: str) -> Exception:

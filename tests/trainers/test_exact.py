@@ -116,8 +116,8 @@ def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(run_r
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/shard-0.tar"
-    spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 20, "restarts": 0}}, epochs=200)
-    words = rf"no batch has come to rank 0 for 20 s .*: read has stood still for \d+ s on .*, at {url}"
+    spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 30, "restarts": 0}}, epochs=200)
+    words = rf"no batch has come to rank 0 for 30 s .*: read has stood still for \d+ s on .*, at {url}"
     try:
         with pytest.raises(RunError, match=words):
             pretrain(spec, [lambda record: silent.set()])
