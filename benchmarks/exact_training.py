@@ -28,6 +28,7 @@ from tests.trainers.ledgers import due, trained
 from tests.trainers.tempest import Tempest
 
 BATCH = 16
+_TO_THE_END = 3600.0
 
 
 def write_corpus(folder: Path) -> int:
@@ -107,12 +108,12 @@ def main() -> None:
             endings[tempest.end()] += 1
         workers = rng.choice([n for n in given.workers if n != workers] or given.workers)
         tempest.start(workers=workers)
-        endings[tempest.end()] += 1
+        endings[tempest.end(_TO_THE_END)] += 1
         stormy = tempest.recipe
         calm = None
         if len(given.workers) == 1:
             tempest.start(write_recipe(given.folder, "calm", given.steps, samples), workers=workers)
-            tempest.end()
+            tempest.end(_TO_THE_END)
             calm = given.folder / "runs" / "calm" / "pretrain.json"
     finally:
         tempest.close()

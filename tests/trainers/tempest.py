@@ -77,10 +77,10 @@ class Tempest:
             time.sleep(0.1)
         return True
 
-    def end(self) -> int:
-        """Until the driver ends; its exit code."""
+    def end(self, seconds: float = _WAIT_SECONDS) -> int:
+        """Until the driver ends, for so long at the most; its exit code."""
         assert self.driver is not None
-        return self.driver.wait(_WAIT_SECONDS)
+        return self.driver.wait(seconds)
 
     def ends_within(self, seconds: float) -> bool:
         """Whether the driver ends by itself."""

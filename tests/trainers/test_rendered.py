@@ -23,10 +23,16 @@ from trainers.pretraining import pretrain
 
 MakeRecipe = Callable[..., Recipe]
 TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
-EVERY_LABEL = {
+EVERY_LABEL: dict[str, dict] = {
     **TASKS,
-    **dict.fromkeys(("rotation_angle", "corrupted_region", "next_pixel", "quantised_colorization", "jigsaw_order"), {}),
-    **dict.fromkeys(("masked_patches", "super_resolution", "relative_position"), {}),
+    "corrupted_region": {},
+    "jigsaw_order": {},
+    "masked_patches": {},
+    "next_pixel": {},
+    "quantised_colorization": {},
+    "relative_position": {},
+    "rotation_angle": {},
+    "super_resolution": {},
 }
 """Every kind of label, and inputs of every shape."""
 
