@@ -59,15 +59,15 @@ def fit(
     if fresh:
         folder.clear(f"{stage}-{folder.identity(stage)}")
     # Ray's annotations are those of the class that its second Ray Train replaced.
-    workers: Any = spec.workers
+    scaling: Any = ScalingConfig
     callbacks: list[Any] = [Losses()]
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
     trainer = TorchTrainer(
         _call,
         # Ray Train's controller passes the call on, and need not import torch.
         train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
+        scaling_config=scaling(
+            num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=spec.resize_seconds,
