@@ -81,9 +81,9 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """An undisturbed run in this process with one actor, 24 steps, to compare others with. Read-only."""
+    """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only."""
     from trainers.pretraining import pretrain
 
-    training = {"epochs": 6, "checkpoint_epochs": 0.25, "keep": 3}
+    training = {"epochs": 12, "checkpoint_epochs": 0.25, "keep": 3}
     recipe = recipe_on(tiles, tmp_path_factory.mktemp("calm"), {"tracking": {"samples": True}}, training)
     return Finished(recipe, pretrain(recipe), training)

@@ -86,11 +86,11 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     newest.write_bytes(newest.read_bytes()[:1000])
     result = pretrain(spec)
     later = sorted((Path(folder.path("samples")) / "pretrain").glob("*-of-2-*"))
-    assert [file.name[:17] for file in later] == ["from-000000000023"] * 2
-    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {23}
+    assert [file.name[:17] for file in later] == ["from-000000000047"] * 2
+    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {47}
     assert trained(spec) == due(spec)
-    assert result["tasks"]["rotation"]["loss"][:23] == calm.result["tasks"]["rotation"]["loss"][:23]
-    assert result["stages"]["samples"] == 24 * 16  # what was trained before is counted, and not trained again
+    assert result["tasks"]["rotation"]["loss"][:47] == calm.result["tasks"]["rotation"]["loss"][:47]
+    assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):

@@ -34,14 +34,14 @@ def losses(result: dict[str, Any]) -> list[float]:
 
 
 def test_a_run_leaves_weights_results_and_logs(calm: Finished) -> None:
-    assert calm.result["steps"] == 24
-    assert len(losses(calm.result)) == 24
+    assert calm.result["steps"] == 48
+    assert len(losses(calm.result)) == 48
     folder = RunFolder(calm.recipe)
     assert folder.read_json("pretrain.json")["tasks"] == calm.result["tasks"]
     assert folder.read_json("recipe.json") == calm.recipe.model_dump(mode="json")
     assert "stage2.0.branch1.0.weight" in " ".join(folder.read_weights("backbone.pt")["backbone"])
     lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert [line["step"] for line in lines] == list(range(1, 49))
     assert list(Path(folder.path("tensorboard")).rglob("events.*"))
     assert trained(calm.recipe) == due(calm.recipe)
 
@@ -56,7 +56,7 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
     assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
     shutil.rmtree(RunFolder(spec).path("samples"))
     anew = pretrain(spec, [lambda record: steps.append(record["step"])], fresh=True)
-    assert steps == list(range(1, 25))
+    assert steps == list(range(1, 49))
     assert losses(anew) == losses(calm.result)
     assert trained(spec) == due(spec) == due(calm.recipe)
 
