@@ -3,8 +3,6 @@
 # make check  formatter, linter, type checker
 # make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder
 PYTHON ?= python3
-# Each process of the tests has a Ray of its own, whose start is most of its work: two of them keep two cores busy.
-TEST_PROCESSES ?= 2
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -22,7 +20,7 @@ demo: .venv/demo
 	@echo "The report: runs/demo/report.html and runs/demo/report.json"
 
 test: .venv/dev
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
+	$(BIN)/pytest --durations 20
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

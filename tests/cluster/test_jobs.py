@@ -26,7 +26,7 @@ from pipeline.recipe import Recipe
 from tests.cluster.conftest import Call
 from tests.cluster_of_one import QUICK
 
-_WAIT_SECONDS = 300.0
+_WAIT_SECONDS = 600.0
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
 
 
@@ -121,12 +121,11 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
         "tasks": {"rotation": {}},
         "placement": {"cpus": 0.5},
         "training": {
-            "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"},
+            "backbone": {"name": "resnet10", "stem": "standard"},
             "batch": 16,
             "epochs": 60,
             "log_steps": 1,
             "order": {"window": 2, "groups": 4},
-            "workers": 0,
         },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
