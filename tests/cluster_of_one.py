@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 CPUS = 6
+_WAIT_SECONDS = 240.0
 QUICK = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each run, for clouds that announce the end of a machine
@@ -43,6 +45,15 @@ def kill_worker(name: str) -> int:
         raise LookupError(f"no Ray worker process with {name!r} in its title, only {sorted(map(_title, workers()))}")
     found[0].kill()
     return found[0].pid
+
+
+def wait_for_another(name: str, pid: int) -> None:
+    """Until a Ray worker of that name other than `pid` is there and has begun its work."""
+    end = time.monotonic() + _WAIT_SECONDS
+    while not [p for p in workers(name) if p.pid != pid and "__init__" not in _title(p)]:
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing took the place of {name} {pid}")
+        time.sleep(0.1)
 
 
 def workers(name: str = "") -> list[psutil.Process]:

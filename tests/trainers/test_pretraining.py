@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
-from tests.cluster_of_one import kill_worker
+from tests.cluster_of_one import kill_worker, wait_for_another
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.board import Record
@@ -85,16 +85,17 @@ def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weig
 
 
 def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: MakeRecipe, calm: Finished) -> None:
-    killed: list[str] = []
+    killed: dict[str, int] = {}
 
     def kill(record: Record) -> None:
         for step, name in ((2, "MapWorker"), (10, "RayTrainWorker")):
             if record["step"] >= step and name not in killed:
-                killed.append(name)
-                kill_worker(name)
+                if name == "RayTrainWorker":
+                    wait_for_another("MapWorker", killed["MapWorker"])  # without it the run cannot end
+                killed[name] = kill_worker(name)
 
     result = pretrain(run_recipe(workers=1, **calm.training), [kill])
-    assert killed == ["MapWorker", "RayTrainWorker"]
+    assert list(killed) == ["MapWorker", "RayTrainWorker"]
     assert losses(result) == losses(calm.result)
     said = [event["what"] for event in result["events"]]
     assert any("a data actor died" in what for what in said)
