@@ -1,4 +1,4 @@
-"""Clips without a video: a window that glides over a photo, in three equal steps, as a camera that pans."""
+"""Clips without a video: a window that glides over a photo, in two equal steps, as a camera that pans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from PIL import Image
 from benchmarks.photos import files_of, jpeg
 from pipeline.shards.pack import pack
 
-FRAMES = 3
 _A_PHOTO = 40
 _SHARE = 0.5
 """Side of the window, as a share of the photo's shorter side."""
