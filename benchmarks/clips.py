@@ -1,4 +1,4 @@
-"""Clips without a video: a window that glides over a photo, in two equal steps, as a camera that pans."""
+"""Clips without a video: a window that goes over a photo, as a camera that pans and comes nearer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from benchmarks.photos import files_of, jpeg
 from pipeline.shards.pack import pack
 
 _A_PHOTO = 40
-_SHARE = 0.5
-"""Side of the window, as a share of the photo's shorter side."""
-_STEPS = (0.15, 0.3)
-"""Least and greatest step between frames, as shares of the window's side."""
+_NEAR, _FAR = (0.25, 0.4), (0.8, 1.0)
+"""Side of the window at the two ends of a clip, as shares of the photo's shorter side; half way it is their geometric mean."""
 
 
 def prepare(source: str, folder: Path, side: int) -> tuple[str, str]:
@@ -35,23 +33,21 @@ def prepare(source: str, folder: Path, side: int) -> tuple[str, str]:
         part.mkdir(parents=True, exist_ok=True)
         photo = Image.open(io.BytesIO(data)).convert("RGB")
         for clip in range(_A_PHOTO):
-            for frame, image in enumerate(_pan(photo, side, rng)):
+            for frame, image in enumerate(_approach(photo, side, rng)):
                 (part / f"{number:05d}-{clip:02d}.{frame}.jpg").write_bytes(jpeg(image))
     for name in ("train", "test"):
         pack(str(folder / "photos" / name), str(folder / name), labels="none", clips=True)
     return str(folder / "train"), str(folder / "test")
 
 
-def _pan(photo: Image.Image, side: int, rng: random.Random) -> list[Image.Image]:
-    """Three frames along a straight line whose middle, length and direction are drawn."""
-    window = _SHARE * min(photo.size)
-    most = [min(_STEPS[1] * window, (length - window) / 2) for length in photo.size]
-    step = [rng.choice((-1, 1)) * rng.uniform(_STEPS[0] * window, far) for far in most]
-    centre = [
-        rng.uniform(window / 2 + abs(by), length - window / 2 - abs(by)) for by, length in zip(step, photo.size, strict=True)
-    ]
-    frames = []
-    for t in (-1, 0, 1):
-        left, top = (middle + t * by - window / 2 for middle, by in zip(centre, step, strict=True))
-        frames.append(photo.resize((side, side), box=(left, top, left + window, top + window)))
-    return frames
+def _approach(photo: Image.Image, side: int, rng: random.Random) -> list[Image.Image]:
+    """Three frames from a drawn wide view to a drawn detail that lies in it, always towards it."""
+    shorter = min(photo.size)
+    far, near = rng.uniform(*_FAR) * shorter, rng.uniform(*_NEAR) * shorter
+    wide = [rng.uniform(0, length - far) for length in photo.size]
+    detail = [corner + rng.uniform(0, far - near) for corner in wide]
+    ends = [(far, wide), (near, detail)]
+    window = (far * near) ** 0.5
+    share = (far - window) / (far - near)
+    ends.insert(1, (window, [a + share * (b - a) for a, b in zip(wide, detail, strict=True)]))
+    return [photo.resize((side, side), box=(left, top, left + window, top + window)) for window, (left, top) in ends]

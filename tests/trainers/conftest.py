@@ -102,10 +102,14 @@ TASKS: dict[str, dict] = {
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., Recipe]:
-    """`recipe(*tasks, size=32, backbone="resnet10", stem="standard")`; a task may be given as (name, parameters)."""
+    """`recipe(*tasks, size=32, backbone="shufflenet_v2_x0_5", stem="standard")`; a task may be given as (name, parameters)."""
 
     def make(
-        *tasks: str | tuple[str, dict], size: int = 32, backbone: str = "resnet10", stem: str = "standard", **training: str
+        *tasks: str | tuple[str, dict],
+        size: int = 32,
+        backbone: str = "shufflenet_v2_x0_5",
+        stem: str = "standard",
+        **training: str,
     ) -> Recipe:
         named = dict(task if isinstance(task, tuple) else (task, TASKS.get(task, {})) for task in tasks)
         frames = max((registry()[name].frames for name in named), default=1)
