@@ -68,7 +68,7 @@ class ColoursObjective(Objective):
         before: Tensor | None = None
         if self.palette.shape[1] == 3:  # what is given is of the same palette
             shown = self.nearest(given.permute(0, 3, 1, 2).float())
-            given, before = self.palette[shown].to(torch.uint8), shown.flatten(1).roll(1, 1).view_as(shown)
+            given, before = self.palette[shown].to(torch.uint8), _one_before(shown)
         x = pixels(given, self.norm)
         grid = backbone(enlarged(x, (self.size, self.size))).map
         logits = self.decoder(enlarged(x, (self.side, self.side)), grid)
@@ -83,7 +83,7 @@ class ColoursObjective(Objective):
             if self.label.shares is not None:
                 guess = torch.full_like(label, int(torch.tensor(self.label.shares).argmax()))
             else:
-                guess = label.flatten(1).roll(1, 1).view_as(label)
+                guess = _one_before(label)
             metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (logits.argmax(1), guess))
         return Outcome(
             loss=(F.cross_entropy(logits, label, reduction="none") * counts).sum((1, 2)) * weight,
@@ -97,3 +97,8 @@ class ColoursObjective(Objective):
         places = colours.permute(0, 2, 3, 1)
         found = [torch.cdist(part, self.palette.float()).argmin(1) for part in places.reshape(-1, places.shape[3]).split(_CHUNK)]
         return torch.cat(found).view(places.shape[:3])
+
+
+def _one_before(colours: Tensor) -> Tensor:
+    """The colour of the place before each, in raster order, of int64 (n, h, w); before the first comes the last."""
+    return colours.flatten(1).roll(1, 1).view_as(colours)
