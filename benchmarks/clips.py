@@ -46,8 +46,10 @@ def _approach(photo: Image.Image, side: int, rng: random.Random) -> list[Image.I
     far, near = rng.uniform(*_FAR) * shorter, rng.uniform(*_NEAR) * shorter
     wide = [rng.uniform(0, length - far) for length in photo.size]
     detail = [corner + rng.uniform(0, far - near) for corner in wide]
-    ends = [(far, wide), (near, detail)]
-    window = (far * near) ** 0.5
-    share = (far - window) / (far - near)
-    ends.insert(1, (window, [a + share * (b - a) for a, b in zip(wide, detail, strict=True)]))
-    return [photo.resize((side, side), box=(left, top, left + window, top + window)) for window, (left, top) in ends]
+    between = (far * near) ** 0.5
+    frames = []
+    for window in (far, between, near):
+        share = (far - window) / (far - near)
+        left, top = (a + share * (b - a) for a, b in zip(wide, detail, strict=True))
+        frames.append(photo.resize((side, side), box=(left, top, left + window, top + window)))
+    return frames

@@ -34,8 +34,8 @@ from trainers.pretext import PretextModel
 
 _TEST_BATCHES = 64
 _PARAMETERS: dict[str, dict[str, Any]] = {"frame_order": {"answer": "order"}}
-"""Other than the defaults. Whether three frames are in order (`verification`) no frame tells alone, nor do any two: a network
-needs far longer than some minutes for that. Where each frame belongs is the same question in smaller steps."""
+"""Other than the defaults. Whether three frames are in order (`verification`) no frame tells alone, nor do any two: some minutes
+were too short for that. Where each frame belongs is the same question in smaller steps."""
 
 
 def recipe_of(name: str, shards: str, size: int, batch: int) -> Recipe:
@@ -123,10 +123,8 @@ def main() -> None:
             measured = objective_class(train.tasks[name]).metric
             values = " | ".join(metric(measured, found[key]) for key in ("trivial", "reached"))
             verdict = "+" if found["errors"] > 4 else "-"
-            asked = "".join(f", `{key}: {value}`" for key, value in _PARAMETERS.get(name, {}).items())
-            print(
-                f"| `{name}`{asked} | {measured} | {values} | {verdict} | {found['samples']:,} | {given.minutes:g} |", flush=True
-            )
+            shown = ", ".join([f"`{name}`", *(f"`{key}: {value}`" for key, value in _PARAMETERS.get(name, {}).items())])
+            print(f"| {shown} | {measured} | {values} | {verdict} | {found['samples']:,} | {given.minutes:g} |", flush=True)
 
 
 if __name__ == "__main__":

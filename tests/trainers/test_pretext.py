@@ -98,9 +98,8 @@ def test_weights_are_a_function_of_the_seed(recipe) -> None:
 
 def test_bfloat16_and_channels_last_keep_losses_in_float32(recipe, columns) -> None:
     batch = columns(4, 32)
-    four = recipe(
-        "rotation", "jigsaw", "occlusion", "colorization", backbone="resnet10"
-    )  # a deeper one multiplies what is rounded
+    # A deeper network multiplies what is rounded.
+    four = recipe("rotation", "jigsaw", "occlusion", "colorization", backbone="resnet10")
     model = place(PretextModel(four, seed=0), "cpu")
     full = model(batch)
     with autocast("cpu", "bfloat16"):
