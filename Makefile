@@ -41,6 +41,7 @@ clean:
 .venv/base:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'pseudolabel needs Python 3.11 or newer; set PYTHON=')"
 	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
 	touch $@
 
 .venv/demo: .venv/base pyproject.toml constraints.txt

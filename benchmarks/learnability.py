@@ -33,20 +33,17 @@ from trainers.objectives import objective_class
 from trainers.pretext import PretextModel
 
 _TEST_BATCHES = 64
-_PARAMETERS: dict[str, dict[str, Any]] = {"frame_order": {"answer": "order"}}
-"""Other than the defaults. Whether three frames are in order (`verification`) no frame tells alone, nor do any two: some minutes
-were too short for that. Where each frame belongs is the same question in smaller steps."""
 
 
 def recipe_of(name: str, shards: str, size: int, batch: int) -> Recipe:
-    """One task on a corpus, with its defaults but for `_PARAMETERS`."""
+    """One task on a corpus, with its defaults."""
     frames = registry()[name].frames
     document: dict[str, Any] = {
         "name": name,
         "seed": 0,
         "corpus": {"shards": shards, **({"frames": frames} if frames > 1 else {})},
         "image": {"size": size, "scale": [0.5, 1.0]},
-        "tasks": {name: _PARAMETERS.get(name, {})},
+        "tasks": {name: {}},
         "engine": "cpu",
         "training": {"batch": batch, "backbone": {"name": "shufflenet_v2_x0_5", "stem": "standard"}},
     }
@@ -123,8 +120,7 @@ def main() -> None:
             measured = objective_class(train.tasks[name]).metric
             values = " | ".join(metric(measured, found[key]) for key in ("trivial", "reached"))
             verdict = "+" if found["errors"] > 4 else "-"
-            shown = ", ".join([f"`{name}`", *(f"`{key}: {value}`" for key, value in _PARAMETERS.get(name, {}).items())])
-            print(f"| {shown} | {measured} | {values} | {verdict} | {found['samples']:,} | {given.minutes:g} |", flush=True)
+            print(f"| `{name}` | {measured} | {values} | {verdict} | {found['samples']:,} | {given.minutes:g} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def _span(column: Column) -> int:
 
 def _band(columns: list[Column]) -> Image.Image:
     """Columns beside each other, with their headings."""
-    middle, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    small = ImageFont.load_default(15)
     spans = [_span(column) for column in columns]
     captions = [[_wrapped(text, span, small) for text in column.captions] for column, span in zip(columns, spans)]
     rows, head = len(columns[0].pictures), 50
@@ -284,13 +284,22 @@ def _band(columns: list[Column]) -> Image.Image:
             for picture, wide, heading in zip(column.pictures[i], _widths(column), column.headings):
                 paper.paste(picture, (x, top))
                 if i == 0:
-                    pen.text((x, head - 24), _clipped(heading, wide, middle), _INK if x == left else _QUIET, middle, anchor="ls")
+                    font = _fitting(heading, wide)
+                    pen.text((x, head - 24), _clipped(heading, wide, font), _INK if x == left else _QUIET, font, anchor="ls")
                 x += wide + _WITHIN_TASK
             for k, text in enumerate(of_column[i]):
                 pen.text((left, top + heights[i] + 8 + 14 + k * _LINE), text, _QUIET, small, anchor="ls")
             top += heights[i] + 8 + words[i] + _BETWEEN_ROWS
         left += span + _BETWEEN_TASKS
     return paper
+
+
+def _fitting(text: str, width: int) -> Any:
+    """The font of a heading, smaller where the text is too long for `width` pixels."""
+    size = 20
+    while size > 14 and ImageFont.load_default(size).getlength(text) > width:
+        size -= 1
+    return ImageFont.load_default(size)
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:

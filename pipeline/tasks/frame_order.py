@@ -1,4 +1,4 @@
-"""Frame order: are the frames of a clip in order, or in which order are they?"""
+"""Frame order: in which order are the frames of a clip, or are they in order at all?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MIXED = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1))
 
 
 class FrameOrder(Task):
-    """Three frames of a clip are shown in a drawn order; the label is whether time runs through them, or what the order is.
+    """Three frames of a clip are shown in a drawn order; the label is what the order is, or whether time runs through them.
 
-    For `verification` a clip that is played backwards is in order too, as in the paper: it is out of order when the frame in the
-    middle is not the middle one. Half of the samples are in order. The paper takes its frames out of five, so that clips in and
-    out of order begin and end alike; here a sample's three are all there is. For `order` each of the six orders is as likely, and
-    forwards and backwards are told apart. All frames have the same crop, and each is standardised by itself, so that light which
-    fades is no clock.
+    For `order` each of the six orders is as likely, and forwards and backwards are told apart. For `verification` a clip that is
+    played backwards is in order too, as in the paper: it is out of order when the frame in the middle is not the middle one.
+    Half of the samples are in order. The paper takes its frames out of five, so that clips in and out of order begin and end
+    alike; here a sample's three are all there is. All frames have the same crop, and each is standardised by itself, so that
+    light which fades is no clock.
     """
 
     name: ClassVar[str] = "frame_order"
@@ -32,9 +32,9 @@ class FrameOrder(Task):
     input_norm: ClassVar[Literal["image", "patch"]] = "patch"
     frames: ClassVar[int] = 3
 
-    answer: Literal["verification", "order"] = Field(
-        "verification",
-        description="`verification` asks whether the frames are in order (class 1) or not (0), `order` where each belongs.",
+    answer: Literal["order", "verification"] = Field(
+        "order",
+        description="`order` asks where each frame belongs, `verification` whether they are in order (class 1) or not (0).",
     )
 
     def label_kind(self) -> Classes | Order:
