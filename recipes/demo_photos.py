@@ -33,7 +33,7 @@ PHOTOS = (
     "rocket.jpg",
 )
 SIDE = 64
-LONGEST = 512
+LONGEST = 256
 TRAIN_SHARE = 0.55
 TILES = {"train": 320, "test": 120}
 """Tiles of a photo in each part."""

@@ -25,9 +25,10 @@ class Decoder(nn.Module):
         extent: (h, w) of the map.
         channels: channels of the image.
         size: side of the image, pixels.
+        departs: what it paints is added to an answer that is there already, from which it departs as it learns.
     """
 
-    def __init__(self, width: int, extent: tuple[int, int], channels: int, size: int) -> None:
+    def __init__(self, width: int, extent: tuple[int, int], channels: int, size: int, departs: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = [*_block(width, WIDEST, kernel=1)]
         wide, side = WIDEST, min(extent)
@@ -35,7 +36,8 @@ class Decoder(nn.Module):
             narrow = max(NARROWEST, wide // 2)
             layers += [nn.Upsample(scale_factor=2), *_block(wide, narrow, kernel=3)]
             wide, side = narrow, side * 2
-        self.layers = nn.Sequential(*layers, nn.Conv2d(wide, channels, 3, padding=1))
+        last = nn.Conv2d(wide, channels, 3, padding=1)
+        self.layers = nn.Sequential(*layers, silent(last) if departs else last)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Image, float32 (n, channels, *size), of a map (n, width, h, w); unbounded."""
@@ -56,9 +58,7 @@ class Corrector(nn.Module):
     def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3) -> None:
         super().__init__()
         self.decoder = Decoder(width, extent, HINTS, size)
-        last = nn.Conv2d(NARROWEST, channels, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        last = silent(nn.Conv2d(NARROWEST, channels, 3, padding=1))
         self.layers = nn.Sequential(
             nn.Conv2d(3 + HINTS, NARROWEST, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -71,6 +71,14 @@ class Corrector(nn.Module):
         """What to add to the image, float32 (n, channels, h, w), given its normalised pixels (n, 3, h, w) and its map."""
         hints = self.decoder(grid, (x.shape[2], x.shape[3]))
         return self.layers(torch.cat([x, hints], 1)).float()
+
+
+def silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, whose answer is nought until it learns."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _block(wide: int, narrow: int, kernel: int) -> list[nn.Module]:

@@ -61,7 +61,8 @@ class PixelsObjective(Objective):
         """The layers that paint an image of `size` pixels from a feature of the backbone."""
         if self.label.spoilt:
             return Corrector(backbone.map_width, backbone.map_size, size)
-        return Decoder(backbone.map_width, backbone.map_size, 3 if self.label.channels == "rgb" else 2, size)
+        channels = 3 if self.label.channels == "rgb" else 2
+        return Decoder(backbone.map_width, backbone.map_size, channels, size, departs=self._relative)
 
     def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
         """What the layers make of normalised pixels, float (n, 3, h, w): an image of (h, w) `extent`, or a correction of it."""
@@ -102,31 +103,33 @@ class PixelsObjective(Objective):
 
     @property
     def _relative(self) -> bool:
-        """Whether what is painted is added to the trivial answer, in its units."""
-        return self.label.spoilt or self.label.grid is not None
+        """Whether what is painted is added to the trivial answer, in its units.
+
+        Not where a whole image of colours is asked for, whose mean must go through the network like the rest.
+        """
+        return self.label.spoilt or self.label.masked or self.label.channels == "chroma"
 
     def _trivial(self, target: Tensor, given: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
         """The trivial answer, float (n, c, h, w), and the unit of errors, which broadcasts to it."""
         unit = target.new_tensor(SPREAD[self.label.channels])
-        if self.label.spoilt:
-            return enlarged(given.permute(0, 3, 1, 2).float() / 255, (target.shape[2], target.shape[3])), unit
         if self.label.grid is not None:
             mean, deviation = cells(target, self.label.grid)
             return mean.expand_as(target), deviation
-        return self._one_colour(target, hole), unit
+        if self.label.channels == "chroma":
+            return torch.zeros_like(target), unit
+        if not self.label.spoilt and not self.label.masked:
+            return target.mean((2, 3), keepdim=True).expand_as(target), unit
+        shown = enlarged(given.permute(0, 3, 1, 2).float() / 255, (target.shape[2], target.shape[3]))
+        if self.label.spoilt:
+            return shown, unit
+        seen = 1 - hole
+        return ((shown * seen).sum((2, 3), keepdim=True) / _positions(seen)).expand_as(target), unit
 
     def error(self, painted: Tensor, target: Tensor) -> Tensor:
         """Elementwise error of two float tensors (n, c, h, w) in units of `SPREAD`."""
         if self.label.channels == "rgb":
             return F.mse_loss(painted, target, reduction="none")
         return F.smooth_l1_loss(painted, target, reduction="none")
-
-    def _one_colour(self, target: Tensor, hole: Tensor) -> Tensor:
-        if self.label.channels == "chroma":
-            return torch.zeros_like(target)
-        seen = 1 - hole if self.label.masked else hole
-        colour = (target * seen).sum((2, 3), keepdim=True) / _positions(seen)
-        return colour.expand_as(target)
 
 
 class AbsolutePixelsObjective(PixelsObjective):
