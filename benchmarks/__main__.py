@@ -3,7 +3,8 @@
     python -m benchmarks PHOTOS [--folder .bench] [--rounds 3] [--seconds 4] [--only PART ...] [--out runs/bench]
 
 PHOTOS is a folder or tar of JPEGs. Contenders take turns, in rounds; what is printed are medians over the rounds. Every
-contender's output is checked first. Leaves `bench.json`, `bench.md` and `bench.png`.
+contender's output is checked first. Leaves `bench.json`, `bench.md` and `bench.png`, up to date after each section, so
+that a run that is stopped has reported what it measured; `--only` and `--merge` make a run in parts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,8 @@ class Host:
         self._process.wait()
 
 
-def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Prepare, check, measure."""
+def run(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Prepare, check, measure: what is known so far, after each section and each measure beside them."""
     cores = len(os.sched_getaffinity(0))
     folder = Path(given.folder).resolve()
     photos = {size: prepare(given.photos, folder, size) for size in _SIZES}
@@ -65,11 +67,21 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         if not given.only or any(part in name for part in given.only)
     }
     hosts: dict[str, Host] = {}
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     wrong: list[str] = []
+    content: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m benchmarks " + " ".join(["PHOTOS", *sys.argv[2:]]),
+        "machine": this_machine().as_dict(),
+        "versions": versions(),
+        "photos": {size: found.about for size, found in photos.items()},
+        "rounds": given.rounds,
+        "wrong": wrong,
+        "sections": {},
+        "beside": {},
+    }
     try:
         for name, entries in chosen.items():
-            results[name] = {who: [] for who in entries}
+            results: dict[str, list[dict[str, Any]]] = {who: [] for who in entries}
             for entry in entries.values():
                 if entry.host not in hosts:
                     hosts[entry.host] = Host()
@@ -85,42 +97,43 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                         wrong.append(f"{name}: {who}: {answer['error']}")
                         _say(f"FAILED {wrong[-1]}")
                         continue
-                    results[name][who].append({**answer, "cores": entry.cores})
+                    results[who].append({**answer, "cores": entry.cores})
                     rate = answer["images"] / answer["seconds"]
                     per_cpu = answer["images"] / max(answer["cpu"], 1e-9)
                     steady = "/".join(f"{part:.0f}" for part in answer["parts"])
                     _say(f"{name} {round_ + 1}: {who}: {rate:.0f} img/s ({steady}), {per_cpu:.0f} img/CPU s")
+            content["sections"][name] = {who: rounds for who, rounds in results.items() if rounds}
+            yield content
     finally:
         for host in hosts.values():
             host.close()
-    besides = {}
     for name in beside.MEASURES:
         if given.rounds and (not given.only or name in given.only):
-            besides[name] = beside.ask(name, folder)
-            _say(f"{name}: {besides[name]}")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks " + " ".join(["PHOTOS", *sys.argv[2:]]),
-        "machine": this_machine().as_dict(),
-        "versions": versions(),
-        "photos": {size: found.about for size, found in photos.items()},
-        "rounds": given.rounds,
-        "wrong": wrong,
-        "sections": {name: {who: rounds for who, rounds in section.items() if rounds} for name, section in results.items()},
-        "beside": besides,
-    }
+            content["beside"][name] = beside.ask(name, folder)
+            _say(f"{name}: {content['beside'][name]}")
+            yield content
 
 
-def merged(content: dict[str, Any], earlier: list[Path]) -> dict[str, Any]:
+def merged(content: dict[str, Any], earlier: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """The content, with those sections of earlier results that it lacks: a run can be made in parts."""
-    for path in reversed(earlier):
-        before = json.loads(path.read_text())
+    for path, before in reversed(earlier.items()):
         if before["machine"] != content["machine"] or before["versions"] != content["versions"]:
             raise SystemExit(f"{path}: another machine, or other versions")
-        for part in ("sections", "beside"):
-            content[part] = {**before[part], **content[part]}
-        content["wrong"] = before["wrong"] + content["wrong"]
+        content = {
+            **content,
+            **{part: {**before[part], **content[part]} for part in ("sections", "beside")},
+            "wrong": before["wrong"] + content["wrong"],
+        }
     return content
+
+
+def report(content: dict[str, Any], out: Path) -> bool:
+    """Write the results and hold them against the gates; whether all is well."""
+    content["gates"] = gates(content)
+    (out / "bench.json").write_text(json.dumps(content, indent=1))
+    (out / "bench.md").write_text(markdown(content))
+    plot(content, out / "bench.png")
+    return not content["wrong"] and not any(gate["missed"] for gate in content["gates"])
 
 
 def _first(entry: Entry) -> Entry:
@@ -155,13 +168,12 @@ def main() -> int:
     parser.add_argument("--merge", type=Path, nargs="*", help="earlier bench.json files, whose parts are taken in", default=[])
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    content = merged(run(given), given.merge)
-    content["gates"] = gates(content)
-    (given.out / "bench.json").write_text(json.dumps(content, indent=1))
-    (given.out / "bench.md").write_text(markdown(content))
-    plot(content, given.out / "bench.png")
-    print(markdown(content))
-    return 1 if content["wrong"] or any(gate["missed"] for gate in content["gates"]) else 0
+    earlier = {path: json.loads(path.read_text()) for path in given.merge}
+    well = False
+    for content in run(given):
+        well = report(merged(content, earlier), given.out)
+    print((given.out / "bench.md").read_text())
+    return 0 if well else 1
 
 
 if __name__ == "__main__":
