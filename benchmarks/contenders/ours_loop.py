@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
+from pipeline.memory import keep_memory
 from pipeline.stream import pairs
 
 PASSES = False
@@ -16,6 +17,7 @@ def batches(job: Job) -> Iterator[Batch]:
     import torch
 
     torch.set_num_threads(1)
+    keep_memory()  # as data actors and training workers do
     epoch = 0
     while True:
         yield from pairs(recipe_of(job), epoch)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job, members
 from pipeline.draws import sample_id
+from pipeline.memory import keep_memory
 from pipeline.render import Renderer
 from pipeline.shards.corpus import Sample
 
@@ -18,6 +19,7 @@ def batches(job: Job) -> Iterator[Batch]:
     import torch
 
     torch.set_num_threads(1)
+    keep_memory()  # as data actors and training workers do
     render = Renderer(recipe_of(job))
     photos = [photo for shard in job.shards[:2] for photo in members(shard)]
     samples = [Sample(str(i), sample_id(str(i)), photo, "jpg", -1, None) for i, photo in enumerate(photos)]
