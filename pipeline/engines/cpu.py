@@ -167,10 +167,10 @@ class CpuOps:
         return out
 
     def erase(self, image: np.ndarray, boxes: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-        out, colour = image.copy(), np.array(fill, np.uint8)
+        out = image.copy()
         for row, of_row in enumerate(boxes.tolist()):
             for top, left, height, width in of_row:
-                out[row, top : top + height, left : left + width] = colour
+                self._cv2.rectangle(out[row], (left, top, width, height), fill, self._cv2.FILLED)
         return out
 
     def gray(self, image: np.ndarray) -> np.ndarray:

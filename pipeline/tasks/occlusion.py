@@ -63,13 +63,13 @@ class Occlusion(Task):
         height = np.clip(np.rint(np.sqrt(area / ratio)), 1, size).astype(np.int64)
         width = np.clip(np.rint(np.sqrt(area * ratio)), 1, size).astype(np.int64)
         top, left = (rng.integers(what, size - side + 1, shape=several) for what, side in (("top", height), ("left", width)))
-        mask = np.zeros((rng.n, size, size), np.uint8)
+        mask = np.zeros((rng.n, size, size), bool)
         line = np.arange(size)
         for k in range(self.blocks):
             rows = (line >= top[:, [k]]) & (line < (top + height)[:, [k]])
             columns = (line >= left[:, [k]]) & (line < (left + width)[:, [k]])
-            mask |= (rows[:, :, None] & columns[:, None, :]).astype(np.uint8)
-        return {"boxes": np.stack([top, left, height, width], axis=2), "mask": mask}
+            mask |= rows[:, :, None] & columns[:, None, :]
+        return {"boxes": np.stack([top, left, height, width], axis=2), "mask": mask.view(np.uint8)}
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return ops.erase(image, drawn["boxes"], self.fill)
