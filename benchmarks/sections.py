@@ -35,8 +35,10 @@ class Entry:
 
     @property
     def host(self) -> str:
-        """In which process it lives: those on Ray share one Ray."""
-        return "ray" if "ray" in self.module or self.module == "ours_disk" else self.module
+        """In which process it lives: ours on Ray share one Ray, and the peers on Ray another."""
+        if "ray" in self.module or self.module == "ours_disk":
+            return "ours on Ray" if self.module.startswith("ours") else "peers on Ray"
+        return self.module
 
 
 def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry]]:
