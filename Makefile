@@ -20,7 +20,7 @@ demo: .venv/demo
 	@echo "The report: runs/demo/report.html and runs/demo/report.json"
 
 test: .venv/dev
-	$(BIN)/pytest --durations 20
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 20
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -1,3 +1,20 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and how the tests share out among processes where several run at once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores; before torch is imported
 
 pytest_plugins = ["tests.cluster_of_one", "tests.tiles"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` the tests of one package that use Ray share a process and its Ray; groups, being long, go first."""
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(f"ray, {item.path.relative_to(item.config.rootpath).parts[1]}"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

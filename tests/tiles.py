@@ -16,6 +16,13 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
 
 TILES = 24
+FOUR_TASKS: dict[str, Any] = {
+    "rotation": {},
+    "jigsaw": {"grid": 2, "permutations": 8},
+    "occlusion": {},
+    "colorization": {},
+}
+"""A label of each kind that most of the code tells apart: classes, and pixels with and without a mask."""
 
 
 @pytest.fixture(scope="session")

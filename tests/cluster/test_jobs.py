@@ -26,6 +26,8 @@ from pipeline.recipe import Recipe
 from tests.cluster.conftest import Call
 from tests.cluster_of_one import QUICK
 
+pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
+
 _WAIT_SECONDS = 600.0
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
 

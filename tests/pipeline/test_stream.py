@@ -17,10 +17,9 @@ from pipeline.render import Columns
 from pipeline.shards.opening import open_corpus
 from pipeline.stream import steps, units
 from pipeline.units import Source
+from tests.tiles import FOUR_TASKS
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
 
 
 def by_sample(parts: Iterator[Columns]) -> dict[int, dict[str, bytes]]:
@@ -55,8 +54,8 @@ def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
 def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(
     run_recipe: Callable[..., Recipe], render: str, actors: int, world: int, batch: int
 ) -> None:
-    expected = by_sample(pairs(run_recipe({"tasks": TASKS})))
-    spec = run_recipe({"tasks": TASKS, "placement": {"render": render, "actors": actors, "cpus": 0.5}}, batch=batch)
+    expected = by_sample(pairs(run_recipe({"tasks": FOUR_TASKS})))
+    spec = run_recipe({"tasks": FOUR_TASKS, "placement": {"render": render, "actors": actors, "cpus": 0.5}}, batch=batch)
     ranks = over_ray(spec, world)
     assert len(expected) == 72
     assert by_sample(columns for rank in ranks for _, columns in rank) == expected

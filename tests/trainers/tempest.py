@@ -20,7 +20,7 @@ from tests.trainers.ledgers import trained
 
 _WAIT_SECONDS = 240.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
-_SOON = {**QUICK, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15", "PYTHONWARNINGS": "ignore"}
+_SOON = {**QUICK, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5", "PYTHONWARNINGS": "ignore"}
 _STORE = {"object_store_memory": 100 * 2**20}
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from pipeline.errors import RunError
 from pipeline.recipe import Recipe
 from pipeline.shards.writing import TarWriter
 from tests.tiles import Finished
+from tests.trainers.held_server import held_server
 from tests.trainers.ledgers import due, trained
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
@@ -93,35 +91,11 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
-class _Silent(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder until it is told to hold its tongue."""
-
-    def __init__(self, *args, silent: threading.Event, over: threading.Event, **kwargs) -> None:
-        self.silent, self.over = silent, over
-        super().__init__(*args, **kwargs)
-
-    def do_GET(self) -> None:
-        if self.silent.is_set():
-            self.over.wait()
-        super().do_GET()
-
-    def log_message(self, *args) -> None:
-        pass
-
-
 def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     shard(tmp_path / "served" / "shard-0.tar", 64)
-    silent, over = threading.Event(), threading.Event()
-    handler = functools.partial(_Silent, directory=str(tmp_path / "served"), silent=silent, over=over)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/shard-0.tar"
-    spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 30, "restarts": 0}}, epochs=200)
-    words = rf"no batch has come to rank 0 for 30 s .*: read has stood still for \d+ s on .*, at {url}"
-    try:
+    with held_server(tmp_path / "served") as (folder, flowing):
+        url = f"{folder}/shard-0.tar"
+        spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 30, "restarts": 0}}, epochs=200)
+        words = rf"no batch has come to rank 0 for 30 s .*: read has stood still for \d+ s on .*, at {url}"
         with pytest.raises(RunError, match=words):
-            pretrain(spec, [lambda record: silent.set()])
-    finally:
-        over.set()
-        server.shutdown()
-        server.server_close()
+            pretrain(spec, [lambda record: flowing.clear()])

@@ -19,12 +19,12 @@ from pipeline.recipe import Recipe
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
 from pipeline.units import Source
+from tests.tiles import FOUR_TASKS
 from trainers.pretraining import pretrain
 
 MakeRecipe = Callable[..., Recipe]
-TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
 EVERY_LABEL: dict[str, dict] = {
-    **TASKS,
+    **FOUR_TASKS,
     "corrupted_region": {},
     "jigsaw_order": {},
     "masked_patches": {},
@@ -86,9 +86,9 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
 @pytest.mark.usefixtures("local_ray")
 def test_a_rendered_corpus_trains_to_the_same_losses(run_recipe: MakeRecipe, shards: Path, tmp_path: Path) -> None:
     # In bfloat16 some processors leave parts of a small map's gradient unset, see `trainers.optim`, and no loss repeats itself.
-    live = pretrain(run_recipe(on(shards, tasks=TASKS), precision="float32"))
+    live = pretrain(run_recipe(on(shards, tasks=FOUR_TASKS), precision="float32"))
     out = tmp_path / "out"
-    render(run_recipe(on(shards, tasks=TASKS, render={"epochs": 3, "format": "parquet"})), str(out), here=True)
+    render(run_recipe(on(shards, tasks=FOUR_TASKS, render={"epochs": 3, "format": "parquet"})), str(out), here=True)
     rendered = pretrain(run_recipe(on(out, name="rendered", image={}, tasks={}), precision="float32"))
     losses = {name: task["loss"] for name, task in rendered["tasks"].items()}
     assert losses == {name: task["loss"] for name, task in live["tasks"].items()}

@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.recipe import Recipe
 from tests.pipeline.shards.conftest import make_tar
+from tests.tiles import FOUR_TASKS
 
 __all__ = ["make_tar"]
 
-TASKS = {"rotation": {}, "jigsaw": {"grid": 2, "permutations": 8}, "occlusion": {}, "colorization": {}}
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -31,7 +31,7 @@ def spec(run_recipe: MakeRecipe, tiles: Path) -> MakeRecipe:
 
     def make(shards: Path | str | list[str] = tiles, sections: dict[str, Any] | None = None, **render: Any) -> Recipe:
         given = shards if isinstance(shards, list) else str(shards)
-        return run_recipe({"corpus": {"shards": given}, "tasks": TASKS, "render": render, **(sections or {})})
+        return run_recipe({"corpus": {"shards": given}, "tasks": FOUR_TASKS, "render": render, **(sections or {})})
 
     return make
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import load_recipe
 from tests.pipeline.materialize.storm import VICTIMS, prepare, weather
 
 
+@pytest.mark.xdist_group("kills")
 def test_twenty_kills_of_actors_nodes_and_driver_change_no_byte(tmp_path: Path, tree: Callable[[Path], dict[str, bytes]]) -> None:
     """One seed; `benchmarks/kill_storm.py` tries many."""
     recipe = prepare(tmp_path)
