@@ -32,7 +32,7 @@ def local_ray() -> Iterator[None]:
         logging_level="ERROR",
         log_to_driver=False,
         object_store_memory=500 * 2**20,
-        _system_config={"metrics_report_interval_ms": 500},
+        _system_config={"metrics_report_interval_ms": 2000},
     )
     yield
     ray.shutdown()

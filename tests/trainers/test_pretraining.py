@@ -66,7 +66,7 @@ def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weig
     spec = run_recipe(
         {
             "tasks": {name: {} for name in [*eight, "rotation_angle"]},
-            "placement": {"actors": 3, "cpus": 0.5},
+            "placement": {"actors": 2, "cpus": 0.5},
             "tracking": LEDGER,
         },
         workers=2,

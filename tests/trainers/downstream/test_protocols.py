@@ -36,9 +36,9 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
     labelled: Callable[..., Recipe], calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    spec = labelled(labels=0.5, layer="stage3")
-    probed = evaluate(labelled(workers=2, labels=0.5, layer="stage3"))
-    tuned = finetune(spec)
+    spec = labelled(workers=2, labels=0.5, layer="stage3")
+    probed = evaluate(spec)
+    tuned = finetune(labelled(workers=0, labels=0.5, layer="stage3"))
     rows = probed["downstream"] + tuned["downstream"]
     assert [(row["init"], row["protocol"]) for row in rows] == [
         ("pretrained", "linear"),
