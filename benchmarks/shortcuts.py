@@ -9,8 +9,6 @@ Prints for each task how far above chance a small network comes on samples that 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -41,15 +39,9 @@ def noise_pairs(task: Task, size: int, count: int, seed: int = 0) -> tuple[np.nd
         rows = np.arange(start, min(start + _CHUNK, count))
         drawn = task.draw(draws.of(rows).stream(task.name), size)
         image = random.integers(0, 256, (len(rows), task.frames * size, size, 3), np.uint8)
-
-        inputs.append(task.render(CpuOps(size, partial(_spread, len(rows))), image, drawn))
+        inputs.append(task.render(CpuOps(size), image, drawn))
         labels.append(drawn["label"])
     return np.concatenate(inputs), np.concatenate(labels)
-
-
-def _spread(rows: int, work: Callable[[int, int], None]) -> None:
-    for row in range(rows):
-        work(row, 0)
 
 
 class _Network(nn.Module):

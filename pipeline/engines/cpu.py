@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -16,12 +15,12 @@ from pipeline.engines.field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
 from pipeline.tasks.base import Drawn, Task
 
-Spread = Callable[[Callable[[int, int], None]], None]
-"""Does `work(row, thread)` for every row of a batch."""
+_CACHED_BYTES = 2**20
+"""Of crops that are worked on together: a share of a core's second-level cache."""
 
 
 class Threads:
-    """Spreads the rows of a batch over threads."""
+    """Spreads the rows of a batch, or parts of it, over threads."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -44,7 +43,7 @@ class Threads:
 def inputs_of(
     tasks: Mapping[str, Task], image: np.ndarray, drawn: Mapping[str, Drawn], threads: Threads
 ) -> dict[str, np.ndarray]:
-    """What every task makes of crops.
+    """What every task makes of crops: all tasks of a few crops at a time, which stay in the processor's cache meanwhile.
 
     Args:
         tasks: by name.
@@ -55,9 +54,19 @@ def inputs_of(
     Returns:
         A column `<task>.input` for each task, uint8.
     """
-    size = image.shape[2]
-    ops = CpuOps(size, partial(threads, len(image)))
-    return {f"{name}.input": task.render(ops, image[:, : task.frames * size], drawn[name]) for name, task in tasks.items()}
+    n, size = len(image), image.shape[2]
+    ops = CpuOps(size)
+    columns = {name: np.empty((n, *task.input_shape(size)), np.uint8) for name, task in tasks.items()}
+    each = max(1, _CACHED_BYTES // (image[:1].nbytes or 1))
+
+    def make(part: int, _: int) -> None:
+        rows = slice(part * each, (part + 1) * each)
+        for name, task in tasks.items():
+            of_task = {key: value[rows] for key, value in drawn[name].items()}
+            columns[name][rows] = task.render(ops, image[rows, : task.frames * size], of_task)
+
+    threads(-(-n // each), make)
+    return {f"{name}.input": column for name, column in columns.items()}
 
 
 class CpuEngine:
@@ -148,22 +157,20 @@ class _Resize:
 class CpuOps:
     """The vocabulary on batches: images are uint8 (n, h, w, 3). See `pipeline.engines.vocabulary.Ops`."""
 
-    def __init__(self, size: int, spread: Spread) -> None:
+    def __init__(self, size: int) -> None:
         import cv2
 
-        self.size, self._spread, self._cv2 = size, spread, cv2
+        self.size, self._cv2 = size, cv2
 
     def rotate90(self, image: np.ndarray, turns: np.ndarray) -> np.ndarray:
         out = np.empty_like(image)
         codes = {1: self._cv2.ROTATE_90_COUNTERCLOCKWISE, 2: self._cv2.ROTATE_180, 3: self._cv2.ROTATE_90_CLOCKWISE}
 
-        def turn(row: int, _: int) -> None:
-            if code := int(turns[row]) % 4:
-                self._cv2.rotate(image[row], codes[code], dst=out[row])
+        for row, count in enumerate(turns.tolist()):
+            if count % 4:
+                self._cv2.rotate(image[row], codes[count % 4], dst=out[row])
             else:
                 out[row] = image[row]
-
-        self._spread(turn)
         return out
 
     def erase(self, image: np.ndarray, boxes: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
@@ -175,7 +182,8 @@ class CpuOps:
 
     def gray(self, image: np.ndarray) -> np.ndarray:
         out = np.empty((*image.shape[:3], 1), np.uint8)
-        self._spread(lambda row, _: self._cv2.cvtColor(image[row], self._cv2.COLOR_RGB2GRAY, dst=out[row, :, :, 0]))
+        for row in range(len(image)):
+            self._cv2.cvtColor(image[row], self._cv2.COLOR_RGB2GRAY, dst=out[row, :, :, 0])
         return out
 
     def drop_colour(self, image: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -196,11 +204,11 @@ class CpuOps:
         out, field = np.empty_like(image), normal_field(self.size)
         (height, width), places = image.shape[1:3], corners.tolist()
 
-        def add(row: int, _: int) -> None:
+        for row in range(len(image)):
             slope, floor = np.float32(gain[row]), np.float32(level[row])
             if not (slope or floor):
                 out[row] = image[row]
-                return
+                continue
             (top, left), (top2, left2) = places[row]
             noise = field[top : top + height, left : left + width] + field[top2 : top2 + height, left2 : left2 + width]
             pixels = image[row].astype(np.float32)
@@ -209,14 +217,12 @@ class CpuOps:
             np.rint(noise, out=noise)
             np.clip(noise, 0, 255, out=noise)
             out[row] = noise
-
-        self._spread(add)
         return out
 
     def blur(self, image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         out = np.empty_like(image)
 
-        def soften(row: int, _: int) -> None:
+        for row in range(len(image)):
             if width := float(sigma[row]):
                 window = 2 * math.ceil(3 * np.float32(width)) + 1
                 pixels = image[row].astype(np.float32)  # of uint8 OpenCV makes sums in fixed point, up to two levels off
@@ -224,17 +230,13 @@ class CpuOps:
                 out[row] = np.rint(pixels)
             else:
                 out[row] = image[row]
-
-        self._spread(soften)
         return out
 
     def recolour(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         out, matrix = np.empty_like(image), matrix.astype(np.float32)
 
-        def change(row: int, _: int) -> None:  # in float: of uint8 OpenCV makes sums in fixed point, often a level off
+        for row in range(len(image)):  # in float: of uint8 OpenCV makes sums in fixed point, often a level off
             out[row] = np.clip(np.rint(self._cv2.transform(image[row].astype(np.float32), matrix[row])), 0, 255)
-
-        self._spread(change)
         return out
 
     def reduce(self, image: np.ndarray, factor: int) -> np.ndarray:
@@ -254,12 +256,10 @@ class CpuOps:
         centres[:, :, 2] += centres[:, :, :2].sum(axis=2) * 0.5 - 0.5
         flags = self._cv2.INTER_LINEAR | self._cv2.WARP_INVERSE_MAP
 
-        def warp(row: int, _: int) -> None:
+        for row in range(len(image)):
             self._cv2.warpAffine(
                 image[row], centres[row], (side, side), dst=out[row], flags=flags, borderMode=self._cv2.BORDER_REPLICATE
             )
-
-        self._spread(warp)
         return out
 
     def paste(self, image: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -122,11 +122,7 @@ def by_cpu_ops(task: Task, image: np.ndarray, drawn: dict[str, np.ndarray]) -> n
     """A task's input on crops that are there already, uint8 (n, size, size, 3), or (n, frames * size, size, 3)."""
     from pipeline.engines.cpu import CpuOps
 
-    def spread(work: Any) -> None:
-        for row in range(len(image)):
-            work(row, 0)
-
-    return task.render(CpuOps(image.shape[2], spread), image, drawn)
+    return task.render(CpuOps(image.shape[2]), image, drawn)
 
 
 FRAMES = max(task.frames for task in registry().values())

@@ -216,11 +216,7 @@ CASES = [pytest.param(case, id=f"{word}-{i}") for word, cases in CONTRACT.items(
 
 
 def by_cpu(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    def spread(work: Callable[[int, int], None]) -> None:
-        for row in range(len(image)):
-            work(row, 0)
-
-    return say(CpuOps(image.shape[1], spread), image, drawn)
+    return say(CpuOps(image.shape[1]), image, drawn)
 
 
 def by_dali(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -261,9 +257,8 @@ def test_noise_has_the_strength_that_is_asked_for() -> None:
     count, size = 400, 32
     corners = Draws(0, 0, np.arange(count, dtype=np.uint64)).stream("here").integers("corners", ROOM + 1, shape=(2, 2))
     image = np.full((count, size, size, 3), 100, np.uint8)
-    spread = lambda work: [work(row, 0) for row in range(count)]  # noqa: E731
     for gain, level, expected in [(0.0, 20.0, 20.0), (2.0, 0.0, 200**0.5), (1.0, 5.0, 125**0.5)]:
-        found = CpuOps(size, spread).noise(image, corners, np.full(count, gain), np.full(count, level)) - 100.0
+        found = CpuOps(size).noise(image, corners, np.full(count, gain), np.full(count, level)) - 100.0
         assert abs(found.mean()) < 0.3
         assert abs(found.std() / expected - 1) < 0.02
         assert abs((found**3).mean()) / expected**3 < 0.1
