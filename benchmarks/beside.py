@@ -1,12 +1,13 @@
 """What is measured beside the contenders, each in a process of its own: planning, start-up, stages, bytes, waiting.
 
-    python -m benchmarks.beside plan|start|stages|bytes|train PHOTOS_FOLDER
+    python -m benchmarks.beside plan|start|stages|processes|bytes|train PHOTOS_FOLDER
 
 PHOTOS_FOLDER is where `python -m benchmarks` keeps its shards. Each prints a line of JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import statistics
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from benchmarks.work import TASKS, Job
 
 SHARDS = 100_000
 _ROUNDS = 5
+_WARM_BATCHES, _BATCHES = 20, 60
 
 
 def ask(what: str, folder: Path) -> dict[str, Any]:
@@ -146,6 +149,48 @@ def stages(folder: Path) -> dict[str, Any]:
     }
 
 
+def processes(folder: Path) -> dict[str, Any]:
+    """CPU milliseconds a photo of each process, four pairs through Ray Data on two actors; those of a name are summed."""
+    import importlib
+
+    import psutil
+
+    from benchmarks.sections import LARGER
+
+    def spent() -> dict[tuple[int, str], float]:
+        me = psutil.Process()
+        found = {}
+        for process in (me, *me.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                name = "training worker" if process == me else _role(words)
+                found[process.pid, name] = sum(process.cpu_times()[:2])
+        return found
+
+    contender = importlib.import_module("benchmarks.contenders.ours_ray")
+    with contextlib.closing(contender.batches(replace(_job(folder), workers=2, options=LARGER))) as batches:
+        for _ in range(_WARM_BATCHES):
+            next(batches)
+        before, photos = spent(), 0
+        for _ in range(_BATCHES):
+            photos += len(next(batches)["id"])
+        after = spent()
+    total: dict[str, float] = {}
+    for (pid, name), seconds in after.items():
+        total[name] = total.get(name, 0.0) + (seconds - before.get((pid, name), 0.0)) / photos * 1000
+    return {"photos": photos, **dict(sorted(total.items(), key=lambda item: -item[1]))}
+
+
+def _role(words: list[str]) -> str:
+    """What a process of Ray is called here: the class of an actor, or the file that is run."""
+    title = " ".join(words)
+    if title.startswith("ray::"):
+        name = title.removeprefix("ray::").split("(")[0].split("[")[0].split(".")[0].strip()
+        return "data actors" if name == "MapWorker" else f"Ray: {name}"
+    files = [Path(word).name for word in words if not word.startswith("-")]
+    return f"Ray: {next((file for file in files if not file.startswith('python')), 'other')}"
+
+
 def bytes_(folder: Path) -> dict[str, Any]:
     """Bytes a photo through the object store: what the blocks of each placement hold, for one pair and for four."""
     from benchmarks.contenders import rays
@@ -188,7 +233,7 @@ def _job(folder: Path, tasks: tuple[str, ...] = TASKS) -> Job:
     return Job(shards, 224, tasks)
 
 
-MEASURES = {"plan": plan, "start": start, "stages": stages, "bytes": bytes_, "train": train}
+MEASURES = {"plan": plan, "start": start, "stages": stages, "processes": processes, "bytes": bytes_, "train": train}
 
 if __name__ == "__main__":
     answers, sys.stdout = sys.stdout, sys.stderr  # where Ray writes, too
