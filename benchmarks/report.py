@@ -139,7 +139,7 @@ def plot(content: dict[str, Any], path: Path) -> None:
             middle = statistics.median(values)
             axis.barh(place, middle, color="#c2410c" if who.startswith("ours") else "#94a3b8")
             axis.plot([min(values), max(values)], [place, place], color="black", linewidth=1)
-            axis.text(middle, place, f"  {middle:,.0f}", va="center", fontsize=8)
+            axis.text(max(values), place, f"  {middle:,.0f}", va="center", fontsize=8)
         axis.set_yticks(range(len(section)), list(reversed(section)), fontsize=8)
         axis.set_title(f"{name}: photos a CPU second", fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
