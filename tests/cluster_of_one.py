@@ -38,21 +38,21 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def kill_worker(name: str) -> int:
-    """SIGKILL the first Ray worker process of this session whose title contains `name`; returns its pid."""
-    found = workers(name)
+def kill_worker(name: str, but: set[int]) -> int:
+    """SIGKILL the first Ray worker process of this session whose title contains `name`, none of `but`; returns its pid."""
+    found = [process for process in workers(name) if process.pid not in but]
     if not found:
         raise LookupError(f"no Ray worker process with {name!r} in its title, only {sorted(map(_title, workers()))}")
     found[0].kill()
     return found[0].pid
 
 
-def wait_for_another(name: str, pid: int) -> None:
-    """Until a Ray worker of that name other than `pid` is there and has begun its work."""
+def wait_for_another(name: str, but: set[int]) -> None:
+    """Until a Ray worker of that name, none of `but`, is there and has begun its work."""
     end = time.monotonic() + _WAIT_SECONDS
-    while not [p for p in workers(name) if p.pid != pid and "__init__" not in _title(p)]:
+    while not [p for p in workers(name) if p.pid not in but and "__init__" not in _title(p)]:
         if time.monotonic() > end:
-            raise TimeoutError(f"nothing took the place of {name} {pid}")
+            raise TimeoutError(f"nothing took the place of {name} {but}")
         time.sleep(0.1)
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
-from tests.cluster_of_one import kill_worker, wait_for_another
+from tests.cluster_of_one import kill_worker, wait_for_another, workers
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.board import Record
@@ -86,13 +86,15 @@ def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weig
 
 def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(run_recipe: MakeRecipe, calm: Finished) -> None:
     killed: dict[str, int] = {}
+    victims = ((2, "MapWorker"), (10, "RayTrainWorker"))
+    before = {process.pid for _, name in victims for process in workers(name)}  # of earlier runs some may not be gone yet
 
     def kill(record: Record) -> None:
-        for step, name in ((2, "MapWorker"), (10, "RayTrainWorker")):
+        for step, name in victims:
             if record["step"] >= step and name not in killed:
                 if name == "RayTrainWorker":
-                    wait_for_another("MapWorker", killed["MapWorker"])  # without it the run cannot end
-                killed[name] = kill_worker(name)
+                    wait_for_another("MapWorker", {*before, killed["MapWorker"]})  # without it the run cannot end
+                killed[name] = kill_worker(name, before)
 
     result = pretrain(run_recipe(workers=1, **calm.training), [kill])
     assert list(killed) == ["MapWorker", "RayTrainWorker"]
