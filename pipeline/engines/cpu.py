@@ -16,14 +16,14 @@ from pipeline.engines.reduced import ReducedDecoder
 from pipeline.tasks.base import Drawn, Task
 
 _CACHED_BYTES = 2**20
-"""Of crops that are worked on together: a share of a core's second-level cache."""
+"""Of crops that a thread works on together: a share of a core's second-level cache."""
 
 
 class Threads:
     """Spreads the rows of a batch, or parts of it, over threads."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.count = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __call__(self, rows: int, work: Callable[[int, int], None]) -> None:
@@ -34,10 +34,10 @@ class Threads:
             return
 
         def part(thread: int) -> None:
-            for row in range(rows * thread // self._threads, rows * (thread + 1) // self._threads):
+            for row in range(rows * thread // self.count, rows * (thread + 1) // self.count):
                 work(row, thread)
 
-        list(self._pool.map(part, range(self._threads)))
+        list(self._pool.map(part, range(self.count)))
 
 
 def inputs_of(
@@ -57,7 +57,7 @@ def inputs_of(
     n, size = len(image), image.shape[2]
     ops = CpuOps(size)
     columns = {name: np.empty((n, *task.input_shape(size)), np.uint8) for name, task in tasks.items()}
-    each = max(1, _CACHED_BYTES // (image[:1].nbytes or 1))
+    each = max(1, min(_CACHED_BYTES // math.prod(image.shape[1:]), -(-n // threads.count)))
 
     def make(part: int, _: int) -> None:
         rows = slice(part * each, (part + 1) * each)
