@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sections import LARGER
 from benchmarks.work import TASKS, Job
 
 SHARDS = 100_000
@@ -59,8 +62,6 @@ def plan(_: Path) -> dict[str, Any]:
 
 def _write_index(folder: Path, index: Any, row: Any) -> None:
     """Shards that are holes, and an index that says how many samples each holds; in a child, for its memory is not planning's."""
-    import os
-
     child = os.fork()
     if child:
         assert os.waitpid(child, 0)[1] == 0
@@ -151,33 +152,22 @@ def stages(folder: Path) -> dict[str, Any]:
 
 def processes(folder: Path) -> dict[str, Any]:
     """CPU milliseconds a photo of each process, four pairs through Ray Data on two actors; those of a name are summed."""
-    import importlib
-
     import psutil
 
-    from benchmarks.sections import LARGER
+    from benchmarks.contenders import ours_ray
+    from benchmarks.measure import cpu_seconds, family
 
-    def spent() -> dict[tuple[int, str], float]:
-        me = psutil.Process()
-        found = {}
-        for process in (me, *me.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                words = process.cmdline()
-                name = "training worker" if process == me else _role(words)
-                found[process.pid, name] = sum(process.cpu_times()[:2])
-        return found
-
-    contender = importlib.import_module("benchmarks.contenders.ours_ray")
-    with contextlib.closing(contender.batches(replace(_job(folder), workers=2, options=LARGER))) as batches:
+    with contextlib.closing(ours_ray.batches(replace(_job(folder), workers=2, options=LARGER))) as batches:
         for _ in range(_WARM_BATCHES):
             next(batches)
-        before, photos = spent(), 0
+        before, photos = {process.pid: cpu_seconds([process]) for process in family()}, 0
         for _ in range(_BATCHES):
             photos += len(next(batches)["id"])
-        after = spent()
-    total: dict[str, float] = {}
-    for (pid, name), seconds in after.items():
-        total[name] = total.get(name, 0.0) + (seconds - before.get((pid, name), 0.0)) / photos * 1000
+        total: defaultdict[str, float] = defaultdict(float)
+        for process in family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                name = "training worker" if process.pid == os.getpid() else _role(process.cmdline())
+                total[name] += (cpu_seconds([process]) - before.get(process.pid, 0.0)) / photos * 1000
     return {"photos": photos, **dict(sorted(total.items(), key=lambda item: -item[1]))}
 
 

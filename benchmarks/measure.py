@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,15 +57,15 @@ def window(batches: Iterator[Batch], warm: float, seconds: float) -> Measured:
     first = time.perf_counter()
     while time.perf_counter() - first < warm:
         next(batches)
-    processes = _processes()
-    cpu, begun = _cpu(processes), time.perf_counter()
+    processes = family()
+    cpu, begun = cpu_seconds(processes), time.perf_counter()
     arrivals: list[tuple[float, int]] = []
     while not arrivals or arrivals[-1][0] < seconds:
         rows = len(next(iter(next(batches, _END).values())))
         if not rows:
             break
         arrivals.append((time.perf_counter() - begun, rows))
-    spent = _cpu(processes) - cpu
+    spent = cpu_seconds(processes) - cpu
     own, others = _memory(processes[:1]), _memory(processes[1:])
     length = arrivals[-1][0]
     thirds = [sum(rows for at, rows in arrivals if k * length / 3 < at <= (k + 1) * length / 3) for k in range(3)]
@@ -99,19 +99,18 @@ def measure(contender: str, job: Job, warm: float, seconds: float) -> Measured:
     )
 
 
-def _processes() -> list[psutil.Process]:
+def family() -> list[psutil.Process]:
+    """This process and all below it."""
     me = psutil.Process()
     return [me, *me.children(recursive=True)]
 
 
-def _cpu(processes: list[psutil.Process]) -> float:
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Processor time that they have used; that of one that ended is lost."""
     total = 0.0
     for process in processes:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:  # it ended; what it did in the window is lost
-            continue
-        total += times.user + times.system
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
     return total
 
 

@@ -15,7 +15,6 @@ from tests.tiles import FOUR_TASKS
 
 __all__ = ["make_tar"]
 
-
 MakeRecipe = Callable[..., Recipe]
 
 
