@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from pipeline.errors import RunError
 from pipeline.recipe import Recipe
 from pipeline.shards.writing import TarWriter
 from tests.tiles import Finished
-from tests.trainers.held_server import held_server
 from tests.trainers.ledgers import due, trained
+from tests.web import Serve
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
 
@@ -91,11 +92,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
-def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(
+    run_recipe: MakeRecipe, serve: Serve, tmp_path: Path
+) -> None:
     shard(tmp_path / "served" / "shard-0.tar", 64)
-    with held_server(tmp_path / "served") as (folder, flowing):
-        url = f"{folder}/shard-0.tar"
-        spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 20, "restarts": 0}}, epochs=200)
-        words = rf"no batch has come to rank 0 for 20 s .*: read has stood still for \d+ s on .*, at {url}"
-        with pytest.raises(RunError, match=words):
-            pretrain(spec, [lambda record: flowing.clear()])
+    flowing = threading.Event()
+    url = f"{serve(tmp_path / 'served', ranges=False, flowing=flowing)}/shard-0.tar"
+    spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 20, "restarts": 0}}, epochs=200)
+    words = rf"no batch has come to rank 0 for 20 s .*: read has stood still for \d+ s on .*, at {url}"
+    with pytest.raises(RunError, match=words):
+        pretrain(spec, [lambda record: flowing.clear()])
