@@ -1,6 +1,6 @@
 """A cluster of three nodes on this machine loses one during a render and one during pretraining: is the result the same?
 
-    python benchmarks/lose_a_node.py [--images 1500] [--epochs 12]
+    python -m benchmarks.lose_a_node [--images 1500] [--epochs 12]
 
 Prints what was lost when, how long each run took beside an undisturbed one, and whether bytes and losses are equal.
 """

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import psutil
 
 from benchmarks.check import check
@@ -73,7 +74,7 @@ def window(batches: Iterator[Batch], warm: float, seconds: float) -> Measured:
     return Measured(sum(rows for _, rows in arrivals), length, spent, first - asked, own, others, parts)
 
 
-_END: Batch = {"": __import__("numpy").empty(0)}
+_END: Batch = {"": np.empty(0)}
 
 
 def measure(contender: str, job: Job, warm: float, seconds: float) -> Measured:

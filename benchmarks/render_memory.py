@@ -1,6 +1,6 @@
 """What rendering to disk holds in memory: by the size of a shard, and on the driver by the number of shards.
 
-    python benchmarks/render_memory.py FOLDER [--samples 500] [--shards 100000]
+    python -m benchmarks.render_memory FOLDER [--samples 500] [--shards 100000]
 
 FOLDER is emptied and used. First one shard of so many samples, and one of ten times as many, are rendered in a process each,
 which tells its peak. Then a folder of many tiny shards with an index is planned, looked at when half of it is done, and
@@ -32,7 +32,8 @@ def peak() -> float:
 
 def child(*words: str) -> dict[str, float]:
     """What a process of its own answers."""
-    done = subprocess.run([sys.executable, __file__, "--child", *words], stdout=subprocess.PIPE, text=True, check=True)
+    call = [sys.executable, "-m", "benchmarks.render_memory", "--child", *words]
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return answer
 

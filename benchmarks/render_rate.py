@@ -1,6 +1,6 @@
 """How fast a corpus is rendered to disk: over Ray against a plain loop in one process, and a corpus ten times as large.
 
-    python benchmarks/render_rate.py PHOTOS FOLDER [--copies 4] [--rounds 3] [--shard 4]
+    python -m benchmarks.render_rate PHOTOS FOLDER [--copies 4] [--rounds 3] [--shard 4]
 
 PHOTOS is a folder or tar of photos; FOLDER is emptied and used. Prints images a second of each way, by the clock and by the
 processor time of all processes that take part (Ray's own among them), interleaved in rounds; and the time an image and the peak
@@ -16,12 +16,12 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 
+from benchmarks.measure import cpu_seconds, family
+from benchmarks.render_memory import peak
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
 
@@ -43,7 +43,7 @@ def recipe_of(shards: list[str], form: str, image: str | None) -> Recipe:
 def once(way: str, recipe: Recipe, out: Path) -> dict[str, float]:
     """Render in a process of its own; samples, seconds and CPU seconds from the first shard to the last, and peak MB."""
     shutil.rmtree(out, ignore_errors=True)
-    words = [sys.executable, __file__, "--child", way, str(out)]
+    words = [sys.executable, "-m", "benchmarks.render_rate", "--child", way, str(out)]
     done = subprocess.run(words, input=recipe.model_dump_json(), capture_output=True, text=True, check=True)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -57,7 +57,7 @@ def child(way: str, out: str) -> None:
     marks: list[tuple[float, float, int]] = []
 
     def note(progress: Progress) -> None:
-        marks.append((time.perf_counter(), cpu_seconds(), progress.samples_done))
+        marks.append((time.perf_counter(), cpu_seconds(family()), progress.samples_done))
 
     if way == "ray":
         import ray
@@ -66,19 +66,7 @@ def child(way: str, out: str) -> None:
     render(recipe, out, progress=note, here=way == "here")
     first, last = (np.array(marks[n]) for n in (1 if len(marks) > 2 else 0, -1))  # before the first shard's end it starts up
     seconds, cpu, samples = (last - first).tolist()
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "samples": samples, "peak": peak}))
-
-
-def cpu_seconds() -> float:
-    """Processor time that this process and those below it have used."""
-    me = psutil.Process()
-    total = 0.0
-    for process in (me, *me.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:2])
-    return total
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "samples": samples, "peak": peak()}))
 
 
 def main() -> None:

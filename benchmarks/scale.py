@@ -1,6 +1,6 @@
 """What grows with the number of shards, units and nodes: the order of training, the corpus sent to actors, listing, Ray's units.
 
-    python benchmarks/scale.py [--shards 1000000] [--units 2000]
+    python -m benchmarks.scale [--shards 1000000] [--units 2000]
 
 Prints seconds and megabytes. Nothing is rendered but 8-pixel crops of noise, so that the units' rate is that of Ray alone.
 """

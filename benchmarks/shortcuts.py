@@ -1,7 +1,7 @@
 """Can a network answer a task on pixel noise? Then the rendering betrays the answer, for there is nothing else to see.
 
-    python benchmarks/shortcuts.py                      every task, 20,000 samples, 2,000 steps
-    python benchmarks/shortcuts.py --task rotation_angle --steps 5000
+    python -m benchmarks.shortcuts                      every task, 20,000 samples, 2,000 steps
+    python -m benchmarks.shortcuts --task rotation_angle --steps 5000
 
 Prints for each task how far above chance a small network comes on samples that it was not trained on, in standard errors.
 """

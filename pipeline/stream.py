@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.batches import ahead, batches
+from pipeline.connection import connect_ray
 from pipeline.crops import TasksOnCrops
 from pipeline.engines import engine_name, settled
 from pipeline.memory import keep_memory
@@ -214,8 +215,9 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     """One epoch of pairs as a Ray Dataset, for a pipeline of the user's own.
 
     Columns as `pipeline.units.UnitRenderer` gives them; rows of weight 0 could not be decoded (`failure` says why) or
-    fill the last batch.
+    fill the last batch. Connects to Ray as the commands do (`pipeline.connection`), if this process is not connected yet.
     """
+    connect_ray()
     workers = recipe.placement.model_copy(update={"render": "workers"})
     return units(open_source(settled(recipe.model_copy(update={"placement": workers})), epoch))
 

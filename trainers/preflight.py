@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.connection import DATA_TASK_CPUS
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from trainers.capacity import Node
-
-DATA_TASK_CPUS = 1.0
-"""Ray Data needs one free logical CPU for the task that numbers the units; without it the rendering actors wait for ever."""
 
 
 @dataclass(frozen=True)

@@ -67,30 +67,32 @@ def recipe_on(shards: Path | str, tmp_path: Path, **sections: Any) -> Recipe:
 # Ports
 
 _LISTENERS = """
-import psutil, sys
-from pipeline.recipe import parse_recipe
-{imports}
-from trainers.session import connect
-connect(parse_recipe({{"name": "x", "seed": 0, "corpus": {{"shards": "s"}}, "placement": {{"cpus": 0.5}}}}))
+import json, psutil, sys
+from pipeline.recipe import load_recipe
+recipe = load_recipe(sys.argv[1])
+{start}
 import ray
 @ray.remote(num_cpus=0)
 def work(): return 1
 ray.get(work.remote())
 found = {{c.laddr.ip for p in [psutil.Process(), *psutil.Process().children(recursive=True)]
          for c in p.net_connections("inet") if c.status == "LISTEN"}}
-print(sorted(found))
+print(json.dumps([sorted(found), ray.cluster_resources()["CPU"]]))
 """
 
 
-@pytest.mark.parametrize("imports", ["", "import ray"])
-def test_a_ray_of_our_own_listens_on_loopback_only(imports: str) -> None:
+@pytest.mark.parametrize(
+    "start",
+    ["from trainers.session import connect; connect(recipe)", "import ray; from pipeline import dataset; dataset(recipe)"],
+    ids=["of a command", "of a user's own Ray Dataset"],
+)
+def test_a_ray_of_our_own_listens_on_loopback_only_and_has_a_cpu_more_for_ray_data(start: str, recipe_file: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", _LISTENERS.format(imports=imports)], capture_output=True, text=True, check=True, env=environment
-    )
-    found = set(eval(done.stdout))  # noqa: S307 - what the line above printed
+    call = [sys.executable, "-c", _LISTENERS.format(start=start), str(recipe_file)]
+    found, cpus = json.loads(subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout)
     assert found
-    assert found <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert set(found) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert cpus == (os.cpu_count() or 1) + 1
 
 
 # Code from data
