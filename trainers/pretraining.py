@@ -24,7 +24,7 @@ from trainers.fit import fit
 from trainers.loop import Job, summary, train
 from trainers.pretext import PretextModel
 from trainers.runs import RunFolder
-from trainers.session import connect
+from trainers.session import alone, connect
 from trainers.tracking import tracked
 
 BACKBONE = "backbone.pt"
@@ -58,36 +58,37 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     if not fresh and (outcome := _over(folder)) is not None:
         log.warning("%s holds the end of this run already; to train it anew ask for that (--fresh)", folder.url)
         return outcome
-    connect(recipe, work=f"pretrain into {folder.url}")
-    folder.make()
-    folder.write_json("recipe.json", recipe.model_dump(mode="json"))
-    job = Job(
-        stage="pretrain",
-        folder=folder.checkpoints("pretrain"),
-        source=source,
-        build=partial(PretextModel, recipe, recipe.seed),
-        objectives=tuple(recipe.tasks),
-        optimizer=spec.optimizer,
-        board=open_board(),
-    )
-    with tracked(recipe, "pretrain") as tracker:
-        events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
-    state, identity = job.state(), folder.identity("pretrain")
-    model.load_state_dict(state["model"])
-    folder.write_weights(
-        BACKBONE,
-        {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
-    )
-    ours, full = mixing(source.schedule)
-    outcome = {
-        **summary(state),
-        "events": events,
-        "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
-        "mixture": _mixture(source.schedule, state["trained"]),
-    }
-    folder.write_json("quarantine.json", state["quarantine"])
-    folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
-    return outcome
+    connect(recipe)
+    with alone(f"pretrain into {folder.url}"):
+        folder.make()
+        folder.write_json("recipe.json", recipe.model_dump(mode="json"))
+        job = Job(
+            stage="pretrain",
+            folder=folder.checkpoints("pretrain"),
+            source=source,
+            build=partial(PretextModel, recipe, recipe.seed),
+            objectives=tuple(recipe.tasks),
+            optimizer=spec.optimizer,
+            board=open_board(),
+        )
+        with tracked(recipe, "pretrain") as tracker:
+            events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
+        state, identity = job.state(), folder.identity("pretrain")
+        model.load_state_dict(state["model"])
+        folder.write_weights(
+            BACKBONE,
+            {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
+        )
+        ours, full = mixing(source.schedule)
+        outcome = {
+            **summary(state),
+            "events": events,
+            "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
+            "mixture": _mixture(source.schedule, state["trained"]),
+        }
+        folder.write_json("quarantine.json", state["quarantine"])
+        folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+        return outcome
 
 
 def _over(folder: RunFolder) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.connection import connect_ray
@@ -13,20 +14,17 @@ from trainers.capacity import look_over, nodes
 from trainers.preflight import check_resources, check_room
 
 _NAMESPACE = "pseudolabel"
-_held: dict[str, Any] = {}
 
 
-def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = check_resources, work: str | None = None) -> None:
+def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = check_resources) -> None:
     """Connect to Ray, as `pipeline.connection` says, and check that the recipe's run fits.
 
     Args:
         recipe: the recipe.
         check: refuses what does not fit, see `trainers.preflight`.
-        work: what is going to be done, and where it goes: no two processes of a cluster do the same at once.
 
     Raises:
         UserError: if the run needs more than the cluster has.
-        UnderWay: another process of the cluster is at this work.
     """
     connect_ray()
     there = nodes()
@@ -34,25 +32,34 @@ def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = chec
     if check is check_resources:
         check_room(recipe, there)
     look_over(recipe, check is check_resources, there)
-    if work:
-        _hold(work)
 
 
-def _hold(work: str) -> None:
-    """Make this process the one on the cluster that does this work, until it ends.
+@contextmanager
+def alone(work: str) -> Iterator[None]:
+    """While this lasts no other process of the cluster can do the same.
 
     Ray gives the name of an actor to one process only, and takes it back when that process is gone, however it went.
+
+    Args:
+        work: what is being done, and where it goes.
+
+    Raises:
+        UnderWay: somebody is at this work.
     """
     import ray
 
     name = hashlib.sha256(work.encode()).hexdigest()
     try:
-        _held[name] = ray.remote(num_cpus=0)(_Holder).options(name=name, namespace=_NAMESPACE).remote()
+        holder: Any = ray.remote(num_cpus=0)(_Holder).options(name=name, namespace=_NAMESPACE).remote()
     except ValueError:
-        if name not in _held:
-            raise UnderWay(
-                f"{work} is under way on this cluster already: wait for it, or stop it; `pseudolabel list` shows the jobs"
-            ) from None
+        raise UnderWay(
+            f"{work} is under way on this cluster already: wait for it, or stop it; `pseudolabel list` shows the jobs"
+        ) from None
+    try:
+        yield
+    finally:
+        if ray.is_initialized():  # an interrupted command has let go of Ray, and so of the name, already
+            ray.kill(holder)
 
 
 class _Holder:

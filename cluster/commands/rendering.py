@@ -39,16 +39,16 @@ def render(
     from pipeline.recipe import load_recipe
     from pipeline.storage import absolute, join
     from trainers.preflight import check_render
-    from trainers.session import connect
+    from trainers.session import alone, connect
 
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
         outcome.begin(beside(out, "render"))
         with interruptible(_RESUMES):
-            connect(loaded, check_render, work=f"render into {absolute(out)}")
+            connect(loaded, check_render)
             _quiet()
-            with counted("indexing", "shard") as indexing, rendering() as progress:
+            with alone(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
                 report = run(loaded, out, retry_failed, indexing, progress)
         outcome.counts = {
             "shards": report.shards,

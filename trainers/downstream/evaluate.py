@@ -15,7 +15,7 @@ from trainers.downstream.linear import linear_probe
 from trainers.fit import fit
 from trainers.optim import place
 from trainers.runs import RunFolder
-from trainers.session import connect
+from trainers.session import alone, connect
 
 RESULT = "evaluate.json"
 
@@ -44,13 +44,15 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     backbone, pretraining = pretrained(recipe)
     weights = {"pretrained": backbone, "random": None}
     networks(data, weights)  # here too, so that a layer that does not exist is refused at once
-    connect(recipe, work=f"evaluate into {RunFolder(recipe).url}")
-    board = open_board()
-    config = {"data": data, "weights": weights, "board": board}
-    fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
-    outcome: dict[str, Any] = {"pretraining": pretraining, **ray.get(board.answer.remote())}
-    RunFolder(recipe).write_json(RESULT, outcome)
-    return outcome
+    folder = RunFolder(recipe)
+    connect(recipe)
+    with alone(f"evaluate into {folder.url}"):
+        board = open_board()
+        config = {"data": data, "weights": weights, "board": board}
+        fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
+        outcome: dict[str, Any] = {"pretraining": pretraining, **ray.get(board.answer.remote())}
+        folder.write_json(RESULT, outcome)
+        return outcome
 
 
 def networks(data: Labelled, weights: dict[str, Any]) -> dict[str, Backbone]:

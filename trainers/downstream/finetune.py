@@ -19,7 +19,7 @@ from trainers.loop import Job, summary, train
 from trainers.optim import autocast
 from trainers.ranks import summed
 from trainers.runs import RunFolder
-from trainers.session import connect
+from trainers.session import alone, connect
 from trainers.tracking import tracked
 
 RESULT = "finetune.json"
@@ -47,39 +47,40 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     data = open_labelled(recipe)
     backbone, pretraining = pretrained(recipe)
     weights = {"pretrained": backbone, "random": None}
-    connect(recipe, work=f"finetune into {RunFolder(recipe).url}")
     folder = RunFolder(recipe)
-    rows, curves, stages = [], {}, {}
-    for init in INITS:
-        source = data.training()
-        stage = f"finetune-{init}"
-        job = Job(
-            stage=stage,
-            folder=folder.checkpoints(stage),
-            source=source,
-            build=partial(Classifier, data.recipe, data.classes, weights[init]),
-            objectives=(OBJECTIVE,),
-            optimizer=data.spec.optimizer,
-            board=open_board(),
-        )
-        with tracked(recipe, stage) as tracker:
-            takers = [tracker, *(listeners or [])]
-            fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
-        state = job.state()
-        rows.append({"init": init, "protocol": "finetune", "accuracy": _answer(job), "labels": data.train.samples})
-        curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
-        if init == "pretrained":
-            folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": data.train.classes})
-    outcome = {
-        "pretraining": pretraining,
-        "downstream": rows,
-        "chance": data.chance,
-        "classes": data.classes,
-        "curves": curves,
-        "stages": stages,
-    }
-    folder.write_json(RESULT, outcome)
-    return outcome
+    connect(recipe)
+    with alone(f"finetune into {folder.url}"):
+        rows, curves, stages = [], {}, {}
+        for init in INITS:
+            source = data.training()
+            stage = f"finetune-{init}"
+            job = Job(
+                stage=stage,
+                folder=folder.checkpoints(stage),
+                source=source,
+                build=partial(Classifier, data.recipe, data.classes, weights[init]),
+                objectives=(OBJECTIVE,),
+                optimizer=data.spec.optimizer,
+                board=open_board(),
+            )
+            with tracked(recipe, stage) as tracker:
+                takers = [tracker, *(listeners or [])]
+                fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
+            state = job.state()
+            rows.append({"init": init, "protocol": "finetune", "accuracy": _answer(job), "labels": data.train.samples})
+            curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
+            if init == "pretrained":
+                folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": data.train.classes})
+        outcome = {
+            "pretraining": pretraining,
+            "downstream": rows,
+            "chance": data.chance,
+            "classes": data.classes,
+            "curves": curves,
+            "stages": stages,
+        }
+        folder.write_json(RESULT, outcome)
+        return outcome
 
 
 def _answer(job: Job) -> float:
