@@ -78,17 +78,16 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    spec = run_recipe({"tracking": {"samples": True}}, workers=2, **calm.training)
+    spec = run_recipe({"tracking": {"samples": True}}, **calm.training)
     folder = RunFolder(spec)
     Path(folder.path("pretrain.json")).unlink()  # as if the run had been killed at its last step
     newest = max(Path(folder.checkpoints("pretrain")).glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
     result = pretrain(spec)
-    later = sorted((Path(folder.path("samples")) / "pretrain").glob("*-of-2-*"))
-    assert [file.name[:17] for file in later] == ["from-000000000047"] * 2
-    assert {json.loads(line)["step"] for file in later for line in file.read_text().splitlines()} == {47}
+    (later,) = (Path(folder.path("samples")) / "pretrain").glob("from-000000000047-*")
+    assert {json.loads(line)["step"] for line in later.read_text().splitlines()} == {47}
     assert trained(spec) == due(spec)
-    assert result["tasks"]["rotation"]["loss"][:47] == calm.result["tasks"]["rotation"]["loss"][:47]
+    assert result["tasks"] == calm.result["tasks"]
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 

@@ -50,7 +50,7 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
     run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    spec = run_recipe({"placement": {"render": "trainer", "actors": 3, "cpus": 0.5}, "tracking": LEDGER}, **calm.training)
+    spec = run_recipe({"placement": {"render": "trainer", "actors": 2, "cpus": 0.5}, "tracking": LEDGER}, **calm.training)
     steps: list[int] = []
     again = pretrain(spec, [lambda record: steps.append(record["step"])])
     assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
