@@ -195,8 +195,9 @@ def _steps(source: Source, seconds: float) -> _Watch:
     import ray
     import torch
 
+    from trainers.gradients import accumulate
     from trainers.inputs import to_device
-    from trainers.optim import autocast, build_optimizer, place
+    from trainers.optim import build_optimizer, place
     from trainers.pretext import PretextModel
 
     recipe = source.recipe
@@ -215,13 +216,10 @@ def _steps(source: Source, seconds: float) -> _Watch:
         if len(took) == _WARM_STEPS:
             cpu = time.process_time()
         asked = time.perf_counter()
-        with autocast(device, recipe.training.precision):
-            outcomes = model(batch)
-        loss = sum(outcome.minimised.mean() for outcome in outcomes.values())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        outcomes = accumulate(model, recipe.tasks, batch, rows, recipe.training.precision)
         optimizer.step()
-        loss.item()  # the device is done
+        next(iter(outcomes.values())).count.item()  # the device is done
         took.append(time.perf_counter() - asked)
     counted = took[_WARM_STEPS:]
     return _Watch(counted, [rows] * len(counted), time.process_time() - cpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,6 +12,9 @@ from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
 from trainers.board import Event, Record, watched
 from trainers.runs import RunFolder
+
+_OUT_OF_MEMORY = re.compile(r"running low on memory.*?was\s+(\S+) used / (\S+) limit", re.DOTALL)
+"""In the words of Ray's memory monitor, which kills workers before the operating system does."""
 
 
 def fit(
@@ -119,6 +123,11 @@ def _in_words(error: BaseException, stage: str) -> Exception:
     for cause in map(_cause, causes):
         if isinstance(cause, UserError | RunError):
             return cause
+    if found := _OUT_OF_MEMORY.search(" ".join(map(str, causes))):
+        return RunError(
+            f"{stage} ran out of memory ({found[1]} of {found[2]} were in use): lower training.batch or image.size, or take "
+            "training.backbone.stem: standard, whose maps are a sixteenth of those of the small stem"
+        )
     return RunError(f"{stage} failed, more often than failures.restarts allows: {causes[0]}")
 
 

@@ -21,10 +21,11 @@ from pipeline.storage import is_local
 from pipeline.units import Source
 from trainers.checkpoints import Checkpoints, State
 from trainers.feed import FEED_STAGES, Feed, cause
+from trainers.gradients import accumulate
 from trainers.inputs import to_device
 from trainers.ledger import Ledger
 from trainers.objectives import Outcome
-from trainers.optim import autocast, build_optimizer, place
+from trainers.optim import build_optimizer, place
 from trainers.ranks import gathered, summed
 from trainers.runs import RunFolder
 
@@ -39,9 +40,8 @@ class Job:
         stage: `pretrain` or the like; names logs.
         folder: URL of the folder of its checkpoints, see `RunFolder.checkpoints`.
         source: the data; its schedule has all epochs, its `step` is 0.
-        build: makes the network; called on every rank, the same weights each time. Its forward takes a batch and returns an
-            `Outcome` for each objective.
-        objectives: their names, in the order of that forward's outcomes.
+        build: makes the network; called on every rank, the same weights each time. Its forward is as `trainers.gradients` says.
+        objectives: their names.
         optimizer: the recipe's optimizer section.
         board: where rank 0 writes its log.
     """
@@ -146,13 +146,11 @@ class _Run:
         batch = to_device(columns, self._device)
         # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
-        with autocast(self._device, self._job.source.recipe.training.precision):
-            outcomes = self._parallel(batch)
+        self._optimizer.zero_grad(set_to_none=True)
         # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
         # falls to, and where one rank has a lane more than another.
-        loss = sum(outcome.minimised.sum() for outcome in outcomes.values()) / self._share
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        precision = self._job.source.recipe.training.precision
+        outcomes = accumulate(self._parallel, self._job.objectives, batch, self._share, precision)
         self._optimizer.step()
         self._scheduler.step()
         tally.add(outcomes, columns)

@@ -1,4 +1,4 @@
-"""The network of a pretraining run: one backbone and an objective a task, with a single forward for a step."""
+"""The network of a pretraining run: one backbone and an objective a task."""
 
 from __future__ import annotations
 
@@ -50,15 +50,22 @@ class PretextModel(nn.Module):
         learnt = recipe.tasks if recipe.training.task_weights == "uncertainty" else {}
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learnt})
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Outcome]:
+    def forward(self, batch: dict[str, Tensor], only: str | None = None) -> dict[str, Outcome]:
         """The outcome of every task on a batch of columns that are on the module's device (`trainers.inputs.to_device`).
 
         Where there is a column `task`, int64 (n,), a sample counts only for the task of that number.
+
+        Args:
+            batch: the columns.
+            only: the one task to look at, where not all are wanted.
         """
         n = len(batch["weight"])
-        batch, rows = decodable(batch)
+        left_out = tuple(f"{name}." for name in self.objectives if only not in (None, name))
+        batch, rows = decodable({name: column for name, column in batch.items() if not name.startswith(left_out)})
         outcomes: dict[str, Outcome] = {}
         for number, (name, objective) in enumerate(self.objectives.items()):
+            if only not in (None, name):
+                continue
             if "task" in batch:
                 mine, some = of_task(batch, number)
                 outcome = objective(self.backbone, mine, name, self.pixels).among(some, len(batch["weight"]))

@@ -38,8 +38,8 @@ class Classifier(nn.Module):
         """Float32 (n, classes) of uint8 images (n, h, w, 3)."""
         return self.head(self.backbone(self.pixels(image)).vector).float()
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Outcome]:
-        """Cross-entropy and accuracy; samples of weight 0 or without a label count for nothing."""
+    def forward(self, batch: dict[str, Tensor], only: str = OBJECTIVE) -> dict[str, Outcome]:
+        """Cross-entropy and accuracy; samples of weight 0 or without a label count for nothing. There is one objective."""
         n = len(batch["weight"])
         rows = ((batch["weight"] > 0) & (batch["class"] >= 0)).nonzero().flatten()
         image, label = batch["image"][rows], batch["class"][rows]
@@ -48,4 +48,4 @@ class Classifier(nn.Module):
             right = (logits.argmax(1) == label).float().sum()
             count = torch.tensor(float(len(rows)), device=label.device)
         outcome = Outcome(F.cross_entropy(logits, label, reduction="none"), right, count / logits.shape[1], count)
-        return {OBJECTIVE: outcome.among(rows, n)}
+        return {only: outcome.among(rows, n)}
