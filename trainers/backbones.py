@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -172,14 +173,21 @@ def build_backbone(
     """
     with seeded(seed):
         model = _construct(spec, image_size)
-    sizes = (
-        [model.image_size] if isinstance(model, VisionTransformer) else [image_size, *(s for s in LARGER_SIZES if s > image_size)]
-    )
-    plan = make_plan(model, sizes)
+    plan = _plan(spec.model_dump_json(), image_size)
     cuts = {"vector": plan.vector, "map": plan.map}
     paths = {cuts[output].path: cuts[output].path for output in outputs}
     network = create_feature_extractor(model, paths, suppress_diff_warning=True)
     return Backbone(network, plan, outputs, image_size)
+
+
+@lru_cache(maxsize=32)
+def _plan(spec: str, image_size: int) -> Plan:
+    """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
+    with torch.device("meta"):
+        model = _construct(schema.Backbone.model_validate_json(spec), image_size)
+    if isinstance(model, VisionTransformer):
+        return make_plan(model, [model.image_size])
+    return make_plan(model, [image_size, *(size for size in LARGER_SIZES if size > image_size)])
 
 
 @contextmanager

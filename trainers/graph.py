@@ -120,7 +120,7 @@ def refusal(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> str | No
     try:
         shapes_of(root, graph, size)
     except REFUSALS as error:
-        return " ".join(str(error).split())[:200]
+        return _words(error)
     return None
 
 
@@ -171,11 +171,17 @@ def until(root: nn.Module, graph: fx.Graph, node_name: str) -> fx.GraphModule:
 
 
 def _first_that_fits(root: nn.Module, graph: fx.Graph, sizes: Sequence[int]) -> tuple[int, dict[str, tuple[int, ...]]]:
+    why = []
     for size in sizes:
-        if refusal(root, graph, (size, size)) is None:
+        try:
             return size, shapes_of(root, graph, (size, size))
-    why = refusal(root, graph, (sizes[0], sizes[0]))
-    raise UserError(f"training.backbone: it cannot take images of {sizes[0]} px ({why}), nor of {sizes[-1]} px")
+        except REFUSALS as error:
+            why.append(_words(error))
+    raise UserError(f"training.backbone: it cannot take images of {sizes[0]} px ({why[0]}), nor of {sizes[-1]} px")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _is_classifier(root: nn.Module, node: fx.Node) -> bool:

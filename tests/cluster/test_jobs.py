@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,10 +26,12 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from tests.cluster.conftest import Call
 from tests.cluster_of_one import QUICK
+from tests.web import Serve
 
 pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
 
 _WAIT_SECONDS = 600.0
+STEPS = 96
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
 
 
@@ -125,7 +128,7 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
         "training": {
             "backbone": {"name": "resnet10", "stem": "standard"},
             "batch": 16,
-            "epochs": 60,
+            "epochs": STEPS // 4,
             "log_steps": 1,
             "order": {"window": 2, "groups": 4},
         },
@@ -139,10 +142,19 @@ def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
 
 
-def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(head: Head, workshop: Path) -> None:
+def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(
+    head: Head, workshop: Path, serve: Serve
+) -> None:
+    """The corpus stands still while the job is looked at: however fast the machine, it is not over before."""
+
     def call(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         return head.call(*words, cwd=workshop, **environment)
 
+    flowing = threading.Event()
+    url = serve(workshop / "shards", ranges=False, flowing=flowing)
+    document = yaml.safe_load((workshop / "recipe.yaml").read_text())
+    document["corpus"]["shards"] = [f"{url}/{shard.name}" for shard in sorted((workshop / "shards").glob("*.tar"))]
+    (workshop / "recipe.yaml").write_text(yaml.safe_dump(document))
     words = ("submit", "--", "pretrain", "recipe.yaml")
     stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
     assert stranger.returncode == 2, stranger
@@ -157,6 +169,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     while len(lines(log)) < 10:
         assert time.monotonic() < end, head.logs()
         time.sleep(0.1)
+    flowing.clear()
 
     again = head.start(*words, cwd=workshop)
     assert again.stderr is not None
@@ -169,23 +182,24 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert f"the job goes on; `pseudolabel attach {id}`" in said
     assert json.loads(call("status", id, "--json").stdout)["status"] == "RUNNING"
 
-    twice = call("pretrain", "recipe.yaml", RAY_ADDRESS=head.address)  # past the job server
+    # Past the job server, and on the same shards where they can be read.
+    twice = call("pretrain", "recipe.yaml", "--set", "corpus.shards=shards", RAY_ADDRESS=head.address)
     assert (twice.returncode, "is under way on this cluster already" in twice.stderr) == (2, True), twice
     assert json.loads(result.read_text())["status"] == "running"
 
     stopped = call("stop", id)
     assert (stopped.returncode, stopped.stdout) == (0, f"job {id}: STOPPED\n"), stopped
-    trained = lines(log)[-1]["step"]
-    assert trained < 240
+    assert lines(log)[-1]["step"] < STEPS
+    flowing.set()
 
     resumed = call(*words)
     assert resumed.returncode == 0, resumed
     assert f"job {id}-2 submitted" in resumed.stderr
     assert "report: " in resumed.stdout
     assert lines(log)[0]["step"] > 1  # not from the beginning
-    assert lines(log)[-1]["step"] == 240
+    assert lines(log)[-1]["step"] == STEPS
     found = json.loads(result.read_text())
-    assert (found["status"], found["counts"]["steps"]) == ("done", 240)
+    assert (found["status"], found["counts"]["steps"]) == ("done", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())
 
     attached = call("attach", id)  # of several attempts the newest
