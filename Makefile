@@ -52,6 +52,7 @@ clean:
 	$(INSTALL) --editable ".[bench]"
 	touch $@
 
+# Python compiles what it imports; to compile all that is installed takes as long as the installation.
 .venv/dev: .venv/base pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --no-compile --editable ".[dev]"
 	touch $@
