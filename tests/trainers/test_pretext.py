@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
 from trainers.backbones import seeded
@@ -36,6 +38,19 @@ def test_each_family_learns_a_batch_in_a_few_steps(backbone, recipe, columns) ->
             optimizer.step()
             optimizer.zero_grad()
     assert min(losses[4:]) < losses[0]
+
+
+def test_distributed_training_finds_no_unused_weight(recipe, columns, tmp_path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        four = PretextModel(recipe("rotation", "jigsaw", "occlusion", "colorization"), seed=0)
+        parallel = DistributedDataParallel(place(four, "cpu"))
+        for _ in range(2):  # a weight that the first step left out would be reported by the second
+            outcomes = parallel(columns(4, 32))
+            torch.stack([outcome.loss.mean() for outcome in outcomes.values()]).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert list(outcomes) == ["rotation", "jigsaw", "occlusion", "colorization"]
 
 
 def test_samples_of_weight_zero_change_neither_loss_nor_metric_nor_gradient(recipe, columns) -> None:
