@@ -13,8 +13,8 @@ pytest_plugins = ["tests.cluster_of_one", "tests.tiles", "tests.web"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` the tests of one package that use Ray share a process and its Ray; groups, being long, go first."""
+    """With `--dist loadgroup` all tests that use Ray share a process and its Ray; groups, being long, go first."""
     for item in items:
         if "local_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(f"ray, {item.path.relative_to(item.config.rootpath).parts[1]}"))
+            item.add_marker(pytest.mark.xdist_group("ray"))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
