@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 pytest_plugins = ["tests.cluster_of_one", "tests.tiles", "tests.web"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist loadgroup` all tests that use Ray share a process and its Ray; groups, being long, go first."""
     for item in items:

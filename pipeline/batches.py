@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -57,16 +58,14 @@ def _joined(parts: list[Any]) -> Any:
     return torch.cat(parts)
 
 
-def ahead(
-    items: Iterable[T], depth: int, patience: float | None = None, stalled: Callable[[], Exception] | None = None
-) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int, late: Callable[[float], float] | None = None) -> Iterator[T]:
     """Run an iterator in a thread of its own, at most `depth` items ahead; its errors come out here.
 
     Args:
         items: the iterator.
         depth: how many items may wait to be taken.
-        patience: seconds that an item may take; None waits for ever.
-        stalled: makes the error to raise when it took longer.
+        late: given for how many seconds an item has been waited for, says how many more it may take, or raises; without it there
+            is no end.
     """
     room: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -91,10 +90,7 @@ def ahead(
     threading.Thread(target=run, name="ahead", daemon=True).start()
     try:
         while True:
-            try:
-                item, error, last = room.get(timeout=patience)
-            except queue.Empty:
-                raise (TimeoutError() if stalled is None else stalled()) from None
+            item, error, last = _next(room, late)
             if error is not None:
                 raise error
             if last:
@@ -102,3 +98,12 @@ def ahead(
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
+
+
+def _next(room: queue.Queue[T], late: Callable[[float], float] | None) -> T:
+    asked = time.monotonic()
+    while True:
+        try:
+            return room.get(timeout=None if late is None else late(time.monotonic() - asked))
+        except queue.Empty:
+            continue

@@ -196,7 +196,6 @@ def _steps(source: Source, seconds: float) -> _Watch:
     import torch
 
     from trainers.gradients import accumulate
-    from trainers.inputs import to_device
     from trainers.optim import build_optimizer, place
     from trainers.pretext import PretextModel
 
@@ -207,7 +206,7 @@ def _steps(source: Source, seconds: float) -> _Watch:
     rows = recipe.training.batch // recipe.training.most_workers
     unit = source.maker(recipe.placement.threads, lambda stage, unit: None)(0)
     taken = np.resize(np.arange(len(unit["id"])), rows)
-    batch = to_device({name: column[taken] for name, column in unit.items()}, device)
+    columns = {name: column[taken] for name, column in unit.items()}
     model = place(PretextModel(recipe, recipe.seed), device)
     optimizer, _ = build_optimizer(recipe.training.optimizer, model, 1000)
     took: list[float] = []
@@ -217,7 +216,7 @@ def _steps(source: Source, seconds: float) -> _Watch:
             cpu = time.process_time()
         asked = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        outcomes = accumulate(model, recipe.tasks, batch, rows, recipe.training.precision)
+        outcomes = accumulate(model, recipe.tasks, columns, rows, recipe.training.precision)
         optimizer.step()
         next(iter(outcomes.values())).count.item()  # the device is done
         took.append(time.perf_counter() - asked)

@@ -20,6 +20,7 @@ from pipeline.units import STAGES, Source
 FEED_STAGES = (*STAGES, "transfer", "wait")
 _BATCHES_AHEAD = 2
 _BUSY = 0.5
+_MOST_PATIENCE = 3
 
 
 class Stalled(RunError):
@@ -43,6 +44,20 @@ def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world:
     loads = [(sum(seconds[stage] for stage in stages) / (size * max(elapsed, 1e-9)), stages) for stages, size in pools]
     load, stages = max(loads)
     return max(stages, key=lambda stage: seconds[stage]) if load >= _BUSY else "transfer"
+
+
+def grace(patience: float, waited: float, still: float) -> float:
+    """For how many seconds more to wait for a batch whose time is up: a slow machine is none that stands still.
+
+    Args:
+        patience: seconds that a stage may stand still.
+        waited: seconds since the batch was asked for, `patience` or more.
+        still: seconds for which the stage that has stood still longest has done so.
+
+    Returns:
+        0 where a stage stands still, or goes on and on without a batch.
+    """
+    return max(patience - still, 0.0) if waited < _MOST_PATIENCE * patience else 0.0
 
 
 @dataclass
@@ -78,7 +93,7 @@ class Feed:
         started = time.perf_counter()
         schedule = self.source.schedule.shared_by(self.world)
         source = replace(self.source, schedule=schedule)
-        patience, tell = source.recipe.failures.stall_seconds, None if self.board is None else partial(_tell, self.board)
+        tell = None if self.board is None else partial(_tell, self.board)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
         data: Any = units(source, tell, crops=True) if self.rank == 0 else None
         if source.recipe.training.workers:  # else this process plans and trains, and there is nothing to split
@@ -87,7 +102,7 @@ class Feed:
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
         timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell))
-        made = ahead(timed, _BATCHES_AHEAD, patience, partial(self._stalled, source, patience))
+        made = ahead(timed, _BATCHES_AHEAD, partial(self._late, source))
         while True:
             asked = time.perf_counter()
             item = next(made, None)
@@ -111,24 +126,32 @@ class Feed:
             self.seconds["transfer"] += time.perf_counter() - asked
             yield item
 
-    def _stalled(self, source: Source, patience: float) -> Stalled:
-        """What is known of a batch that does not come."""
+    def _late(self, source: Source, waited: float) -> float:
+        """For how many seconds more to wait for a batch.
+
+        Raises:
+            Stalled: in vain, with what is known of it.
+        """
         import ray
 
-        words = f"no batch has come to rank {self.rank} for {patience:g} s (failures.stall_seconds): "
-        place = source.recipe.placement
+        patience, place = source.recipe.failures.stall_seconds, source.recipe.placement
+        if waited < patience:
+            return patience - waited
+        words = f"no batch has come to rank {self.rank} for {waited:.0f} s (failures.stall_seconds: {patience:g}): "
         if self.board is None:
-            return Stalled(words + "reading, rendering or transfer stands still")
+            raise Stalled(words + "reading, rendering or transfer stands still")
         busy, come = ray.get([self.board.busy.remote(), self.board.actors.remote()])
         if busy:
             actor, stage, unit, seconds = busy[0]
-            return Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(source, unit)}")
+            if more := grace(patience, waited, seconds):
+                return more
+            raise Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(source, unit)}")
         if come == 0:
-            return Stalled(
+            raise Stalled(
                 f"{words}start: none of the {place.actors} data actors has come; are {place.actors} x {place.cpus:g} CPUs "
                 "and one more free beside the workers?"
             )
-        return Stalled(
+        raise Stalled(
             f"{words}transfer: the data actors have nothing to do, their units do not arrive; is the object store full?"
         )
 

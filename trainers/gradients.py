@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainers.inputs import decodable, to_device
 from trainers.objectives import Outcome
 from trainers.optim import Precision, autocast
 
 
 def accumulate(
-    model: nn.Module, objectives: Iterable[str], batch: dict[str, Tensor], share: float, precision: Precision
+    model: nn.Module, objectives: Iterable[str], columns: Mapping[str, Any], share: float, precision: Precision
 ) -> dict[str, Outcome]:
     """Add the gradient of what all objectives minimise, over `share`, to that of the weights.
 
     The sum is that of one backward pass over all of them, whose graph would hold every task's activations at once. Ranks exchange
-    their gradients once, in the pass of the last objective.
+    their gradients once, in the pass of the last objective. Samples that could not be decoded are left out.
 
     Args:
         model: its forward takes a batch and the name of an objective, and returns that objective's outcome under its name. May be
             wrapped for distributed training.
         objectives: their names.
-        batch: columns, on the model's device.
+        columns: of the batch, see `trainers.inputs.decodable`; the pixels may be on the model's device already.
         share: number of samples that the sums are divided by.
         precision: the recipe's.
 
     Returns:
         The outcome of each, without graph.
     """
+    device = next(model.parameters()).device
+    batch = to_device(decodable(columns), device)
     found: dict[str, Outcome] = {}
     names = list(objectives)
     ranks = model if isinstance(model, DistributedDataParallel) else None
     for name in names:
         is_last = name == names[-1]
         with nullcontext() if ranks is None or is_last else ranks.no_sync():
-            with autocast(batch["weight"].device, precision):
+            with autocast(device, precision):
                 outcome = model(batch, name)[name]
             cost = outcome.minimised.sum() / share
             if ranks is not None and is_last and len(names) > 1:

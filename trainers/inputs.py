@@ -79,22 +79,22 @@ class Normaliser(nn.Module):
         return network_input(x, self.mean, self.std, norm)
 
 
-def decodable(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """Leave out the samples of weight 0, whose black pixels would reach the others through batch normalisation.
 
     With fewer than two samples left the batch stays whole, because normalisation over one sample is undefined; the weights
     still keep the bad ones out of loss and metric.
 
-    Returns:
-        The batch of the others, and the rows that they had, int64; or the batch as it is, and None.
+    Args:
+        columns: numpy arrays or tensors; `weight` on the host, so that no step waits for a device.
     """
-    kept = batch["weight"].nonzero().flatten()
-    if len(kept) == len(batch["weight"]) or len(kept) < 2:
-        return batch, None
-    return taken(batch, kept), kept
+    kept = np.flatnonzero(columns["weight"])
+    if len(kept) == len(columns["weight"]) or len(kept) < 2:
+        return columns
+    return {name: column[kept] for name, column in columns.items()}
 
 
-def of_task(batch: dict[str, Tensor], number: int) -> tuple[dict[str, Tensor], Tensor]:
+def of_task(batch: Mapping[str, Tensor], number: int) -> tuple[dict[str, Tensor], Tensor]:
     """The samples whose column `task` has this number.
 
     Fewer than two are none: two others come in their place with weight 0, because batch normalisation needs two and distributed
@@ -106,16 +106,5 @@ def of_task(batch: dict[str, Tensor], number: int) -> tuple[dict[str, Tensor], T
     rows = (batch["task"] == number).nonzero().flatten()
     if len(rows) < 2:
         rows = torch.arange(min(2, len(batch["task"])), device=rows.device)
-        return {**taken(batch, rows), "weight": batch["weight"][rows] * 0}, rows
-    return taken(batch, rows), rows
-
-
-def taken(batch: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of a batch, int64."""
-    found = {}
-    for name, column in batch.items():
-        if column.dtype == torch.uint64:  # the type of `id`, which torch can hold and not index
-            found[name] = column.view(torch.int64)[rows].view(torch.uint64)
-        else:
-            found[name] = column[rows]
-    return found
+        return {name: column[rows] * 0 if name == "weight" else column[rows] for name, column in batch.items()}, rows
+    return {name: column[rows] for name, column in batch.items()}, rows

@@ -22,7 +22,6 @@ from pipeline.units import Source
 from trainers.checkpoints import Checkpoints, State
 from trainers.feed import FEED_STAGES, Feed, cause
 from trainers.gradients import accumulate
-from trainers.inputs import to_device
 from trainers.ledger import Ledger
 from trainers.objectives import Outcome
 from trainers.optim import build_optimizer, place
@@ -143,14 +142,13 @@ class _Run:
         return self._model
 
     def _advance(self, columns: dict[str, Any], tally: _Tally) -> None:
-        batch = to_device(columns, self._device)
         # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
         self._optimizer.zero_grad(set_to_none=True)
         # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
         # falls to, and where one rank has a lane more than another.
         precision = self._job.source.recipe.training.precision
-        outcomes = accumulate(self._parallel, self._job.objectives, batch, self._share, precision)
+        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, precision)
         self._optimizer.step()
         self._scheduler.step()
         tally.add(outcomes, columns)

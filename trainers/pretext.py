@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from trainers.backbones import Output, build_backbone, seeded
-from trainers.inputs import Normaliser, decodable, of_task
+from trainers.inputs import Normaliser, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
 
 
@@ -18,7 +18,7 @@ class PretextModel(nn.Module):
     """A backbone that learns all tasks of a recipe at once.
 
     It has no weight that a step leaves without a gradient, so distributed training need not look for any. Samples of weight 0
-    touch neither losses nor metrics nor gradients.
+    touch neither losses nor metrics; nor the others, where `trainers.inputs.decodable` has left them out.
 
     Attributes:
         backbone: the shared network, built for just the outputs that the tasks read.
@@ -59,19 +59,17 @@ class PretextModel(nn.Module):
             batch: the columns.
             only: the one task to look at, where not all are wanted.
         """
-        n = len(batch["weight"])
-        left_out = tuple(f"{name}." for name in self.objectives if only not in (None, name))
-        batch, rows = decodable({name: column for name, column in batch.items() if not name.startswith(left_out)})
         outcomes: dict[str, Outcome] = {}
         for number, (name, objective) in enumerate(self.objectives.items()):
             if only not in (None, name):
                 continue
             if "task" in batch:
-                mine, some = of_task(batch, number)
-                outcome = objective(self.backbone, mine, name, self.pixels).among(some, len(batch["weight"]))
+                read = {c: batch[c] for c in batch if c != "id" and ("." not in c or c.startswith(f"{name}."))}
+                mine, rows = of_task(read, number)
+                outcome = objective(self.backbone, mine, name, self.pixels).among(rows, len(batch["weight"]))
             else:
                 outcome = objective(self.backbone, batch, name, self.pixels)
-            outcomes[name] = self._weighed(name, outcome if rows is None else outcome.among(rows, n))
+            outcomes[name] = self._weighed(name, outcome)
         return outcomes
 
     def _weighed(self, name: str, outcome: Outcome) -> Outcome:

@@ -161,7 +161,7 @@ class Failures(Section):
     )
     restarts: int = Field(3, ge=0, description="How often a run restarts from its checkpoint after a worker or node is lost.")
     stall_seconds: float = Field(
-        600.0, gt=0, description="How long training waits for a batch before the stage that holds it up is named in an error."
+        600.0, gt=0, description="How long a stage may stand still while training waits for a batch; then an error names it."
     )
 
 

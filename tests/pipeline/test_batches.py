@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,6 +75,37 @@ def test_an_error_ahead_comes_out_after_the_items_before_it() -> None:
     assert next(items) == 1
     with pytest.raises(KeyError, match="own error"):
         next(items)
+
+
+def test_an_item_is_waited_for_as_long_as_the_consumer_says() -> None:
+    made = threading.Event()
+
+    def slow() -> Iterator[int]:
+        made.wait()
+        yield 1
+
+    def late(waited: float) -> float:
+        asked.append(waited)
+        if len(asked) == 3:
+            made.set()
+        return 60.0 if made.is_set() else 0.01
+
+    asked: list[float] = []
+    assert list(ahead(slow(), 2, late)) == [1]
+    assert asked[0] < asked[1] < asked[2]
+
+
+def test_and_no_longer() -> None:
+    never = threading.Event()
+
+    def late(waited: float) -> float:
+        if waited > 0.02:
+            raise TimeoutError("in vain")
+        return 0.01
+
+    with pytest.raises(TimeoutError, match="in vain"):
+        next(ahead(iter(never.wait, None), 2, late))
+    never.set()
 
 
 def test_running_ahead_stops_at_its_depth_and_with_its_consumer() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.recipe.schema import Placement
 from trainers.board import Board
-from trainers.feed import cause
+from trainers.feed import cause, grace
 
 WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
 
@@ -26,6 +26,14 @@ def test_the_cause_of_waiting_is_the_stage_whose_processes_are_busy(
     place: Placement, seconds: dict[str, float], expected: str
 ) -> None:
     assert cause({**seconds, "transfer": 30, "wait": 9}, 10, place, world=4) == expected
+
+
+@pytest.mark.parametrize(
+    ("waited", "still", "more"),
+    [(20, 20, 0), (26, 31, 0), (20, 6, 14), (59, 19, 1), (60, 6, 0)],
+)
+def test_a_batch_is_waited_for_while_its_stages_go_on_but_not_for_ever(waited: float, still: float, more: float) -> None:
+    assert grace(20, waited, still) == more
 
 
 def test_the_board_knows_which_actor_has_been_at_what_for_longest() -> None:
