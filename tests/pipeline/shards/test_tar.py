@@ -141,6 +141,7 @@ def test_a_negative_size_is_refused() -> None:
         (b"<html>" + b"x" * 2000, "not a tar"),
         (b"short", "not a tar"),
     ],
+    ids=["gzip", "bzip2", "page", "short"],
 )
 def test_what_is_no_plain_tar_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(ShardError, match=words):
