@@ -4,7 +4,9 @@
 # make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# pip compiles on one core, this on all; where Python may not write bytecode, each process would compile anew what it imports.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pipeline trainers cluster || true
 
 .PHONY: demo test check bench format clean
 
@@ -46,13 +48,15 @@ clean:
 
 .venv/demo: .venv/base pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[demo]"
+	$(COMPILE)
 	touch $@
 
 .venv/bench: .venv/base pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[bench]"
+	$(COMPILE)
 	touch $@
 
-# Python compiles what it imports; to compile all that is installed takes as long as the installation.
 .venv/dev: .venv/base pyproject.toml constraints.txt
-	$(INSTALL) --no-compile --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
+	$(COMPILE)
 	touch $@
