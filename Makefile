@@ -6,6 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # pip compiles on one core, this on all; where Python may not write bytecode, each process would compile anew what it imports.
+# Some packages carry templates named .py that cannot be compiled.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pipeline trainers cluster || true
 
 .PHONY: demo test check bench format clean
@@ -46,17 +47,7 @@ clean:
 	$(INSTALL) --upgrade pip
 	touch $@
 
-.venv/demo: .venv/base pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[demo]"
-	$(COMPILE)
-	touch $@
-
-.venv/bench: .venv/base pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[bench]"
-	$(COMPILE)
-	touch $@
-
-.venv/dev: .venv/base pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[dev]"
+.venv/demo .venv/bench .venv/dev: .venv/base pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[$(@F)]"
 	$(COMPILE)
 	touch $@

@@ -28,7 +28,7 @@ from cluster.words import metric
 from pipeline import pairs
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.tasks import registry
-from trainers.inputs import to_device
+from trainers.inputs import decodable, to_device
 from trainers.objectives import objective_class
 from trainers.pretext import PretextModel
 
@@ -55,7 +55,7 @@ def batches(recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
     epoch = 0
     while True:
         for columns in pairs(recipe, epoch):
-            yield to_device(columns, "cpu")
+            yield to_device(decodable(columns), "cpu")
         epoch += 1
 
 

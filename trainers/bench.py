@@ -191,7 +191,7 @@ def _stream(source: Source, seconds: float) -> _Stream:
 
 
 def _steps(source: Source, seconds: float) -> _Watch:
-    """Training steps on one batch, again and again: the network without its data."""
+    """Training steps on one batch, again and again, its way to the device included: the network without its data plane."""
     import ray
     import torch
 

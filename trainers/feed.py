@@ -21,6 +21,7 @@ FEED_STAGES = (*STAGES, "transfer", "wait")
 _BATCHES_AHEAD = 2
 _BUSY = 0.5
 _MOST_PATIENCE = 3
+"""For how many times `failures.stall_seconds` a batch is waited for while its stages go on."""
 
 
 class Stalled(RunError):
@@ -132,11 +133,11 @@ class Feed:
         Raises:
             Stalled: in vain, with what is known of it.
         """
-        import ray
-
         patience, place = source.recipe.failures.stall_seconds, source.recipe.placement
         if waited < patience:
             return patience - waited
+        import ray
+
         words = f"no batch has come to rank {self.rank} for {waited:.0f} s (failures.stall_seconds: {patience:g}): "
         if self.board is None:
             raise Stalled(words + "reading, rendering or transfer stands still")

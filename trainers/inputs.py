@@ -94,8 +94,8 @@ def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: column[kept] for name, column in columns.items()}
 
 
-def of_task(batch: Mapping[str, Tensor], number: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The samples whose column `task` has this number.
+def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The samples whose column `task` has this number, without the columns of other tasks and without `id`.
 
     Fewer than two are none: two others come in their place with weight 0, because batch normalisation needs two and distributed
     training a gradient for every weight.
@@ -104,7 +104,12 @@ def of_task(batch: Mapping[str, Tensor], number: int) -> tuple[dict[str, Tensor]
         Their batch, and the rows that they had, int64.
     """
     rows = (batch["task"] == number).nonzero().flatten()
-    if len(rows) < 2:
+    too_few = len(rows) < 2
+    if too_few:
         rows = torch.arange(min(2, len(batch["task"])), device=rows.device)
-        return {name: column[rows] * 0 if name == "weight" else column[rows] for name, column in batch.items()}, rows
-    return {name: column[rows] for name, column in batch.items()}, rows
+    # Torch can hold the type of `id`, uint64, and not index it.
+    own = [column for column in batch if column != "id" and ("." not in column or column.startswith(f"{name}."))]
+    mine = {column: batch[column][rows] for column in own}
+    if too_few:
+        mine["weight"] = mine["weight"] * 0
+    return mine, rows

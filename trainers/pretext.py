@@ -64,8 +64,7 @@ class PretextModel(nn.Module):
             if only not in (None, name):
                 continue
             if "task" in batch:
-                read = {c: batch[c] for c in batch if c != "id" and ("." not in c or c.startswith(f"{name}."))}
-                mine, rows = of_task(read, number)
+                mine, rows = of_task(batch, name, number)
                 outcome = objective(self.backbone, mine, name, self.pixels).among(rows, len(batch["weight"]))
             else:
                 outcome = objective(self.backbone, batch, name, self.pixels)

@@ -98,6 +98,8 @@ def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(
     flowing = threading.Event()
     url = f"{serve(tmp_path / 'served', ranges=False, flowing=flowing)}/shard-0.tar"
     spec = run_recipe({"corpus": {"shards": url}, "failures": {"stall_seconds": 20, "restarts": 0}}, epochs=200)
-    words = rf"no batch has come to rank 0 for \d+ s .*: read has stood still for \d+ s on .*, at {url}"
+    words = (
+        rf"no batch has come to rank 0 for \d+ s \(failures\.stall_seconds: 20\): read has stood still for \d+ s on .*, at {url}"
+    )
     with pytest.raises(RunError, match=words):
         pretrain(spec, [lambda record: flowing.clear()])

@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.gradients import accumulate
+from trainers.inputs import decodable, to_device
 from trainers.optim import place
 from trainers.pretext import PretextModel
 
@@ -30,16 +31,20 @@ def gradients(model: torch.nn.Module) -> Columns:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
+def with_bad_samples(batch: Columns) -> Columns:
+    return batch | {"weight": torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 1])}
+
+
 def one_task_a_sample(batch: Columns) -> Columns:
     return batch | {"task": torch.tensor([0, 1, 2, 3, 3, 3, 0, 1])}
 
 
-@pytest.mark.parametrize("kind", [lambda batch: batch, one_task_a_sample], ids=["all", "one"])
+@pytest.mark.parametrize("kind", [lambda batch: batch, with_bad_samples, one_task_a_sample], ids=["all", "bad", "one"])
 def test_task_by_task_they_are_those_of_one_backward_pass(kind, recipe, columns) -> None:
-    batch = kind(columns(8, 32))
+    batch = {name: column.numpy() for name, column in kind(columns(8, 32)).items()}
     model = PretextModel(recipe(*FOUR, task_weights="uncertainty"), seed=0)
     wanted = copy.deepcopy(model)
-    at_once(wanted, batch, 8)
+    at_once(wanted, to_device(decodable(batch), "cpu"), 8)
     accumulate(model, FOUR, batch, 8, "float32")
     found = gradients(model)
     assert found.keys() == gradients(wanted).keys()
