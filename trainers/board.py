@@ -45,6 +45,10 @@ class Board:
             self._events.append({"what": f"{why}; {now}", "step": step, "workers": workers})
         self._workers, self._lost, self._actors, self._doing = workers, "", actors, {}
 
+    def note(self, what: str, step: int) -> None:
+        """Something that whoever reads the results should know, in words."""
+        self._events.append({"what": what, "step": step, "workers": self._workers})
+
     def lose(self, why: str) -> None:
         """A worker is lost."""
         self._lost = self._lost or why

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainers.inputs import decodable, to_device
 from trainers.objectives import Outcome
-from trainers.optim import Precision, autocast
+from trainers.precision import Precision, autocast
 
 
 def accumulate(

@@ -20,13 +20,19 @@ from pipeline.recipe.schema import Optimizer
 from pipeline.storage import is_local
 from pipeline.units import Source
 from trainers.checkpoints import Checkpoints, State
+from trainers.divergence import Diverged, FiniteCheck, diverged
 from trainers.feed import FEED_STAGES, Feed, cause
 from trainers.gradients import accumulate
+from trainers.inputs import decodable, to_device
 from trainers.ledger import Ledger
 from trainers.objectives import Outcome
 from trainers.optim import build_optimizer, place
+from trainers.precision import compute_dtype, disagreements
 from trainers.ranks import gathered, summed
 from trainers.runs import RunFolder
+
+_CHECKED_ROWS = 16
+"""Samples of a batch on which reduced precision is compared with float32."""
 
 _EVERY = ("loss", "metric", "trivial")  # what every task has in a log line
 
@@ -74,7 +80,7 @@ def train(job: Job) -> nn.Module | None:
     """Train to the end of the schedule, from the last checkpoint if there is one; to be called inside a Ray Train worker.
 
     Returns:
-        The trained network, or None if the run stopped because too many samples were bad, or the loss was no number.
+        The trained network, or None if the run stopped because too many samples were bad, or a loss or gradient was not finite.
     """
     try:
         return _Run(job).run()
@@ -83,10 +89,6 @@ def train(job: Job) -> nn.Module | None:
 
         ray.get(job.board.refuse.remote(error))
         return None
-
-
-class Diverged(RunError):
-    """The loss is no number any more; training on would be for nothing, and so would a restart."""
 
 
 class _Run:
@@ -113,6 +115,8 @@ class _Run:
         self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
         self._seconds = 0.0
         self._step = self._restore()
+        self._precision = recipe.training.precision
+        self._finite = FiniteCheck(self._model, job.objectives, self._device)
         self._ledger = self._open_ledger()
         if self._rank == 0:
             actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
@@ -125,7 +129,11 @@ class _Run:
         self._parallel.train()
         tally = _Tally(job.objectives, self._device)
         started = logged = time.perf_counter()
+        checked = compute_dtype(self._device, self._precision) is torch.float32
         for step, columns in feed:
+            if not checked:
+                self._check_precision(columns)
+                checked = True
             tally.failures += [text for text in columns["failure"] if text]
             if self._ledger:
                 self._ledger.write(step, columns["id"])
@@ -147,11 +155,33 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
         # falls to, and where one rank has a lane more than another.
-        precision = self._job.source.recipe.training.precision
-        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, precision)
+        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision)
+        self._finite.look(self._step, outcomes)
         self._optimizer.step()
         self._scheduler.step()
         tally.add(outcomes, columns)
+
+    def _check_precision(self, columns: dict[str, Any]) -> None:
+        """Compute in float32 from here on if this processor's bfloat16 does not agree with it on this network."""
+        batch = to_device(decodable({name: column[:_CHECKED_ROWS] for name, column in columns.items()}), self._device)
+
+        def run() -> None:
+            for name in self._job.objectives:
+                self._model(batch, name)
+
+        self._model.eval()
+        found = disagreements(self._device, run)
+        self._parallel.train()
+        if found:
+            self._precision = "float32"
+            what = f"bfloat16 is wrong on this processor for {found[0]}" + (f" and {len(found) - 1} more" if found[1:] else "")
+            self._job.board.note.remote(f"{what}; rank {self._rank} computes in float32", self._step)
+
+    def _check_finite(self) -> None:
+        found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
+        if found:
+            dtype = compute_dtype(self._device, self._precision)
+            raise diverged(min(found), str(dtype).removeprefix("torch."), self._optimizer.param_groups[0]["lr"])
 
     def _log(self, tally: _Tally, seconds: float, feed: Feed) -> None:
         waits = torch.tensor(list(feed.since_last().values()), dtype=torch.float64, device=self._device)
@@ -162,11 +192,7 @@ class _Run:
         self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
         self._trained += sum(gathered([np.bincount(tally.corpora, minlength=len(self._trained))], self._world))
         self._quarantine.add(int(totals[0].item()), gathered(tally.failures, self._world))
-        if not totals.isfinite().all():
-            raise Diverged(
-                f"the loss is no finite number between steps {self._step - tally.steps} and {self._step}: lower the learning rate"
-                " (training.optimizer.lr), or set training.precision to float32"
-            )
+        self._check_finite()
         record = {
             "step": self._step,
             "steps": self._job.source.schedule.steps,

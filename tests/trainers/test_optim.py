@@ -1,4 +1,4 @@
-"""The rate rises and falls as described, decay spares biases and norms, and autocast follows the processor."""
+"""The rate rises and falls as described, and decay spares biases and norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.recipe.schema import Optimizer
-from trainers.optim import autocast, build_optimizer, compute_dtype, place
+from trainers.optim import build_optimizer, place
 
 
 def network() -> nn.Sequential:
@@ -70,15 +70,6 @@ def test_a_restored_schedule_goes_on_where_it_was() -> None:
         again.step()
         resumed.step()
     assert seen == pytest.approx(whole[7:20], abs=1e-12)
-
-
-def test_precision_is_what_the_recipe_says() -> None:
-    assert compute_dtype("cpu", "bfloat16") == torch.bfloat16
-    assert compute_dtype("cpu", "float32") == torch.float32
-    for precision in ("auto", "float32", "bfloat16"):
-        with autocast("cpu", precision):
-            product = nn.Linear(2, 2)(torch.zeros(1, 2))
-        assert product.dtype == compute_dtype("cpu", precision)
 
 
 def test_place_puts_convolutions_in_the_layout_of_their_inputs() -> None:

@@ -9,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
 from trainers.backbones import seeded
-from trainers.optim import autocast, place
+from trainers.optim import place
+from trainers.precision import autocast
 from trainers.pretext import PretextModel
 
 

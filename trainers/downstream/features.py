@@ -14,7 +14,7 @@ from pipeline.units import Source
 from trainers.downstream.histogram import colour_histogram
 from trainers.feed import Feed
 from trainers.inputs import Normaliser, to_device
-from trainers.optim import autocast
+from trainers.precision import autocast
 from trainers.ranks import gathered
 
 

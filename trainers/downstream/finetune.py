@@ -16,7 +16,7 @@ from trainers.feed import Feed
 from trainers.fit import fit
 from trainers.inputs import to_device
 from trainers.loop import Job, summary, train
-from trainers.optim import autocast
+from trainers.precision import autocast
 from trainers.ranks import summed
 from trainers.runs import RunFolder
 from trainers.session import alone, connect

@@ -12,6 +12,7 @@ from pipeline.labels import LabelKind
 from pipeline.tasks import Task
 from trainers.backbones import Backbone, Output
 from trainers.inputs import Normaliser
+from trainers.precision import in_float32
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ class Objective(nn.Module, ABC):
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__()
 
-    @abstractmethod
     def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Run the task's input through the backbone and judge the result.
+        """Answer in the precision of the run, and judge the answer in float32, whatever that precision is.
 
         Args:
             backbone: the shared network.
@@ -75,3 +75,14 @@ class Objective(nn.Module, ABC):
             name: the task's name in the recipe, which its columns begin with.
             pixels: normalises uint8 pixels.
         """
+        answer = self.answer(backbone, batch, name, pixels)
+        with in_float32(answer.device):
+            return self.judge(answer.float(), batch, name)
+
+    @abstractmethod
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """Run the task's input through the backbone and the head; arguments as of `forward`."""
+
+    @abstractmethod
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Loss and metrics of what `answer` gave, in float32."""

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from pipeline.labels import Classes
 from pipeline.tasks import Task
 from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
 
@@ -28,15 +27,14 @@ class ClassesObjective(VectorObjective):
         super().__init__(task, backbone, image_size, kind.count)
         self.classes = kind.count
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Classify `<task>.input`, uint8 (n, h, w, c) or (n, k, h, w, c), against `<task>.label`, int64 (n,)."""
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge logits (n, classes) against `<task>.label`, int64 (n,)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
-        logits = self.told(backbone, batch, name, pixels)
         with torch.no_grad():
-            right = (logits.argmax(1) == label).float()
+            right = (answer.argmax(1) == label).float()
             count = weight.sum()
         return Outcome(
-            loss=F.cross_entropy(logits, label, reduction="none") * weight,
+            loss=F.cross_entropy(answer, label, reduction="none") * weight,
             metric=(right * weight).sum(),
             trivial=count / self.classes,
             count=count,

@@ -13,6 +13,7 @@ from trainers.inputs import Normaliser
 from trainers.objectives.base import Objective, Outcome
 from trainers.objectives.decoder import Corrector
 from trainers.objectives.pixels import chroma, enlarged
+from trainers.precision import in_float32
 
 UNIFORM = 0.5
 """Part of a uniform distribution that is mixed into the shares before rare colours are weighed by them (Zhang et al. 2016)."""
@@ -59,22 +60,24 @@ class ColoursObjective(Objective):
         self.register_buffer("near", -apart.square() / (2 * NEAR**2), persistent=False)
         self.decoder: nn.Module = Corrector(backbone.map_width, backbone.map_size, self.side, len(kind.palette))
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Tell the colours from `<task>.input`, uint8 (n, h, w, c); the mask, where there is one, is uint8 (n, side, side)."""
-        given, own = batch[f"{name}.input"], f"{name}.{self.label.target}"
-        image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float()
-        small = F.adaptive_avg_pool2d(image, self.side)
-        label = self.nearest(small if self.palette.shape[1] == 3 else 255 * chroma(small / 255))
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """Logits of the colours, float (n, colours, side, side), for `<task>.input`, uint8 (n, h, w, c)."""
+        given = batch[f"{name}.input"]
         before: Tensor | None = None
         if self.palette.shape[1] == 3:  # what is given is of the same palette
             shown = self.nearest(given.permute(0, 3, 1, 2).float())
             given, before = self.palette[shown].to(torch.uint8), _one_before(shown)
         x = pixels(given, self.norm)
         grid = backbone(enlarged(x, (self.size, self.size))).map
-        logits = self.decoder(enlarged(x, (self.side, self.side)), grid)
-        if before is not None:
-            logits = logits + self.near[before].permute(0, 3, 1, 2)
+        logits: Tensor = self.decoder(enlarged(x, (self.side, self.side)), grid)
+        return logits if before is None else logits + self.near[before].permute(0, 3, 1, 2)
 
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge logits against the target's colours; the mask, where there is one, is uint8 (n, side, side)."""
+        own = f"{name}.{self.label.target}"
+        image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float()
+        small = F.adaptive_avg_pool2d(image, self.side)
+        label = self.nearest(small if self.palette.shape[1] == 3 else 255 * chroma(small / 255))
         asked = batch[f"{name}.mask"].float() if self.label.masked else torch.ones_like(label, dtype=torch.float32)
         counts = asked * self.weights[label]
         counts = counts / counts.sum((1, 2), keepdim=True).clamp(min=1e-12)
@@ -84,9 +87,9 @@ class ColoursObjective(Objective):
                 guess = torch.full_like(label, int(torch.tensor(self.label.shares).argmax()))
             else:
                 guess = _one_before(label)
-            metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (logits.argmax(1), guess))
+            metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (answer.argmax(1), guess))
         return Outcome(
-            loss=(F.cross_entropy(logits, label, reduction="none") * counts).sum((1, 2)) * weight,
+            loss=(F.cross_entropy(answer, label, reduction="none") * counts).sum((1, 2)) * weight,
             metric=metric.sum(),
             trivial=trivial.sum(),
             count=weight.sum(),
@@ -95,7 +98,9 @@ class ColoursObjective(Objective):
     def nearest(self, colours: Tensor) -> Tensor:
         """The palette's nearest colour at each place, int64 (n, h, w), of float (n, 2 or 3, h, w) in the palette's units."""
         places = colours.permute(0, 2, 3, 1)
-        found = [torch.cdist(part, self.palette.float()).argmin(1) for part in places.reshape(-1, places.shape[3]).split(_CHUNK)]
+        parts = places.reshape(-1, places.shape[3]).split(_CHUNK)
+        with in_float32(colours.device):
+            found = [torch.cdist(part, self.palette.float()).argmin(1) for part in parts]
         return torch.cat(found).view(places.shape[:3])
 
 

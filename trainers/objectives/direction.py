@@ -8,7 +8,6 @@ from torch import Tensor
 from pipeline.labels import Direction
 from pipeline.tasks import Task
 from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
 
@@ -27,16 +26,15 @@ class DirectionObjective(VectorObjective):
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size, 2)
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Tell the angle of `<task>.input`, uint8 (n, h, w, c), whose sine and cosine are `<task>.label`, float32 (n, 2)."""
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge numbers (n, 2) against the sine and cosine of the angle, `<task>.label`, float32 (n, 2)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
-        told = self.told(backbone, batch, name, pixels)
         with torch.no_grad():
-            sine = told[:, 0] * label[:, 1] - told[:, 1] * label[:, 0]
-            apart = torch.atan2(sine, (told * label).sum(1)).abs().rad2deg()
+            sine = answer[:, 0] * label[:, 1] - answer[:, 1] * label[:, 0]
+            apart = torch.atan2(sine, (answer * label).sum(1)).abs().rad2deg()
             count = weight.sum()
         return Outcome(
-            loss=(told - label).square().sum(1) * weight,
+            loss=(answer - label).square().sum(1) * weight,
             metric=(apart * weight).sum(),
             trivial=90 * count,
             count=count,

@@ -44,8 +44,8 @@ class VectorObjective(Objective):
         self.norm = task.input_norm
         self.head = vector_head(task.input_shape(image_size), backbone.vector_width, outputs)
 
-    def told(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """What is told of `<task>.input`, uint8 (n, h, w, c) or (n, k, h, w, c): float32 (n, outputs)."""
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """The head's numbers, float (n, outputs), for `<task>.input`, uint8 (n, h, w, c) or (n, k, h, w, c)."""
         vector = backbone(pixels(batch[f"{name}.input"], self.norm)).vector
-        told: Tensor = self.head(vector.reshape(len(batch["weight"]), -1)).float()
-        return told
+        numbers: Tensor = self.head(vector.reshape(len(batch["weight"]), -1))
+        return numbers

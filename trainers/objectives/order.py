@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from pipeline.labels import Order
 from pipeline.tasks import Task
 from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
 
@@ -32,10 +31,10 @@ class OrderObjective(VectorObjective):
         super().__init__(task, backbone, image_size, kind.items**2)
         self.items = kind.items
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Order the patches of `<task>.input`, uint8 (n, k, h, w, c), as `<task>.label`, int64 (n, k)."""
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge logits (n, k * k) against the patches' places, `<task>.label`, int64 (n, k)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
-        logits = self.told(backbone, batch, name, pixels).view(-1, self.items, self.items)
+        logits = answer.view(-1, self.items, self.items)
         with torch.no_grad():
             right = (logits.argmax(2) == label).float()
             count = weight.sum()

@@ -69,24 +69,26 @@ class PixelsObjective(Objective):
         grid = backbone(x).map
         return self.decoder(x, grid) if self.label.spoilt else self.decoder(grid, extent)
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Paint from `<task>.input`, uint8 (n, h, w, c); the target is uint8 (n, h, w, 3), the mask uint8 (n, h, w)."""
-        own, given = f"{name}.{self.label.target}", batch[f"{name}.input"]
-        image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float() / 255
-        target = chroma(image) if self.label.channels == "chroma" else image
-        extent = (target.shape[2], target.shape[3])
-        painted = self.paint(backbone, enlarged(pixels(given, self.norm), extent), extent)
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """What is painted, float (n, c, h, w), from `<task>.input`, uint8 (n, h, w, c); see `paint`."""
+        _, height, width, _ = self._target(batch, name).shape
+        extent = (height, width)
+        return self.paint(backbone, enlarged(pixels(batch[f"{name}.input"], self.norm), extent), extent)
 
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge what is painted against the target, uint8 (n, h, w, 3), in the mask, uint8 (n, h, w), where there is one."""
+        given, image = batch[f"{name}.input"], self._target(batch, name).permute(0, 3, 1, 2).float() / 255
+        target = chroma(image) if self.label.channels == "chroma" else image
         hole = batch[f"{name}.mask"].unsqueeze(1).float() if self.label.masked else torch.ones_like(target[:, :1])
         weight = batch["weight"] * (hole.amax((1, 2, 3)) > 0)
         trivial, unit = self._trivial(target, given, hole)
-        answer = painted * unit + trivial if self._relative else painted
-        at = self.error(answer / unit, target / unit).mean(1, keepdim=True)
+        image = answer * unit + trivial if self._relative else answer
+        at = self.error(image / unit, target / unit).mean(1, keepdim=True)
         counts = hole / _positions(hole)
         if self.label.masked and self.label.grid is None:
             counts = counts + SEEN * (1 - hole) / _positions(1 - hole)
         with torch.no_grad():
-            final = answer.clamp(0, 1) if self.label.channels == "rgb" else answer
+            final = image.clamp(0, 1) if self.label.channels == "rgb" else image
             metric, least = (psnr(x, target, hole) * weight for x in (final, trivial))
         return Outcome(
             loss=(at * counts).sum((1, 2, 3)) * weight,
@@ -95,6 +97,11 @@ class PixelsObjective(Objective):
             count=weight.sum(),
             also={"ssim": (ssim(final, target) * weight).sum()} if self._whole else {},
         )
+
+    def _target(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        """The column of the target: the task's own, where it has one, or the batch's."""
+        own = f"{name}.{self.label.target}"
+        return batch[own if own in batch else self.label.target]
 
     @property
     def _whole(self) -> bool:

@@ -35,13 +35,18 @@ class RegionObjective(Objective):
         self.grid, self.norm = kind.grid, task.input_norm
         self.decoder = Decoder(backbone.map_width, backbone.map_size, 2, image_size)
 
-    def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Find in `<task>.input`, uint8 (n, h, w, c), the cell `<task>.label`, int64 (n,), and `<task>.mask`, uint8 (n, h, w)."""
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """Two channels, float (n, 2, h, w), for `<task>.input`, uint8 (n, h, w, c): in the region, and in its cell."""
+        given = batch[f"{name}.input"]
+        channels: Tensor = self.decoder(backbone(pixels(given, self.norm)).map, tuple(batch[f"{name}.mask"].shape[1:]))
+        return channels
+
+    def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
+        """Judge both channels against the cell `<task>.label`, int64 (n,), and `<task>.mask`, uint8 (n, h, w)."""
         from torchmetrics.functional.segmentation import mean_iou
 
         label, weight, mask = batch[f"{name}.label"], batch["weight"], batch[f"{name}.mask"].unsqueeze(1)
-        found = self.decoder(backbone(pixels(batch[f"{name}.input"], self.norm)).map, (mask.shape[2], mask.shape[3]))
-        inside, likely = found[:, :1], F.adaptive_avg_pool2d(found[:, 1:], self.grid).flatten(1)
+        inside, likely = answer[:, :1], F.adaptive_avg_pool2d(answer[:, 1:], self.grid).flatten(1)
         blurred = F.binary_cross_entropy_with_logits(inside, mask.float(), reduction="none").mean((1, 2, 3))
         with torch.no_grad():
             told = torch.cat([inside > 0, torch.zeros_like(inside, dtype=torch.bool)], 1).long()
