@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -28,13 +29,14 @@ _MEANINGS = {
     "bad data": "damaged files would become pairs, or whole ones would be lost; do not train with this engine here",
     "repeats": "the same sample gives other pixels in another batch; runs with this engine here cannot be repeated",
     "decode": "photos come out wrong: compare the versions with another machine's, and the GPU's driver with what DALI needs",
+    "precision": "networks would get wrong gradients in bfloat16: runs compute in float32 here, and say so when they start",
     "task": "the engine renders this task differently from the cpu engine; do not train with it here",
 }
 
 
 @dataclass(frozen=True)
 class Check:
-    """One test of one engine; `meaning` is what it means if it failed."""
+    """One test of one engine, or of the arithmetic of one device; `meaning` is what it means if it failed."""
 
     engine: str
     name: str
@@ -106,6 +108,9 @@ def examine(now: Callable[[str], None]) -> Findings:
             continue
         base = rendered if engine == "cpu" else base
         checks += compare(engine, rendered, base)
+    for device in ["cpu", *(f"cuda:{index}" for index in range(gpus))]:
+        now(f"bfloat16 on {device}")
+        checks.append(compare_precision(device))
     return Findings(machine, gpus, versions(), cluster, checks)
 
 
@@ -118,6 +123,28 @@ def compare(engine: str, rendered: Rendered, base: Rendered | None) -> list[Chec
         base: the cpu engine's, or None where that one failed.
     """
     return [*_judge_itself(engine, rendered), *_judge_tasks(engine, rendered, base)]
+
+
+def compare_precision(device: str) -> Check:
+    """Compare a network's products and gradients in bfloat16 with those in float32, on maps down to one position."""
+    import torch
+
+    from pipeline.recipe.schema import Backbone
+    from trainers.backbones import build_backbone
+    from trainers.optim import place
+    from trainers.precision import TOLERANCE, compute_dtype, disagreements
+
+    name = "bfloat16 against float32"
+    if compute_dtype(device, "auto") is torch.float32:
+        return Check(device, name, "skipped", "it has no instructions for bfloat16: runs compute in float32")
+    found: list[str] = []
+    for size in (8, 32):
+        network = place(build_backbone(Backbone(name="resnet18", stem="standard"), size, 0), device).eval()
+        images = torch.zeros(8, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+        found += disagreements(device, partial(network, images))
+    if found:
+        return Check(device, name, "failed", "; ".join(found), _MEANINGS["precision"])
+    return Check(device, name, "ok", f"products and gradients of a ResNet-18 are at most {TOLERANCE:.0%} apart")
 
 
 def _judge_itself(engine: str, rendered: Rendered) -> Iterator[Check]:

@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from cluster.doctor import Findings, compare
+from cluster.doctor import Findings, compare, compare_precision
 from cluster.machine import this_machine
 from cluster.selftest import Rendered, reference, render_apart
 from cluster.show import doctor_tables, say
 from pipeline.errors import RunError
 from pipeline.tasks import registry
 from tests.cluster.conftest import Call
+from trainers import precision
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,7 @@ def test_doctor_tests_every_engine_and_task_that_is_here(call: Call) -> None:
     passed = {(check["engine"], check["name"]) for check in findings["checks"] if check["status"] == "ok"}
     assert {("cpu", "image against PIL"), ("dali", "image against PIL"), ("cpu", "repeats itself")} <= passed
     assert {("dali", f"{task} against cpu") for task in registry()} <= passed
+    assert ("cpu", "bfloat16 against float32") in {(check["engine"], check["name"]) for check in findings["checks"]}
     assert findings["machine"]["memory"] > 2**28
     assert findings["versions"]["ray"]
 
@@ -42,6 +45,15 @@ def test_the_cpu_engine_agrees_with_pil_and_covers_every_task(rendered: Rendered
     assert {f"{task}.input" for task in registry()} < set(rendered.columns)
     assert len(rendered.columns["image"]) == len(reference())
     assert failed("cpu", rendered, rendered) == []
+
+
+def test_a_processor_that_computes_wrong_gradients_in_bfloat16_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "compute_dtype", lambda device, wanted: torch.bfloat16)
+    assert compare_precision("cpu").status == "ok"
+    monkeypatch.setattr(precision, "disagreements", lambda device, run: ["conv2d(8x64x1x1) (not finite)"] if run() else [])
+    check = compare_precision("cpu")
+    assert (check.status, check.found.count("conv2d(8x64x1x1)")) == ("failed", 2)
+    assert "float32" in check.meaning
 
 
 def test_a_task_rendered_wrongly_is_found(rendered: Rendered) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.divergence import FiniteCheck, Finding, diverged
+from trainers.divergence import Finding, FiniteCheck, diverged
 from trainers.objectives import Outcome
 
 
@@ -42,14 +42,14 @@ def test_the_first_step_and_the_layer_nearest_the_loss_are_named() -> None:
     look(check, model, 6)
     look(check, model, 7, poison=1)
     look(check, model, 8, poison=2)  # later ones follow from the first
-    assert check.found() == (7, "the losses are finite, and the gradient of 1.weight is not")
+    assert check.found() == Finding(7, False, "the losses are finite, and the gradient of 1.weight is not")
 
 
 def test_a_loss_is_named_before_the_gradients_that_follow_from_it() -> None:
     model = network()
     check = FiniteCheck(model, ("rotation", "jigsaw"), torch.device("cpu"))
     look(check, model, 3, loss=float("inf"))
-    assert check.found() == (3, "the loss of rotation is not finite")
+    assert check.found() == Finding(3, True, "the loss of rotation is not finite")
 
 
 @pytest.mark.parametrize(

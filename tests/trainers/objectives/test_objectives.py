@@ -13,6 +13,7 @@ from pipeline.tasks import registry as tasks
 from trainers.inputs import Normaliser
 from trainers.objectives import build_objective, objective_class, registry
 from trainers.objectives.pixels import AbsolutePixelsObjective, PixelsObjective, cells, chroma, psnr
+from trainers.precision import autocast
 from trainers.pretext import PretextModel
 
 FALLS = {"rotation": 0.8, "jigsaw": 0.8, "occlusion": 0.8, "colorization": 0.8}
@@ -66,6 +67,34 @@ def test_psnr_and_ssim_of_the_spoilt_image_itself_are_where_the_corrector_starts
     torch.testing.assert_close(outcome.metric, expected.sum())
     torch.testing.assert_close(outcome.trivial, expected.sum())
     torch.testing.assert_close(outcome.also["ssim"], structural_similarity_index_measure(given, target, data_range=1.0) * 16)
+
+
+def test_metrics_are_computed_in_float32_whatever_the_precision(recipe, rendered) -> None:
+    """Variances of bfloat16 numbers are mostly rounding: a smooth image would be unlike itself."""
+    batch = rendered("denoising")
+    ramp = torch.linspace(100, 120, 32).to(torch.uint8).view(1, 1, 32, 1).expand(16, 32, 32, 3).contiguous()
+    same = batch | {"image": ramp, "denoising.input": ramp}
+    model = PretextModel(recipe("denoising"), seed=0).eval()  # its answer is its input, until it learns
+    with torch.no_grad(), autocast("cpu", "bfloat16"):
+        outcome = model(same)["denoising"]
+    assert outcome.also["ssim"].item() == pytest.approx(16, abs=1e-3)
+    assert outcome.metric == 16 * 60  # decibels of an exact answer
+    assert outcome.loss.dtype is outcome.metric.dtype is torch.float32
+
+
+@pytest.mark.parametrize("task", sorted(tasks()))
+def test_answers_are_judged_without_autocast(task, recipe, rendered, monkeypatch) -> None:
+    model, seen = PretextModel(recipe((task, {})), seed=0), []
+    judge = model.objectives[task].judge
+
+    def look(answer, batch, name):
+        seen.append((answer.dtype, torch.is_autocast_enabled("cpu")))
+        return judge(answer, batch, name)
+
+    monkeypatch.setattr(model.objectives[task], "judge", look)
+    with autocast("cpu", "bfloat16"):
+        assert model(rendered(task, n=4))[task].loss.dtype is torch.float32
+    assert seen == [(torch.float32, False)]
 
 
 @pytest.mark.parametrize("name", ["occlusion", "colorization", "masked_patches"])
