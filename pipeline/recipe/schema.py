@@ -229,7 +229,9 @@ class Training(Section):
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
     threads: int | None = Field(None, ge=1, description="Network threads of a CPU worker; else as many as its CPUs, rounded up.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto` takes bfloat16 autocast where the processor computes in it."
+        "auto",
+        description="Of matrix products: `auto` takes `bfloat16` where the processor or GPU has instructions for it. Each run "
+        "compares it with float32 first, and computes in float32 where they disagree.",
     )
     checkpoint_epochs: float = Field(1.0, gt=0, description="Epochs between checkpoints; fractions are allowed.")
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
