@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.engines import settled
 from pipeline.recipe import Recipe
