@@ -83,6 +83,12 @@ class Checkpoints:
             return []
         return sorted(filter(_NAME.fullmatch, files), reverse=True)
 
+    def discard_all_but(self, name: str) -> None:
+        """Remove the other checkpoints, of which nothing is needed any more."""
+        for other in self.names():
+            if other != name:
+                remove(join(self._folder, other))
+
     def _write(self, step: int, buffer: io.BytesIO) -> None:
         content = buffer.getbuffer()
         name = f"step-{step:012d}-{_digest(content)}.pt"

@@ -59,6 +59,8 @@ class Job:
     def state(self) -> State:
         """What the last checkpoint of a run that is over holds: `model`, `history`, `quarantine`, `stages`; see `summary`.
 
+        The ones before it go: nobody needs them any more.
+
         Raises:
             RunError: there is none.
         """
@@ -66,7 +68,9 @@ class Job:
         name = checkpoints.newest()
         if name is None:
             raise RunError(f"{self.stage} has left no checkpoint that can be read")
-        return checkpoints.load(name)
+        state = checkpoints.load(name)
+        checkpoints.discard_all_but(name)
+        return state
 
 
 def train(job: Job) -> nn.Module | None:
@@ -202,11 +206,13 @@ class _Run:
         stages = {name: before + since[name] for name, before in self._before.items()}
         if self._rank > 0:
             return
+        steps = self._job.source.schedule.steps
+        updates = {"optimizer": self._optimizer.state_dict(), "scheduler": self._scheduler.state_dict()}
         state = {
             "step": self._step,
+            "steps": steps,
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
+            **(updates if self._step < steps else {}),  # after the last step there are none to come
             "history": self._history.state(),
             "line": asdict(self._line),
             "quarantine": self._quarantine.rows(),
@@ -230,8 +236,9 @@ class _Run:
             return None
         state = self._checkpoints.load(name, self._device)
         self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scheduler.load_state_dict(state["scheduler"])
         self._step, self._seconds = int(state["step"]), state["stages"]["seconds"]
         self._history, self._line = History(state["history"]), _Line(**state.get("line", {}))
         self._before = {name: state["stages"][name] for name in self._before}

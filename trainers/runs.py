@@ -5,13 +5,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import absolute, exists, join, make_folder, read_all, remove, scrubbed_document, walk, write_atomic
+from pipeline.storage import (
+    absolute,
+    exists,
+    is_local,
+    join,
+    make_folder,
+    names,
+    read_all,
+    remove,
+    scrubbed_document,
+    walk,
+    write_atomic,
+)
 
 # What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
 _CIRCUMSTANCES: dict[str, Any] = {
@@ -23,6 +37,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 
+_STAGE = re.compile(r"(pretrain|finetune-pretrained|finetune-random|evaluate)-[0-9a-f]{12}")
 _LONGEST = 60  # of a value in words
 
 
@@ -96,6 +111,10 @@ class RunFolder:
         """Folder of the checkpoints of a stage, as far as another recipe does not compute something else."""
         return self.path(f"{stage}-{self.identity(stage)}")
 
+    def stages(self, prefix: str = "") -> list[str]:
+        """Names of the folders of stages of any recipe that begin so."""
+        return [name for name in names(self.url) if name.startswith(prefix) and _STAGE.fullmatch(name)]
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, whole or not at all, without what its URLs hold of secrets."""
         with write_atomic(self.path(name)) as file:
@@ -105,12 +124,20 @@ class RunFolder:
         """A JSON file of the run, or None if there is none."""
         return json.loads(read_all(self.path(name))) if exists(self.path(name)) else None
 
+    def remove(self, name: str) -> None:
+        """Delete a file of the run, if it is there."""
+        remove(self.path(name))
+
     def clear(self, name: str) -> None:
         """Delete a folder of the run, if it is there."""
         place = self.path(name)
-        if exists(place):
-            for file, _ in walk(place):
-                remove(join(place, file))
+        if not exists(place):
+            return
+        if is_local(place):
+            shutil.rmtree(absolute(place))
+            return
+        for file, _ in walk(place):
+            remove(join(place, file))
 
     def write_weights(self, name: str, content: dict[str, Any]) -> None:
         """Write tensors and plain data."""

@@ -47,7 +47,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
             **{f"{name}/loss": task["loss"][-1] for name, task in found["tasks"].items()},
             **{f"{name}/metric": task["metric"] for name, task in found["tasks"].items()},
         }
-        say(pretext_table(found["tasks"], board.metrics), stage_table(stages))
+        say(pretext_table(found["tasks"], board.metrics, found["steps"]), stage_table(stages))
         _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 

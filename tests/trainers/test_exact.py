@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -77,10 +78,9 @@ def test_a_mixture_trains_to_the_end_by_weight(run_recipe: MakeRecipe, tmp_path:
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothing_before_it(
     run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
 ) -> None:
-    calm.copied(tmp_path)
+    calm.copied(tmp_path, killed=True)
     spec = run_recipe({"tracking": {"samples": True}}, **calm.training)
     folder = RunFolder(spec)
-    Path(folder.path("pretrain.json")).unlink()  # as if the run had been killed at its last step
     newest = max(Path(folder.checkpoints("pretrain")).glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
     result = pretrain(spec)
@@ -88,6 +88,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     assert {json.loads(line)["step"] for line in later.read_text().splitlines()} == {47}
     assert trained(spec) == due(spec)
     assert result["tasks"] == calm.result["tasks"]
+    (event,) = result["events"]
+    assert re.fullmatch(r"training goes on from step 47 of 48 \(checkpoint step-000000000047-\w+\.pt\)", event["what"])
+    logged = [json.loads(line)["step"] for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
+    assert logged == list(range(1, 49))
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
