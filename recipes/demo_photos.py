@@ -3,8 +3,9 @@
     python recipes/demo_photos.py OUT [IMAGES] [--tiles 80]
 
 Writes OUT/train/<class>/ and OUT/test/<class>/. Without IMAGES, a class is a photo, cut into overlapping tiles: those of its left
-part to train (320, or as many as `--tiles` says), those of its right part to test, so that no tile for testing shares a pixel with
-one for training. With IMAGES, a folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of its name.
+part to train (320, or as many as `--tiles` says), those of its right part to test, so that no tile for testing shares a pixel
+with one for training. With IMAGES, a folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of
+its name.
 """
 
 from __future__ import annotations

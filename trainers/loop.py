@@ -62,13 +62,15 @@ class Job:
         The ones before it go: nobody needs them any more.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it is damaged.
         """
         checkpoints = self.checkpoints()
         name = checkpoints.newest()
         if name is None:
             raise RunError(f"{self.stage} has left no checkpoint that can be read")
         state = checkpoints.load(name)
+        if state["step"] != self.source.schedule.steps:
+            raise RunError(f"{self.stage}: its last checkpoint is damaged; the same command goes on from the one before")
         checkpoints.discard_all_but(name)
         return state
 

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from pipeline.shards.writing import TarWriter
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from tests.web import Serve
+from trainers.board import Record
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
 
@@ -93,6 +95,32 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     logged = [json.loads(line)["step"] for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
     assert logged == list(range(1, 49))
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
+
+
+def test_a_run_that_goes_on_within_a_log_line_writes_the_same_line_over_all_of_its_steps(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe({"tracking": {"tensorboard": False}}, log_steps=8, keep=3)
+    folder = RunFolder(spec)
+
+    def interrupt(record: Record) -> None:
+        if record["step"] == 12:
+            raise KeyboardInterrupt
+
+    def logged() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
+        return [{key: line[key] for key in ("step", "quarantined", "tasks")} for line in lines]
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(spec, [interrupt])
+    before = logged()
+    assert [line["step"] for line in before] == [8, 12]
+    *later, _ = sorted(Path(folder.checkpoints("pretrain")).glob("step-*.pt"), reverse=True)
+    assert len(later) == 2
+    for checkpoint in later:
+        checkpoint.unlink()
+    result = pretrain(spec)
+    assert "training goes on from step 4 of 12" in result["events"][0]["what"]
+    assert logged() == before
+    assert result["tasks"]["rotation"]["loss"] == [line["tasks"]["rotation"]["loss"] for line in before]
 
 
 def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(
