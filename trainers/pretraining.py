@@ -89,12 +89,12 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])])
         state = job.state()
         model.load_state_dict(state["model"])
+        for stage in folder.stages("finetune-"):
+            folder.clear(stage)  # they began from the weights before
         folder.write_weights(
             BACKBONE,
             {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
         )
-        for stage in folder.stages("finetune-"):
-            folder.clear(stage)  # they began from the weights before
         folder.write_json(RECIPE, document)
         ours, full = mixing(source.schedule)
         outcome = {

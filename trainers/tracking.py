@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 from pipeline.metrics import Gauges
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Recipe, Training
 from pipeline.storage import exists, is_local, join, open_seekable, scrubbed, scrubbed_document, write_atomic
 from trainers.board import Record, Steady
 from trainers.runs import RunFolder
@@ -44,7 +44,7 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
     with ExitStack() as stack:
         url = folder.path(f"{stage}.jsonl")
         opened = [
-            _lines(url, run) if is_local(url) else _object(url, run, recipe.training.checkpoint_epochs),
+            _lines(url, run) if is_local(url) else _object(url, run, recipe.training),
             _always("Ray's metrics", lambda record: gauges.training(record, recipe.training.batch)),
         ]
         if recipe.tracking.tensorboard and is_local(folder.url):
@@ -113,10 +113,10 @@ def _lines(url: str, run: str) -> Iterator[tuple[str, Take]]:
 
 
 @contextmanager
-def _object(url: str, run: str, checkpoint_epochs: float) -> Iterator[tuple[str, Take]]:
-    """`<stage>.jsonl` as an object, which cannot grow: written whole at each checkpoint and at the end."""
+def _object(url: str, run: str, spec: Training) -> Iterator[tuple[str, Take]]:
+    """`<stage>.jsonl` as an object, which cannot grow: written whole before each checkpoint and at the end."""
     with tempfile.TemporaryFile() as file:
-        begun, written = False, 0.0
+        begun, written = False, 0  # checkpoints whose lines are in the object
 
         def upload() -> None:
             file.seek(0)
@@ -131,8 +131,10 @@ def _object(url: str, run: str, checkpoint_epochs: float) -> Iterator[tuple[str,
                 begun = True
             file.seek(0, os.SEEK_END)
             file.write(_line(run, record))
-            if record["epoch"] // checkpoint_epochs > written:
-                written = record["epoch"] // checkpoint_epochs
+            every = max(1, round(spec.checkpoint_epochs * record["step"] / record["epoch"]))
+            checkpoints = (record["step"] + spec.log_steps - 1) // every  # before the next line
+            if checkpoints > written:
+                written = checkpoints
                 try:
                     upload()
                 except OSError as error:

@@ -70,15 +70,22 @@ def test_a_resumed_run_keeps_the_lines_before_it_and_writes_the_later_ones_again
     assert [line["step"] for line in lines(folder)] == [3, 4]
 
 
-def test_an_object_is_written_at_each_checkpoint_and_not_only_at_the_end(run_recipe: Callable[..., Recipe]) -> None:
-    spec = run_recipe({"storage": {"runs": "memory://growing"}}, checkpoint_epochs=1)
-    folder, seen = RunFolder(spec), []
+@pytest.mark.parametrize(
+    ("log_steps", "epochs", "seen"), [(1, 1, [0, 2, 2, 4, 4]), (2, 2.5, [0, 2, 2, 2, 5]), (3, 20, [0, 0, 0, 0, 0])]
+)
+def test_an_object_holds_the_lines_before_each_checkpoint_when_it_is_made(
+    run_recipe: Callable[..., Recipe], log_steps: int, epochs: float, seen: list[int]
+) -> None:
+    """Two steps an epoch: checkpoints at 2 and 4 with a line each step; at 5 and 10 of lines at 2, 4, 6, 8 and 10."""
+    runs = f"memory://growing-{log_steps}"
+    spec = run_recipe({"storage": {"runs": runs}}, checkpoint_epochs=epochs, log_steps=log_steps)
+    folder, found = RunFolder(spec), []
     with tracked(spec, "pretrain") as take:
-        for step in range(1, 6):  # two steps an epoch
+        for step in range(log_steps, 5 * log_steps + 1, log_steps):
             take(record(step))
-            seen.append(len(lines(folder)) if exists(folder.path("pretrain.jsonl")) else 0)
-    assert seen == [0, 2, 2, 4, 4]
-    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4, 5]
+            found.append(len(lines(folder)) if exists(folder.path("pretrain.jsonl")) else 0)
+    assert found == seen
+    assert len(lines(folder)) == 5
 
 
 def test_tensorboard_shows_a_run_by_itself_and_a_resumed_one_as_one_curve(run_recipe: Callable[..., Recipe]) -> None:
