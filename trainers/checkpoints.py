@@ -84,10 +84,13 @@ class Checkpoints:
         return sorted(filter(_NAME.fullmatch, files), reverse=True)
 
     def discard_all_but(self, name: str) -> None:
-        """Remove the other checkpoints, of which nothing is needed any more."""
+        """Remove the other checkpoints, of which nothing is needed any more; one that cannot be removed is warned of."""
         for other in self.names():
             if other != name:
-                remove(join(self._folder, other))
+                try:
+                    remove(join(self._folder, other))
+                except OSError as error:
+                    log.warning("%s is not needed any more and cannot be removed: %s", join(self._folder, other), error)
 
     def _write(self, step: int, buffer: io.BytesIO) -> None:
         content = buffer.getbuffer()

@@ -105,7 +105,10 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         }
         folder.write_json("quarantine.json", state["quarantine"])
         folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
-        folder.clear(checkpoints)
+        try:
+            folder.clear(checkpoints)
+        except OSError as error:  # the run is over all the same
+            log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
 
 
