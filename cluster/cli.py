@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import bench, images, jobs, learning, machine, pairs, rendering
+from cluster.commands import bench, cleaning, images, jobs, learning, machine, pairs, rendering
 from cluster.outcome import EXIT_CODES, INTERRUPTED, status_of
 from pipeline.errors import RunError, UserError
 
@@ -54,7 +54,7 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
-    "Learning": (learning.pretrain, learning.finetune, learning.evaluate),
+    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, cleaning.clean),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),
 }

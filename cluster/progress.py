@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,26 +142,24 @@ class TrainingBoard:
 
     Args:
         stage: name of the command.
-        phases: what its parts are, in order; the steps of each begin anew.
+        phases: what its parts are, by the `stage` of their log lines; the steps of each begin anew.
         display: where to show it.
         metrics: name of each task's metric; `accuracy` where it is not here.
     """
 
     stage: str
-    phases: list[str]
+    phases: Mapping[str, str]
     display: Display
     metrics: dict[str, str] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
-    _phase: int = 0
-    _step: int = 0
-    _steps: int = 0
+    _phase: str = ""
 
     def take(self, record: dict[str, Any]) -> None:
         """Show a line, see `trainers.board.Record`."""
         step, steps = record["step"], record["steps"]
-        if step < self._step and self._step == self._steps:
-            self._phase = min(self._phase + 1, len(self.phases) - 1)
-        self._step, self._steps = step, steps
+        phase = self.phases.get(record["stage"], "")
+        if phase != self._phase:
+            self._phase, self.pace = phase, Pace(self.pace.clock)
         _, left = self.pace.at(step, steps)
         words = [
             f"step {step} of {steps}",
@@ -178,11 +176,11 @@ class TrainingBoard:
             )
             for name, task in record["tasks"].items()
         }
-        self.display.show(" ".join(filter(None, (self.stage, self.phases[self._phase]))), step, steps, ", ".join(words), detail)
+        self.display.show(" ".join(filter(None, (self.stage, phase))), step, steps, ", ".join(words), detail)
 
 
 @contextmanager
-def training(stage: str, phases: list[str], first: str = "starting workers") -> Iterator[TrainingBoard]:
+def training(stage: str, phases: Mapping[str, str], first: str = "starting workers") -> Iterator[TrainingBoard]:
     """Progress of a run; `TrainingBoard.take` is a listener for it, and until it hears something `first` is shown."""
     with _display(f"{stage}: {first}") as display:
         if isinstance(display, Lines):

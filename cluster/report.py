@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.machine import Machine, this_machine, versions
-from cluster.results import downstream_rows, metric_names, stage_rows
+from cluster.results import downstream_rows, metric_names, pretext_notes, stage_rows
 from cluster.words import amount, duration, metric
 from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
@@ -90,6 +90,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         report=report,
         rows=downstream_rows(report),
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
+        notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
         no_sheet=no_sheet,
@@ -115,6 +116,7 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
                 "loss": f"{task['loss'][-1]:.3f}",
                 "metric": metric(measured, task["metric"]),
                 "trivial": metric(measured, task["trivial"]),
+                "behind": task.get("learnt", "") is False,
                 "curves": _curves(task, measured),
             }
         )

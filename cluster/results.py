@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cluster.words import duration, metric
+from cluster.words import amount, duration, metric
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
+    from trainers.leftovers import Leftover
 
 STAGES = {
     "read": "shards to encoded bytes",
@@ -31,9 +32,15 @@ def metric_names(recipe: Recipe) -> dict[str, str]:
     return {name: objective_class(task).metric for name, task in recipe.tasks.items()}
 
 
-def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, str]) -> Table:
-    """Each task's first and last loss, and its last metric beside the trivial answer's."""
-    table = Table(title="pretext tasks", box=SIMPLE_HEAD, title_justify="left")
+def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, str], steps: int = 0) -> Table:
+    """Each task's first and last loss, and its last metric beside the trivial answer's; below it, what was not learnt."""
+    table = Table(
+        title="pretext tasks",
+        caption="\n".join(pretext_notes(tasks, steps)) or None,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("task")
     for heading in ("loss at first", "loss at last", "metric", "trivial answer", "also"):
         table.add_column(heading, justify="right")
@@ -43,6 +50,25 @@ def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, 
         also = ", ".join(f"{key} {metric(key, value)}" for key, value in task.get("also", {}).items())
         table.add_row(name, f"{task['loss'][0]:.3f}", f"{task['loss'][-1]:.3f}", *values, also)
     return table
+
+
+def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
+    """Sentences on the tasks of a pretraining that are not better than the trivial answer, and on a run too short to tell.
+
+    Args:
+        tasks: what `trainers.pretraining.pretrain` says of them; those of earlier versions say nothing of it.
+        steps: updates of the run.
+    """
+    behind, untold = ([name for name, task in tasks.items() if task.get("learnt", "") is said] for said in (False, None))
+    notes = []
+    if behind:
+        notes.append(
+            f"not yet learnt: {', '.join(behind)} (over the last log lines no better than the trivial answer by more than "
+            "three standard errors); train longer before you judge the features"
+        )
+    if untold:
+        notes.append(f"too short to tell what was learnt of {', '.join(untold)}: {amount(steps, 'step')}")
+    return notes
 
 
 def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
@@ -71,6 +97,18 @@ def stage_table(stages: Mapping[str, Any]) -> Table:
     table.add_column("of the time", justify="right")
     for name, what, each, share in stage_rows(stages):
         table.add_row(name, what, f"{each:.2f}", f"{share:.1%}")
+    return table
+
+
+def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
+    """What a run's folder holds beside results, and whether it goes."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("what")
+    table.add_column("size", justify="right")
+    table.add_column("")
+    table.add_column("why")
+    for leftover in found:
+        table.add_row(leftover.name, amount(leftover.size, "B"), "may go" if leftover in going else "stays", leftover.what)
     return table
 
 

@@ -1,16 +1,17 @@
 """Makes the demo's folders of photos: tiles of scikit-image's photos, or a split of a folder of your own.
 
-    python recipes/demo_photos.py OUT [IMAGES]
+    python recipes/demo_photos.py OUT [IMAGES] [--tiles 80]
 
 Writes OUT/train/<class>/ and OUT/test/<class>/. Without IMAGES, a class is a photo, cut into overlapping tiles: those of its left
-part to train, those of its right part to test, so that no tile for testing shares a pixel with one for training. With IMAGES, a
-folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of its name.
+part to train (320, or as many as `--tiles` says), those of its right part to test, so that no tile for testing shares a pixel
+with one for training. With IMAGES, a folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of
+its name.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -35,12 +36,12 @@ PHOTOS = (
 SIDE = 64
 LONGEST = 256
 TRAIN_SHARE = 0.55
-TILES = {"train": 320, "test": 120}
+TRAIN_TILES, TEST_TILES = 320, 120
 """Tiles of a photo in each part."""
 
 
-def cut_tiles(out: Path) -> None:
-    """Tiles of scikit-image's photos on a regular grid over each part."""
+def cut_tiles(out: Path, train: int = TRAIN_TILES) -> None:
+    """Tiles of scikit-image's photos on a regular grid over each part, so many of each photo to train."""
     import skimage
 
     folder = Path(skimage.__file__).parent / "data"
@@ -49,14 +50,14 @@ def cut_tiles(out: Path) -> None:
             photo = file.convert("RGB")
         photo.thumbnail((LONGEST, LONGEST))
         border = round(photo.width * TRAIN_SHARE)
-        parts = {"train": (0, border), "test": (border, photo.width)}
-        for part, (left, right) in parts.items():
+        parts = {"train": (0, border, train), "test": (border, photo.width, TEST_TILES)}
+        for part, (left, right, tiles) in parts.items():
             place = out / part / Path(name).stem
             place.mkdir(parents=True)
             wide, high = right - left - SIDE, photo.height - SIDE
-            columns = max(1, round((TILES[part] * wide / high) ** 0.5))
-            rows = -(-TILES[part] // columns)
-            for n in range(TILES[part]):
+            columns = max(1, round((tiles * wide / high) ** 0.5))
+            rows = -(-tiles // columns)
+            for n in range(tiles):
                 row, column = divmod(n, columns)
                 x, y = left + column * wide // max(1, columns - 1), row * high // max(1, rows - 1)
                 photo.crop((x, y, x + SIDE, y + SIDE)).save(place / f"{n:03d}.jpg", quality=92)
@@ -77,8 +78,12 @@ def split_folder(images: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    if len(sys.argv) > 2 and sys.argv[2]:
-        split_folder(Path(sys.argv[2]), target)
+    parser = argparse.ArgumentParser(description="Make the demo's folders of photos.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("images", nargs="?", default="", help="a folder of a folder a class, in place of tiles")
+    parser.add_argument("--tiles", type=int, default=TRAIN_TILES, help="tiles of each photo to train on")
+    asked = parser.parse_args()
+    if asked.images:
+        split_folder(Path(asked.images), asked.out)
     else:
-        cut_tiles(target)
+        cut_tiles(asked.out, asked.tiles)

@@ -72,25 +72,38 @@ class Finished:
     """A pretraining that is over.
 
     Args:
-        recipe: what was run; it keeps a ledger, and a checkpoint of each of the last three steps.
+        recipe: what was run; it keeps a ledger.
         result: what `pretrain` returned.
+        killed: the folder of its runs as it was after the last step, with a checkpoint of each of the last three.
         training: what makes a recipe of `run_recipe` the same, in its section `training`.
     """
 
     recipe: Recipe
     result: dict[str, Any]
+    killed: Path
     training: dict[str, Any]
 
-    def copied(self, folder: Path) -> None:
-        """Put a copy of its folder where the recipes of `run_recipe` look for it."""
-        shutil.copytree(self.recipe.storage.runs, folder / "runs")
+    def copied(self, folder: Path, killed: bool = False) -> None:
+        """Put a copy of its folder, at the end or as of when it was `killed`, where recipes of `run_recipe` look for it."""
+        shutil.copytree(self.killed if killed else self.recipe.storage.runs, folder / "runs")
 
 
 @pytest.fixture(scope="session")
 def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only."""
+    """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only.
+
+    Its command is interrupted after the last step and run again, as by a user.
+    """
     from trainers.pretraining import pretrain
 
+    def interrupt(record: dict[str, Any]) -> None:
+        if record["step"] == 48:
+            raise KeyboardInterrupt
+
     training = {"epochs": 12, "checkpoint_epochs": 0.25, "keep": 3}
-    recipe = recipe_on(tiles, tmp_path_factory.mktemp("calm"), {"tracking": {"samples": True}}, training)
-    return Finished(recipe, pretrain(recipe), training)
+    runs, killed = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("killed") / "runs"
+    recipe = recipe_on(tiles, runs, {"tracking": {"samples": True}}, training)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, [interrupt])
+    shutil.copytree(runs, killed)
+    return Finished(recipe, pretrain(recipe), killed, training)

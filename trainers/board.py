@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.storage import scrubbed
+
 _EVERY_SECONDS = 0.5
+_LONG, _REST = 1.0, 10.0  # seconds after which a failure was a long one, and for how many times as long none is tried
+_LONGEST = 300  # characters of another library's words
 
 Record = dict[str, Any]
-"""One log line: `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `wait_cause`, `quarantined`, and `tasks`,
-with `loss`, `metric` and `trivial` of each and whatever else its objective measures."""
+"""One log line: `stage`, `step`, `steps`, `epoch`, `lr`, `samples_per_second`, `wait_share`, `wait_cause`, `quarantined`, and
+`tasks`, with `loss`, `metric` and `trivial` of each and whatever else its objective measures."""
 
 Event = dict[str, Any]
 """What befell a run: `what` in words, `step`, and `workers`, how many train from then on."""
@@ -23,10 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class Board:
-    """The log of a run so far, what befell it and what it found out, and why it stopped if it stopped on purpose."""
+    """What a run has written and nobody has read, what befell it and found out, and why it stopped if it stopped on purpose."""
 
     def __init__(self) -> None:
         self._log: list[Record] = []
+        self._step: int | None = None  # of the last line
         self._events: list[Event] = []
         self._workers, self._lost, self._actors = 0, "", 0
         self._doing: dict[str, tuple[str, int, float]] = {}
@@ -35,14 +40,27 @@ class Board:
 
     def log(self, record: Record) -> None:
         """Add a line; a run that restarted from a checkpoint writes its later lines again, and the old ones go."""
-        self._log = [line for line in self._log if line["step"] < record["step"]] + [record]
+        while self._log and self._log[-1]["step"] >= record["step"]:
+            self._log.pop()
+        self._log.append(record)
+        self._step = record["step"]
 
-    def begin(self, step: int, workers: int, actors: int) -> None:
-        """Training begins, or goes on, at a step, with so many workers and so many data actors to come."""
+    def begin(self, step: int, workers: int, actors: int, whence: str = "") -> None:
+        """Training begins, or goes on, at a step, with so many workers and so many data actors to come.
+
+        Args:
+            step: how many steps are done.
+            workers: how many train.
+            actors: how many data actors will come.
+            whence: words for what it goes on from, where there is a checkpoint.
+        """
+        goes_on = f"training goes on from step {step}{whence}"
         if self._workers:
-            was, now = self._workers, f"training goes on from step {step} with {workers} worker{'s' * (workers > 1)}"
-            why = self._lost or f"the cluster changed: there is room for {workers} workers, not {was}"
-            self._events.append({"what": f"{why}; {now}", "step": step, "workers": workers})
+            why = self._lost or f"the cluster changed: there is room for {workers} workers, not {self._workers}"
+            what = f"{why}; {goes_on} with {workers} worker{'s' * (workers > 1)}"
+            self._events.append({"what": what, "step": step, "workers": workers})
+        elif step:
+            self._events.append({"what": goes_on, "step": step, "workers": workers})
         self._workers, self._lost, self._actors, self._doing = workers, "", actors, {}
 
     def note(self, what: str, step: int) -> None:
@@ -55,9 +73,9 @@ class Board:
 
     def doing(self, actor: str, stage: str, unit: int) -> None:
         """A data actor says what it is at, see `pipeline.stream.Tell`."""
-        if stage == "start" and len(self._doing) >= self._actors and self._log:
+        if stage == "start" and len(self._doing) >= self._actors and self._step is not None:
             event = f"a data actor died and {actor} took its place; no unit is lost"
-            self._events.append({"what": event, "step": self._log[-1]["step"], "workers": self._workers})
+            self._events.append({"what": event, "step": self._step, "workers": self._workers})
         for other in [name for name, at in self._doing.items() if at[1] == unit >= 0 and name != actor]:
             self._doing[other] = ("idle", -1, time.monotonic())  # it died over this unit, or has handed it on
         self._doing[actor] = (stage, unit, time.monotonic())
@@ -93,8 +111,51 @@ class Board:
         return self._refusal
 
     def since(self, step: int) -> list[Record]:
-        """The lines after a step."""
-        return [line for line in self._log if line["step"] > step]
+        """The lines after a step; those before it have been read, and go."""
+        self._log = [line for line in self._log if line["step"] > step]
+        return list(self._log)
+
+
+class Steady:
+    """A listener whose failures end neither the run nor what other listeners hear.
+
+    The first failure is warned of, and `close` says how many lines were missed. A line at which it fails is not offered again.
+    One that takes long to fail is left alone for ten times as long, so that it holds up the others for little of the time.
+
+    Args:
+        name: in warnings.
+        take: the listener.
+        clock: seconds.
+    """
+
+    def __init__(self, name: str, take: Callable[[Record], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._take, self._clock = name, take, clock
+        self._lines = self._missed = 0
+        self._rests_until = -float("inf")
+
+    def __call__(self, record: Record) -> None:
+        self._lines += 1
+        started = self._clock()
+        if started < self._rests_until:
+            self._missed += 1
+            return
+        try:
+            self._take(record)
+        except Exception as error:  # noqa: BLE001 - whatever a tracker's library raises
+            if not self._missed:
+                log.warning("%s misses log lines, the run goes on without: %s", self._name, _in_a_line(error))
+            self._missed += 1
+            spent = self._clock() - started
+            self._rests_until = self._clock() + _REST * spent if spent > _LONG else -float("inf")
+
+    def close(self) -> None:
+        """Say how many lines it has missed, if any."""
+        if self._missed:
+            log.warning("%s has missed %d of %d log lines", self._name, self._missed, self._lines)
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {scrubbed(' '.join(str(error).split()))}"[:_LONGEST]
 
 
 def open_board() -> Any:
@@ -108,11 +169,15 @@ def open_board() -> Any:
 
 @contextmanager
 def watched(board: Any, listeners: list[Callable[[Record], None]]) -> Iterator[None]:
-    """While the block runs, and once more after it, hand each new line of the board to the listeners, and log what befell it."""
+    """While the block runs, and once more after it, hand each new line of the board to the listeners, and log what befell it.
+
+    A listener that fails misses the line and is given the next one, see `Steady`.
+    """
     import ray
 
     over = threading.Event()
     last, seen = -1, 0
+    steady = [one if isinstance(one, Steady) else Steady("a listener of the log", one) for one in listeners]
 
     def pass_on() -> None:
         nonlocal last, seen
@@ -121,7 +186,7 @@ def watched(board: Any, listeners: list[Callable[[Record], None]]) -> Iterator[N
             log.warning("%s", event["what"])
         for record in ray.get(board.since.remote(last)):
             last = record["step"]
-            for listener in listeners:
+            for listener in steady:
                 listener(record)
 
     def watch() -> None:
@@ -134,5 +199,7 @@ def watched(board: Any, listeners: list[Callable[[Record], None]]) -> Iterator[N
             yield
         finally:
             over.set()
-    watching.result()  # a listener's error is the caller's
+    watching.result()  # what no listener is to blame for is the caller's
     pass_on()
+    for listener in steady:
+        listener.close()

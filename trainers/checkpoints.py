@@ -83,6 +83,15 @@ class Checkpoints:
             return []
         return sorted(filter(_NAME.fullmatch, files), reverse=True)
 
+    def discard_all_but(self, name: str) -> None:
+        """Remove the other checkpoints, of which nothing is needed any more; one that cannot be removed is warned of."""
+        for other in self.names():
+            if other != name:
+                try:
+                    remove(join(self._folder, other))
+                except OSError as error:
+                    log.warning("%s is not needed any more and cannot be removed: %s", join(self._folder, other), error)
+
     def _write(self, step: int, buffer: io.BytesIO) -> None:
         content = buffer.getbuffer()
         name = f"step-{step:012d}-{_digest(content)}.pt"

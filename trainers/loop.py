@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from trainers.checkpoints import Checkpoints, State
 from trainers.divergence import Diverged, FiniteCheck, diverged
 from trainers.feed import FEED_STAGES, Feed, cause
 from trainers.gradients import accumulate
+from trainers.history import History
 from trainers.inputs import decodable, to_device
 from trainers.ledger import Ledger
 from trainers.objectives import Outcome
@@ -33,8 +34,6 @@ from trainers.runs import RunFolder
 
 _CHECKED_ROWS = 16
 """Samples of a batch on which reduced precision is compared with float32."""
-
-_EVERY = ("loss", "metric", "trivial")  # what every task has in a log line
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,20 @@ class Job:
     def state(self) -> State:
         """What the last checkpoint of a run that is over holds: `model`, `history`, `quarantine`, `stages`; see `summary`.
 
+        The ones before it go: nobody needs them any more.
+
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it is damaged.
         """
         checkpoints = self.checkpoints()
         name = checkpoints.newest()
         if name is None:
             raise RunError(f"{self.stage} has left no checkpoint that can be read")
-        return checkpoints.load(name)
+        state = checkpoints.load(name)
+        if state["step"] != self.source.schedule.steps:
+            raise RunError(f"{self.stage}: its last checkpoint is damaged; the same command goes on from the one before")
+        checkpoints.discard_all_but(name)
+        return state
 
 
 def train(job: Job) -> nn.Module | None:
@@ -107,20 +112,21 @@ class _Run:
         self._parallel = ray.train.torch.prepare_model(self._model) if self._world > 1 else self._model
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
-        self._history: list[dict[str, Any]] = []
+        self._history, self._line = History(), _Line()
         self._share = job.source.schedule.geometry.batch / self._world  # of a batch, that of a rank, or nearly so
         self._trained = np.zeros(len(job.source.schedule.portions), np.int64)  # of each corpus of a mixture
         self._waits: dict[str, float] = {}
         self._checkpoints = job.checkpoints()
         self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
-        self._seconds = 0.0
-        self._step = self._restore()
+        self._step, self._seconds = 0, 0.0
+        checkpoint = self._restore()
         self._precision = recipe.training.precision
         self._finite = FiniteCheck(self._model, job.objectives, self._device)
         self._ledger = self._open_ledger()
         if self._rank == 0:
             actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
-            ray.get(job.board.begin.remote(self._step, self._world, actors))
+            whence = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
+            ray.get(job.board.begin.remote(self._step, self._world, actors, whence))
 
     def run(self) -> nn.Module:
         job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
@@ -128,7 +134,7 @@ class _Run:
         feed = Feed(replace(job.source, step=self._step), self._rank, self._world, job.board)
         self._parallel.train()
         tally = _Tally(job.objectives, self._device)
-        started = logged = time.perf_counter()
+        started = settled = time.perf_counter()
         checked = compute_dtype(self._device, self._precision) is torch.float32
         for step, columns in feed:
             if not checked:
@@ -140,10 +146,13 @@ class _Run:
             self._advance(columns, tally)
             self._step = step + 1
             saves = self._step % checkpoint_steps == 0 or self._step == schedule.steps
-            if saves or self._step % spec.log_steps == 0:  # a log line before each checkpoint: it refuses what is no number
+            logs = is_logged(self._step, schedule.steps, spec.log_steps)
+            if saves or logs:  # before each checkpoint too: it refuses what is no number
                 now = time.perf_counter()
-                self._log(tally, now - logged, feed)
-                tally, logged = _Tally(job.objectives, self._device), now
+                self._settle(tally, now - settled, feed)
+                tally, settled = _Tally(job.objectives, self._device), now
+            if logs:
+                self._log()
             if saves:
                 self._checkpoint(feed, time.perf_counter() - started)
         self._checkpoints.wait()
@@ -183,36 +192,38 @@ class _Run:
             dtype = compute_dtype(self._device, self._precision)
             raise diverged(min(found), str(dtype).removeprefix("torch."), self._optimizer.param_groups[0]["lr"])
 
-    def _log(self, tally: _Tally, seconds: float, feed: Feed) -> None:
+    def _settle(self, tally: _Tally, seconds: float, feed: Feed) -> None:
+        """Add what all ranks have counted to the log line that is being written."""
         waits = torch.tensor(list(feed.since_last().values()), dtype=torch.float64, device=self._device)
         totals = summed(tally.values, self._world)
         spent = dict(zip(FEED_STAGES, summed(waits, self._world).tolist()))
-        wait = spent["wait"] / self._world
-        held_up = cause(spent, seconds, self._job.source.recipe.placement, self._world)
-        self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
         self._trained += sum(gathered([np.bincount(tally.corpora, minlength=len(self._trained))], self._world))
         self._quarantine.add(int(totals[0].item()), gathered(tally.failures, self._world))
         self._check_finite()
+        self._line.add(totals[0].item(), seconds, spent, dict(tally.by_objective(totals)))
+
+    def _log(self) -> None:
+        line, place = self._line, self._job.source.recipe.placement
+        wait = line.spent["wait"] / self._world
+        held_up = cause(line.spent, line.seconds, place, self._world)
+        self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
         record = {
+            "stage": self._job.stage,
             "step": self._step,
             "steps": self._job.source.schedule.steps,
             "epoch": self._step / self._job.source.schedule.steps_per_epoch,
             "lr": self._scheduler.get_last_lr()[0],
-            "samples_per_second": totals[0].item() / seconds,
-            "wait_share": wait / seconds,
+            "samples_per_second": line.samples / line.seconds,
+            "wait_share": wait / line.seconds,
             "wait_cause": held_up,
             "quarantined": len(self._quarantine),
             "tasks": {
-                name: {
-                    "loss": loss / max(count, 1),
-                    "metric": metric / max(count, 1),
-                    "trivial": trivial / max(count, 1),
-                    **{what: total / max(count, 1) for what, total in zip(tally.also[name], rest)},
-                }
-                for name, (loss, metric, trivial, count, *rest) in tally.by_objective(totals)
+                name: {key: total / max(sums["count"], 1) for key, total in sums.items() if key != "count"}
+                for name, sums in line.sums.items()
             },
         }
-        self._history.append(record)
+        self._history.add({**record, "counts": {name: sums["count"] for name, sums in line.sums.items()}})
+        self._line = _Line()
         if self._rank == 0:
             self._job.board.log.remote(record)
 
@@ -223,12 +234,15 @@ class _Run:
         stages = {name: before + since[name] for name, before in self._before.items()}
         if self._rank > 0:
             return
+        steps = self._job.source.schedule.steps
+        updates = {"optimizer": self._optimizer.state_dict(), "scheduler": self._scheduler.state_dict()}
         state = {
             "step": self._step,
+            "steps": steps,
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
-            "history": self._history,
+            **(updates if self._step < steps else {}),  # after the last step there are none to come
+            "history": self._history.state(),
+            "line": asdict(self._line),
             "quarantine": self._quarantine.rows(),
             "trained": self._trained.tolist(),
             "stages": {
@@ -240,22 +254,25 @@ class _Run:
         }
         self._checkpoints.save(self._step, state)
 
-    def _restore(self) -> int:
+    def _restore(self) -> str | None:
+        """Go on from the newest checkpoint, if there is one; returns its name."""
         from ray.train.collective import broadcast_from_rank_zero
 
         # The first rank looks, and all take the same one.
         name = broadcast_from_rank_zero(self._checkpoints.newest() if self._rank == 0 else None)
         if name is None:
-            return 0
+            return None
         state = self._checkpoints.load(name, self._device)
         self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
-        self._history, self._seconds = state["history"], state["stages"]["seconds"]
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scheduler.load_state_dict(state["scheduler"])
+        self._step, self._seconds = int(state["step"]), state["stages"]["seconds"]
+        self._history, self._line = History(state["history"]), _Line(**state.get("line", {}))
         self._before = {name: state["stages"][name] for name in self._before}
         self._trained, self._waits = np.array(state["trained"], np.int64), state["stages"]["waits"]
         self._quarantine.restore(state["quarantine"], state["step"] * self._job.source.schedule.geometry.batch)
-        return int(state["step"])
+        return str(name)
 
     def _open_ledger(self) -> Ledger | None:
         folder, tracking = RunFolder(self._job.source.recipe), self._job.source.recipe.tracking
@@ -284,36 +301,54 @@ class _Tally:
         self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
         self.steps += 1
 
-    def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, list[float]]]:
-        """Loss, metric, trivial, count and the further metrics of each objective, out of `values` or the ranks' sum of them."""
+    def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, dict[str, float]]]:
+        """The sums of each objective and their `count`, by name, out of `values` or the ranks' sum of them."""
         parts = iter(totals.tolist()[1:])
         for name, also in self.also.items():
-            yield name, list(islice(parts, 4 + len(also)))
+            yield name, dict(zip(("loss", "metric", "trivial", "count", *also), islice(parts, 4 + len(also))))
+
+
+@dataclass
+class _Line:
+    """What goes into the next log line, over all ranks; it may have been begun before a checkpoint."""
+
+    samples: float = 0.0
+    seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, samples: float, seconds: float, spent: dict[str, float], sums: dict[str, dict[str, float]]) -> None:
+        """Add what came since the last time, see the fields."""
+        self.samples += samples
+        self.seconds += seconds
+        self.spent = _plus(self.spent, spent)
+        self.sums = {name: _plus(self.sums.get(name, {}), values) for name, values in sums.items()}
+
+
+def _plus(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + value for name, value in other.items()}
+
+
+def is_logged(step: int, steps: int, every: int) -> bool:
+    """Whether a log line is written after so many of all steps: at even distance, the last one never of a few steps only."""
+    left = steps - step
+    return left == 0 or (step % every == 0 and 2 * left >= every)
 
 
 def summary(state: State) -> dict[str, Any]:
     """What a finished run's last checkpoint says, for reports.
 
     Returns:
-        `tasks` (for each: losses and metrics over the steps, the last metric, the trivial one, the last of the others),
+        `tasks` (for each: `loss` and `metrics` along `step`, a curve of bounded length; the last `metric`, the `trivial` one, and
+        as `also` the last of the others; `margin`, by how much the metric exceeded the trivial one over the last lines, and
+        `margin_error`, None of few lines),
         `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`, and `stages`: the seconds of all ranks together in
         each stage and in `total`, the `samples` that they trained, and on the clock the `seconds` of training, those to the
         `first_batch`, and as `waits` those of waiting by the stage that was waited for.
     """
-    history, stages = state["history"], state["stages"]
-    names = history[-1]["tasks"] if history else {}
+    stages = state["stages"]
     return {
-        "tasks": {
-            name: {
-                "step": [line["step"] for line in history],
-                "loss": [line["tasks"][name]["loss"] for line in history],
-                "metric": history[-1]["tasks"][name]["metric"],
-                "metrics": [line["tasks"][name]["metric"] for line in history],
-                "trivial": history[-1]["tasks"][name]["trivial"],
-                "also": {key: value for key, value in history[-1]["tasks"][name].items() if key not in _EVERY},
-            }
-            for name in names
-        },
+        "tasks": History(state["history"]).tasks(),
         "samples_per_second": stages["samples"] / stages["seconds"] if stages["seconds"] else 0.0,
         "quarantined": len(state["quarantine"]),
         "steps": state["step"],

@@ -16,19 +16,22 @@ from pipeline.order import Geometry, Schedule
 from pipeline.quality import mixing
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.opening import open_training_corpus
-from pipeline.storage import exists
+from pipeline.storage import exists, make_folder, scrubbed_document
 from pipeline.stream import sent_bytes
 from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
 from trainers.fit import fit
+from trainers.history import learnt
 from trainers.loop import Job, summary, train
+from trainers.objectives import objective_class
 from trainers.pretext import PretextModel
-from trainers.runs import RunFolder
+from trainers.runs import RunFolder, decisive, differences
 from trainers.session import alone, connect
 from trainers.tracking import tracked
 
 BACKBONE = "backbone.pt"
-RESULT = "pretrain.json"
+RESULT, RECIPE = "pretrain.json", "recipe.json"
+_MOST_NAMED = 5  # of the keys that differ
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     """Train a backbone on the recipe's pretext tasks.
 
     Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the
-    resolved recipe, the log, and checkpoints. The same call after a failure goes on from the last checkpoint; after the end it
-    returns at once what is there.
+    resolved recipe, and the log. The same call after a failure goes on from the last checkpoint; after the end, when checkpoints
+    are gone, it returns at once what is there. What another recipe has left under the same name is replaced at the end, not
+    before; a warning says so at the start.
 
     Args:
         recipe: what to train on what; where its shards are a rendered corpus, crop and tasks are those of that corpus.
@@ -46,8 +50,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start anew even if there are checkpoints of this recipe, or its run is over.
 
     Returns:
-        What `trainers.loop.summary` says of the run; `events`, what befell it; `order`, how well it mixes beside a full shuffle
-        (see `pipeline.quality.Mixing`); and for a mixture the share of each corpus: asked for, ordered, and trained.
+        What `trainers.loop.summary` says of the run, and of each task whether it is `learnt` (see `trainers.history.learnt`);
+        `events`, what befell it; `order`, how well it mixes beside a full shuffle (see `pipeline.quality.Mixing`); and for a
+        mixture the share of each corpus: asked for, ordered, and trained.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
@@ -61,10 +66,19 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     connect(recipe)
     with alone(f"pretrain into {folder.url}"):
         folder.make()
-        folder.write_json("recipe.json", recipe.model_dump(mode="json"))
+        if said := _replaces(folder, recipe):
+            log.warning("%s", said)
+        identity, document = folder.identity("pretrain"), recipe.model_dump(mode="json")
+        checkpoints = f"pretrain-{identity}"
+        if fresh:
+            folder.clear(checkpoints)
+            if _result_of(folder) == identity:
+                folder.remove(RESULT)  # else the run, once interrupted, would pass for over
+        make_folder(folder.path(checkpoints))
+        folder.write_json(f"{checkpoints}/{RECIPE}", document)
         job = Job(
             stage="pretrain",
-            folder=folder.checkpoints("pretrain"),
+            folder=folder.path(checkpoints),
             source=source,
             build=partial(PretextModel, recipe, recipe.seed),
             objectives=tuple(recipe.tasks),
@@ -72,23 +86,58 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             board=open_board(),
         )
         with tracked(recipe, "pretrain") as tracker:
-            events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])], fresh)
-        state, identity = job.state(), folder.identity("pretrain")
+            events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])])
+        state = job.state()
         model.load_state_dict(state["model"])
+        for stage in folder.stages("finetune-"):
+            folder.clear(stage)  # they began from the weights before
         folder.write_weights(
             BACKBONE,
             {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
         )
+        folder.write_json(RECIPE, document)
         ours, full = mixing(source.schedule)
         outcome = {
-            **summary(state),
+            **_judged(summary(state), recipe),
             "events": events,
             "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
             "mixture": _mixture(source.schedule, state["trained"]),
         }
         folder.write_json("quarantine.json", state["quarantine"])
         folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+        try:
+            folder.clear(checkpoints)
+        except OSError as error:  # the run is over all the same
+            log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
+
+
+def _replaces(folder: RunFolder, recipe: Recipe) -> str | None:
+    """Words on what another recipe has left in the folder, which this one's run will replace."""
+    theirs, identity = _result_of(folder), folder.identity("pretrain")
+    if theirs in (None, identity):
+        return None
+    was, now = folder.read_json(RECIPE) or {}, scrubbed_document(recipe.model_dump(mode="json"))
+    found = differences(decisive(was, "pretrain"), decisive(now, "pretrain")) or differences(was, now) if was else []
+    keys = [*map(str, found[:_MOST_NAMED]), *([f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else [])]
+    what = f" ({', '.join(keys)})" if keys else ""
+    return (
+        f"{folder.url} holds the backbone of another recipe{what}: it, its results and its report are replaced when this run "
+        f"ends; to keep both, give this one a name of its own (--set name={recipe.name}-2)"
+    )
+
+
+def _result_of(folder: RunFolder) -> str | None:
+    """The identity of the run whose end the folder holds."""
+    found = folder.read_json(RESULT)
+    return None if found is None else str(found["identity"])
+
+
+def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A run's summary, with whether each task is learnt."""
+    for name, task in found["tasks"].items():
+        task["learnt"] = learnt(task, objective_class(recipe.tasks[name]).higher_is_better, found["steps"])
+    return found
 
 
 def _over(folder: RunFolder) -> dict[str, Any] | None:

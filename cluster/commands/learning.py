@@ -33,7 +33,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         if not is_rendered(loaded):
             for shards in loaded.corpus.lists():
                 _index(shards, loaded)
-        with interruptible(_RESUMES), training("pretrain", [""]) as board:
+        with interruptible(_RESUMES), training("pretrain", {}) as board:
             _begin(loaded, outcome, "pretrain")
             from trainers.pretraining import pretrain as run
 
@@ -47,7 +47,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
             **{f"{name}/loss": task["loss"][-1] for name, task in found["tasks"].items()},
             **{f"{name}/metric": task["metric"] for name, task in found["tasks"].items()},
         }
-        say(pretext_table(found["tasks"], board.metrics), stage_table(stages))
+        say(pretext_table(found["tasks"], board.metrics, found["steps"]), stage_table(stages))
         _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 
@@ -62,7 +62,7 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     with recorded("finetune", result) as outcome:
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
-        phases = ["from pretrained weights", "from random weights"]
+        phases = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
         with interruptible(_RESUMES), training("finetune", phases) as board:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
@@ -85,7 +85,7 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         waiting = "computing and probing features"
-        with interruptible(), training("evaluate", [""], waiting) as board:
+        with interruptible(), training("evaluate", {}, waiting) as board:
             _begin(loaded, outcome, "evaluate")
             from trainers.downstream.evaluate import evaluate as run
 

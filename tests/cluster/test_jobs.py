@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -196,8 +197,12 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert resumed.returncode == 0, resumed
     assert f"job {id}-2 submitted" in resumed.stderr
     assert "report: " in resumed.stdout
-    assert lines(log)[0]["step"] > 1  # not from the beginning
-    assert lines(log)[-1]["step"] == STEPS
+    goes_on = re.search(rf"training goes on from step (\d+) of {STEPS} \(checkpoint step-", resumed.stdout)
+    assert goes_on, resumed.stdout  # not from the beginning
+    steps = [line["step"] for line in lines(log)]
+    assert steps == sorted(set(steps))  # each line once
+    assert steps[0] == 1  # those of the first attempt are still there
+    assert steps[-(STEPS - int(goes_on[1])) :] == list(range(int(goes_on[1]) + 1, STEPS + 1))
     found = json.loads(result.read_text())
     assert (found["status"], found["counts"]["steps"]) == ("done", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())

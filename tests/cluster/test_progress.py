@@ -67,7 +67,7 @@ def test_without_a_terminal_progress_goes_to_stderr_as_lines(capsys: pytest.Capt
         pass  # nothing to do: nothing to say
     with busy("testing") as now:
         now("cpu")
-    with training("pretrain", [""]):
+    with training("pretrain", {}):
         pass
     out, err = capsys.readouterr()
     assert out == ""
@@ -78,13 +78,13 @@ def test_without_a_terminal_progress_goes_to_stderr_as_lines(capsys: pytest.Capt
     assert rest == ["testing", "testing: cpu", "pretrain: starting workers"]
 
 
-def record(step: int, steps: int = 4) -> dict:
+def record(step: int, steps: int = 4, stage: str = "pretrain") -> dict:
     tasks = {
         "rotation": {"loss": 1.25, "metric": 0.5, "trivial": 0.25},
         "occlusion": {"loss": 0.5, "metric": 18.04, "trivial": 13.0},
     }
     return {
-        "step": step, "steps": steps, "epoch": 0.1, "lr": 0.1, "samples_per_second": 812.4, "wait_share": 0.031,
+        "stage": stage, "step": step, "steps": steps, "epoch": 0.1, "lr": 0.1, "samples_per_second": 812.4, "wait_share": 0.031,
         "quarantined": 3, "tasks": tasks,
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def record(step: int, steps: int = 4) -> dict:
 def test_training_shows_speed_waiting_quarantine_and_each_task() -> None:
     written: list[str] = []
     clock = Clock()
-    board = TrainingBoard("pretrain", [""], Lines(written.append, clock), {"occlusion": "psnr"}, Pace(clock))
+    board = TrainingBoard("pretrain", {}, Lines(written.append, clock), {"occlusion": "psnr"}, Pace(clock))
     board.take(record(1))
     line, *tasks = written[0].split("; ")
     assert line == "pretrain: step 1 of 4, 812 img/s, waiting for data 3%, 3 quarantined"
@@ -103,20 +103,32 @@ def test_training_shows_speed_waiting_quarantine_and_each_task() -> None:
     assert "waiting for data 37% (render)" in written[1]
 
 
-def test_training_names_the_phase_by_the_steps_that_begin_anew_and_not_by_a_restart() -> None:
+PHASES = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "second"),
+    [((1, 3, 2, 3, 4), (1, 4)), ((4,), (4,)), ((), (2, 4))],
+    ids=["a worker was lost after step 3", "a line each", "the first was over before"],
+)
+def test_training_names_the_phase_by_what_its_lines_are_of(steps: tuple[int, ...], second: tuple[int, ...]) -> None:
     written: list[str] = []
-    board = TrainingBoard("finetune", ["from pretrained weights", "from random weights"], Lines(written.append, Clock()))
-    for step in (1, 3, 2, 3, 4, 1, 4):  # a worker was lost after step 3
-        board.take(record(step))
+    clock = Clock()
+    board = TrainingBoard("finetune", PHASES, Lines(written.append, clock), {}, Pace(clock))
+    for stage, of_stage in zip(PHASES, (steps, second)):
+        for step in of_stage:
+            clock.now += 61
+            board.take(record(step, stage=stage))
     titles = [line.partition(":")[0] for line in written]
-    assert titles == ["finetune from pretrained weights"] * 2 + ["finetune from random weights"] * 2
+    assert titles == ["finetune from pretrained weights"] * len(steps) + ["finetune from random weights"] * len(second)
+    assert "left" not in written[len(steps)]  # nothing is known yet of the second's pace
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_tasks_below_it() -> None:
     screen = io.StringIO()
     bar = Bar(Console(file=screen, force_terminal=True, width=150), "pretrain: starting workers")
     with bar.live:
-        TrainingBoard("pretrain", [""], bar, {"occlusion": "psnr"}).take(record(4))
+        TrainingBoard("pretrain", {}, bar, {"occlusion": "psnr"}).take(record(4))
     shown = screen.getvalue()
     assert "step 4 of 4, 812 img/s" in shown
     assert "━━━" in shown

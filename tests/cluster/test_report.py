@@ -52,7 +52,10 @@ def results_of_pretraining() -> dict[str, Any]:
         "samples": 500,
     }
     quarantine = [{"shard": "s.tar", "key": "k", "reason": "r"}]
-    return {"identity": "x", **summary({"history": history, "stages": stages, "quarantine": quarantine, "step": 6})}
+    found = summary({"history": history, "stages": stages, "quarantine": quarantine, "step": 6})
+    for name, said in (("rotation", None), ("occlusion", False)):
+        found["tasks"][name]["learnt"] = said
+    return {"identity": "x", **found}
 
 
 class Page(HTMLParser):
@@ -100,6 +103,9 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
 
     page = page_of(spec)
     for words in (
+        "Not yet learnt: occlusion (",
+        "trivial answer 13.5 dB; not yet learnt)",
+        "Too short to tell what was learnt of rotation: 6 steps.",
         "81.2 %",
         "62.5 %",
         "+18.8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.results import downstream_rows, downstream_table, pretext_table, stage_rows
+from cluster.results import downstream_rows, downstream_table, pretext_notes, pretext_table, stage_rows
 from cluster.show import say
 from cluster.words import amount, duration, metric
 
@@ -46,6 +46,19 @@ def test_stages_are_per_image_and_the_run_is_its_waiting_and_its_steps() -> None
     assert rows["render"] == (20.0, 0.5)
     assert rows["step"] == (36.0, 0.9)
     assert rows["wait"][1] + rows["step"][1] == pytest.approx(1)
+
+
+def test_a_task_at_its_trivial_answer_and_a_run_too_short_to_tell_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    curve = {"loss": [1.4, 1.3], "metric": 0.25, "trivial": 0.25}
+    tasks = {"rotation": {**curve, "learnt": True}, "jigsaw": {**curve, "learnt": False}, "occlusion": {**curve, "learnt": False}}
+    (behind,) = pretext_notes(tasks, 5000)
+    assert behind.startswith("not yet learnt: jigsaw, occlusion (")
+    say(pretext_table(tasks, {}, 5000))
+    assert "not yet learnt: jigsaw, occlusion" in capsys.readouterr().out
+    assert pretext_notes({"rotation": {**curve, "learnt": None}}, 48) == [
+        "too short to tell what was learnt of rotation: 48 steps"
+    ]
+    assert pretext_notes({"rotation": {**curve, "learnt": True}, "jigsaw": curve}, 48) == []  # an earlier version's says nothing
 
 
 REPORT = {

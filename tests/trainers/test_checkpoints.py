@@ -61,6 +61,14 @@ def test_saving_an_earlier_step_beside_a_damaged_later_one_does_not_remove_the_o
     assert again.load(again.newest() or "")["step"] == 6
 
 
+def test_when_a_run_is_over_all_but_one_go(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, range(1, 4), keep=3)
+    newest = checkpoints.newest()
+    assert newest is not None
+    checkpoints.discard_all_but(newest)
+    assert checkpoints.names() == [newest]
+
+
 def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(str(tmp_path / "none"), 2).newest() is None
     assert Checkpoints(str(tmp_path), 2).newest() is None

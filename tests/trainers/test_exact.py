@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from pipeline.shards.writing import TarWriter
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from tests.web import Serve
+from trainers.board import Record
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
 
@@ -77,10 +80,9 @@ def test_a_mixture_trains_to_the_end_by_weight(run_recipe: MakeRecipe, tmp_path:
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothing_before_it(
     run_recipe: MakeRecipe, calm: Finished, tmp_path: Path
 ) -> None:
-    calm.copied(tmp_path)
+    calm.copied(tmp_path, killed=True)
     spec = run_recipe({"tracking": {"samples": True}}, **calm.training)
     folder = RunFolder(spec)
-    Path(folder.path("pretrain.json")).unlink()  # as if the run had been killed at its last step
     newest = max(Path(folder.checkpoints("pretrain")).glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
     result = pretrain(spec)
@@ -88,7 +90,37 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     assert {json.loads(line)["step"] for line in later.read_text().splitlines()} == {47}
     assert trained(spec) == due(spec)
     assert result["tasks"] == calm.result["tasks"]
+    (event,) = result["events"]
+    assert re.fullmatch(r"training goes on from step 47 of 48 \(checkpoint step-000000000047-\w+\.pt\)", event["what"])
+    logged = [json.loads(line)["step"] for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
+    assert logged == list(range(1, 49))
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
+
+
+def test_a_run_that_goes_on_within_a_log_line_writes_the_same_line_over_all_of_its_steps(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe({"tracking": {"tensorboard": False}}, log_steps=8, keep=3)
+    folder = RunFolder(spec)
+
+    def interrupt(record: Record) -> None:
+        if record["step"] == 12:
+            raise KeyboardInterrupt
+
+    def logged() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
+        return [{key: line[key] for key in ("step", "quarantined", "tasks")} for line in lines]
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(spec, [interrupt])
+    before = logged()
+    assert [line["step"] for line in before] == [8, 12]
+    *later, _ = sorted(Path(folder.checkpoints("pretrain")).glob("step-*.pt"), reverse=True)
+    assert len(later) == 2
+    for checkpoint in later:
+        checkpoint.unlink()
+    result = pretrain(spec)
+    assert "training goes on from step 4 of 12" in result["events"][0]["what"]
+    assert logged() == before
+    assert result["tasks"]["rotation"]["loss"] == [line["tasks"]["rotation"]["loss"] for line in before]
 
 
 def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(

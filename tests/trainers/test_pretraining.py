@@ -41,6 +41,7 @@ def test_a_run_leaves_weights_results_and_logs(calm: Finished) -> None:
     assert folder.read_json("pretrain.json")["tasks"] == calm.result["tasks"]
     assert folder.read_json("recipe.json") == calm.recipe.model_dump(mode="json")
     assert "stage2.0.branch1.0.weight" in " ".join(folder.read_weights("backbone.pt")["backbone"])
+    assert not folder.stages()  # no checkpoint is needed any more
     lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 49))
     assert list(Path(folder.path("tensorboard")).rglob("events.*"))
@@ -54,12 +55,52 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
     spec = run_recipe({"placement": {"render": "trainer", "actors": 2, "cpus": 0.5}, "tracking": LEDGER}, **calm.training)
     steps: list[int] = []
     again = pretrain(spec, [lambda record: steps.append(record["step"])])
-    assert (again["tasks"], again["events"], steps) == (calm.result["tasks"], [], [])
+    assert (again, steps) == (calm.result, [])
     shutil.rmtree(RunFolder(spec).path("samples"))
-    anew = pretrain(spec, [lambda record: steps.append(record["step"])], fresh=True)
+
+    def interrupt(record: Record) -> None:
+        steps.append(record["step"])
+        if record["step"] == 48:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(spec, [interrupt], fresh=True)
+    anew = pretrain(spec, [interrupt])  # the end of the run before does not pass for that of the fresh one
     assert steps == list(range(1, 49))
+    assert [event["step"] for event in anew["events"]] == [48]
     assert losses(anew) == losses(calm.result)
     assert trained(spec) == due(spec) == due(calm.recipe)
+
+
+def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_replaced_before_the_end(
+    run_recipe: MakeRecipe, calm: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calm.copied(tmp_path)
+    spec = run_recipe({"tracking": {"tensorboard": False}}, **{**calm.training, "epochs": 1})
+    folder = RunFolder(spec)
+    (tmp_path / "runs/run/finetune-random-0123456789ab").mkdir()  # it began from the backbone that goes
+    before: set[tuple[str, int]] = set()
+
+    def look(record: Record) -> None:
+        identities = [str(folder.read_weights("backbone.pt")["identity"]), folder.read_json("pretrain.json")["identity"]]
+        before.update((identity, folder.read_json("recipe.json")["training"]["epochs"]) for identity in identities)
+
+    result = pretrain(spec, [look])
+    (said,) = [line for line in caplog.messages if "another recipe" in line]
+    assert f"{folder.url} holds the backbone of another recipe (training.epochs (was 12, now 1)): it, its results" in said
+    assert "--set name=run-2" in said
+    assert before == {(RunFolder(calm.recipe).identity("pretrain"), 12)}
+    assert (
+        folder.read_weights("backbone.pt")["identity"]
+        == folder.identity("pretrain")
+        != RunFolder(calm.recipe).identity("pretrain")
+    )
+    assert folder.read_json("recipe.json")["training"]["epochs"] == 1
+    assert folder.stages() == []
+    assert {task["learnt"] for task in result["tasks"].values()} == {None}  # of four steps nobody can tell
+    caplog.clear()
+    pretrain(spec)
+    assert "another recipe" not in caplog.text
 
 
 def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weights(run_recipe: MakeRecipe) -> None:
