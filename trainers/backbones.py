@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -102,6 +102,17 @@ class Backbone(nn.Module):
                 raise UserError(f"downstream.layer: {unknown_name('layer', layer, _shortest(layers))}")
             cut = layers[layer]
         return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
+
+    def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
+        """Those of the weights `missing` that a layer's result depends on; `layer` as for `embedding`, whose errors it raises."""
+        return sorted(set(missing) & set(self.embedding(layer).part.state_dict()))
+
+    def deepest(self, missing: Iterable[str]) -> str | None:
+        """Name of the last layer that depends on none of the weights `missing`, or None; of several names the shortest."""
+        place = {node.name: i for i, node in enumerate(self._eval_graph.nodes)}
+        layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if cut.node in place]
+        layers.sort(key=lambda layer: (-layer[1], layer[0].count(".")))
+        return next((path for path, _ in layers if not self.lacking(path, missing)), None)
 
     def load(self, state: dict[str, Tensor]) -> list[str]:
         """Take over the weights of a backbone of the same kind, whatever outputs that one was built with.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,17 +18,6 @@ from trainers.downstream.finetune import finetune
 from trainers.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-@pytest.fixture
-def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Recipe]:
-    """`labelled(**downstream)`: the recipe with a downstream section that learns from and tests on the tiles."""
-
-    def make(workers: int = 1, **downstream: Any) -> Recipe:
-        section = {"train": str(tiles), "test": str(tiles), "epochs": 20, "batch": 16, "optimizer": {"lr": 2e-3}, **downstream}
-        return run_recipe({"downstream": section}, workers=workers)
-
-    return make
 
 
 def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
