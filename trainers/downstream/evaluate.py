@@ -87,7 +87,7 @@ def probed_layer(data: Labelled, backbone: Pretrained) -> str | None:
     lacking = network.lacking(wanted, missing)
     if not lacking:
         return wanted
-    deepest = network.deepest(missing)
+    deepest = network.map_layer
     if wanted is None and deepest is not None:
         return deepest
     tasks = f" ({', '.join(backbone.tasks)})" if backbone.tasks else ""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from skimage import data
 
 from pipeline.engines.room import DeviceRoom
 from pipeline.recipe import Recipe
-from tests.pipeline.images import encode, photo
+from tests.pipeline.images import encode
 from tests.trainers.downstream.images import OnDevice
 
 DAMAGED = b"\xff\xd8\xff\xe0 no more of it"
@@ -34,11 +36,12 @@ def labelled(run_recipe: Callable[..., Recipe], tiles: Path) -> Callable[..., Re
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Callable[..., str]:
-    """`shard(name, labels, damaged=())`: the URL of a shard with an image for each label, those at some places damaged.
+    """`shard(name, labels, damaged=())`: the URL of a shard with one of four photos in turn for each label, some damaged.
 
     A label is what the `cls` member says, None for no such member.
     """
-    images = [encode(photo(40 + n, 40), "JPEG", quality=92) for n in range(4)]
+    photos = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
+    images = [encode(Image.fromarray(photo[100:140, 100:140]), "JPEG", quality=92) for photo in photos]
 
     def write(name: str, labels: list[int | str | None], damaged: tuple[int, ...] = ()) -> str:
         path = tmp_path / name / "s.tar"
