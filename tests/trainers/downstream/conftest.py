@@ -1,4 +1,4 @@
-"""Labelled images for the downstream task, some of them damaged, and tensors that are as far from numpy as those on a GPU."""
+"""Labelled images for the downstream task, some of them damaged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from pipeline.engines.room import DeviceRoom
 from pipeline.recipe import Recipe
 from tests.pipeline.images import encode
-from tests.trainers.downstream.images import OnDevice
 
 DAMAGED = b"\xff\xd8\xff\xe0 no more of it"
 
@@ -58,14 +56,3 @@ def shard(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
-
-
-class _Staying(DeviceRoom):
-    def make(self, shapes: Mapping[str, tuple[int, ...]], n: int) -> dict[str, Any]:
-        return {name: column.as_subclass(OnDevice) for name, column in super().make(shapes, n).items()}
-
-
-@pytest.fixture
-def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DALI in this process leaves its pixels on its device, the CPU, as on a GPU it does where placement is `trainer`."""
-    monkeypatch.setattr("pipeline.engines.dali.HostRoom", lambda: _Staying(None))

@@ -12,7 +12,8 @@ import torch
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.units import UnitRenderer
-from tests.trainers.downstream.images import OnDevice, images_of
+from tests.trainers.device import OnDevice
+from tests.trainers.downstream.images import images_of
 from trainers.backbones import build_backbone
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
