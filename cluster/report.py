@@ -79,7 +79,7 @@ def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str
         document, digest = found[RECIPE], pretrain["recipe_sha256"]
     return {
         "name": recipe.name,
-        "seed": recipe.seed,
+        "seed": document["seed"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "pretrain": pretrain,
         "downstream": [row for part in downstream.values() for row in part["downstream"]],
