@@ -9,14 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.machine import Machine, this_machine, versions
-from cluster.results import downstream_rows, metric_names, pretext_notes, stage_rows
+from cluster.results import (
+    beside_words,
+    by_test_set,
+    coverage_words,
+    downstream_rows,
+    gain_words,
+    metric_names,
+    pretext_notes,
+    score_words,
+    stage_rows,
+)
 from cluster.words import amount, duration, metric
 from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.storage import scrubbed_document, write_atomic
 
 JSON, HTML = "report.json", "report.html"
-PRETRAIN, FINETUNE, EVALUATE = "pretrain.json", "finetune.json", "evaluate.json"
+PRETRAIN, FINETUNE, EVALUATE, RECIPE = "pretrain.json", "finetune.json", "evaluate.json", "recipe.json"
 
 _ROWS = 4  # of the preview sheet
 _BLUE, _GREY = "#2f6fdf", "#8a93a3"
@@ -29,8 +39,11 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
         recipe: the recipe of the command that has just ended.
 
     Returns:
-        The content of `report.json`: `pretrain`, `downstream`, `chance`, `baseline`, `quarantined`; and `name`, `seed`, `date`,
-        `recipe`, `recipe_sha256`, `versions`, `machine`. What no command has computed yet is None, or an empty list.
+        The content of `report.json`: `pretrain`, `downstream` (all rows), `test_sets` (the same rows by what they were measured
+        on, see `cluster.results.by_test_set`), `chance` and `baseline` (where there is one test set), `quarantined`; `name`,
+        `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of what was pretrained, else of the command; and
+        `differs`, for each downstream command the keys in which its recipe was another, with both values. What no command has
+        computed yet is None, or empty.
 
     Raises:
         RunError: the folder cannot be written.
@@ -38,7 +51,7 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
     from trainers.runs import RunFolder
 
     folder = RunFolder(recipe)
-    found = {name: folder.read_json(name) for name in (PRETRAIN, FINETUNE, EVALUATE)}
+    found = {name: folder.read_json(name) for name in (PRETRAIN, FINETUNE, EVALUATE, RECIPE)}
     machine = this_machine()
     report = scrubbed_document(_gather(recipe, found, machine))
     page = _page(recipe, report, machine)
@@ -54,23 +67,30 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
 def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str, Any]:
     pretrain = found[PRETRAIN]
     # Results of another backbone than the one the folder now holds have no place beside its curves.
-    current = [part for part in (found[EVALUATE], found[FINETUNE]) if part]
-    downstream = [part for part in current if pretrain is None or part["pretraining"] == pretrain["identity"]]
-
-    def first(key: str) -> Any:
-        return next((part[key] for part in downstream if part.get(key) is not None), None)
-
+    current = {"evaluate": found[EVALUATE], "finetune": found[FINETUNE]}
+    downstream = {
+        command: part
+        for command, part in current.items()
+        if part and (pretrain is None or part["pretraining"] == pretrain["identity"])
+    }
+    measured = by_test_set(downstream.values())
+    only = measured[0] if len(measured) == 1 else {}
+    document, digest = recipe.model_dump(mode="json"), recipe.digest()
+    if pretrain is not None and found[RECIPE] is not None and "recipe_sha256" in pretrain:
+        document, digest = found[RECIPE], pretrain["recipe_sha256"]
     return {
         "name": recipe.name,
-        "seed": recipe.seed,
+        "seed": document["seed"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "pretrain": pretrain,
-        "downstream": [row for part in downstream for row in part["downstream"]],
-        "chance": first("chance"),
-        "baseline": first("baseline"),
+        "downstream": [row for part in downstream.values() for row in part["downstream"]],
+        "test_sets": measured,
+        "chance": only.get("chance"),
+        "baseline": only.get("baseline"),
         "quarantined": pretrain["quarantined"] if pretrain else None,
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_sha256": recipe.digest(),
+        "recipe": document,
+        "recipe_sha256": digest,
+        "differs": {command: part["differs"] for command, part in downstream.items() if "differs" in part},
         "versions": versions(),
         "machine": machine.as_dict(),
     }
@@ -82,13 +102,20 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     environment = Environment(
         loader=PackageLoader("cluster"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"share": lambda value: metric("accuracy", value), "duration": duration}
+    filters: dict[str, Any] = {
+        "share": lambda value: metric("accuracy", value),
+        "duration": duration,
+        "score": score_words,
+        "gain": gain_words,
+        "coverage": coverage_words,
+    }
+    environment.filters |= filters
     pretrain = report["pretrain"]
     names = metric_names(recipe)
     sheet, no_sheet = _sheet(recipe)
     return environment.get_template("report.html").render(
         report=report,
-        rows=downstream_rows(report),
+        measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": beside_words(one)} for one in report["test_sets"]],
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.words import amount, duration, metric
@@ -112,30 +114,98 @@ def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
     return table
 
 
-def downstream_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a protocol and number of labels, with the accuracy of each start under its name."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for found in report["downstream"]:
-        key = (found["protocol"], found["labels"])
-        rows.setdefault(key, {"protocol": key[0], "labels": key[1]})[found["init"]] = found["accuracy"]
-    return list(rows.values())
+_MEASURED = ("test", "classes", "tested", "total", "chance")
+_FEW_STEPS = 100
 
 
-def downstream_table(report: Mapping[str, Any]) -> Table:
-    """Pretrained against random, protocol by protocol, with what needs no network."""
-    beside = [
-        f"{words} {metric('accuracy', report[key])}"
-        for key, words in (("chance", "chance"), ("baseline", "colour histogram"))
-        if report[key] is not None
-    ]
-    table = Table(
-        title="accuracy on the test set", caption=", ".join(beside), box=SIMPLE_HEAD, title_justify="left", caption_justify="left"
-    )
+def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the results of commands were measured on, each with its rows: numbers of one test set have one chance level.
+
+    Args:
+        parts: what `evaluate` and `finetune` return; those of earlier versions do not say what they were measured on, and are a
+            set each.
+
+    Returns:
+        For each set `test`, `classes`, `tested`, `total` and `chance` as in a row of a result, None where it is not known;
+        `baseline`, where `evaluate` gave one; and `rows`, those of the results as they are.
+    """
+    sets: list[dict[str, Any]] = []
+    for part in parts:
+        for row in part["downstream"]:
+            about = {key: row.get(key, part.get(key)) for key in _MEASURED}
+            known = about["test"] is not None
+            found = next((one for one in sets if known and all(one[key] == about[key] for key in _MEASURED)), None)
+            if found is None:
+                found = next((one for one in sets if not known and one.get("part") is part), None)
+            if found is None:
+                found = {**about, "baseline": None, "rows": [], "part": part}
+                sets.append(found)
+            found["rows"].append(row)
+            found["baseline"] = part.get("baseline") if found["baseline"] is None else found["baseline"]
+    return [{key: value for key, value in one.items() if key != "part"} for one in sets]
+
+
+def downstream_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a protocol and number of labels: `protocol` in words, `labels`, and each start's result under its name."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        key = (_protocol(row), row["labels"])
+        found.setdefault(key, {"protocol": key[0], "labels": key[1]})[row["init"]] = row
+    return list(found.values())
+
+
+def _protocol(row: Mapping[str, Any]) -> str:
+    """The protocol, the layer that it looked at, and how long it trained."""
+    layer = f" on {row['layer']}" if "layer" in row else ""
+    steps = row.get("steps")
+    trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
+    return f"{row['protocol']}{layer}{trained}"
+
+
+def score_words(row: Mapping[str, Any] | None) -> str:
+    """An accuracy with its standard error, in per cent; nothing where there is none."""
+    if row is None:
+        return ""
+    error = row.get("standard_error")
+    beside = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * row['accuracy']:.1f}{beside} %"
+
+
+def gain_words(row: Mapping[str, Any]) -> str:
+    """What pretraining gained, in points, with its standard error, as if the two starts were tested on different images."""
+    if "random" not in row or "pretrained" not in row:
+        return ""
+    gain = 100 * (row["pretrained"]["accuracy"] - row["random"]["accuracy"])
+    errors = [row[init].get("standard_error") for init in ("random", "pretrained")]
+    return f"{gain:+.1f}" if None in errors else f"{gain:+.1f} ± {100 * math.hypot(*errors):.1f}"
+
+
+def coverage_words(row: Mapping[str, Any]) -> str:
+    """How many of the test set's images were tested."""
+    one = row.get("pretrained") or row["random"]
+    return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
+
+
+def beside_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What needs no network, by name, as far as it is known."""
+    named = (("chance", "chance"), ("colour histogram, no network", "baseline"))
+    return [(words, measured[key]) for words, key in named if measured[key] is not None]
+
+
+def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Pretrained against random, protocol by protocol, with what needs no network; a table for each test set."""
+    return [_downstream_table(measured) for measured in report["test_sets"]]
+
+
+def _downstream_table(measured: Mapping[str, Any]) -> Table:
+    beside = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in beside_words(measured))
+    title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
+    caption = f"{beside}\n± is a standard error: how far the draw of the test images alone moves a number"
+    table = Table(title=escape(title), caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
-    for heading in ("labels", "random", "pretrained", "gain"):
+    for heading in ("labels", "tested", "random", "pretrained", "gain"):
         table.add_column(heading, justify="right")
-    for row in downstream_rows(report):
-        both = [row.get("random"), row.get("pretrained")]
-        gain = "" if None in both else f"{100 * (both[1] - both[0]):+.1f}"  # type: ignore[operator]
-        table.add_row(row["protocol"], f"{row['labels']:,}", *("" if v is None else metric("accuracy", v) for v in both), gain)
+    for row in downstream_rows(measured["rows"]):
+        both = [score_words(row.get(init)) for init in ("random", "pretrained")]
+        table.add_row(escape(row["protocol"]), f"{row['labels']:,}", coverage_words(row), *both, gain_words(row))
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -93,15 +93,35 @@ class Backbone(nn.Module):
         Raises:
             UserError: no such layer, or the backbone was built without it.
         """
-        kept = {node.name for node in self._eval_graph.nodes}
-        if layer is None:
-            cut = self._plan.vector if "vector" in self._outputs else self._plan.map
-        else:
-            layers = {path: cut for path, cut in self._plan.layers.items() if cut.node in kept}
-            if layer not in layers:
-                raise UserError(f"downstream.layer: {unknown_name('layer', layer, _shortest(layers))}")
-            cut = layers[layer]
+        cut = self._cut(layer)
         return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
+
+    def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
+        """Those of the weights `missing` that a layer's result depends on; `layer` as for `embedding`, whose errors it raises."""
+        end = self._cut(layer).node
+        needed = {node for node in self._eval_graph.nodes if node.name == end}
+        for node in reversed(self._eval_graph.nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        used = tuple(f"{node.target}." for node in needed if node.op in ("call_module", "get_attr"))
+        return sorted(name for name in missing if f"{name}.".startswith(used))
+
+    @property
+    def map_layer(self) -> str | None:
+        """Name of the last layer up to the map, whose weights are all those that the map depends on; of several the shortest."""
+        place = {node.name: i for i, node in enumerate(self._eval_graph.nodes)}
+        end = place[self._plan.map.node]
+        layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if place.get(cut.node, end + 1) <= end]
+        return max(layers, key=lambda layer: (layer[1], -layer[0].count(".")), default=(None, 0))[0]
+
+    def _cut(self, layer: str | None) -> Cut:
+        if layer is None:
+            return self._plan.vector if "vector" in self._outputs else self._plan.map
+        kept = {node.name for node in self._eval_graph.nodes}
+        layers = {path: cut for path, cut in self._plan.layers.items() if cut.node in kept}
+        if layer not in layers:
+            raise UserError(f"downstream.layer: {unknown_name('layer', layer, _shortest(layers))}")
+        return layers[layer]
 
     def load(self, state: dict[str, Tensor]) -> list[str]:
         """Take over the weights of a backbone of the same kind, whatever outputs that one was built with.

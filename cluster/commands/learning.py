@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import Fresh, Overrides, RecipePath, Result
@@ -68,9 +68,9 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
             from trainers.downstream.finetune import finetune as run
 
             found = run(loaded, [board.take], fresh)
-        outcome.counts = {"classes": found["classes"], "labels": found["downstream"][0]["labels"]}
+        outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"]}
-        _report(loaded, outcome, "classifier.pt", results=True)
+        _report(loaded, outcome, "classifier.pt", "finetune.quarantine.json", results=True)
 
 
 def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = None) -> None:
@@ -90,9 +90,14 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
             from trainers.downstream.evaluate import evaluate as run
 
             found = run(loaded, [board.take])
-        outcome.counts = {"classes": found["classes"], "labels": found["downstream"][0]["labels"]}
+        outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"], "baseline": found["baseline"]}
-        _report(loaded, outcome, results=True)
+        _report(loaded, outcome, "evaluate.quarantine.json", results=True)
+
+
+def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:
+    row = found["downstream"][0]
+    return {"quarantined": found["quarantined"], **{name: row[name] for name in ("classes", "labels", "tested", "total")}}
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
@@ -138,7 +143,7 @@ def _begin(recipe: Recipe, outcome: Outcome, command: str) -> None:
 
 def _report(recipe: Recipe, outcome: Outcome, *files: str, results: bool = False) -> None:
     from cluster.report import HTML, JSON, write_report
-    from cluster.results import downstream_table
+    from cluster.results import downstream_tables
     from cluster.show import say
     from trainers.runs import RunFolder
 
@@ -146,5 +151,5 @@ def _report(recipe: Recipe, outcome: Outcome, *files: str, results: bool = False
     report = write_report(recipe)
     outcome.artefacts = {name: folder.path(name) for name in (*files, JSON, HTML)}
     if results:
-        say(downstream_table(report))
+        say(*downstream_tables(report))
     say(f"report: {folder.path(HTML)}")

@@ -23,10 +23,13 @@ from trainers.runs import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
 
+MEASURED = {"test": ["/photos/test"], "classes": 3, "tested": 60, "total": 64, "chance": 1 / 3}
 DOWNSTREAM = [
-    {"init": "pretrained", "protocol": "linear", "accuracy": 0.8125, "labels": 72},
-    {"init": "random", "protocol": "linear", "accuracy": 0.625, "labels": 72},
+    {"init": init, "protocol": "linear", "layer": "layer3", "accuracy": a, "standard_error": e, "labels": 72, **MEASURED}
+    for init, a, e in (("pretrained", 0.8125, 0.05), ("random", 0.625, 0.06))
 ]
+EVALUATED = {"pretraining": "x", "downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3}
+TUNED = {"init": "pretrained", "protocol": "finetune", "accuracy": 0.9375, "standard_error": 0.03, "labels": 72, "steps": 80}
 
 
 def results_of_pretraining() -> dict[str, Any]:
@@ -83,10 +86,8 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
     folder = RunFolder(spec)
     folder.make()
     folder.write_json("pretrain.json", results_of_pretraining())
-    folder.write_json(
-        "evaluate.json", {"pretraining": "x", "downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3}
-    )
-    tuned = [{"init": "pretrained", "protocol": "finetune", "accuracy": 0.9375, "labels": 72}]
+    folder.write_json("evaluate.json", EVALUATED)
+    tuned = [{**TUNED, **MEASURED}]
     folder.write_json("finetune.json", {"pretraining": "x", "downstream": tuned, "chance": 1 / 3, "classes": 3, "curves": {}})
     report = write_report(spec)
 
@@ -106,10 +107,14 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
         "Not yet learnt: occlusion (",
         "trivial answer 13.5 dB; not yet learnt)",
         "Too short to tell what was learnt of rotation: 6 steps.",
-        "81.2 %",
-        "62.5 %",
-        "+18.8",
-        "93.8 %",
+        "/photos/test",
+        "linear on layer3",
+        "60 of 64",
+        "81.2 ± 5.0 %",
+        "62.5 ± 6.0 %",
+        "+18.8 ± 7.8",
+        "finetune, 80 steps only",
+        "93.8 ± 3.0 %",
         "33.3 %",
         "50.0 %",
         "rotation",
@@ -126,10 +131,53 @@ def test_results_of_another_backbone_are_left_out(run_recipe: MakeRecipe) -> Non
     folder = RunFolder(spec)
     folder.make()
     folder.write_json("pretrain.json", results_of_pretraining())
-    folder.write_json(
-        "evaluate.json", {"pretraining": "earlier", "downstream": DOWNSTREAM, "chance": 1 / 3, "baseline": 0.5, "classes": 3}
-    )
+    folder.write_json("evaluate.json", {**EVALUATED, "pretraining": "earlier"})
     assert write_report(spec)["downstream"] == []
+
+
+def test_two_test_sets_have_a_table_and_a_chance_level_each(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe()
+    folder = RunFolder(spec)
+    folder.make()
+    folder.write_json("evaluate.json", EVALUATED)
+    other = {**TUNED, **MEASURED, "test": ["/photos/other"], "chance": 0.25}
+    folder.write_json("finetune.json", {"pretraining": "x", "downstream": [other], "chance": 0.25, "classes": 4})
+    report = write_report(spec)
+    assert [(one["test"], one["chance"], one["baseline"]) for one in report["test_sets"]] == [
+        (["/photos/test"], 1 / 3, 0.5),
+        (["/photos/other"], 0.25, None),
+    ]
+    assert (report["chance"], report["baseline"]) == (None, None)
+    text = page_of(spec).text
+    assert [text.count(words) for words in ("/photos/test", "/photos/other", "33.3 %", "25.0 %")] == [1, 1, 1, 1]
+
+
+def test_results_of_earlier_versions_are_still_shown(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe()
+    folder = RunFolder(spec)
+    folder.make()
+    old = [{"init": init, "protocol": "linear", "accuracy": 0.75, "labels": 72} for init in ("pretrained", "random")]
+    folder.write_json("evaluate.json", {"pretraining": "x", "downstream": old, "chance": 1 / 3, "baseline": 0.5, "classes": 3})
+    assert write_report(spec)["chance"] == 1 / 3
+    assert "75.0 %" in page_of(spec).text
+
+
+def test_how_to_repeat_it_is_the_recipe_that_pretrained_and_what_other_commands_changed(run_recipe: MakeRecipe) -> None:
+    pretrained, here = run_recipe(epochs=6), run_recipe(epochs=30)
+    folder = RunFolder(here)
+    folder.make()
+    folder.write_json("recipe.json", pretrained.model_dump(mode="json"))
+    folder.write_json("pretrain.json", {**results_of_pretraining(), "recipe_sha256": pretrained.digest()})
+    differs = {"training.epochs": [6, 30], "downstream.layer": [None, "layer3"]}
+    folder.write_json("evaluate.json", {**EVALUATED, "differs": differs})
+    report = write_report(here)
+    assert report["recipe"] == pretrained.model_dump(mode="json")
+    assert report["recipe_sha256"] == pretrained.digest()
+    assert report["differs"] == {"evaluate": differs}
+    text = page_of(here).text
+    assert "evaluate ran with another recipe" in text
+    assert "training.epochs630" in text  # a cell each
+    assert '"epochs": 6' in text
 
 
 def test_page_is_one_file_with_the_sheet_and_a_curve_for_each_task(run_recipe: MakeRecipe) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from rich.table import Table
 
-from cluster.results import downstream_rows, downstream_table, pretext_notes, pretext_table, stage_rows
+from cluster.results import by_test_set, downstream_rows, downstream_tables, pretext_notes, pretext_table, stage_rows
 from cluster.show import say
 from cluster.words import amount, duration, metric
 
@@ -61,28 +62,84 @@ def test_a_task_at_its_trivial_answer_and_a_run_too_short_to_tell_are_called_so(
     assert pretext_notes({"rotation": {**curve, "learnt": True}, "jigsaw": curve}, 48) == []  # an earlier version's says nothing
 
 
-REPORT = {
+def row(init: str, protocol: str, accuracy: float, test: str = "/test", **more: object) -> dict[str, object]:
+    measured = {"test": [test], "classes": 10, "tested": 300, "total": 320, "chance": 0.1}
+    about = {"init": init, "protocol": protocol, "labels": 500, "accuracy": accuracy, "standard_error": 0.025}
+    return {**about, **measured, **more}
+
+
+EVALUATED = {
     "downstream": [
-        {"init": "pretrained", "protocol": "linear", "accuracy": 0.75, "labels": 500},
-        {"init": "random", "protocol": "linear", "accuracy": 0.5, "labels": 500},
-        {"init": "pretrained", "protocol": "finetune", "accuracy": 0.875, "labels": 50},
+        row("pretrained", "linear", 0.75, layer="layer3"),
+        row("random", "linear", 0.5, layer="layer3", standard_error=0.02),
     ],
     "chance": 0.1,
-    "baseline": None,
+    "baseline": 0.34,
 }
+TUNED = {"downstream": [row("pretrained", "finetune", 0.875, steps=10)], "chance": 0.1}
+
+
+def shown(tables: list[Table], capsys: pytest.CaptureFixture[str]) -> str:
+    say(*tables)
+    return capsys.readouterr().out
 
 
 def test_both_starts_of_a_protocol_stand_in_one_row() -> None:
-    assert downstream_rows(REPORT) == [
-        {"protocol": "linear", "labels": 500, "pretrained": 0.75, "random": 0.5},
-        {"protocol": "finetune", "labels": 50, "pretrained": 0.875},
+    first, second = downstream_rows([*EVALUATED["downstream"], *TUNED["downstream"]])
+    assert (first["protocol"], first["labels"]) == ("linear on layer3", 500)
+    assert [first[init]["accuracy"] for init in ("random", "pretrained")] == [0.5, 0.75]
+    assert "random" not in second
+
+
+def test_a_table_names_the_layer_the_images_tested_the_steps_and_how_exact_each_number_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = shown(downstream_tables({"test_sets": by_test_set([EVALUATED, TUNED])}), capsys)
+    assert words.count("chance 10.0 %") == 1
+    for each in (
+        "/test", "linear on layer3", "300 of 320", "50.0 ± 2.0 %", "75.0 ± 2.5 %", "+25.0 ± 3.2", "87.5 ± 2.5 %",
+        "finetune, 10 steps only", "colour histogram, no network 34.0 %",
+    ):  # fmt: skip
+        assert each in words
+
+
+def test_each_test_set_has_its_own_table_chance_and_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"downstream": [row("pretrained", "finetune", 0.5, "/other", chance=0.25, steps=1000)], "chance": 0.25}
+    sets = by_test_set([EVALUATED, other, TUNED])
+    assert [(one["test"], one["chance"], one["baseline"], len(one["rows"])) for one in sets] == [
+        (["/test"], 0.1, 0.34, 3),
+        (["/other"], 0.25, None, 1),
     ]
+    words = shown(downstream_tables({"test_sets": sets}), capsys)
+    for each in ("accuracy on /test", "accuracy on /other", "chance 10.0 %", "chance 25.0 %", "finetune, 1,000 steps "):
+        assert words.count(each) == 1
 
 
-def test_tables_hold_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_shards_measured_otherwise_are_another_set() -> None:
+    fewer = {"downstream": [row("pretrained", "finetune", 0.5, tested=299)], "chance": 0.1}
+    assert len(by_test_set([EVALUATED, fewer])) == 2
+
+
+def test_results_of_earlier_versions_are_shown_as_far_as_they_go(capsys: pytest.CaptureFixture[str]) -> None:
+    old = [
+        {"init": init, "protocol": "linear", "accuracy": a, "labels": 50} for init, a in (("random", 0.5), ("pretrained", 0.6))
+    ]
+    parts = [
+        {"downstream": old, "chance": 0.2, "baseline": 0.3, "classes": 5},
+        {"downstream": old[:1], "chance": 0.4, "classes": 3},
+    ]
+    sets = by_test_set(parts)
+    assert [(one["test"], one["chance"], one["baseline"], one["tested"]) for one in sets] == [
+        (None, 0.2, 0.3, None),
+        (None, 0.4, None, None),
+    ]
+    words = shown(downstream_tables({"test_sets": sets}), capsys)
+    for each in ("accuracy on the test set", "50.0 %", "60.0 %", "+10.0", "chance 20.0 %", "chance 40.0 %"):
+        assert each in words
+
+
+def test_a_pretext_table_holds_every_number(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = {"jigsaw": {"loss": [4.6, 3.25], "metric": 0.123, "trivial": 0.01}}
-    say(downstream_table(REPORT), pretext_table(tasks, {"jigsaw": "accuracy"}))
-    shown = capsys.readouterr().out
-    for words in ("50.0 %", "75.0 %", "+25.0", "87.5 %", "chance 10.0 %", "4.600", "3.250", "12.3 %", "1.0 %"):
-        assert words in shown
-    assert "colour histogram" not in shown
+    words = shown([pretext_table(tasks, {"jigsaw": "accuracy"})], capsys)
+    for each in ("4.600", "3.250", "12.3 %", "1.0 %"):
+        assert each in words

@@ -14,6 +14,7 @@ from pipeline.draws import Draws
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.tasks import registry
 from tests.pipeline.images import by_cpu_ops
+from tests.trainers.device import StayingRoom
 
 Columns = dict[str, Tensor]
 
@@ -125,3 +126,9 @@ def recipe() -> Callable[..., Recipe]:
         )
 
     return make
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DALI in this process leaves its pixels on its device, the CPU, as on a GPU it does where placement is `trainer`."""
+    monkeypatch.setattr("pipeline.engines.dali.HostRoom", lambda: StayingRoom(None))

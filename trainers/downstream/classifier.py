@@ -23,13 +23,15 @@ class Classifier(nn.Module):
         recipe: `training.backbone` and `image` are read.
         classes: number of classes.
         weights: of the backbone, or None to start from random ones (drawn from the recipe's seed).
+
+    Attributes:
+        untrained: names of the backbone's weights that start random although `weights` are given, for these lack them.
     """
 
     def __init__(self, recipe: Recipe, classes: int, weights: dict[str, Any] | None) -> None:
         super().__init__()
         self.backbone = build_backbone(recipe.training.backbone, recipe.image.size, recipe.seed, ("vector",))
-        if weights is not None:
-            self.backbone.load(weights)
+        self.untrained = [] if weights is None else self.backbone.load(weights)
         with seeded(recipe.seed):
             self.head = nn.Linear(self.backbone.vector_width, classes)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
@@ -39,13 +41,11 @@ class Classifier(nn.Module):
         return self.head(self.backbone(self.pixels(image)).vector).float()
 
     def forward(self, batch: dict[str, Tensor], only: str = OBJECTIVE) -> dict[str, Outcome]:
-        """Cross-entropy and accuracy; samples of weight 0 or without a label count for nothing. There is one objective."""
-        n = len(batch["weight"])
-        rows = ((batch["weight"] > 0) & (batch["class"] >= 0)).nonzero().flatten()
-        image, label = batch["image"][rows], batch["class"][rows]
-        logits = self.logits(image)
+        """Cross-entropy and accuracy; samples of weight 0, such as those without a label, count for nothing. One objective."""
+        weight, label = batch["weight"], batch["class"].clamp_min(0)
+        logits = self.logits(batch["image"])
         with torch.no_grad():
-            right = (logits.argmax(1) == label).float().sum()
-            count = torch.tensor(float(len(rows)), device=label.device)
-        outcome = Outcome(F.cross_entropy(logits, label, reduction="none"), right, count / logits.shape[1], count)
-        return {only: outcome.among(rows, n)}
+            right = (weight * (logits.argmax(1) == label)).sum()
+            count = weight.sum()
+        loss = weight * F.cross_entropy(logits, label, reduction="none")
+        return {only: Outcome(loss, right, count / logits.shape[1], count)}

@@ -5,66 +5,101 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.backbones import Backbone, Output, build_backbone
+from trainers.backbones import Backbone, build_backbone
 from trainers.board import Record, open_board
 from trainers.downstream.features import FeatureSet, extract
 from trainers.downstream.knn import knn
-from trainers.downstream.labelled import INITS, Labelled, open_labelled, pretrained
+from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import linear_probe
+from trainers.downstream.passes import Pass
+from trainers.downstream.pretrained import Pretrained, read_pretrained
+from trainers.downstream.scores import score
+from trainers.downstream.statistics import MOST_IMAGES, remeasure
 from trainers.fit import fit
 from trainers.optim import place
 from trainers.runs import RunFolder
 from trainers.session import alone, connect
 
-RESULT = "evaluate.json"
+RESULT, QUARANTINE = "evaluate.json", "evaluate.quarantine.json"
+VECTOR = "feature vector"
+"""What results call the layer whose features are probed where the recipe names none: what the network's own classifier sees."""
 
 
 def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None) -> dict[str, Any]:
     """Probe the run's pretrained backbone, and the same network with random weights, on the recipe's labelled corpora.
 
-    The features are those of each image's centre, from the layer `downstream.layer`, with batch normalisation as in evaluation.
-    Leaves `evaluate.json` (what is returned) in the run's folder.
+    The features are those of each image's centre, from the layer `downstream.layer`, else from the deepest that pretraining has
+    trained. Batch normalisation is as in evaluation, by statistics that are measured for both starts on the training images, for
+    those of pretraining are of grey, erased and standardised ones, and a random start has none. Leaves in the run's folder
+    `evaluate.json` (what is returned) and `evaluate.quarantine.json`, the images that could not be used.
 
     Args:
         recipe: its `downstream` section says on what; the backbone comes from the run's `pretrain`.
         listeners: called with each log line.
 
     Returns:
-        `downstream`: accuracy of the linear probe and of kNN for each start; `chance`; `baseline`: a linear probe on colour
-        histograms, which need no network; `classes`.
+        `downstream`: for each start the accuracy of the linear probe and of kNN with its standard error, the layer, and what it
+        was measured on (`Labelled.measured`); `chance`; `baseline`: a linear probe on colour histograms, which need no network;
+        `classes` and their names; `quarantined`; `differs`: where the backbone was pretrained with another recipe.
 
     Raises:
-        UserError: no pretrained backbone, no labels, labels that do not agree, or no such layer.
+        UserError: no pretrained backbone, no labels, labels that do not agree, no such layer or one that was not trained, or no
+            image that can be used.
+        BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
     import ray
 
-    data = open_labelled(recipe)
-    backbone, pretraining = pretrained(recipe)
-    weights = {"pretrained": backbone, "random": None}
-    networks(data, weights)  # here too, so that a layer that does not exist is refused at once
+    data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    layer = probed_layer(data, backbone)  # here, so that a layer that does not exist is refused at once
     folder = RunFolder(recipe)
     connect(recipe)
     with alone(f"evaluate into {folder.url}"):
         board = open_board()
-        config = {"data": data, "weights": weights, "board": board}
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "board": board}
         fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
-        outcome: dict[str, Any] = {"pretraining": pretraining, **ray.get(board.answer.remote())}
+        answer = ray.get(board.answer.remote())
+        quarantine = answer.pop("quarantine")
+        outcome: dict[str, Any] = {
+            "pretraining": backbone.identity,
+            "differs": backbone.differs,
+            **answer,
+            **data.described(),
+            "quarantined": len(quarantine),
+        }
+        folder.write_json(QUARANTINE, quarantine)
         folder.write_json(RESULT, outcome)
         return outcome
 
 
-def networks(data: Labelled, weights: dict[str, Any]) -> dict[str, Backbone]:
-    """The backbones to compare, by how they start."""
-    found = {}
-    for init in INITS:
-        outputs: tuple[Output, ...] = ("vector",) if data.spec.layer is None else ("map",)
-        backbone = build_backbone(data.recipe.training.backbone, data.recipe.image.size, data.recipe.seed, outputs)
-        if weights[init] is not None:
-            backbone.load(weights[init])
-        found[init] = backbone
-    return found
+def probed_layer(data: Labelled, backbone: Pretrained) -> str | None:
+    """The layer to probe, None for the feature vector: the one asked for, else the deepest whose weights are all trained.
+
+    Raises:
+        UserError: there is no such layer, or it was not trained.
+    """
+    network, wanted = _build(data), data.spec.layer
+    missing = network.load(backbone.weights)
+    lacking = network.lacking(wanted, missing)
+    if not lacking:
+        return wanted
+    deepest = network.map_layer
+    if wanted is None and deepest is not None:
+        return deepest
+    tasks = f" ({', '.join(backbone.tasks)})" if backbone.tasks else ""
+    raise UserError(
+        f"downstream.layer: {wanted or VECTOR} was not trained: the pretext tasks{tasks} read a map before it, and "
+        f"{len(lacking)} of its weights, such as {lacking[0]}, are still random; "
+        + (f"take {deepest} or a layer before it" if deepest else "add a task that reads the whole network, such as rotation")
+    )
+
+
+def _build(data: Labelled) -> Backbone:
+    return build_backbone(data.recipe.training.backbone, data.recipe.image.size, data.recipe.seed)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -72,24 +107,41 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    data: Labelled = config["data"]
-    device = ray.train.torch.get_device()
+    data, board, context = config["data"], config["board"], ray.train.get_context()
+    world = context.get_world_size()
     embeddings = {}
-    for init, backbone in networks(data, config["weights"]).items():
-        place(backbone, device)
-        embeddings[init] = backbone.embedding(data.spec.layer)
-    train = extract(embeddings, data.once(data.train), data.recipe)
-    test = extract(embeddings, data.once(data.test), data.recipe)
-    if ray.train.get_context().get_world_rank() == 0:
-        ray.get(config["board"].conclude.remote(judge(train, test, data)))
-
-
-def judge(train: FeatureSet, test: FeatureSet, data: Labelled) -> dict[str, Any]:
-    """All protocols on all features."""
-    rows = []
     for init in INITS:
-        sides = (train.x[init], train.y, test.x[init], test.y, data.classes)
-        accuracies = {"linear": linear_probe(*sides, seed=data.recipe.seed), "knn": knn(*sides, neighbours=data.spec.neighbours)}
-        rows += [{"init": init, "protocol": p, "accuracy": a, "labels": len(train.y)} for p, a in accuracies.items()]
-    baseline = linear_probe(train.x["histogram"], train.y, test.x["histogram"], test.y, data.classes, seed=data.recipe.seed)
-    return {"downstream": rows, "chance": data.chance, "baseline": baseline, "classes": data.classes}
+        backbone = _build(data)
+        if init == "pretrained":
+            backbone.load(config["weights"])
+        place(backbone, ray.train.torch.get_device())
+        embeddings[init] = backbone.embedding(config["layer"])
+    try:
+        remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), data.recipe, world)
+        sets, quarantine = {}, []
+        for side, source in (("train", data.training_once()), ("test", data.testing())):
+            images = Pass(source)
+            sets[side] = extract(embeddings, images, data.recipe, world)
+            quarantine += [{"set": side, **row} for row in images.quarantined(f"downstream.{side}")]
+        if len(sets["train"].y) < 2:
+            raise UserError("downstream.train: one image only can be used, and probes need two")
+    except (BudgetExceeded, UserError) as error:  # the same on every rank
+        ray.get(board.refuse.remote(error))
+        return
+    if context.get_world_rank() == 0:
+        answer = judge(sets["train"], sets["test"], data, config["layer"])
+        ray.get(board.conclude.remote({**answer, "quarantine": quarantine}))
+
+
+def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None) -> dict[str, Any]:
+    """All protocols on all features."""
+    measured, rows = data.measured(np.bincount(test.y, minlength=len(data.classes.names))), []
+    trained, seed = data.classes.trained, data.recipe.seed
+    for init in INITS:
+        sides = (train.x[init], train.y, test.x[init], test.y, trained)
+        accuracies = {"linear": linear_probe(*sides, seed=seed), "knn": knn(*sides, neighbours=data.spec.neighbours)}
+        for protocol, accuracy in accuracies.items():
+            about = {"init": init, "protocol": protocol, "layer": layer or VECTOR, "labels": len(train.y)}
+            rows.append({**about, **score(accuracy, len(test.y)), **measured})
+    baseline = linear_probe(train.x["histogram"], train.y, test.x["histogram"], test.y, trained, seed=seed)
+    return {"downstream": rows, "chance": measured["chance"], "baseline": baseline}

@@ -1,8 +1,8 @@
-"""Frozen features of labelled images, computed by all ranks and brought together on the first."""
+"""Frozen features of labelled images, computed by all ranks and brought together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from pipeline.recipe.schema import Recipe
-from pipeline.units import Source
 from trainers.downstream.histogram import colour_histogram
-from trainers.feed import Feed
-from trainers.inputs import Normaliser, to_device
+from trainers.downstream.passes import Batch
+from trainers.inputs import Normaliser
 from trainers.precision import autocast
 from trainers.ranks import gathered
 
@@ -32,36 +31,32 @@ class FeatureSet:
 
 
 @torch.inference_mode()
-def extract(networks: Mapping[str, nn.Module], source: Source, recipe: Recipe) -> FeatureSet:
-    """One pass over a source; to be called on every rank of a Ray Train run.
+def extract(networks: Mapping[str, nn.Module], batches: Iterable[Batch], recipe: Recipe, world: int = 1) -> FeatureSet:
+    """Features of the images of one pass; to be called on every rank.
 
     Args:
         networks: from normalised images to vectors, in evaluation mode, by name.
-        source: images with labels; samples that cannot be decoded or have no label are left out.
+        batches: the rank's share of the images.
         recipe: for the normalisation and precision.
+        world: number of ranks.
 
     Returns:
-        All ranks' features on rank 0; on the others, the same.
+        All ranks' features, the same on every rank.
     """
-    import ray.train
-    import ray.train.torch
-
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    world = context.get_world_size()
-    pixels = Normaliser(recipe.image.mean, recipe.image.std).to(device)
+    pixels = Normaliser(recipe.image.mean, recipe.image.std)
     parts: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
-    for _, columns in Feed(source, context.get_world_rank(), world):
-        good = (columns["weight"] > 0) & (columns["class"] >= 0)
-        if not good.any():
+    for batch in batches:
+        if not len(batch.ids):
             continue
-        image = columns["image"][good]
-        network_input = pixels(to_device({"image": image}, device)["image"])
-        made = {"histogram": colour_histogram(image)}
+        device = batch.image.device
+        network_input, made = pixels.to(device)(batch.image), {"histogram": colour_histogram(batch.image)}
         with autocast(device, recipe.training.precision):
             for name, network in networks.items():
                 made[name] = network(network_input).float().cpu().numpy()
-        parts.append((columns["id"][good], columns["class"][good], made))
+        parts.append((batch.ids, batch.labels, made))
     parts = gathered(parts, world)
+    if not parts:
+        return FeatureSet({name: np.zeros((0, 1), np.float32) for name in ("histogram", *networks)}, np.zeros(0, np.int64))
     order = np.argsort(np.concatenate([ids for ids, _, _ in parts]), kind="stable")
     return FeatureSet(
         x={name: np.concatenate([made[name] for _, _, made in parts])[order] for name in ("histogram", *networks)},

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
+from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.board import Record, open_board
 from trainers.downstream.classifier import OBJECTIVE, Classifier
-from trainers.downstream.labelled import INITS, Labelled, open_labelled, pretrained
-from trainers.feed import Feed
+from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.passes import Batch, Pass, some_left
+from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.scores import score
 from trainers.fit import fit
-from trainers.inputs import to_device
 from trainers.loop import Job, summary, train
 from trainers.precision import autocast
-from trainers.ranks import summed
+from trainers.ranks import gathered
 from trainers.runs import RunFolder
 from trainers.session import alone, connect
 from trainers.tracking import tracked
 
-RESULT = "finetune.json"
+RESULT, QUARANTINE = "finetune.json", "finetune.quarantine.json"
+BEGUN = "finetune.begun.json"
+"""Names the backbone that checkpoints began from: those of another one are not gone on with."""
+
+log = logging.getLogger(__name__)
 
 
 def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Fine-tune the run's pretrained backbone on `downstream.train` and test it, beside the same network from random weights.
 
-    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned) and the logs.
+    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned),
+    `finetune.quarantine.json` (the images that could not be used) and the logs.
 
     Args:
         recipe: its `downstream` section says on what; the backbone comes from the run's `pretrain`.
@@ -36,21 +45,25 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start anew even if there are checkpoints of this recipe.
 
     Returns:
-        `downstream`: for each start the accuracy on the whole test set, after the last epoch, of the image's centre;
-        `chance`, `classes`, `curves` and `stages`: the training loss of each start, and where its time went; `pretraining`: the
-        name of what the backbone was pretrained on.
+        `downstream`: for each start the accuracy on the test set, after the last epoch, of the image's centre, with its standard
+        error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and their names;
+        `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`: the layers
+        that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was pretrained
+        on; `differs`: where that was with another recipe.
 
     Raises:
-        UserError: no pretrained backbone, no labels, or labels that do not agree.
+        UserError: no pretrained backbone, no labels, labels that do not agree, or no image that can be used.
+        BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
-    data = open_labelled(recipe)
-    backbone, pretraining = pretrained(recipe)
-    weights = {"pretrained": backbone, "random": None}
+    data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    weights = {"pretrained": backbone.weights, "random": None}
+    untrained = _untrained(data, backbone.weights)
     folder = RunFolder(recipe)
     connect(recipe)
     with alone(f"finetune into {folder.url}"):
-        rows, curves, stages = [], {}, {}
+        _forget_other(folder, backbone.identity)
+        rows, curves, stages, quarantine = [], {}, {}, []
         for init in INITS:
             source = data.training()
             stage = f"finetune-{init}"
@@ -58,7 +71,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 stage=stage,
                 folder=folder.checkpoints(stage),
                 source=source,
-                build=partial(Classifier, data.recipe, data.classes, weights[init]),
+                build=partial(Classifier, data.recipe, data.classes.trained, weights[init]),
                 objectives=(OBJECTIVE,),
                 optimizer=data.spec.optimizer,
                 board=open_board(),
@@ -66,56 +79,98 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             with tracked(recipe, stage) as tracker:
                 takers = [tracker, *(listeners or [])]
                 fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
-            state = job.state()
-            rows.append({"init": init, "protocol": "finetune", "accuracy": _answer(job), "labels": data.train.samples})
+            state, answer = job.state(), _answer(job)
+            bad = some_left(state["quarantine"], data.train.samples, "downstream.train")
+            quarantine = [{"set": side, **row} for side, part in (("train", bad), ("test", answer["bad"])) for row in part]
+            measured = data.measured(answer["labels"])
+            about = {"init": init, "protocol": "finetune", "labels": data.train.samples - len(bad), "steps": state["step"]}
+            rows.append({**about, **score(answer["right"] / measured["tested"], measured["tested"]), **measured})
             curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
             if init == "pretrained":
-                folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": data.train.classes})
+                names = list(data.classes.names[: data.classes.trained])
+                folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": names})
         outcome = {
-            "pretraining": pretraining,
+            "pretraining": backbone.identity,
+            "differs": backbone.differs,
+            "untrained": untrained,
             "downstream": rows,
-            "chance": data.chance,
-            "classes": data.classes,
+            "chance": measured["chance"],
+            **data.described(),
+            "quarantined": len(quarantine),
             "curves": curves,
             "stages": stages,
         }
+        folder.write_json(QUARANTINE, quarantine)
         folder.write_json(RESULT, outcome)
         return outcome
 
 
-def _answer(job: Job) -> float:
+def _forget_other(folder: RunFolder, pretraining: str) -> None:
+    """Clear checkpoints that began from another backbone than this: they bear the recipe's name, and the recipe is the same."""
+    before = folder.read_json(BEGUN) or folder.read_json(RESULT) or {}
+    if before.get("pretraining", pretraining) != pretraining:
+        for init in INITS:
+            folder.clear(f"finetune-{init}-{folder.identity(f'finetune-{init}')}")
+    folder.write_json(BEGUN, {"pretraining": pretraining})
+
+
+def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
+    """The modules of the network that pretraining has not reached, said and returned."""
+    missing = Classifier(data.recipe, data.classes.trained, weights).untrained
+    found: list[str] = []
+    for name in missing:
+        parts = name.split(".")
+        prefixes = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        found.append(next(p for p in prefixes if not any(f"{there}.".startswith(f"{p}.") for there in weights)))
+    found = list(dict.fromkeys(found))
+    if found:
+        log.warning("pretraining did not reach these layers, which start random in both: %s", ", ".join(found))
+    return found
+
+
+def _answer(job: Job) -> dict[str, Any]:
     import ray
 
-    return float(ray.get(job.board.answer.remote())["accuracy"])
+    answer: dict[str, Any] = ray.get(job.board.answer.remote())
+    return answer
 
 
 def _work(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    model = train(config["job"])
-    if model is not None:
-        assert isinstance(model, Classifier)
-        accuracy = _test(model, config["data"])
-        if ray.train.get_context().get_world_rank() == 0:
-            ray.get(config["job"].board.conclude.remote({"accuracy": accuracy}))
+    job = config["job"]
+    model = train(job)
+    if model is None:
+        return
+    assert isinstance(model, Classifier)
+    data, images = config["data"], Pass(config["data"].testing())
+    try:
+        right, labels = count_right(model, images, data.recipe, len(data.classes.names))
+        bad = images.quarantined("downstream.test")
+    except (BudgetExceeded, UserError) as error:  # the same on every rank
+        ray.get(job.board.refuse.remote(error))
+        return
+    context = ray.train.get_context()
+    parts = gathered([(right, labels)], context.get_world_size())
+    if context.get_world_rank() == 0:
+        answer = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
+        ray.get(job.board.conclude.remote(answer))
 
 
 @torch.inference_mode()
-def _test(model: Classifier, data: Labelled) -> float:
-    """Accuracy over the test set; batch normalisation and dropout as in evaluation."""
-    import ray.train
-    import ray.train.torch
+def count_right(model: Classifier, batches: Iterable[Batch], recipe: Recipe, classes: int) -> tuple[int, np.ndarray]:
+    """How many images a network names right, batch normalisation and dropout as in evaluation.
 
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    world = context.get_world_size()
-    right = torch.zeros(2, dtype=torch.float64, device=device)
+    Returns:
+        Their number, and how many of each label were tested, int64 (classes,).
+    """
+    right, labels = 0, np.zeros(classes, np.int64)
     model.eval()
-    for _, columns in Feed(data.once(data.test), context.get_world_rank(), world):
-        batch = to_device({name: columns[name] for name in ("image", "class", "weight")}, device)
-        with autocast(device, data.recipe.training.precision):
-            hit = model.logits(batch["image"]).argmax(1) == batch["class"]
-        counted = (batch["weight"] > 0) & (batch["class"] >= 0)
-        right += torch.stack([(hit & counted).sum(), counted.sum()]).to(torch.float64)
-    total = summed(right, world)
-    return float(total[0] / total[1])
+    for batch in batches:
+        if len(batch.labels):
+            with autocast(batch.image.device, recipe.training.precision):
+                named = model.logits(batch.image).argmax(1).cpu().numpy()
+            right += int((named == batch.labels).sum())
+            labels += np.bincount(batch.labels, minlength=classes)
+    return right, labels

@@ -1,23 +1,48 @@
-"""The labelled corpora of a downstream task, as sources of images, and the pretrained weights to try on them."""
+"""The labelled corpora of a downstream task, as sources of images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from pipeline.draws import permutation
 from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe.schema import Downstream, Order, Recipe
-from pipeline.shards.corpus import Corpus
+from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.opening import open_corpus
-from pipeline.units import Source, row_bytes
-from trainers.pretraining import BACKBONE
-from trainers.runs import RunFolder
+from pipeline.storage import absolute
+from pipeline.units import EncodedUnit, Source, row_bytes
+from trainers.downstream.classes import ClassMap, class_map
 
 INITS = ("pretrained", "random")
+NO_LABEL = "it has no label"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledSource(Source):
+    """A source whose samples bear the labels of a `ClassMap`; to one without a label, that is a problem like any other.
+
+    Args:
+        labels: label of each class number of the corpus.
+    """
+
+    labels: dict[int, int] = field(default_factory=dict)
+
+    def read(self, number: int) -> EncodedUnit:
+        unit = super().read(number)
+        unit.samples = [self._mapped(sample) for sample in unit.samples]
+        return unit
+
+    def _mapped(self, sample: Sample) -> Sample:
+        label = self.labels.get(sample.label, -1)
+        return replace(sample, label=label, problem=sample.problem or (NO_LABEL if label < 0 else None))
 
 
 @dataclass(frozen=True)
@@ -29,26 +54,67 @@ class Labelled:
         spec: its `downstream` section.
         train: labelled samples to learn from, already reduced to the recipe's share.
         test: labelled samples to test on.
-        classes: number of classes.
-        chance: accuracy of always naming the test set's most frequent class.
+        classes: what their labels mean.
     """
 
     recipe: Recipe
     spec: Downstream
     train: Corpus
     test: Corpus
-    classes: int
-    chance: float
+    classes: ClassMap
 
     def training(self) -> Source:
         """Epochs of randomly cropped training images, the last batch of each filled up."""
         schedule = Schedule(self.train.counts, self._geometry(), self.recipe.seed, self.spec.epochs, tail="wrap")
-        return Source(self.recipe, self.train, schedule)
+        return LabelledSource(self.recipe, self.train, schedule, labels=self.classes.train)
 
-    def once(self, corpus: Corpus) -> Source:
-        """Every image of a corpus once, its centre, in order."""
-        schedule = Schedule(corpus.counts, self._geometry(), self.recipe.seed, 1, tail="pad", shuffle=False)
-        return Source(self.recipe, corpus, schedule, center=True)
+    def training_once(self) -> Source:
+        """Every training image once, its centre, in order."""
+        return self._once(self.train, self.classes.train, shuffle=False)
+
+    def training_some(self, most: int) -> Source:
+        """Of the training images at most so many, drawn by the seed, in a shuffled order: the centre of each, once."""
+        chosen, ends = permutation(self.train.samples, "statistics", self.recipe.seed)[:most], np.cumsum(self.train.counts)
+        parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
+        some = self.train.select([part - start for part, start in zip(parts, ends - self.train.counts)])
+        return self._once(some, self.classes.train, shuffle=True)
+
+    def testing(self) -> Source:
+        """Every test image once, its centre, in order."""
+        return self._once(self.test, self.classes.test, shuffle=False)
+
+    def measured(self, labels: np.ndarray) -> dict[str, Any]:
+        """What accuracies were measured on, for the rows of a result.
+
+        Args:
+            labels: int64 (classes,): how many images of each label were tested.
+
+        Returns:
+            `test`, the URLs of its shards as the recipe names them; `classes` in both sets together; `tested` of `total` images;
+            `chance`, the accuracy of always naming the most frequent class of those tested.
+        """
+        shards = [self.spec.test] if isinstance(self.spec.test, str) else self.spec.test
+        tested = int(labels.sum())
+        return {
+            "test": [absolute(url) for url in shards],
+            "classes": len(self.classes.names),
+            "tested": tested,
+            "total": self.test.samples,
+            "chance": int(labels.max()) / tested,
+        }
+
+    def described(self) -> dict[str, Any]:
+        """The classes, for a result: the name of each label, and those that only one of the sets has."""
+        return {
+            "classes": len(self.classes.names),
+            "class_names": list(self.classes.names),
+            "only_in_test": list(self.classes.untrained),
+            "only_in_train": list(self.classes.untested),
+        }
+
+    def _once(self, corpus: Corpus, labels: dict[int, int], shuffle: bool) -> Source:
+        schedule = Schedule(corpus.counts, self._geometry(), self.recipe.seed, 1, tail="pad", shuffle=shuffle)
+        return LabelledSource(self.recipe, corpus, schedule, center=True, labels=labels)
 
     def _geometry(self) -> Geometry:
         geometry = Geometry.of(Order(), self.spec.batch, row_bytes(self.recipe))
@@ -57,7 +123,7 @@ class Labelled:
 
 
 def open_labelled(recipe: Recipe) -> Labelled:
-    """Open the recipe's labelled corpora.
+    """Open the recipe's labelled corpora, and say which classes only one of them has.
 
     Raises:
         UserError: no `downstream` section, no labels, or labels that do not agree.
@@ -68,21 +134,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
             "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
         )
     train, test = (open_corpus(shards, recipe.corpus.image) for shards in (spec.train, spec.test))
-    if train.classes != test.classes:
-        raise UserError(
-            f"downstream.train has the classes {_some(train.classes)}, downstream.test {_some(test.classes)}: "
-            "the same number would mean different things; pack both from folders of the same names"
-        )
-    labels = {name: _labels(corpus) for name, corpus in (("train", train), ("test", test))}
-    for name, found in labels.items():
-        if (found < 0).all():
-            raise UserError(
-                f"downstream.{name} has no labels: pack it with `--labels folder`, or give each sample a `cls` member"
-            )
-    classes = int(max(found.max() for found in labels.values())) + 1
-    if classes < 2:
-        raise UserError("the downstream task has one class only; it needs two at least")
-    known = labels["test"][labels["test"] >= 0]
+    classes = class_map(train, test)
+    for words in classes.warnings():
+        log.warning("%s", words)
     single = recipe.corpus.model_copy(update={"frames": None})
     return Labelled(
         recipe=settled(recipe.model_copy(update={"tasks": {}, "corpus": single})),
@@ -90,30 +144,4 @@ def open_labelled(recipe: Recipe) -> Labelled:
         train=train if spec.labels == 1 else train.select_share(spec.labels, recipe.seed),
         test=test,
         classes=classes,
-        chance=float(np.bincount(known).max() / len(known)),
     )
-
-
-def pretrained(recipe: Recipe) -> tuple[dict[str, Any], str]:
-    """The weights that the run's pretraining left, and the name of what it computed (`RunFolder.identity`).
-
-    Raises:
-        UserError: there are none, or they belong to another network than the recipe's.
-    """
-    folder = RunFolder(recipe)
-    saved = folder.read_weights(BACKBONE)
-    if saved["spec"] != recipe.training.backbone.model_dump():
-        raise UserError(
-            f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}"
-        )
-    return saved["backbone"], saved["identity"]
-
-
-def _labels(corpus: Corpus) -> np.ndarray:
-    return np.concatenate([corpus.labels(i) for i in range(len(corpus.urls))])
-
-
-def _some(classes: list[str] | None) -> str:
-    if classes is None:
-        return "(unnamed)"
-    return f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''} ({len(classes)})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from pipeline.errors import UserError
+from pipeline.labels import LabelKind
 from pipeline.tasks import registry as tasks
 from trainers.inputs import Normaliser
 from trainers.objectives import build_objective, objective_class, registry
@@ -250,8 +253,9 @@ def test_the_absolute_error_is_another_loss(recipe, columns) -> None:
     assert not torch.allclose(squared.loss, absolute.loss)
 
 
-def test_each_kind_has_a_default() -> None:
-    assert {"classes", "pixels", "pixels_l1"} <= set(registry())
+@pytest.mark.parametrize("kind", get_args(LabelKind), ids=lambda kind: kind.__name__)
+def test_each_kind_has_a_default(kind: type) -> None:
+    assert registry()[kind.__name__.lower()].kind is kind
 
 
 def test_an_objective_works_on_a_batch_where_everything_is_bad(recipe, columns) -> None:

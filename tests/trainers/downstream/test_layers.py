@@ -1,0 +1,108 @@
+"""What pretraining did not train is not probed as if it had, and a recipe that is not the pretraining's is named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.recipe.schema import Backbone as Spec
+from trainers.backbones import build_backbone
+from trainers.downstream import finetune
+from trainers.downstream.evaluate import probed_layer
+from trainers.downstream.labelled import Labelled, open_labelled
+from trainers.downstream.pretrained import Pretrained, differences, read_pretrained
+from trainers.runs import RunFolder
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def data(labelled: MakeRecipe) -> Callable[..., Labelled]:
+    """`data(backbone, **downstream)`: the tiles as a labelled task for a network."""
+
+    def make(name: str, **downstream: Any) -> Labelled:
+        opened = open_labelled(labelled(**downstream))
+        training = opened.recipe.training.model_copy(update={"backbone": Spec(name=name, stem="standard")})
+        return replace(opened, recipe=opened.recipe.model_copy(update={"training": training}))
+
+    return make
+
+
+def trained(data: Labelled, *outputs: Any) -> Pretrained:
+    """What pretraining for these outputs would leave."""
+    network = build_backbone(data.recipe.training.backbone, 32, seed=9, outputs=outputs).network
+    return Pretrained(network.state_dict(), "x", ("occlusion",), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "deepest", "beyond"),
+    [("resnet10", "layer3", "layer4"), ("alexnet", "features.11", "classifier.2")],
+)
+def test_where_only_a_map_was_trained_the_deepest_trained_layer_is_probed(
+    data: Callable[..., Labelled], name: str, deepest: str, beyond: str
+) -> None:
+    task = data(name)
+    assert probed_layer(task, trained(task, "vector", "map")) is None
+    assert probed_layer(task, trained(task, "map")) == deepest
+    asked = data(name, layer=beyond)
+    with pytest.raises(UserError, match=rf"{beyond} was not trained: .*\(occlusion\).* take {deepest} or a layer before it"):
+        probed_layer(asked, trained(asked, "map"))
+    assert probed_layer(asked, trained(asked, "vector", "map")) == beyond
+
+
+def test_a_layer_that_is_not_there_is_refused(data: Callable[..., Labelled]) -> None:
+    task = data("resnet10", layer="layer5")
+    with pytest.raises(UserError, match=r"downstream\.layer: .*did you mean 'layer4'"):
+        probed_layer(task, trained(task, "vector"))
+
+
+def test_tuning_says_which_layers_start_random(data: Callable[..., Labelled], caplog: pytest.LogCaptureFixture) -> None:
+    task = data("resnet10")
+    assert finetune._untrained(task, trained(task, "vector").weights) == []
+    assert not caplog.records
+    assert finetune._untrained(task, trained(task, "map").weights) == ["layer4"]
+    assert "did not reach these layers, which start random in both: layer4" in caplog.text
+
+
+def test_checkpoints_that_began_from_another_backbone_are_not_gone_on_with(labelled: MakeRecipe) -> None:
+    folder = RunFolder(labelled())
+    folder.make()
+    Path(checkpoints := folder.checkpoints("finetune-random")).mkdir(parents=True)
+    kept = f"{checkpoints.rpartition('/')[2]}/step.json"
+    folder.write_json("finetune.json", {"pretraining": "first"})
+    for pretraining, there in (("first", True), ("second", False), ("second", True)):
+        folder.write_json(kept, {})
+        finetune._forget_other(folder, pretraining)
+        assert (folder.read_json(kept) is not None) == there
+
+
+def test_another_recipe_than_the_pretrainings_is_said_in_a_line(run_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    first, here = run_recipe(epochs=6), run_recipe(epochs=30, workers=1)
+    folder = RunFolder(first)
+    folder.make()
+    folder.write_json("recipe.json", first.model_dump(mode="json"))
+    saved = {"backbone": {"w": torch.ones(1)}, "spec": first.training.backbone.model_dump()}
+    folder.write_weights("backbone.pt", {**saved, "identity": folder.identity("pretrain")})
+    with caplog.at_level(logging.WARNING):
+        assert read_pretrained(run_recipe(epochs=6)).differs == {}
+        assert read_pretrained(run_recipe(epochs=6, workers=1)).differs == {"training.workers": [0, 1]}
+        assert not caplog.records  # where it runs changes no number
+        found = read_pretrained(here)
+    assert found.differs == {"training.epochs": [6, 30], "training.workers": [0, 1]}
+    assert set(found.tasks) == {"jigsaw", "rotation"}
+    [record] = caplog.records
+    assert "was pretrained with another recipe: training.epochs 6 (here 30)" in record.getMessage()
+
+
+def test_keys_differ_where_values_or_sections_do() -> None:
+    one, other = {"a": 1, "b": {"c": 2, "d": None}, "e": {"f": {}}}, {"a": 1, "b": {"c": 3}, "g": [1]}
+    assert differences(one, other) == {"b.c": [2, 3], "e": [{"f": {}}, None], "g": [None, [1]]}
+    assert differences(one, one) == {}

@@ -1,0 +1,117 @@
+"""Labelled images in batches: the usable ones with the labels of the class map, on the device that they were rendered on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.units import UnitRenderer
+from tests.trainers.device import OnDevice
+from tests.trainers.downstream.images import images_of
+from trainers.backbones import build_backbone
+from trainers.downstream.classifier import Classifier
+from trainers.downstream.evaluate import judge
+from trainers.downstream.features import extract
+from trainers.downstream.finetune import count_right
+from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
+from trainers.downstream.passes import some_left
+from trainers.downstream.statistics import remeasure
+from trainers.gradients import accumulate
+
+Labelling = Callable[..., Recipe]
+
+
+def test_labels_are_those_of_the_class_map(labelled: Labelling, shard: Callable[..., str]) -> None:
+    data = open_labelled(labelled(train=shard("train", [15075141, 7, 7, 7]), test=shard("test", [7, 15075141, 8])))
+    assert np.concatenate([batch.labels for batch in images_of(data.training_once())]).tolist() == [1, 0, 0, 0]
+    assert np.concatenate([batch.labels for batch in images_of(data.testing())]).tolist() == [0, 1, 2]
+
+
+def test_images_that_are_damaged_or_unlabelled_are_named_and_left_out(labelled: Labelling, shard: Callable[..., str]) -> None:
+    test = shard("test", [0, None, 1, 1, "x"], damaged=(2,))
+    source = open_labelled(labelled(train=shard("train", [0, 1, 1]), test=test)).testing()
+    failures = [
+        json.loads(text)
+        for number in range(source.schedule.units(0))
+        for text in UnitRenderer(source, 1)(source.read(number))["failure"]
+        if text
+    ]
+    assert [(row["shard"], row["key"]) for row in failures] == [(test, "001"), (test, "002"), (test, "004")]
+    assert failures[0]["reason"] == NO_LABEL
+    assert "cls is not an integer" in failures[2]["reason"]
+    assert [len(batch.ids) for batch in images_of(source)] == [2]
+
+
+def test_where_no_image_is_left_the_first_reason_is_given() -> None:
+    row = {"shard": "s.tar", "key": "a", "reason": "it has no label"}
+    assert some_left([row], 2, "downstream.test") == [row]
+    with pytest.raises(
+        UserError, match=r"downstream\.test: none of its 1 images can be used; the first, s\.tar a: it has no label"
+    ):
+        some_left([row], 1, "downstream.test")
+
+
+def test_a_share_for_statistics_is_drawn_by_the_seed_from_all_shards(labelled: Labelling) -> None:
+    data = open_labelled(labelled())
+    everything = {int(i) for batch in images_of(data.training_once()) for i in batch.ids}
+    some, again = ([int(i) for batch in images_of(data.training_some(20)) for i in batch.ids] for _ in range(2))
+    assert some == again
+    assert len(set(some)) == len(some) == 20
+    assert set(some) < everything
+    assert len({int(label) for batch in images_of(data.training_some(20)) for label in batch.labels}) == 3
+    assert {int(i) for batch in images_of(data.training_some(10_000)) for i in batch.ids} == everything
+
+
+def probed(data: Labelled) -> dict[str, dict[str, float]]:
+    """What evaluation makes of a backbone and of another, by start and protocol, beside the histogram's."""
+    made = {init: build_backbone(data.recipe.training.backbone, 32, seed) for seed, init in enumerate(("pretrained", "random"))}
+    networks = {init: backbone.embedding("stage2") for init, backbone in made.items()}
+    remeasure(networks, images_of(data.training_some(100)), data.recipe)
+    train, test = (extract(networks, images_of(source), data.recipe) for source in (data.training_once(), data.testing()))
+    found = judge(train, test, data, None)
+    return {"": {"baseline": found["baseline"]}} | {
+        init: {row["protocol"]: row["accuracy"] for row in found["downstream"] if row["init"] == init} for init in made
+    }
+
+
+def test_evaluation_never_takes_a_devices_tensor_for_an_array(labelled: Labelling, on_device: None) -> None:
+    on_host = probed(open_labelled(labelled(sections={"engine": "cpu"})))
+    data = open_labelled(labelled(sections={"engine": "dali"}))
+    assert isinstance(next(images_of(data.testing())).image, OnDevice)
+    found = probed(data)
+    for init, accuracies in on_host.items():  # the engines' pixels differ by a level here and there
+        assert found[init] == pytest.approx(accuracies, abs=0.1), init
+
+
+def test_tuning_and_its_test_never_take_a_devices_tensor_for_an_array(
+    labelled: Labelling, shard: Callable[..., str], on_device: None
+) -> None:
+    train, test = shard("train", [0, 1] * 8, damaged=(3,)), shard("test", [0, 1, 1], damaged=(0,))
+    data = open_labelled(labelled(train=train, test=test, sections={"engine": "dali"}))
+    model = Classifier(data.recipe, data.classes.trained, None)
+    source = data.training()
+    columns = UnitRenderer(source, 1)(source.read(0))
+    assert isinstance(columns["image"], OnDevice)
+    outcome = accumulate(model, ["class"], columns, 16, "float32")["class"]
+    assert outcome.count == columns["weight"].sum() < len(columns["weight"])
+    right, labels = count_right(model, images_of(data.testing()), data.recipe, 2)
+    assert labels.tolist() == [0, 2]
+    assert 0 <= right <= 2
+
+
+def test_a_batch_without_a_usable_image_costs_nothing_and_breaks_nothing(labelled: Labelling) -> None:
+    model = Classifier(labelled(), 3, None)
+    batch = {
+        "image": torch.zeros(4, 32, 32, 3, dtype=torch.uint8),
+        "class": torch.tensor([-1, 2, 0, 1]),
+        "weight": torch.zeros(4),
+    }
+    outcome = model(batch)["class"]
+    assert outcome.loss.tolist() == [0, 0, 0, 0]
+    assert outcome.count == outcome.metric == outcome.trivial == 0

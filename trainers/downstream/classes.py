@@ -1,0 +1,133 @@
+"""The classes of a labelled task: the one map from the numbers and names in two corpora to the labels that are learnt."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.shards.corpus import Corpus
+
+UNNAMED = "numbers without names"
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Labels 0, 1, 2, ... of the classes that occur, whatever numbers the corpora give them.
+
+    Args:
+        names: the class of each label: those of the training set first, in the order of their numbers there, then those that only
+            the test set has. Where a corpus names no classes, the name is the number.
+        trained: how many of them have training images; only these can be answered.
+        untested: those of them that have no test image.
+        train: label of each class number of the training corpus.
+        test: label of each class number of the test corpus.
+    """
+
+    names: tuple[str, ...]
+    trained: int
+    untested: tuple[str, ...]
+    train: dict[int, int]
+    test: dict[int, int]
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Classes of the test set that have no training image."""
+        return self.names[self.trained :]
+
+    def warnings(self) -> list[str]:
+        """What is to be said of it."""
+        said = []
+        if self.untrained:
+            said.append(
+                f"classes that only downstream.test has, and that no training image shows: {listed(self.untrained)}; "
+                "each of their images counts as wrong"
+            )
+        if self.untested:
+            said.append(f"classes of downstream.train without a test image: {listed(self.untested)}")
+        return said
+
+
+def class_map(train: Corpus, test: Corpus) -> ClassMap:
+    """Bring the classes of two corpora together by name, or by number where neither names them.
+
+    Raises:
+        UserError: no labels; one corpus names its classes and the other does not; they have no class in common, or one that is
+            spelt in two Unicode forms; or the training set has one class only.
+    """
+    if (train.classes is None) != (test.classes is None):
+        words = [UNNAMED if c.classes is None else f"the classes {listed(c.classes)}" for c in (train, test)]
+        raise UserError(
+            f"downstream.train has {words[0]}, downstream.test {words[1]}: which number is which class cannot be known; "
+            "pack both from a folder per class, or both with `cls` members alone"
+        )
+    learnt, tested = _named(train, "train"), _named(test, "test")
+    known = set(learnt.values())
+    extra = [name for name in tested.values() if name not in known]
+    _refuse_lookalikes(known, extra)
+    if len(extra) == len(tested):
+        raise UserError(
+            f"downstream.train and downstream.test have no class in common: {listed(learnt.values())}, and {listed(extra)}; "
+            "classes are matched by name, so pack both from folders of the same names"
+        )
+    if len(learnt) < 2:
+        raise UserError("downstream.train has one class only; the task needs two at least")
+    names = (*learnt.values(), *extra)
+    label = {name: i for i, name in enumerate(names)}
+    seen = set(tested.values())
+    return ClassMap(
+        names=names,
+        trained=len(learnt),
+        untested=tuple(name for name in learnt.values() if name not in seen),
+        train={number: label[name] for number, name in learnt.items()},
+        test={number: label[name] for number, name in tested.items()},
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of them, and how many they are."""
+    names = list(names)
+    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''} ({len(names)})"
+
+
+def _named(corpus: Corpus, side: str) -> dict[int, str]:
+    """Names of the classes that have a usable image, by number, in its order."""
+    parts = []
+    for i, count in enumerate(corpus.counts):
+        if count:
+            usable = corpus.members(i).table.column("problem").is_null().to_numpy()
+            parts.append(np.unique(corpus.labels(i)[usable]))
+    numbers = [number for number in np.unique(np.concatenate([np.zeros(0, np.int64), *parts])).tolist() if number >= 0]
+    if not numbers:
+        why = f" ({corpus.disagreement})" if corpus.disagreement else ""
+        raise UserError(
+            f"downstream.{side} has no labels{why}: pack it with `--labels folder`, or give each sample a `cls` member"
+        )
+    if corpus.classes is None:
+        return {number: str(number) for number in numbers}
+    if numbers[-1] >= len(corpus.classes):
+        raise UserError(
+            f"downstream.{side} has the label {numbers[-1]}, and its index names {len(corpus.classes)} classes: "
+            "the shards were changed after they were packed; pack them again"
+        )
+    return {number: corpus.classes[number] for number in numbers}
+
+
+def _refuse_lookalikes(known: Iterable[str], extra: Iterable[str]) -> None:
+    """Names that only look the same, as a Mac writes them and as Linux does, would count as two classes."""
+    looks = {unicodedata.normalize("NFC", name): name for name in known}
+    for name in extra:
+        other = looks.get(unicodedata.normalize("NFC", name))
+        if other is not None:
+            raise UserError(
+                f"the class {name!r} of downstream.test and {other!r} of downstream.train differ in their Unicode normalisation "
+                f"form only ({_form(name)} there, {_form(other)} here): they look alike and are two names; rename the folders "
+                "of one set to the other's form (such as `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER`) and pack it again"
+            )
+
+
+def _form(name: str) -> str:
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "neither NFC nor NFD")

@@ -1,0 +1,95 @@
+"""A pass over labelled images on every rank: those that can be used, on its device, and a count of those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.quarantine import Quarantine
+from pipeline.units import Source
+from trainers.feed import Feed
+from trainers.inputs import to_device
+from trainers.ranks import gathered
+
+Rows = list[dict[str, str]]
+"""Quarantined samples: shard, key and reason of each."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The usable samples of a rank's share of a step; there may be none.
+
+    Args:
+        ids: uint64 (n,), on the host.
+        labels: int64 (n,), on the host.
+        image: uint8 (n, h, w, 3), on the rank's device.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    image: Tensor
+
+
+@dataclass
+class Pass:
+    """One pass over a source; to be gone through on every rank of a Ray Train run, all of which see as many batches.
+
+    Args:
+        source: images with labels; samples of weight 0 are left out, whether they cannot be decoded or have no label.
+    """
+
+    source: Source
+    _failures: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Batch]:
+        import ray.train
+        import ray.train.torch
+
+        context, device = ray.train.get_context(), ray.train.torch.get_device()
+        for _, columns in Feed(self.source, context.get_world_rank(), context.get_world_size()):
+            self._failures += [text for text in columns["failure"] if text]
+            yield usable(columns, device)
+
+    def quarantined(self, what: str) -> Rows:
+        """After the pass, what all ranks left out.
+
+        Args:
+            what: the recipe's key of the shards.
+
+        Raises:
+            BudgetExceeded: more than `failures.budget` allows.
+            UserError: nothing is left.
+        """
+        import ray.train
+
+        total = self.source.corpus.samples
+        quarantine = Quarantine(self.source.recipe.failures.budget, total)
+        quarantine.add(total, gathered(self._failures, ray.train.get_context().get_world_size()))
+        return some_left(quarantine.rows(), total, what)
+
+
+def usable(columns: dict[str, Any], device: torch.device) -> Batch:
+    """The samples of weight 1 of a batch's columns, whose pixels may be on a device already."""
+    kept = np.flatnonzero(columns["weight"])
+    image = to_device({"image": columns["image"]}, device)["image"]
+    if len(kept) < len(image):
+        image = image[torch.from_numpy(kept).to(device)]
+    return Batch(columns["id"][kept], columns["class"][kept], image)
+
+
+def some_left(quarantined: Rows, total: int, what: str) -> Rows:
+    """The rows themselves, where they are not all of `total` images.
+
+    Raises:
+        UserError: they are.
+    """
+    if len(quarantined) < total:
+        return quarantined
+    first = "; the first, {shard} {key}: {reason}".format(**quarantined[0]) if quarantined else ""
+    raise UserError(f"{what}: none of its {total} images can be used{first}; `pseudolabel inspect --deep` lists them all")
