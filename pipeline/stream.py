@@ -172,7 +172,7 @@ def rendered(
 
 
 def steps(
-    source: Source, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None
+    source: Source, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None, threads: int = 1
 ) -> Iterator[tuple[int, Columns]]:
     """A training worker's steps, out of the units that reach it, whatever the placement.
 
@@ -183,6 +183,7 @@ def steps(
         world: number of ranks.
         gpu: the rank's own GPU; with placement `trainer`, pixels stay on it.
         tell: as for `units`.
+        threads: CPU threads that make the tasks of crops, where actors send these alone.
 
     Yields:
         The global step, and the columns of this rank's samples of it.
@@ -193,7 +194,7 @@ def steps(
     else:
         tables = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
         arriving = ahead(rendered(source, tables, place.threads, gpu, tell), _UNITS_AHEAD)
-    finish = TasksOnCrops(source.recipe) if sends_crops(source) else None
+    finish = TasksOnCrops(source.recipe, threads) if sends_crops(source) else None
     for step, columns in batches(source.schedule, source.step, rank, world, arriving):
         if finish is not None:
             finish(columns, step // source.schedule.steps_per_epoch)
@@ -236,7 +237,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     source = open_source(recipe, epoch)
     crops = engine_name(recipe) == "cpu"
     render = UnitRenderer(_without_tasks(source) if crops else source, recipe.placement.threads)
-    finish = TasksOnCrops(recipe)
+    finish = TasksOnCrops(recipe, recipe.placement.threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
     made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
     for _, columns in batches(source.schedule, source.step, 0, 1, made):

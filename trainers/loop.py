@@ -226,7 +226,7 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self._history, self._seconds = state["history"], state["stages"]["seconds"]
-        self._before = {name: state["stages"][name] for name in self._before}
+        self._before = {name: state["stages"].get(name, 0.0) for name in self._before}
         self._trained, self._waits = np.array(state["trained"], np.int64), state["stages"]["waits"]
         self._quarantine.restore(state["quarantine"], state["step"] * self._job.source.schedule.geometry.batch)
         return int(state["step"])

@@ -26,7 +26,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.render import Clock, Columns
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, join, open_seekable, read_all
-from pipeline.units import Source, chosen_task
+from pipeline.units import Source, chosen_task, seconds_column
 
 _CACHED_GROUPS = 16
 _BATCH = 1024
@@ -219,13 +219,11 @@ class _Reader:
             if good:
                 there = rows.rows[good]
                 self._fill(int(shard), drawing, there - np.searchsorted(sorted(bad), there), np.array(good), columns)
-        wall, cpu = Clock().since(started)
-        seconds = np.array([0, 0, wall, 0, 0, cpu], np.float32) / max(n, 1)
         return {
             **columns,
             **chosen_task(self._source.recipe, epoch, columns["id"]),
             "unit": np.full(n, number, np.int64),
-            "seconds": np.tile(seconds, (n, 1)),
+            "seconds": seconds_column(n, {"render": Clock().since(started)}),
             "failure": np.array(failure, object),
         }
 

@@ -119,8 +119,9 @@ def test_a_unit_says_what_failed_where_and_why_and_nothing_of_empty_places(made:
     assert sum((columns["weight"] == 0).sum() for columns in units) == 3, "two bad, one empty"
     for number, columns in enumerate(units):
         assert (columns["unit"] == number).all()
-        assert columns["seconds"].shape == (len(columns["id"]), 6)
-        assert (columns["seconds"] > 0).all()
+        assert columns["seconds"].shape == (len(columns["id"]), 8)
+        assert (columns["seconds"][:, [0, 1, 2, 4, 5, 6]] > 0).all()
+        assert (columns["seconds"][:, [3, 7]] == 0).all(), "tasks are made in one go with the crop"
 
 
 def test_the_bytes_of_a_row_are_counted_before_it_is_made(made: MakeRecipe) -> None:
