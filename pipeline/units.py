@@ -93,7 +93,7 @@ class UnitRenderer:
     """Turns encoded units into columns of pairs.
 
     Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 8), the time an image of each of `STAGES`, and then
-    their processor time; and `failure`: an empty string, or JSON that names shard, key and reason of a sample that could
+    their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that could
     not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
 
     Args:
@@ -124,9 +124,9 @@ class UnitRenderer:
         shard = int(unit.rows.shards[i])
         if reason is None or shard < 0:
             return ""
-        return json.dumps(
-            {"shard": without_secrets(self._source.corpus.urls[shard]), "key": unit.samples[i].key, "reason": reason}
-        )
+        corpus = self._source.corpus
+        row = corpus.row(shard, int(unit.rows.rows[i]))
+        return json.dumps({"shard": without_secrets(corpus.urls[shard]), "key": unit.samples[i].key, "row": row, "reason": reason})
 
 
 def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarray:

@@ -213,7 +213,7 @@ class _Reader:
                 if row in bad:
                     key, reason = bad[row]
                     columns["id"][place] = sample_id(key)
-                    failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "reason": reason})
+                    failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "row": row, "reason": reason})
                 else:
                     good.append(place)
             if good:

@@ -221,6 +221,11 @@ class Corpus:
             start = here.stop
         return labels, hashes, usable
 
+    def row(self, i: int, row: int) -> int:
+        """Where row `row` of shard `i` lies in the shard itself, of which the corpus may be a view."""
+        chosen = self._rows(i)
+        return row if chosen is None else int(chosen[row])
+
     def _rows(self, i: int) -> np.ndarray | None:
         if self._chosen is None:
             return None

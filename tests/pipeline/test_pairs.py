@@ -92,6 +92,18 @@ def test_too_many_bad_samples_stop_the_loop_and_are_named(made: MakeRecipe, budg
     assert ".tar" in str(refused.value)
 
 
+def test_bad_samples_of_one_key_are_several(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        for key in ("twin", "a", "twin", "b", "twin"):  # apart from each other, all but the first are none of WebDataset's samples
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(good()["jpeg"])
+            archive.addfile(info, io.BytesIO(good()["jpeg"]))
+    document = {"name": "twins", "seed": 2, "corpus": {"shards": str(tmp_path)}, "image": {"size": 32}, "engine": "cpu"}
+    recipe = parse_recipe({**document, "training": {"batch": 4}, "failures": {"budget": 1}})
+    with pytest.raises(BudgetExceeded, match="2 of [45] samples"):
+        list(pairs(recipe))
+
+
 def test_no_ray_is_needed(made: MakeRecipe) -> None:
     script = """
         import sys
@@ -115,6 +127,7 @@ def test_a_unit_says_what_failed_where_and_why_and_nothing_of_empty_places(made:
     for row in told:
         assert row["shard"] == corpus.urls[int(row["key"][-2:]) % 3]
         assert row["reason"].startswith("not a decodable image")
+        assert corpus.members(corpus.urls.index(row["shard"])).keys[row["row"]] == row["key"]
     assert sum(len(columns["id"]) for columns in units) == 24
     assert sum((columns["weight"] == 0).sum() for columns in units) == 3, "two bad, one empty"
     for number, columns in enumerate(units):
