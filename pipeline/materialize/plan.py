@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.draws import hash64
+from pipeline.materialize.columns import MASK, stored_columns
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import Lookup
@@ -34,8 +35,10 @@ def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
         recipe: the recipe.
         engine: the engine's own identity, asked of a process like those that render.
     """
+    masks = any(column.kind == "mask" for column in stored_columns(recipe)) and recipe.render.format == "webdataset"
     return {
         "version": VERSION,
+        **({"masks": f"<task>.{MASK}"} if masks else {}),  # which had another name
         "seed": recipe.seed,
         "corpus": recipe.corpus.model_dump(mode="json", include={"image", "frames"}),
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +54,12 @@ class Rendered:
     def counts(self) -> np.ndarray:
         """int64 (shards,): samples of each input shard, quarantined ones among them."""
         return self.shards.column("samples").fill_null(0).to_numpy().astype(np.int64)
+
+    @property
+    def columns(self) -> list[Column]:
+        """The stored columns, under the names that they have there."""
+        members = {column["name"]: column["member"] for column in self.manifest["columns"]}
+        return [replace(column, member=members[column.name]) for column in stored_columns(self.recipe)]
 
     def corpus(self) -> Corpus:
         """The input shards by name, with their counts: what an order is made of. Their bytes cannot be read through it."""
@@ -185,7 +191,7 @@ class _Reader:
         self._source, self._rendered = source, source.rendered
         recipe = self._rendered.recipe
         wanted = set(source.recipe.tasks)
-        self._stored = stored_columns(recipe)
+        self._stored = self._rendered.columns
         wanted |= {""} if source.image else set()  # the crop belongs to no task
         self._columns = [c for c in self._stored if c.name.rpartition(".")[0] in wanted]
         self._epochs, self._tar = recipe.render.epochs, recipe.render.format == "webdataset"
