@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,6 +88,15 @@ class EncodedUnit:
     read: tuple[float, float]
     """Seconds, and processor seconds, that it took to read."""
 
+    def parts(self, rows: int) -> Iterator[EncodedUnit]:
+        """The unit in pieces of so many rows, each with its share of the time."""
+        n = len(self.samples)
+        for start in range(0, n, rows):
+            here = slice(start, start + rows)
+            samples = self.samples[here]
+            wall, cpu = (seconds * len(samples) / n for seconds in self.read)
+            yield replace(self, rows=self.rows.part(here), samples=samples, read=(wall, cpu))
+
 
 class UnitRenderer:
     """Turns encoded units into columns of pairs.
@@ -126,7 +135,9 @@ class UnitRenderer:
             return ""
         corpus = self._source.corpus
         row = corpus.row(shard, int(unit.rows.rows[i]))
-        return json.dumps({"shard": without_secrets(corpus.urls[shard]), "key": unit.samples[i].key, "row": row, "reason": reason})
+        return json.dumps(
+            {"shard": without_secrets(corpus.urls[shard]), "key": unit.samples[i].key, "row": row, "reason": reason}
+        )
 
 
 def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarray:

@@ -94,7 +94,13 @@ def test_too_many_bad_samples_stop_the_loop_and_are_named(made: MakeRecipe, budg
 
 def test_bad_samples_of_one_key_are_several(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "one.tar", "w") as archive:
-        for key in ("twin", "a", "twin", "b", "twin"):  # apart from each other, all but the first are none of WebDataset's samples
+        for key in (
+            "twin",
+            "a",
+            "twin",
+            "b",
+            "twin",
+        ):  # apart from each other, all but the first are none of WebDataset's samples
             info = tarfile.TarInfo(f"{key}.jpg")
             info.size = len(good()["jpeg"])
             archive.addfile(info, io.BytesIO(good()["jpeg"]))
