@@ -90,8 +90,8 @@ class Geometry:
             raise UserError(
                 f"a unit of the order is {rows} samples ({self.unit_rows} of a batch of {self.batch} x training.order.window "
                 f"{self.window}) of {sent_bytes / 2**20:,.1f} MiB, {rows * sent_bytes / 2**30:,.1f} GiB together, and may be "
-                f"{MOST_UNIT_BYTES / 2**30:g} GiB: lower training.order.window, raise training.order.groups (now {self.groups}, at "
-                f"most the {self.lanes} lanes), or lower training.batch"
+                f"{MOST_UNIT_BYTES / 2**30:g} GiB: lower training.order.window, raise training.order.groups (now {self.groups}, "
+                f"at most the {self.lanes} lanes), or lower training.batch"
             )
 
     def shared_by(self, workers: int) -> Geometry:

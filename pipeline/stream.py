@@ -137,7 +137,7 @@ def _without_tasks(source: Source) -> Source:
 
 
 def sent_bytes(recipe: Recipe) -> int:
-    """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop, see `file_bytes`."""
+    """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop."""
     whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
     return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
@@ -257,10 +257,10 @@ def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: boo
 def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     """One epoch of pairs as a Ray Dataset, for a pipeline of the user's own: rows, columns and order are those of `pairs`.
 
-    All columns are numbers, so `iter_torch_batches`, `iter_batches(batch_format="pandas")` and `streaming_split` take it as it is.
-    Samples that could not be decoded are left out and counted (Prometheus series `quarantined`); with more than
-    `failures.budget` allows, whoever reads the dataset is given Ray's error with the words of `BudgetExceeded`. Connects to Ray as
-    the commands do (`pipeline.connection`), if this process is not connected yet.
+    All columns are numbers, so `iter_torch_batches`, `iter_batches(batch_format="pandas")` and `streaming_split` take it as
+    it is. Samples that could not be decoded are left out and counted (Prometheus series `quarantined`); with more than
+    `failures.budget` allows, whoever reads the dataset is given Ray's error with the words of `BudgetExceeded`. Connects to
+    Ray as the commands do (`pipeline.connection`), if this process is not connected yet.
     """
     from pipeline.quarantine import Quarantine
 

@@ -28,7 +28,8 @@ class Stage:
     """What one stage did while it was watched.
 
     Args:
-        name: `read`, `check`, `render`, `tasks` (where the training worker makes them of crops), `receive` (a training worker that waits for batches) or `step` (of the network).
+        name: `read`, `check`, `render`, `tasks` (where the training worker makes them of crops), `receive` (a training worker
+            that waits for batches) or `step` (of the network).
         images: how many passed.
         busy: seconds of work, over all processes that do it.
         waiting: seconds that these processes did none of their stages.
@@ -125,8 +126,8 @@ def limiting(recipe: Recipe, stages: list[Stage], made: float, arrived: float, l
         return f"The network limits ({rates}): more rendering changes nothing, more or faster training workers do."
     if tasks and tasks.busy > tasks.waiting:
         return (
-            f"The tasks limit ({rates}): the training worker makes the pairs of crops. Raise training.threads and training.cpus where "
-            "processors are idle, or take more training workers."
+            f"The tasks limit ({rates}): the training worker makes the pairs of crops. Raise training.threads and "
+            "training.cpus where processors are idle, or take more training workers."
         )
     if arrived < _HELD_UP * made:
         sent = render.bytes if workers else read.bytes

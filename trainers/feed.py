@@ -38,7 +38,8 @@ def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world:
         world: number of ranks.
 
     Returns:
-        A name of `STAGES` (`tasks` is the training workers' own); or `transfer`, if no process is busy for half of its time and so the bytes' way must be it.
+        A name of `STAGES` (`tasks` is the training workers' own); or `transfer`, if no process is busy for half of its time
+        and so the bytes' way must be it.
     """
     first = STAGES.index("check" if place.render == "trainer" else "tasks")  # of the stages that training workers do themselves
     pools = [(STAGES[:first], place.actors), (STAGES[first:], world)]

@@ -106,7 +106,7 @@ def test_bad_samples_of_one_key_are_several(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(good()["jpeg"]))
     document = {"name": "twins", "seed": 2, "corpus": {"shards": str(tmp_path)}, "image": {"size": 32}, "engine": "cpu"}
     recipe = parse_recipe({**document, "training": {"batch": 4}, "failures": {"budget": 1}})
-    with pytest.raises(BudgetExceeded, match="2 of [45] samples"):
+    with pytest.raises(BudgetExceeded, match=r"2 of [45] samples"):
         list(pairs(recipe))
 
 

@@ -105,7 +105,7 @@ def test_an_epoch_of_pairs_is_a_ray_dataset_that_feeds_what_others_build_on_it(d
     assert [number for part in tensors for number in part["id"].tolist()] == expected["id"].tolist()
     frame = rows.to_pandas()
     assert frame["id"].tolist() == expected["id"].tolist()
-    assert [name for name, kind in frame.dtypes.items() if kind == object] == []
+    assert [name for name, kind in frame.dtypes.items() if kind.kind == "O"] == []
     (frame,) = rows.iter_batches(batch_size=None, batch_format="pandas")
     assert frame["rotation.label"].tolist() == expected["rotation.label"].tolist()
     with ThreadPoolExecutor(2) as pool:  # as two workers of Ray Train
