@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.batches import ahead, batches
-from pipeline.connection import connect_ray
+from pipeline.connection import connect_ray, quiet_data
 from pipeline.crops import TasksOnCrops
 from pipeline.engines import engine_name, settled
 from pipeline.memory import keep_memory
@@ -167,6 +167,7 @@ def _planned(source: Source, actor: type, args: tuple[Any, ...], gpus: float, un
     """What actors make of the numbers of a source's units, in their order; `unsplit`: one block of each."""
     import ray.data
 
+    quiet_data()
     place = source.recipe.placement
     context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.connection import quiet_data
 from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
@@ -214,6 +215,7 @@ def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     import ray
     import ray.data
 
+    quiet_data()
     place = job.recipe.placement
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = False
