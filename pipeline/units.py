@@ -102,8 +102,8 @@ class UnitRenderer:
     """Turns encoded units into columns of pairs.
 
     Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 8), the time an image of each of `STAGES` and
-    then their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that could
-    not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
+    then their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that
+    could not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
 
     Args:
         source: what to render.

@@ -212,16 +212,26 @@ def test_python_in_the_docs_imports_what_is_there(text: str) -> None:
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_the_readmes_first_example_runs(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def demo(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The shape of all crops of a small corpus in the place of the demo's, as it is written."""
     pack(str(photos), str(tmp_path / "runs/demo/shards/train"))
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/demo.yaml").write_text((ROOT / "recipes/demo.yaml").read_text())
     monkeypatch.chdir(tmp_path)
-    exec(_fenced(ROOT / "README.md", "python")[0], {})  # noqa: S102
     size, samples = load_recipe("recipes/demo.yaml").image.size, len(list(photos.rglob("*.*")))
-    assert f"({samples}, {size}, {size}, 3)" in capsys.readouterr().out
+    return f"{samples}, {size}, {size}, 3"
+
+
+def test_the_readmes_first_example_runs(demo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(_fenced(ROOT / "README.md", "python")[0], {})  # noqa: S102
+    assert f"({demo})" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_readmes_example_of_a_ray_dataset_runs(demo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(_fenced(ROOT / "README.md", "python")[1], {})  # noqa: S102
+    assert f"torch.Size([{demo}])" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["webdataset", "parquet"])

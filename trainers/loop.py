@@ -195,6 +195,7 @@ class _Run:
         mine = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
         since = dict(zip(self._before, summed(mine, self._world).tolist()))
         stages = {name: before + since[name] for name, before in self._before.items()}
+        stages["samples"] = round(stages["samples"])
         if self._rank > 0:
             return
         state = {
