@@ -218,7 +218,7 @@ class _Reader:
                 row = int(rows.rows[place])
                 if row in bad:
                     key, reason = bad[row]
-                    columns["id"][place] = sample_id(key)
+                    columns["id"][place] = self._id(shard, key)
                     failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "row": row, "reason": reason})
                 else:
                     good.append(place)
@@ -233,6 +233,9 @@ class _Reader:
             "failure": np.array(failure, object),
         }
 
+    def _id(self, shard: int, key: str) -> int:
+        return sample_id(f"{self._urls[shard]}/{key}" if self._rendered.recipe.corpus.keys == "shard" else key)
+
     def _open(self, drawing: int) -> Corpus:
         names, sizes, pairs = self._rendered.outputs(drawing)
         return Corpus([join(self._rendered.url, name) for name in names], sizes, pairs)
@@ -246,7 +249,7 @@ class _Reader:
             return
         suffix = f"-e{drawing}" if self._epochs > 1 else ""
         for place, (sample, parts) in zip(places, files.read_members(shard, rows)):
-            columns["id"][place] = sample_id(sample.key.removesuffix(suffix))
+            columns["id"][place] = self._id(shard, sample.key.removesuffix(suffix))
             columns["class"][place] = sample.label
             for column in self._columns:
                 try:

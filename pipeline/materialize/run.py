@@ -22,7 +22,7 @@ from pipeline.materialize.shard import OutputError, ShardRenderer
 from pipeline.metrics import Gauges, Meter
 from pipeline.quarantine import check_budget
 from pipeline.recipe.schema import Recipe
-from pipeline.shards.opening import open_corpus
+from pipeline.shards.opening import open_corpus, warn_of_namesakes
 from pipeline.storage import absolute, is_local, remove
 from pipeline.storage.files import pause
 
@@ -83,7 +83,8 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     """
     check(recipe, out)
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames)
+    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames, keys=spec.keys)
+    warn_of_namesakes(corpus)
     return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
 
 

@@ -164,7 +164,7 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames)
+    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, keys=spec.keys)
     job = Job(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
     from pipeline.engines import build_engine
 

@@ -67,7 +67,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         raise UserError(
             "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
         )
-    train, test = (open_corpus(shards, recipe.corpus.image) for shards in (spec.train, spec.test))
+    train, test = (open_corpus(shards, recipe.corpus.image, keys=recipe.corpus.keys) for shards in (spec.train, spec.test))
     if train.classes != test.classes:
         raise UserError(
             f"downstream.train has the classes {_some(train.classes)}, downstream.test {_some(test.classes)}: "
