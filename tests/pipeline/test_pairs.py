@@ -18,6 +18,7 @@ from pipeline.errors import BudgetExceeded
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.opening import open_corpus
+from pipeline.stream import open_source
 from pipeline.units import Source, UnitRenderer, row_bytes
 from tests.pipeline.children import run_python
 from tests.pipeline.images import good
@@ -81,6 +82,19 @@ def test_the_order_and_the_pairs_are_another_each_epoch_and_the_same_again(made:
     first, again, later = (np.concatenate([c["id"] for c in pairs(made(), epoch)]) for epoch in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, later)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 50])
+def test_whole_windows_end_to_end_rendered_step_by_step_are_the_pairs_in_their_order(made: MakeRecipe, batch: int) -> None:
+    recipe = made(training={"batch": batch})
+    source = open_source(recipe, epoch=1, whole=True)
+    render = UnitRenderer(source, threads=1)
+    windows = (source.read(number) for number in range(source.schedule.units(source.step)))
+    parts = [render(part) for window in windows for part in window.parts(source.schedule.geometry.batch)]
+    expected = list(pairs(recipe, epoch=1))
+    for name in expected[0]:
+        found = np.concatenate([part[name][part["weight"] > 0] for part in parts])
+        assert np.array_equal(found, np.concatenate([columns[name] for columns in expected])), name
 
 
 @pytest.mark.parametrize("budget", [1, 0.0])
