@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import ray.data
 
 _UNITS_AHEAD = 2
+_READ_BYTES = 128 * 2**20  # of a window of `dataset`, at a time
 _INTERNAL = ("unit", "seconds", "failure")
 
 
@@ -112,13 +113,20 @@ class _MakePairs:
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         import ray
 
-        schedule, tasks = self._source.schedule, len(self._source.recipe.tasks)
         for number in batch["id"]:
-            for part in self._source.read(int(number)).parts(schedule.geometry.batch):
-                columns = self._meter.unit(self._render(part), tasks)
+            for part in self._steps(int(number)):
+                columns = self._meter.unit(self._render(part), len(self._source.recipe.tasks))
                 ray.get(self._quarantine.add.remote(len(columns["id"]), [text for text in columns["failure"] if text]))
                 if good := _good(columns):
                     yield good
+
+    def _steps(self, window: int) -> Iterator[EncodedUnit]:
+        """A window's steps; as many are read in one go as memory has room for."""
+        geometry, corpus = self._source.schedule.geometry, self._source.corpus
+        step_bytes = geometry.batch * corpus.sizes.sum() / corpus.samples
+        rows = geometry.batch * max(1, int(_READ_BYTES / step_bytes))
+        for start in range(0, geometry.batch * geometry.window, rows):
+            yield from self._source.read(window, slice(start, start + rows)).parts(geometry.batch)
 
 
 def sends_crops(source: Source) -> bool:

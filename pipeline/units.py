@@ -42,10 +42,11 @@ class Source:
     center: bool = False
     image: bool = True
 
-    def read(self, number: int) -> EncodedUnit:
-        """Read the samples of unit `number`, in training order."""
+    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
+        """Read the samples of unit `number`, or those within some part of it, in training order."""
         started = Clock()
         epoch, rows = self.schedule.unit(number, self.step)
+        rows = rows.part(within)
         samples: list[Sample] = [_EMPTY] * len(rows)
         for shard in np.unique(rows.shards[rows.shards >= 0]):
             places = np.flatnonzero(rows.shards == shard)

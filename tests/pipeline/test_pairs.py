@@ -89,8 +89,12 @@ def test_whole_windows_end_to_end_rendered_step_by_step_are_the_pairs_in_their_o
     recipe = made(training={"batch": batch})
     source = open_source(recipe, epoch=1, whole=True)
     render = UnitRenderer(source, threads=1)
-    windows = (source.read(number) for number in range(source.schedule.units(source.step)))
-    parts = [render(part) for window in windows for part in window.parts(source.schedule.geometry.batch)]
+    halves = [
+        source.read(number, places)
+        for number in range(source.schedule.units(source.step))
+        for places in (slice(0, 2 * batch), slice(2 * batch, None))
+    ]
+    parts = [render(part) for half in halves for part in half.parts(batch)]
     expected = list(pairs(recipe, epoch=1))
     for name in expected[0]:
         found = np.concatenate([part[name][part["weight"] > 0] for part in parts])
