@@ -100,6 +100,7 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
     made = processes * (1 if renders else workers) / per_image
     arrived = stream.received.images / stream.seconds * (1 if renders else workers)
     learned = workers * steps.images / sum(steps.busy)
+    made_here = sum(tasks[1].busy)
     idle = max(0.0, processes * stream.seconds - per_image * stream.made[0].images)
     encoded = float(source.corpus.sizes.sum() / source.corpus.samples)
     pixels = stream.received.bytes
@@ -107,8 +108,8 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
     sent = 3.0 * recipe.image.size**2 if crops else pixels
     stages = [
         *(_stage(name, watch, idle, encoded if name != "render" else sent) for name, watch in rendering),
-        *([_stage(*tasks, stream.seconds - sum(tasks[1].busy), pixels)] if crops else []),
-        _stage(RECEIVE, stream.received, stream.seconds - stream.received.cpu, pixels),
+        *([_stage(*tasks, stream.seconds - made_here, pixels)] if crops else []),
+        _stage(RECEIVE, stream.received, max(0.0, stream.seconds - made_here - stream.received.cpu), pixels),
         _stage(STEP, steps, 0.0, 0.0),
     ]
     verdict = limiting(recipe, stages, made, arrived, learned)
