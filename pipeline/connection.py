@@ -14,7 +14,7 @@ DATA_TASK_CPUS = 1.0
 _ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch for machines that are no clusters: set to 0, its processes listen on the loopback address and nowhere else."""
 
-_DEBUG, _BACKEND_LEVEL = "PSEUDOLABEL_DEBUG", "RAY_BACKEND_LOG_LEVEL"
+_DEBUG = "PSEUDOLABEL_DEBUG"
 
 
 def connect_ray() -> None:
@@ -37,7 +37,6 @@ def connect_ray() -> None:
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
         options |= {"address": "local", "num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
-    _keep_backend_quiet()
     ray.init(**options)
     quiet_console()
     _keep_sigterm()
@@ -57,16 +56,6 @@ def quiet_data() -> None:
     """The same for Ray Data once it is imported, unless somebody else connected to Ray and asked for lines of information."""
     if logging.getLogger("ray").level > logging.INFO:
         quiet_console()
-
-
-def _keep_backend_quiet() -> None:
-    """Keep Ray's C++ code in this process from writing to the console what ends nothing.
-
-    Ray Data's every pool of actors has it print an error that is none (Ray's issue 53727). What does go wrong comes as an
-    exception. `os.putenv` and not `os.environ`: the processes that this one starts log as ever.
-    """
-    if not (os.environ.get(_DEBUG) or os.environ.get(_BACKEND_LEVEL)):
-        os.putenv(_BACKEND_LEVEL, "fatal")
 
 
 def _keep_sigterm() -> None:

@@ -26,16 +26,3 @@ def test_rays_lines_of_information_stay_off_the_console_and_its_warnings_do_not(
     assert done.returncode == 0, done.stderr
     for name in ("ray.core", "ray.dashboard.modules.job.sdk", "ray.data.executor"):
         assert {line.rpartition(" ")[2] for line in done.stderr.splitlines() if f"-- {name} " in line} == said
-
-
-def test_the_level_of_rays_backend_is_this_processs_own() -> None:
-    done = run_python("""
-        import ctypes, os, subprocess
-        from pipeline.connection import _keep_backend_quiet
-        _keep_backend_quiet()
-        getenv = ctypes.CDLL(None).getenv
-        getenv.restype = ctypes.c_char_p
-        child = subprocess.run(["printenv", "RAY_BACKEND_LOG_LEVEL"], capture_output=True, env=os.environ.copy())
-        print(getenv(b"RAY_BACKEND_LOG_LEVEL"), child.stdout)
-    """)
-    assert done.stdout.strip() == "b'fatal' b''", done.stderr
