@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipeline.connection import quiet_console
 from pipeline.errors import RunError, UserError
 from pipeline.storage import absolute, is_local
 
@@ -78,6 +79,7 @@ class Jobs:
     def __init__(self, address: str | None = None) -> None:
         from ray.job_submission import JobSubmissionClient
 
+        quiet_console()
         with _only(address):
             self._client = _asked(lambda: JobSubmissionClient(address), address or "the address of the cluster")
 

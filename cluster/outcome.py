@@ -66,7 +66,7 @@ class Outcome:
             "started": self._started,
             "ended": None if status == RUNNING else _now(),
             "seconds": round(time.monotonic() - self._since, 3),
-            "counts": self.counts,
+            "counts": {name: int(count) for name, count in self.counts.items()},  # sums over ranks are made of floats
             "artefacts": scrubbed_document(self.artefacts),
             "metrics": self.metrics,
             "pseudolabel": version("pseudolabel"),

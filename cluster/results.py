@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 STAGES = {
     "read": "shards to encoded bytes",
     "check": "headers",
-    "render": "decode, crop, tasks",
-    "transfer": "fetch units, make batches, and pairs of crops",
+    "render": "decode, crop, and where pairs are sent, tasks",
+    "tasks": "pairs of crops, in the training workers",
+    "transfer": "fetch units, make batches",
     "wait": "training waits for data",
     "step": "training computes",
 }
@@ -85,7 +86,7 @@ def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]
     return [
         (name, what + of_what.get(name, ""), 1000 * seconds[name] / images, seconds[name] / total)
         for name, what in STAGES.items()
-        if name in seconds
+        if seconds.get(name) or (name in seconds and name != "tasks")  # which are made there, or not at all
     ]
 
 

@@ -76,7 +76,10 @@ def inspect_tables(report: Report) -> list[RenderableType]:
     table.add_row("labels", escape(_some(labels)) if labels else "none")
     if labels and report.unlabelled:
         table.add_row("without label", f"{report.unlabelled:,}")
-    table.add_row("duplicate keys", f"{report.duplicate_keys:,}")
+    shared = (
+        f", of {report.namesakes:,} samples; corpus.keys: shard tells those of different shards apart" if report.namesakes else ""
+    )
+    table.add_row("duplicate keys", f"{report.duplicate_keys:,}{shared}")
     table.add_row(
         "quarantine", amount(len(report.quarantine), "sample") + ("" if report.deep else " by their headers; --deep decodes all")
     )

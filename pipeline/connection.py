@@ -14,6 +14,8 @@ DATA_TASK_CPUS = 1.0
 _ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch for machines that are no clusters: set to 0, its processes listen on the loopback address and nowhere else."""
 
+_DEBUG = "PSEUDOLABEL_DEBUG"
+
 
 def connect_ray() -> None:
     """Connect to Ray, if this process is not connected yet.
@@ -27,7 +29,7 @@ def connect_ray() -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("PSEUDOLABEL_DEBUG"))}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get(_DEBUG))}
     if not os.environ.get("RAY_ADDRESS"):
         from ray._private import ray_constants
 
@@ -36,7 +38,24 @@ def connect_ray() -> None:
         ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
         options |= {"address": "local", "num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
     ray.init(**options)
+    quiet_console()
     _keep_sigterm()
+
+
+def quiet_console() -> None:
+    """Keep Ray's lines of information off the console; warnings, errors and Ray's own log files stay as they are."""
+    if os.environ.get(_DEBUG):
+        return
+    for name in ("ray", "ray.data"):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler).__name__ == "PlainRayHandler":
+                handler.setLevel(max(handler.level, logging.WARNING))
+
+
+def quiet_data() -> None:
+    """The same for Ray Data once it is imported, unless somebody else connected to Ray and asked for lines of information."""
+    if logging.getLogger("ray").level > logging.INFO:
+        quiet_console()
 
 
 def _keep_sigterm() -> None:

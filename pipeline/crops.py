@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipeline.draws import Draws
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Clock, Columns, draw_tasks
@@ -13,15 +15,16 @@ class TasksOnCrops:
 
     Args:
         recipe: the recipe.
+        threads: CPU threads; what is made does not depend on them.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, threads: int = 1) -> None:
         from pipeline.engines.cpu import Threads
 
-        self._recipe, self._threads = recipe, Threads(1)
+        self._recipe, self._threads = recipe, Threads(threads)
 
     def __call__(self, columns: Columns, epoch: int) -> None:
-        """Add to a batch's columns what is drawn and what is rendered, and to its `seconds` what that took.
+        """Add to a batch's columns what is drawn and what is rendered, and as stage `tasks` of its `seconds` what that took.
 
         Args:
             columns: `id`, `weight`, `image`, of clips `frames`, and `seconds` among them.
@@ -38,6 +41,5 @@ class TasksOnCrops:
             for pixels in inputs.values():
                 pixels[bad] = 0
         columns |= {**inputs, **labels, **chosen_task(self._recipe, epoch, columns["id"])}
-        render = STAGES.index("render")
-        for place, spent in zip((render, len(STAGES) + render), Clock().since(started)):
-            columns["seconds"][:, place] += spent / len(bad)
+        tasks = STAGES.index("tasks")
+        columns["seconds"][:, [tasks, len(STAGES) + tasks]] = np.array(Clock().since(started)) / len(bad)

@@ -26,6 +26,9 @@ _UNIT_BYTES, _SENT_BYTES = 16 * 2**20, 40 * 2**20
 _LEAST_UNIT_ROWS, _MOST_UNIT_ROWS, _MOST_WINDOW = 64, 1024, 16
 _CACHED_LINES = 64
 
+MOST_UNIT_BYTES = 3 * 2**29
+"""Of what is sent of a unit at most: it is one block of Ray's object store, held by the actor and by the trainer."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -69,6 +72,7 @@ class Geometry:
         if not spec.groups:
             sent = window * batch * (sent_bytes or row_bytes)
             groups = next((n for n in range(2, groups) if lanes % n == 0 and sent <= n * _SENT_BYTES), groups)
+            groups = next((n for n in range(groups, lanes) if lanes % n == 0 and sent <= n * MOST_UNIT_BYTES), lanes)
         return cls(batch, lanes, groups, window)
 
     def check_workers(self, workers: int) -> None:
@@ -77,6 +81,17 @@ class Geometry:
             raise UserError(
                 f"{workers} workers cannot share {self.lanes} lanes: take at most {self.lanes} workers, "
                 "or raise training.batch or training.order.lanes"
+            )
+
+    def check_unit(self, sent_bytes: float) -> None:
+        """Refuse units that are too large for a block, by what an actor sends of a row."""
+        rows = self.window * self.unit_rows
+        if rows * sent_bytes > MOST_UNIT_BYTES:
+            raise UserError(
+                f"a unit of the order is {rows} samples ({self.unit_rows} of a batch of {self.batch} x training.order.window "
+                f"{self.window}) of {sent_bytes / 2**20:,.1f} MiB, {rows * sent_bytes / 2**30:,.1f} GiB together, and may be "
+                f"{MOST_UNIT_BYTES / 2**30:g} GiB: lower training.order.window, raise training.order.groups (now {self.groups}, "
+                f"at most the {self.lanes} lanes), or lower training.batch"
             )
 
     def shared_by(self, workers: int) -> Geometry:
@@ -122,6 +137,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, places: slice) -> Rows:
+        """Those at some places."""
+        return Rows(self.shards[places], self.rows[places], self.again[places])
 
 
 class _Line:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from pipeline.errors import BudgetExceeded
 
 JUDGED_FROM = 1000
 """A share is a share of at least so many samples: one bad image in the first batch is no one per cent of a corpus."""
 
+_UNKNOWN = -1  # the row of a sample that an older version wrote down
 
-def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], list[dict[str, str]]]) -> None:
+
+def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], list[dict[str, Any]]]) -> None:
     """Refuse to go on with too many bad samples.
 
     Args:
@@ -51,6 +54,8 @@ def failure_reason(text: str) -> str:
 class Quarantine:
     """Collects quarantined samples, each once, and stops the run when there are too many.
 
+    A sample is known by its shard and row: several of one key in a shard are several samples.
+
     Args:
         budget: allowed number (int) or share of the samples seen (float).
         samples: size of the corpus: later epochs see no new samples.
@@ -58,7 +63,7 @@ class Quarantine:
 
     def __init__(self, budget: int | float, samples: int) -> None:
         self._budget, self._samples, self._seen = budget, samples, 0
-        self._rows: dict[tuple[str, str], str] = {}
+        self._rows: dict[tuple[str, str, int], str] = {}  # reason by shard, key and row
 
     def add(self, seen: int, failures: Iterable[str]) -> None:
         """Count what was seen and what failed.
@@ -73,18 +78,27 @@ class Quarantine:
         self._seen = min(self._seen + seen, self._samples)
         for text in failures:
             if text:
-                row = json.loads(text)
-                self._rows[row["shard"], row["key"]] = row["reason"]
+                self._put(json.loads(text))
         check_budget(self._budget, len(self._rows), self._seen, self.rows)
 
-    def restore(self, rows: list[dict[str, str]], seen: int) -> None:
-        """Take up the count of a run that is resumed."""
-        self._rows = {(row["shard"], row["key"]): row["reason"] for row in rows}
+    def restore(self, rows: list[dict[str, Any]], seen: int) -> None:
+        """Take up the count of a run that is resumed; `rows` as `rows()` gave them, in older versions without `row`."""
+        self._rows = {}
+        for row in rows:
+            self._put(row)
         self._seen = min(seen, self._samples)
 
-    def rows(self) -> list[dict[str, str]]:
-        """What was quarantined: shard, key and reason, in order of shard and key."""
-        return [{"shard": shard, "key": key, "reason": reason} for (shard, key), reason in sorted(self._rows.items())]
+    def rows(self) -> list[dict[str, Any]]:
+        """What was quarantined: shard, key, row in the shard (where it is known) and reason, in order of the first three."""
+        return [
+            {"shard": shard, "key": key, **({} if row == _UNKNOWN else {"row": row}), "reason": reason}
+            for (shard, key, row), reason in sorted(self._rows.items())
+        ]
+
+    def _put(self, row: dict[str, Any]) -> None:
+        shard, key, number = row["shard"], row["key"], row.get("row", _UNKNOWN)
+        self._rows.pop((shard, key, _UNKNOWN), None)  # the same sample, as an older version wrote it down
+        self._rows[shard, key, number] = row["reason"]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.batches import ahead, batches
-from pipeline.connection import connect_ray
+from pipeline.connection import connect_ray, quiet_data
 from pipeline.crops import TasksOnCrops
 from pipeline.engines import engine_name, settled
 from pipeline.memory import keep_memory
@@ -25,7 +25,7 @@ from pipeline.order import Geometry, Schedule
 from pipeline.pace import Paced
 from pipeline.recipe.schema import Recipe
 from pipeline.render import Columns
-from pipeline.shards.corpus import Sample
+from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.opening import open_training_corpus
 from pipeline.units import EncodedUnit, Source, UnitRenderer, row_bytes
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import ray.data
 
 _UNITS_AHEAD = 2
+_READ_BYTES = 128 * 2**20  # of a window of `dataset`, at a time
+_INTERNAL = ("unit", "seconds", "failure")
 
 
 Tell = Callable[[str, str, int], None]
@@ -99,6 +101,34 @@ class _ReadUnits:
             yield pa.table({**columns, "encoded": encoded, "unit": [unit.number] * n, "read": [list(unit.read)] * n})
 
 
+class _MakePairs:
+    """Actor of `dataset`: reads a window of steps, and renders it step by step."""
+
+    def __init__(self, source: Source, quarantine: Any) -> None:
+        keep_memory()
+        self._source, self._quarantine = source, quarantine
+        self._render = UnitRenderer(source, source.recipe.placement.threads)
+        self._meter = Meter(source.recipe.name, "training")
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
+        import ray
+
+        for number in batch["id"]:
+            for part in self._steps(int(number)):
+                columns = self._meter.unit(self._render(part), len(self._source.recipe.tasks))
+                ray.get(self._quarantine.add.remote(len(columns["id"]), [text for text in columns["failure"] if text]))
+                if good := _good(columns):
+                    yield good
+
+    def _steps(self, window: int) -> Iterator[EncodedUnit]:
+        """A window's steps; as many are read in one go as memory has room for."""
+        geometry, corpus = self._source.schedule.geometry, self._source.corpus
+        step_bytes = geometry.batch * corpus.sizes.sum() / corpus.samples
+        rows = geometry.batch * max(1, int(_READ_BYTES / step_bytes))
+        for start in range(0, geometry.batch * geometry.window, rows):
+            yield from self._source.read(window, slice(start, start + rows)).parts(geometry.batch)
+
+
 def sends_crops(source: Source) -> bool:
     """Whether actors send the crops alone, of which the training worker makes the pairs (`pipeline.crops`).
 
@@ -120,6 +150,11 @@ def sent_bytes(recipe: Recipe) -> int:
     return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
 
+def file_bytes(recipe: Recipe, corpus: Corpus) -> float:
+    """How many bytes a row's files have, on average, where actors send these; else 0."""
+    return corpus.sizes.sum() / max(corpus.samples, 1) if recipe.placement.render == "trainer" else 0.0
+
+
 def units(source: Source, tell: Tell | None = None, crops: bool = False) -> ray.data.Dataset:
     """The units of a source as a Ray Dataset: one block a unit, in the order of the schedule.
 
@@ -128,29 +163,36 @@ def units(source: Source, tell: Tell | None = None, crops: bool = False) -> ray.
         tell: called by the actors with what they are at.
         crops: for `steps`: send crops alone where `sends_crops` says so.
     """
-    import ray.data
-
-    tasks = len(source.recipe.tasks)
+    tasks, place = len(source.recipe.tasks), source.recipe.placement
     if crops and sends_crops(source):
         source = _without_tasks(source)
-    recipe = source.recipe
-    place = recipe.placement
+    if place.render == "trainer":
+        return _planned(source, _ReadUnits, (source, tell), gpus=0, unsplit=True)
+    return _planned(source, _RenderUnits, (source, tell, tasks, place.threads), place.gpus, unsplit=True)
+
+
+def _planned(source: Source, actor: type, args: tuple[Any, ...], gpus: float, unsplit: bool) -> ray.data.Dataset:
+    """What actors make of the numbers of a source's units, in their order; `unsplit`: one block of each."""
+    import ray.data
+
+    quiet_data()
+    place = source.recipe.placement
     context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True
-    context.target_max_block_size = 2**30  # a unit is never split
+    if unsplit:
+        context.target_max_block_size = None  # else Ray cuts what is half as large again
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Paced]  # type: ignore[list-item]
     context.memory_usage_poll_interval_s = None  # else a thread for each unit
-    renders = place.render == "workers"
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
-            _RenderUnits if renders else _ReadUnits,
-            fn_constructor_args=(source, tell, tasks, place.threads) if renders else (source, tell),
+            actor,
+            fn_constructor_args=args,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=place.actors),
             num_cpus=place.cpus,
-            num_gpus=place.gpus if renders else 0,
+            num_gpus=gpus,
         )
 
 
@@ -172,7 +214,7 @@ def rendered(
 
 
 def steps(
-    source: Source, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None
+    source: Source, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None, threads: int = 1
 ) -> Iterator[tuple[int, Columns]]:
     """A training worker's steps, out of the units that reach it, whatever the placement.
 
@@ -183,6 +225,7 @@ def steps(
         world: number of ranks.
         gpu: the rank's own GPU; with placement `trainer`, pixels stay on it.
         tell: as for `units`.
+        threads: CPU threads that make the tasks of crops, where actors send these alone.
 
     Yields:
         The global step, and the columns of this rank's samples of it.
@@ -193,7 +236,7 @@ def steps(
     else:
         tables = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
         arriving = ahead(rendered(source, tables, place.threads, gpu, tell), _UNITS_AHEAD)
-    finish = TasksOnCrops(source.recipe) if sends_crops(source) else None
+    finish = TasksOnCrops(source.recipe, threads) if sends_crops(source) else None
     for step, columns in batches(source.schedule, source.step, rank, world, arriving):
         if finish is not None:
             finish(columns, step // source.schedule.steps_per_epoch)
@@ -203,23 +246,40 @@ def steps(
         yield step, columns
 
 
-def open_source(recipe: Recipe, epoch: int = 0, center: bool = False) -> Source:
-    """One epoch of a recipe's corpus, every sample once, in training order; the last batch is padded with empty places."""
+def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: bool = False) -> Source:
+    """One epoch of a recipe's corpus, every sample once, in training order; the last batch is padded with empty places.
+
+    Args:
+        recipe: the recipe.
+        epoch: number of the epoch.
+        center: as for `Source`.
+        whole: make a unit of each window, so that units end to end are in training order.
+    """
     corpus = open_training_corpus(recipe.corpus)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
+    if whole:
+        geometry = replace(geometry, groups=1)
     schedule = Schedule(corpus.counts, geometry, recipe.seed, epoch + 1, tail="pad", portions=corpus.portions)
     return Source(recipe, corpus, schedule, epoch * schedule.steps_per_epoch, center)
 
 
 def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
-    """One epoch of pairs as a Ray Dataset, for a pipeline of the user's own.
+    """One epoch of pairs as a Ray Dataset, for a pipeline of the user's own: rows, columns and order are those of `pairs`.
 
-    Columns as `pipeline.units.UnitRenderer` gives them; rows of weight 0 could not be decoded (`failure` says why) or
-    fill the last batch. Connects to Ray as the commands do (`pipeline.connection`), if this process is not connected yet.
+    All columns are numbers, so `iter_torch_batches`, `iter_batches(batch_format="pandas")` and `streaming_split` take it as
+    it is. Samples that could not be decoded are left out and counted (Prometheus series `quarantined`); with more than
+    `failures.budget` allows, whoever reads the dataset is given Ray's error with the words of `BudgetExceeded`. Connects to
+    Ray as the commands do (`pipeline.connection`), if this process is not connected yet.
     """
+    from pipeline.quarantine import Quarantine
+
     connect_ray()
+    import ray
+
     workers = recipe.placement.model_copy(update={"render": "workers"})
-    return units(open_source(settled(recipe.model_copy(update={"placement": workers})), epoch))
+    source = open_source(settled(recipe.model_copy(update={"placement": workers})), epoch, whole=True)
+    quarantine = ray.remote(num_cpus=0)(Quarantine).remote(recipe.failures.budget, source.corpus.samples)
+    return _planned(source, _MakePairs, (source, quarantine), recipe.placement.gpus, unsplit=False)
 
 
 def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
@@ -236,14 +296,19 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     source = open_source(recipe, epoch)
     crops = engine_name(recipe) == "cpu"
     render = UnitRenderer(_without_tasks(source) if crops else source, recipe.placement.threads)
-    finish = TasksOnCrops(recipe)
+    finish = TasksOnCrops(recipe, recipe.placement.threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
     made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
     for _, columns in batches(source.schedule, source.step, 0, 1, made):
         quarantine.add(len(columns["id"]), columns["failure"])
         if crops:
             finish(columns, epoch)
-        good = columns["weight"] > 0
-        chosen = slice(None) if good.all() else good  # a mask copies
-        if good.any():
-            yield {name: column[chosen] for name, column in columns.items() if name not in ("unit", "seconds", "failure")}
+        if good := _good(columns):
+            yield good
+
+
+def _good(columns: Columns) -> Columns:
+    """The rows that became pairs, without the columns that are for the way; empty where there are none."""
+    good = columns["weight"] > 0
+    chosen = slice(None) if good.all() else good  # a mask copies
+    return {name: column[chosen] for name, column in columns.items() if name not in _INTERNAL} if good.any() else {}

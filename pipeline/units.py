@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,9 @@ from pipeline.shards.corpus import Corpus, Sample
 from pipeline.storage import without_secrets
 from pipeline.survival import SurvivingRenderer
 
-STAGES = ("read", "check", "render")
+STAGES = ("read", "check", "render", "tasks")
+"""Of a sample's way to a pair. `tasks` is what a training worker makes of crops (`pipeline.crops`); elsewhere `render` has it."""
+
 _EMPTY = Sample(key="", id=0, encoded=b"", ext="", label=-1, problem="an empty place at the end of the corpus")
 
 
@@ -40,10 +42,11 @@ class Source:
     center: bool = False
     image: bool = True
 
-    def read(self, number: int) -> EncodedUnit:
-        """Read the samples of unit `number`, in training order."""
+    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
+        """Read the samples of unit `number`, or those within some part of it, in training order."""
         started = Clock()
         epoch, rows = self.schedule.unit(number, self.step)
+        rows = rows.part(within)
         samples: list[Sample] = [_EMPTY] * len(rows)
         for shard in np.unique(rows.shards[rows.shards >= 0]):
             places = np.flatnonzero(rows.shards == shard)
@@ -86,13 +89,22 @@ class EncodedUnit:
     read: tuple[float, float]
     """Seconds, and processor seconds, that it took to read."""
 
+    def parts(self, rows: int) -> Iterator[EncodedUnit]:
+        """The unit in pieces of so many rows, each with its share of the time."""
+        n = len(self.samples)
+        for start in range(0, n, rows):
+            here = slice(start, start + rows)
+            samples = self.samples[here]
+            wall, cpu = (seconds * len(samples) / n for seconds in self.read)
+            yield replace(self, rows=self.rows.part(here), samples=samples, read=(wall, cpu))
+
 
 class UnitRenderer:
     """Turns encoded units into columns of pairs.
 
-    Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 6), the time an image of read, check and render,
-    and then their processor time; and `failure`: an empty string, or JSON that names shard, key and reason of a sample that could
-    not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
+    Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 8), the time an image of each of `STAGES` and
+    then their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that
+    could not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
 
     Args:
         source: what to render.
@@ -107,13 +119,13 @@ class UnitRenderer:
     def __call__(self, unit: EncodedUnit) -> Columns:
         pairs = self._render(unit.samples, unit.epoch)
         n = len(unit.samples)
-        (wall, cpu), stages = unit.read, STAGES[1:]
-        spent = [wall, *(pairs.seconds[name] for name in stages), cpu, *(pairs.cpu[name] for name in stages)]
         return {
             **pairs.columns,
             **chosen_task(self._source.recipe, unit.epoch, pairs.columns["id"]),
             "unit": np.full(n, unit.number, np.int64),
-            "seconds": np.tile(np.array(spent, np.float32) / n, (n, 1)),
+            "seconds": seconds_column(
+                n, {"read": unit.read, **{name: (pairs.seconds[name], pairs.cpu[name]) for name in pairs.seconds}}
+            ),
             **({"corpus": self._source.corpora(unit.rows)} if self._source.corpus.portions else {}),
             "failure": np.array([self._failure(unit, i, pairs.failures.get(i)) for i in range(n)], object),
         }
@@ -122,9 +134,17 @@ class UnitRenderer:
         shard = int(unit.rows.shards[i])
         if reason is None or shard < 0:
             return ""
+        corpus = self._source.corpus
+        row = corpus.row(shard, int(unit.rows.rows[i]))
         return json.dumps(
-            {"shard": without_secrets(self._source.corpus.urls[shard]), "key": unit.samples[i].key, "reason": reason}
+            {"shard": without_secrets(corpus.urls[shard]), "key": unit.samples[i].key, "row": row, "reason": reason}
         )
+
+
+def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """The column `seconds` of a unit of n samples, of the seconds and processor seconds that it spent in some of `STAGES`."""
+    row = np.array([spent.get(stage, (0.0, 0.0)) for stage in STAGES], np.float32).T.ravel()
+    return np.tile(row / max(n, 1), (n, 1))
 
 
 def row_bytes(recipe: Recipe) -> int:

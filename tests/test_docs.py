@@ -21,6 +21,7 @@ import yaml
 from typer.main import get_command
 
 from pipeline.draws import sample_id
+from pipeline.materialize.run import render
 from pipeline.recipe import load_recipe, parse_recipe
 from pipeline.render import Renderer
 from pipeline.shards.corpus import Sample
@@ -211,16 +212,47 @@ def test_python_in_the_docs_imports_what_is_there(text: str) -> None:
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_the_readmes_first_example_runs(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def demo(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The shape of all crops of a small corpus in the place of the demo's, as it is written."""
     pack(str(photos), str(tmp_path / "runs/demo/shards/train"))
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/demo.yaml").write_text((ROOT / "recipes/demo.yaml").read_text())
     monkeypatch.chdir(tmp_path)
-    exec(_fenced(ROOT / "README.md", "python")[0], {})  # noqa: S102
     size, samples = load_recipe("recipes/demo.yaml").image.size, len(list(photos.rglob("*.*")))
-    assert f"({samples}, {size}, {size}, 3)" in capsys.readouterr().out
+    return f"{samples}, {size}, {size}, 3"
+
+
+def test_the_readmes_first_example_runs(demo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(_fenced(ROOT / "README.md", "python")[0], {})  # noqa: S102
+    assert f"({demo})" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_readmes_example_of_a_ray_dataset_runs(demo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(_fenced(ROOT / "README.md", "python")[1], {})  # noqa: S102
+    assert f"torch.Size([{demo}])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_the_examples_of_reading_rendered_pairs_run(
+    form: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(str(photos), str(tmp_path / "shards"))
+    document = load_recipe(ROOT / "recipes/demo.yaml").model_dump(mode="json")
+    changed = {"corpus": {"shards": str(tmp_path / "shards")}, "image": {"size": 36}, "render": {"format": form}, "engine": "cpu"}
+    render(parse_recipe({**document, **changed}), str(tmp_path / "pairs"), here=True)
+    monkeypatch.chdir(tmp_path)
+    (example,) = (
+        text for text in _fenced(ROOT / "docs/rendered.md", "python") if f'.{form.replace("webdataset", "tar")}")' in text
+    )
+    capsys.readouterr()
+    exec(example, {})  # noqa: S102
+    lines = capsys.readouterr().out.splitlines()
+    samples = 24 if form == "webdataset" else 1
+    assert len(lines) == samples
+    grid = document["tasks"]["jigsaw"]["grid"]
+    assert all(f"{grid**2}, " in line for line in lines)
 
 
 def test_the_example_of_a_new_task_makes_pairs(photos: Path, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class Stage:
     """What one stage did while it was watched.
 
     Args:
-        name: `read`, `check`, `render`, `receive` (a training worker that waits for batches) or `step` (of the network).
+        name: `read`, `check`, `render`, `tasks` (where the training worker makes them of crops), `receive` (a training worker
+            that waits for batches) or `step` (of the network).
         images: how many passed.
         busy: seconds of work, over all processes that do it.
         waiting: seconds that these processes did none of their stages.
@@ -94,17 +95,21 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
     place, workers = recipe.placement, recipe.training.most_workers
     renders = place.render == "workers"
     processes = place.actors if renders else 1
-    per_image = sum(sum(watch.busy) for watch in stream.made) / stream.made[0].images
+    *rendering, tasks = zip(STAGES, stream.made)
+    per_image = sum(sum(watch.busy) for _, watch in rendering) / stream.made[0].images
     made = processes * (1 if renders else workers) / per_image
     arrived = stream.received.images / stream.seconds * (1 if renders else workers)
     learned = workers * steps.images / sum(steps.busy)
+    made_here = sum(tasks[1].busy)
     idle = max(0.0, processes * stream.seconds - per_image * stream.made[0].images)
     encoded = float(source.corpus.sizes.sum() / source.corpus.samples)
     pixels = stream.received.bytes
-    sent = 3.0 * recipe.image.size**2 if sends_crops(source) else pixels
+    crops = sends_crops(source)
+    sent = 3.0 * recipe.image.size**2 if crops else pixels
     stages = [
-        *(_stage(name, watch, idle, encoded if name != "render" else sent) for name, watch in zip(STAGES, stream.made)),
-        _stage(RECEIVE, stream.received, stream.seconds - stream.received.cpu, pixels),
+        *(_stage(name, watch, idle, encoded if name != "render" else sent) for name, watch in rendering),
+        *([_stage(*tasks, stream.seconds - made_here, pixels)] if crops else []),
+        _stage(RECEIVE, stream.received, max(0.0, stream.seconds - made_here - stream.received.cpu), pixels),
         _stage(STEP, steps, 0.0, 0.0),
     ]
     verdict = limiting(recipe, stages, made, arrived, learned)
@@ -114,11 +119,17 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
 def limiting(recipe: Recipe, stages: list[Stage], made: float, arrived: float, learned: float) -> str:
     """The limiting stage and what to change; arguments as in `Bench`."""
     place = recipe.placement
-    read, *_, render, _, _ = stages
+    by_name = {stage.name: stage for stage in stages}
+    read, render, tasks = by_name["read"], by_name["render"], by_name.get("tasks")
     workers = place.render == "workers"
     rates = f"{arrived:,.0f} images a second arrive, the network takes {learned:,.0f}"
     if learned <= arrived:
         return f"The network limits ({rates}): more rendering changes nothing, more or faster training workers do."
+    if tasks and tasks.busy > tasks.waiting:
+        return (
+            f"The tasks limit ({rates}): the training worker makes the pairs of crops. Raise training.threads and "
+            "training.cpus where processors are idle, or take more training workers."
+        )
     if arrived < _HELD_UP * made:
         sent = render.bytes if workers else read.bytes
         way = f"The way to the trainer limits: {made:,.0f} images a second could be made, {sent / 1000:,.0f} kB of each are sent"
@@ -167,8 +178,9 @@ def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
 def _stream(source: Source, seconds: float) -> _Stream:
     """What a training worker sees that only takes batches, from its second one on."""
     keep_memory()
-    started = time.perf_counter()
-    made = ahead(steps(source, units(source, crops=True), 0, 1), _BATCHES_AHEAD)
+    training, started = source.recipe.training, time.perf_counter()
+    threads = training.threads or max(1, round(training.cpus))
+    made = ahead(steps(source, units(source, crops=True), 0, 1, threads=threads), _BATCHES_AHEAD)
     columns = next(made)[1]
     first = time.perf_counter()
     cpu, asked = time.process_time(), first
@@ -187,7 +199,8 @@ def _stream(source: Source, seconds: float) -> _Stream:
     stages = [
         _Watch(images[:, k].tolist(), [1] * len(images), float(images[:, len(STAGES) + k].sum())) for k in range(len(STAGES))
     ]
-    return _Stream(stages, _Watch(took, [len(seconds) for seconds in each], spent, leaving), asked - first, first - started)
+    received = _Watch(took, [len(seconds) for seconds in each], spent - stages[-1].cpu, leaving)
+    return _Stream(stages, received, asked - first, first - started)
 
 
 def _steps(source: Source, seconds: float) -> _Watch:

@@ -38,10 +38,11 @@ def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world:
         world: number of ranks.
 
     Returns:
-        A name of `STAGES`; or `transfer`, if no process is busy for half of its time and so the bytes' way must be it.
+        A name of `STAGES` (`tasks` is the training workers' own); or `transfer`, if no process is busy for half of its time
+        and so the bytes' way must be it.
     """
-    beside = place.render == "trainer"
-    pools = [(("read",) if beside else STAGES, place.actors), (STAGES[1:] if beside else (), world)]
+    first = STAGES.index("check" if place.render == "trainer" else "tasks")  # of the stages that training workers do themselves
+    pools = [(STAGES[:first], place.actors), (STAGES[first:], world)]
     loads = [(sum(seconds[stage] for stage in stages) / (size * max(elapsed, 1e-9)), stages) for stages, size in pools]
     load, stages = max(loads)
     return max(stages, key=lambda stage: seconds[stage]) if load >= _BUSY else "transfer"
@@ -89,6 +90,7 @@ class Feed:
 
     def __iter__(self) -> Iterator[tuple[int, Columns]]:
         import ray.train.torch
+        import torch
         from ray.train.collective import broadcast_from_rank_zero
 
         started = time.perf_counter()
@@ -102,7 +104,7 @@ class Feed:
             data = broadcast_from_rank_zero(splits)[self.rank]
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
-        timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell))
+        timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell, torch.get_num_threads()))
         made = ahead(timed, _BATCHES_AHEAD, partial(self._late, source))
         while True:
             asked = time.perf_counter()
@@ -118,13 +120,14 @@ class Feed:
             yield item
 
     def _timed(self, made: Iterator[tuple[int, Columns]]) -> Iterator[tuple[int, Columns]]:
-        """Pass batches on, adding up how long each took to fetch and put together (in the background)."""
+        """Pass batches on, adding up how long each took to fetch and put together (in the background), its tasks aside."""
+        tasks = STAGES.index("tasks")
         while True:
             asked = time.perf_counter()
             item = next(made, None)
             if item is None:
                 return
-            self.seconds["transfer"] += time.perf_counter() - asked
+            self.seconds["transfer"] += time.perf_counter() - asked - float(item[1]["seconds"][:, tasks].sum())
             yield item
 
     def _late(self, source: Source, waited: float) -> float:

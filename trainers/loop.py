@@ -232,6 +232,7 @@ class _Run:
         mine = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
         since = dict(zip(self._before, summed(mine, self._world).tolist()))
         stages = {name: before + since[name] for name, before in self._before.items()}
+        stages["samples"] = round(stages["samples"])
         if self._rank > 0:
             return
         steps = self._job.source.schedule.steps
@@ -269,7 +270,7 @@ class _Run:
             self._scheduler.load_state_dict(state["scheduler"])
         self._step, self._seconds = int(state["step"]), state["stages"]["seconds"]
         self._history, self._line = History(state["history"]), _Line(**state.get("line", {}))
-        self._before = {name: state["stages"][name] for name in self._before}
+        self._before = {name: state["stages"].get(name, 0.0) for name in self._before}
         self._trained, self._waits = np.array(state["trained"], np.int64), state["stages"]["waits"]
         self._quarantine.restore(state["quarantine"], state["step"] * self._job.source.schedule.geometry.batch)
         return str(name)

@@ -17,7 +17,7 @@ from pipeline.quality import mixing
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.opening import open_training_corpus
 from pipeline.storage import exists, make_folder, scrubbed_document
-from pipeline.stream import sent_bytes
+from pipeline.stream import file_bytes, sent_bytes
 from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
 from trainers.fit import fit
@@ -176,11 +176,13 @@ def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
         raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
     spec = recipe.training
     chosen = settled(recipe)
-    sent = row_bytes(recipe) if rendered else sent_bytes(chosen)
-    geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)
-    geometry.check_workers(spec.most_workers)
+    Geometry.of(spec.order, spec.batch, row_bytes(recipe)).check_workers(spec.most_workers)
     model = PretextModel(recipe, recipe.seed)
     corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
+    sent = row_bytes(recipe) if rendered else max(sent_bytes(chosen), round(file_bytes(chosen, corpus)))
+    geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)
+    for workers in range(max(1, spec.least_workers), spec.most_workers + 1):
+        geometry.shared_by(workers).check_unit(sent)
     schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
     image = not all(isinstance(task.label_kind(), Classes | Direction | Order) for task in recipe.tasks.values())
     if rendered:

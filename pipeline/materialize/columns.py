@@ -15,6 +15,9 @@ from pipeline.engines import pixel_shapes
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe, Render
 
+MASK = "mask.png"
+"""How a task's mask is called in a tar, after the task's name; in older corpora `label.png`."""
+
 _LOSSLESS_WEBP = 101  # OpenCV's way to ask for it
 _JPEG_QUALITY = 95
 
@@ -66,7 +69,7 @@ def stored_columns(recipe: Recipe) -> list[Column]:
             kind, ext = ("class", "cls") if label.ndim == 1 else ("array", "json")
             found.append(Column(f"{name}.label", f"{name}.label.{ext}", kind, label.shape[1:], label.dtype.name))  # type: ignore[arg-type]
         if "mask" in drawn:
-            found.append(Column(f"{name}.mask", f"{name}.label.png", "mask", drawn["mask"].shape[1:], "uint8"))
+            found.append(Column(f"{name}.mask", f"{name}.{MASK}", "mask", drawn["mask"].shape[1:], "uint8"))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.draws import hash64
+from pipeline.materialize.columns import MASK, stored_columns
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import Lookup
@@ -34,10 +35,12 @@ def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
         recipe: the recipe.
         engine: the engine's own identity, asked of a process like those that render.
     """
+    masks = any(column.kind == "mask" for column in stored_columns(recipe)) and recipe.render.format == "webdataset"
     return {
         "version": VERSION,
+        **({"masks": f"<task>.{MASK}"} if masks else {}),  # which had another name
         "seed": recipe.seed,
-        "corpus": recipe.corpus.model_dump(mode="json", include={"image", "frames"}),
+        "corpus": recipe.corpus.model_dump(mode="json", include={"image", "frames", "keys"}),
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
         "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
         "render": recipe.render.model_dump(mode="json"),
@@ -91,13 +94,9 @@ class Job:
         """The identity as a hash, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
-    def _root(self) -> int:
-        return common_folder(self.corpus.urls)
-
     def shard(self, i: int) -> str:
         """The name of input shard `i`: its path below the folder that all shards of the corpus share."""
-        return without_secrets(self.corpus.urls[i])[self._root :]
+        return self.corpus.shard_name(i)
 
     def stem(self, i: int) -> str:
         """What the files of shard `i` begin with: a function of the identity, the shard's name and its content."""
@@ -112,16 +111,6 @@ class Job:
     def url(self, *names: str) -> str:
         """A place in the output folder."""
         return join(self.out, "/".join(names))
-
-
-def common_folder(urls: list[str]) -> int:
-    """How many characters of each URL (without its secrets) name the folder that all of them share."""
-    if not urls:
-        return 0
-    plain = [without_secrets(url) for url in urls]
-    low, high = min(plain), max(plain)
-    same = next((n for n, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
-    return low.rfind("/", 0, same) + 1
 
 
 def known_sums(corpus: Corpus) -> np.ndarray:

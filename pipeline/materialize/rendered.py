@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.render import Clock, Columns
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, join, open_seekable, read_all
-from pipeline.units import Source, chosen_task
+from pipeline.units import Source, chosen_task, seconds_column
 
 _CACHED_GROUPS = 16
 _BATCH = 1024
@@ -54,6 +54,12 @@ class Rendered:
     def counts(self) -> np.ndarray:
         """int64 (shards,): samples of each input shard, quarantined ones among them."""
         return self.shards.column("samples").fill_null(0).to_numpy().astype(np.int64)
+
+    @property
+    def columns(self) -> list[Column]:
+        """The stored columns, under the names that they have there."""
+        members = {column["name"]: column["member"] for column in self.manifest["columns"]}
+        return [replace(column, member=members[column.name]) for column in stored_columns(self.recipe)]
 
     def corpus(self) -> Corpus:
         """The input shards by name, with their counts: what an order is made of. Their bytes cannot be read through it."""
@@ -185,7 +191,7 @@ class _Reader:
         self._source, self._rendered = source, source.rendered
         recipe = self._rendered.recipe
         wanted = set(source.recipe.tasks)
-        self._stored = stored_columns(recipe)
+        self._stored = self._rendered.columns
         wanted |= {""} if source.image else set()  # the crop belongs to no task
         self._columns = [c for c in self._stored if c.name.rpartition(".")[0] in wanted]
         self._epochs, self._tar = recipe.render.epochs, recipe.render.format == "webdataset"
@@ -212,22 +218,23 @@ class _Reader:
                 row = int(rows.rows[place])
                 if row in bad:
                     key, reason = bad[row]
-                    columns["id"][place] = sample_id(key)
-                    failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "reason": reason})
+                    columns["id"][place] = self._id(shard, key)
+                    failure[place] = json.dumps({"shard": self._urls[shard], "key": key, "row": row, "reason": reason})
                 else:
                     good.append(place)
             if good:
                 there = rows.rows[good]
                 self._fill(int(shard), drawing, there - np.searchsorted(sorted(bad), there), np.array(good), columns)
-        wall, cpu = Clock().since(started)
-        seconds = np.array([0, 0, wall, 0, 0, cpu], np.float32) / max(n, 1)
         return {
             **columns,
             **chosen_task(self._source.recipe, epoch, columns["id"]),
             "unit": np.full(n, number, np.int64),
-            "seconds": np.tile(seconds, (n, 1)),
+            "seconds": seconds_column(n, {"render": Clock().since(started)}),
             "failure": np.array(failure, object),
         }
+
+    def _id(self, shard: int, key: str) -> int:
+        return sample_id(f"{self._urls[shard]}/{key}" if self._rendered.recipe.corpus.keys == "shard" else key)
 
     def _open(self, drawing: int) -> Corpus:
         names, sizes, pairs = self._rendered.outputs(drawing)
@@ -242,7 +249,7 @@ class _Reader:
             return
         suffix = f"-e{drawing}" if self._epochs > 1 else ""
         for place, (sample, parts) in zip(places, files.read_members(shard, rows)):
-            columns["id"][place] = sample_id(sample.key.removesuffix(suffix))
+            columns["id"][place] = self._id(shard, sample.key.removesuffix(suffix))
             columns["class"][place] = sample.label
             for column in self._columns:
                 try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.connection import quiet_data
 from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
@@ -21,7 +22,7 @@ from pipeline.materialize.shard import OutputError, ShardRenderer
 from pipeline.metrics import Gauges, Meter
 from pipeline.quarantine import check_budget
 from pipeline.recipe.schema import Recipe
-from pipeline.shards.opening import open_corpus
+from pipeline.shards.opening import open_corpus, warn_of_namesakes
 from pipeline.storage import absolute, is_local, remove
 from pipeline.storage.files import pause
 
@@ -82,7 +83,8 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     """
     check(recipe, out)
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames)
+    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames, keys=spec.keys)
+    warn_of_namesakes(corpus)
     return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
 
 
@@ -214,6 +216,7 @@ def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     import ray
     import ray.data
 
+    quiet_data()
     place = job.recipe.placement
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = False

@@ -89,7 +89,7 @@ class ShardRenderer:
                     rows |= pairs.failures.keys()
                 if keeper:
                     for n in sorted(rows):
-                        keeper.keep(chunk[n][0].key, self._images(*chunk[n]))
+                        keeper.keep(chunk[n][0].key, first + n, self._images(*chunk[n]))
                 if self._told:
                     reasons = [one.reason for one in bad[told:]]
                     drawn = len(chunk) * len(epochs)
@@ -139,15 +139,18 @@ class _Keeper:
     def __init__(self, files: ExitStack, url: str) -> None:
         self._files, self._url = files, url
         self._tar: TarWriter | None = None
+        self._keys: set[str] = set()
         self._count = 0
 
-    def keep(self, key: str, images: dict[str, memoryview]) -> None:
+    def keep(self, key: str, row: int, images: dict[str, memoryview]) -> None:
         if not images:
             return
+        name = f"{key}-row{row}" if key in self._keys else key  # else the tar would hold two files of one name
+        self._keys.add(key)
         if self._tar is None:
             self._tar = TarWriter(self._files.enter_context(write_atomic(self._url)))
         for ext, body in images.items():
-            self._tar.add(f"{key}.{ext}", body)
+            self._tar.add(f"{name}.{ext}", body)
         self._count += 1
 
     def finish(self) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from pipeline.draws import permutation
 from pipeline.errors import ShardError, UserError
-from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.folder import read_identity
 from pipeline.materialize.plan import CHUNK, Job, difference, identity_of, known_sums
 from pipeline.materialize.rendered import Rendered, open_rendered
@@ -139,7 +138,7 @@ def _check_pairs(rendered: Rendered, url: str, output: dict[str, Any]) -> list[P
         with open_seekable(url) as file:
             keys = pq.read_table(file, columns=["key"]).column("key").to_pylist()
     else:
-        wanted, keys = {column.member for column in stored_columns(rendered.recipe)}, []
+        wanted, keys = {column.member for column in rendered.columns}, []
         with open_seekable(url) as file:
             named = [pair for member in tar.walk(file, url, output["bytes"]) if (pair := naming.split(member.name)) is not None]
         for key, group in groupby(named, key=lambda pair: pair[0]):
@@ -165,7 +164,7 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames)
+    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, keys=spec.keys)
     job = Job(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
     from pipeline.engines import build_engine
 

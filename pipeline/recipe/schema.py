@@ -91,6 +91,12 @@ class Corpus(Section):
         "(`clip7.0.jpg`, `clip7.1.jpg`, ...). Tasks of one image are given the first.",
     )
 
+    keys: Literal["name", "shard"] = Field(
+        "name",
+        description="What a sample's chance depends on: its `name` (its key), or `shard` and name, for shards that are numbered "
+        "alike (`000000.jpg` in each). Another choice draws other pairs.",
+    )
+
     @model_validator(mode="after")
     def _one_or_several(self) -> Corpus:
         if bool(self.shards) == bool(self.mix):
@@ -101,6 +107,8 @@ class Corpus(Section):
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The canonical form names what is used: a recipe of single images reads as it did before there were others."""
         unused = {"shards" if self.mix else "mix", *(["frames"] if self.frames is None else [])}
+        if self.keys == "name":
+            unused.add("keys")
         return {name: value for name, value in serialize(self).items() if name not in unused}
 
     def lists(self) -> list[Shards]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.shards.members import Members, load_or_scan
-from pipeline.storage import read_ranges
+from pipeline.storage import read_ranges, without_secrets
 from pipeline.storage import size as size_of
 
 _GAP = 64 * 2**10  # bytes read in vain are cheaper than another request
@@ -32,7 +32,7 @@ class Sample:
 
     Args:
         key: its name in the corpus.
-        id: the number that stands for the key, `pipeline.draws.sample_id`; in a mixture for the corpus and the key.
+        id: the number that stands for the key, `pipeline.draws.sample_id`, and for what `Corpus.prefix` puts before it.
         encoded: the image file's bytes, or those of its frames after each other; empty where there is a problem.
         ext: the image's extension.
         label: class number, -1 where there is none.
@@ -71,6 +71,7 @@ class Corpus:
         disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
         portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
             a sample's id stands for both.
+        keys: what an id stands for: the sample's key (`name`), or the name of its shard and its key (`shard`).
     """
 
     urls: list[str]
@@ -82,6 +83,7 @@ class Corpus:
     damaged: dict[int, str] = field(default_factory=dict)
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
+    keys: Literal["name", "shard"] = "name"
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards end to end, and where each shard's begin
 
     @property
@@ -94,6 +96,21 @@ class Corpus:
         if not self.portions:
             return None
         return int(np.searchsorted(np.cumsum([portion.shards for portion in self.portions]), i, side="right"))
+
+    def shard_name(self, i: int) -> str:
+        """The name of shard `i`: its path below the folder that all shards share, those of its corpus in a mixture."""
+        return without_secrets(self.urls[i])[self._roots[self.portion(i) or 0] :]
+
+    @cached_property
+    def _roots(self) -> list[int]:
+        ends = np.cumsum([portion.shards for portion in self.portions]).tolist() or [len(self.urls)]
+        return [common_folder(self.urls[start:end]) for start, end in zip([0, *ends], ends)]
+
+    def prefix(self, i: int) -> str:
+        """What goes before the keys of shard `i` in what its samples' ids stand for."""
+        portion = self.portion(i)
+        corpus = "" if portion is None else f"{self.portions[portion].name}/"
+        return f"{corpus}{self.shard_name(i)}/" if self.keys == "shard" else corpus
 
     def members(self, i: int) -> Members:
         """The index of shard `i`, as many rows as `counts[i]`.
@@ -134,8 +151,7 @@ class Corpus:
         return self._samples(i, rows, whole=True)
 
     def _samples(self, i: int, rows: np.ndarray | Sequence[int], whole: bool) -> list[tuple[Sample, dict[str, memoryview]]]:
-        chosen, portion = self._rows(i), self.portion(i)
-        prefix = "" if portion is None else f"{self.portions[portion].name}/"
+        chosen, prefix = self._rows(i), self.prefix(i)
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
         labels = members.labels if self.disagreement is None else np.full(len(members), -1)
@@ -221,6 +237,11 @@ class Corpus:
             start = here.stop
         return labels, hashes, usable
 
+    def row(self, i: int, row: int) -> int:
+        """Where row `row` of shard `i` lies in the shard itself, of which the corpus may be a view."""
+        chosen = self._rows(i)
+        return row if chosen is None else int(chosen[row])
+
     def _rows(self, i: int) -> np.ndarray | None:
         if self._chosen is None:
             return None
@@ -270,6 +291,16 @@ class Corpus:
             if now == self.sizes[i]
             else f"has {now} bytes, {self.sizes[i]} by its index: it was cut or replaced; open the corpus again"
         )
+
+
+def common_folder(urls: list[str]) -> int:
+    """How many characters of each URL (without its secrets) name the folder that all of them share."""
+    if not urls:
+        return 0
+    plain = [without_secrets(url) for url in urls]
+    low, high = min(plain), max(plain)
+    same = next((n for n, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+    return low.rfind("/", 0, same) + 1
 
 
 def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview]) -> Sample:

@@ -70,7 +70,8 @@ class Report:
         labels: class (its name where known) -> samples.
         unlabelled: samples without a label.
         duplicate_keys: number of keys that are there more than once.
-        duplicates: the first thousand of these.
+        namesakes: samples that share their key with another one.
+        duplicates: the first thousand of these keys.
         quarantine: samples that would be quarantined, in the order of the corpus.
         damaged: shards that cannot be read.
     """
@@ -85,6 +86,7 @@ class Report:
     labels: dict[str, int] = field(default_factory=dict)
     unlabelled: int = 0
     duplicate_keys: int = 0
+    namesakes: int = 0
     duplicates: list[Duplicate] = field(default_factory=list)
     quarantine: list[Refused] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
@@ -226,7 +228,7 @@ def _find_duplicates(report: Report, corpus: Corpus, tallies: dict[int, _Tally])
         return
     ids, times = np.unique(np.concatenate([tally.ids for tally in tallies.values()]), return_counts=True)
     twice = ids[times > 1]
-    report.duplicate_keys = len(twice)
+    report.duplicate_keys, report.namesakes = len(twice), int(times[times > 1].sum())
     wanted = twice[:_NAMED]
     places: dict[str, list[str]] = {}
     for i in sorted(tallies):

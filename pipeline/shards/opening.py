@@ -7,18 +7,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
+from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import UNFINISHED, Index, Lookup, Row
-from pipeline.shards.members import load_or_scan, sidecar
+from pipeline.shards.members import Members, load_or_scan, sidecar
 from pipeline.storage import Listed, exists, expand, is_local, is_writable, join
 
 _LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: parsing is Python's, waiting is the network's
+
+_LOOKED_AT = 4
+"""Shards of each corpus in which keys are compared: read in any case, and soon."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,7 @@ def open_corpus(
     progress: Callable[[int, int], None] | None = None,
     keep_damaged: bool = False,
     frames: int | None = None,
+    keys: Literal["name", "shard"] = "name",
 ) -> Corpus:
     """Open shards as a corpus.
 
@@ -66,6 +72,7 @@ def open_corpus(
         keep_damaged: leave damaged shards in the corpus, with no samples and the reason in `Corpus.damaged`, in place of
             raising.
         frames: how many images of each sample are frames of a clip; None takes one image of each.
+        keys: what ids stand for, see `Corpus`.
 
     Raises:
         UserError: nothing there; see `pipeline.storage.expand`; or a folder that an interrupted pack left.
@@ -104,6 +111,7 @@ def open_corpus(
         frames=frames,
         damaged=damaged,
         disagreement=f"its folders have {len(known)} different lists of classes" if len(known) > 1 else None,
+        keys=keys,
     )
 
 
@@ -112,8 +120,14 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
 
     Args: as for `open_corpus`, whose errors it raises.
     """
+    corpus = _open_parts(spec, progress)
+    warn_of_namesakes(corpus)
+    return corpus
+
+
+def _open_parts(spec: schema.Corpus, progress: Callable[[int, int], None] | None) -> Corpus:
     if not spec.mix:
-        return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames)
+        return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames, keys=spec.keys)
     parts = [open_corpus(part.shards, spec.image, progress=progress, frames=spec.frames) for part in spec.mix.values()]
     return Corpus(
         urls=[url for part in parts for url in part.urls],
@@ -123,7 +137,43 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
         frames=spec.frames,
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
+        keys=spec.keys,
     )
+
+
+def warn_of_namesakes(corpus: Corpus) -> None:
+    """Say so where shards are numbered alike, so that samples of one name would be given the same chance.
+
+    To look at all keys would be to read every shard's index; where shards are numbered alike, the first few tell.
+    """
+    found, samples, shards = _namesakes(corpus)
+    if found:
+        log.warning(
+            f"{found:,} of {samples:,} samples in the first {shards} of {len(corpus.urls):,} shards have the key of a sample in "
+            "another shard: they are given the same crops and labels, and one that kills its decoder is quarantined with all of "
+            "its name. corpus.keys: shard tells them apart, and draws anew (`pseudolabel inspect` counts them all)"
+        )
+
+
+def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
+    """Samples whose id another shard has too, of how many, in how many shards; of the first shards of each corpus."""
+    if corpus.keys == "shard":
+        return 0, 0, 0
+    firsts = np.cumsum([0, *(portion.shards for portion in corpus.portions[:-1])]).tolist()
+    wanted = {i for first in firsts for i in range(first, min(first + _LOOKED_AT, len(corpus.urls)))}
+    ids: list[np.ndarray] = []
+    for i in sorted(wanted):
+        beside = sidecar(corpus.urls[i])
+        if not (beside or is_local(corpus.urls[i])):  # it would be read whole
+            continue
+        try:
+            keys = (corpus.members(i) if beside is None or is_local(beside) else Members.load(beside)).keys
+        except (OSError, ValueError, ShardError):  # who reads it will say so
+            continue
+        prefix = corpus.prefix(i)
+        ids.append(np.array([sample_id(prefix + key) for key in set(keys)], np.uint64))
+    times = np.unique(np.concatenate(ids), return_counts=True)[1] if ids else np.zeros(0, np.int64)
+    return int(times[times > 1].sum()), int(times.sum()), len(ids)
 
 
 def _scan(

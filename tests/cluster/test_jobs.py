@@ -164,6 +164,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
 
     submitted = call("submit", "--no-wait", "--", "pretrain", "recipe.yaml")
     assert submitted.returncode == 0, submitted
+    assert "INFO" not in submitted.stderr, "lines of Ray's own"
     id = submitted.stdout.strip()
     log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
     end = time.monotonic() + _WAIT_SECONDS

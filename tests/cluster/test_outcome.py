@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from hypothesis import given
@@ -39,6 +40,14 @@ def test_pack_and_verify_leave_their_results_beside_the_folder(
         "refused",
         before,
     )
+
+
+def test_counts_are_whole_numbers_whatever_they_were_summed_in(tmp_path: Path) -> None:
+    with recorded("pretrain", str(tmp_path / "here.json")) as outcome:
+        outcome.counts = {"steps": 5, "samples": np.float64(320.0), "quarantined": np.int64(1)}  # type: ignore[dict-item]
+    found = read(tmp_path / "here.json")["counts"]
+    assert found == {"steps": 5, "samples": 320, "quarantined": 1}
+    assert all(type(count) is int for count in found.values())
 
 
 def test_a_mistake_in_the_recipe_is_recorded_where_the_caller_asked_for_it(refused: Refused, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def test_stages_are_per_image_and_the_run_is_its_waiting_and_its_steps() -> None
     assert rows["render"] == (20.0, 0.5)
     assert rows["step"] == (36.0, 0.9)
     assert rows["wait"][1] + rows["step"][1] == pytest.approx(1)
+    assert [name for name, *_ in stage_rows({**stages, "tasks": 0.0})] == list(rows), "made by nobody"
+    assert [name for name, *_ in stage_rows({**stages, "tasks": 8.0})][2:5] == ["render", "tasks", "transfer"]
 
 
 def test_a_task_at_its_trivial_answer_and_a_run_too_short_to_tell_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:

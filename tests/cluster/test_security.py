@@ -83,13 +83,18 @@ print(json.dumps([sorted(found), ray.cluster_resources()["CPU"]]))
 
 @pytest.mark.parametrize(
     "start",
-    ["from trainers.session import connect; connect(recipe)", "import ray; from pipeline import dataset; dataset(recipe)"],
+    [
+        "from trainers.session import connect; connect(recipe)",
+        "import ray; from pipeline import dataset; dataset(recipe).take(1)",
+    ],
     ids=["of a command", "of a user's own Ray Dataset"],
 )
 def test_a_ray_of_our_own_listens_on_loopback_only_and_has_a_cpu_more_for_ray_data(start: str, recipe_file: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     call = [sys.executable, "-c", _LISTENERS.format(start=start), str(recipe_file)]
-    found, cpus = json.loads(subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout)
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)
+    found, cpus = json.loads(done.stdout)
+    assert [line for line in done.stderr.splitlines() if "INFO" in line] == [], "Ray's own lines"
     assert found
     assert set(found) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert cpus == (os.cpu_count() or 1) + 1

@@ -13,7 +13,7 @@ from pipeline.recipe import parse_recipe
 from pipeline.render import Renderer
 from pipeline.shards.corpus import Sample
 from pipeline.stream import sends_crops
-from pipeline.units import Source
+from pipeline.units import Source, seconds_column
 from tests.pipeline.images import good, of_one_image
 
 DOCUMENT = {"name": "a", "seed": 5, "corpus": {"shards": "x"}, "image": {"size": 48}, "engine": "cpu"}
@@ -26,14 +26,17 @@ def samples() -> list[Sample]:
 
 
 @pytest.mark.parametrize("task", of_one_image())
-@pytest.mark.parametrize("epoch", [0, 3])
-def test_a_task_on_crops_is_the_task_of_the_engine(task: str, epoch: int) -> None:
+@pytest.mark.parametrize(("epoch", "threads"), [(0, 1), (3, 1), (3, 2), (3, 5)])
+def test_a_task_on_crops_is_the_task_of_the_engine(task: str, epoch: int, threads: int) -> None:
     recipe = parse_recipe({**DOCUMENT, "tasks": {task: {}}})
     whole = Renderer(recipe)(samples(), epoch).columns
     crops = Renderer(recipe.model_copy(update={"tasks": {}}))(samples(), epoch).columns
-    crops["seconds"] = np.zeros((len(crops["id"]), 6), np.float32)
-    TasksOnCrops(recipe)(crops, epoch)
-    assert (crops.pop("seconds")[:, [2, 5]] > 0).all()
+    crops["seconds"] = seconds_column(len(crops["id"]), {"render": (1.0, 2.0)})
+    actors = crops["seconds"].copy()
+    TasksOnCrops(recipe, threads)(crops, epoch)
+    seconds = crops.pop("seconds")
+    assert (seconds[:, [3, 7]] > 0).all()
+    assert np.array_equal(np.delete(seconds, [3, 7], axis=1), np.delete(actors, [3, 7], axis=1)), "the actors' own"
     assert crops.keys() == whole.keys()
     for name, column in whole.items():
         np.testing.assert_array_equal(crops[name], column, err_msg=name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.order import Geometry, Plan, Rows, Schedule
+from pipeline.order import MOST_UNIT_BYTES, Geometry, Plan, Rows, Schedule
 from pipeline.recipe.schema import Order
 
 COUNTS = st.lists(st.sampled_from([0, 1, 7, 13, 100]), min_size=1, max_size=9)
@@ -94,6 +96,30 @@ def test_groups_are_as_few_as_the_size_of_a_unit_allows_and_nothing_else_follows
         assert own.window * own.batch // own.groups * sent <= 40 * 2**20
     named = Order(groups=4)
     assert Geometry.of(named, 256, 700_000, sent) == Geometry.of(named, 256, 700_000)
+
+
+@given(st.sampled_from([16, 48, 64, 256, 1024, 4096]), st.integers(100, 200_000_000))
+def test_units_that_would_be_too_large_for_a_block_are_made_smaller_or_refused(batch: int, sent: int) -> None:
+    geometry, plain = Geometry.of(Order(), batch, 700_000, sent), Geometry.of(Order(), batch, 700_000, 100)
+    assert replace(geometry, groups=plain.groups) == plain, "the order is the same"
+    if geometry.window * geometry.unit_rows * sent <= MOST_UNIT_BYTES:
+        geometry.check_unit(sent)
+    else:
+        assert geometry.groups == geometry.lanes, "there is nothing smaller"
+        with pytest.raises(UserError, match="a unit of the order"):
+            geometry.check_unit(sent)
+
+
+def test_a_unit_that_is_too_large_is_refused_with_the_arithmetic() -> None:
+    named = Geometry.of(Order(window=16, groups=2), 256, 700_000)
+    named.check_unit(700_000)
+    with pytest.raises(UserError) as refused:
+        named.check_unit(1_000_000)
+    words = str(refused.value)
+    assert "2048 samples (128 of a batch of 256 x training.order.window 16) of 1.0 MiB, 1.9 GiB together" in words
+    assert "may be 1.5 GiB: lower training.order.window, raise training.order.groups (now 2, at most the 64 lanes)" in words
+    with pytest.raises(UserError, match="of the order is 2048 samples"):
+        Geometry(512, 16, 16, 32).shared_by(9).check_unit(1_000_000)  # sixteen lanes are nine groups for nine workers
 
 
 def test_epochs_and_seeds_differ_and_repeat_themselves() -> None:

@@ -18,6 +18,7 @@ from pipeline.errors import BudgetExceeded
 from pipeline.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.opening import open_corpus
+from pipeline.stream import open_source
 from pipeline.units import Source, UnitRenderer, row_bytes
 from tests.pipeline.children import run_python
 from tests.pipeline.images import good
@@ -83,6 +84,23 @@ def test_the_order_and_the_pairs_are_another_each_epoch_and_the_same_again(made:
     assert not np.array_equal(first, later)
 
 
+@pytest.mark.parametrize("batch", [1, 8, 50])
+def test_whole_windows_end_to_end_rendered_step_by_step_are_the_pairs_in_their_order(made: MakeRecipe, batch: int) -> None:
+    recipe = made(training={"batch": batch})
+    source = open_source(recipe, epoch=1, whole=True)
+    render = UnitRenderer(source, threads=1)
+    halves = [
+        source.read(number, places)
+        for number in range(source.schedule.units(source.step))
+        for places in (slice(0, 2 * batch), slice(2 * batch, None))
+    ]
+    parts = [render(part) for half in halves for part in half.parts(batch)]
+    expected = list(pairs(recipe, epoch=1))
+    for name in expected[0]:
+        found = np.concatenate([part[name][part["weight"] > 0] for part in parts])
+        assert np.array_equal(found, np.concatenate([columns[name] for columns in expected])), name
+
+
 @pytest.mark.parametrize("budget", [1, 0.0])
 def test_too_many_bad_samples_stop_the_loop_and_are_named(made: MakeRecipe, budget: float) -> None:
     with pytest.raises(BudgetExceeded, match=r"over failures\.budget of") as refused:
@@ -90,6 +108,24 @@ def test_too_many_bad_samples_stop_the_loop_and_are_named(made: MakeRecipe, budg
     assert any(key in str(refused.value) for key in BAD)
     assert "not a decodable image" in str(refused.value)
     assert ".tar" in str(refused.value)
+
+
+def test_bad_samples_of_one_key_are_several(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        for key in (
+            "twin",
+            "a",
+            "twin",
+            "b",
+            "twin",
+        ):  # apart from each other, all but the first are none of WebDataset's samples
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(good()["jpeg"])
+            archive.addfile(info, io.BytesIO(good()["jpeg"]))
+    document = {"name": "twins", "seed": 2, "corpus": {"shards": str(tmp_path)}, "image": {"size": 32}, "engine": "cpu"}
+    recipe = parse_recipe({**document, "training": {"batch": 4}, "failures": {"budget": 1}})
+    with pytest.raises(BudgetExceeded, match=r"2 of [45] samples"):
+        list(pairs(recipe))
 
 
 def test_no_ray_is_needed(made: MakeRecipe) -> None:
@@ -115,12 +151,14 @@ def test_a_unit_says_what_failed_where_and_why_and_nothing_of_empty_places(made:
     for row in told:
         assert row["shard"] == corpus.urls[int(row["key"][-2:]) % 3]
         assert row["reason"].startswith("not a decodable image")
+        assert corpus.members(corpus.urls.index(row["shard"])).keys[row["row"]] == row["key"]
     assert sum(len(columns["id"]) for columns in units) == 24
     assert sum((columns["weight"] == 0).sum() for columns in units) == 3, "two bad, one empty"
     for number, columns in enumerate(units):
         assert (columns["unit"] == number).all()
-        assert columns["seconds"].shape == (len(columns["id"]), 6)
-        assert (columns["seconds"] > 0).all()
+        assert columns["seconds"].shape == (len(columns["id"]), 8)
+        assert (columns["seconds"][:, [0, 1, 2, 4, 5, 6]] > 0).all()
+        assert (columns["seconds"][:, [3, 7]] == 0).all(), "tasks are made in one go with the crop"
 
 
 def test_the_bytes_of_a_row_are_counted_before_it_is_made(made: MakeRecipe) -> None:

@@ -11,7 +11,8 @@ from pipeline.quarantine import Quarantine
 
 
 def failures(*keys: int) -> list[str]:
-    return [json.dumps({"shard": "s.tar", "key": f"k{key}", "reason": f"reason {key}"}) for key in keys]
+    """Of a sample a key, which lies at the row of that number."""
+    return [json.dumps({"shard": "s.tar", "key": f"k{key}", "row": key, "reason": f"reason {key}"}) for key in keys]
 
 
 def test_a_sample_that_fails_in_every_epoch_is_counted_once() -> None:
@@ -19,7 +20,19 @@ def test_a_sample_that_fails_in_every_epoch_is_counted_once() -> None:
     for _ in range(5):
         quarantine.add(10, ["", *failures(1, 2), ""])
     assert len(quarantine) == 2
-    assert quarantine.rows() == [{"shard": "s.tar", "key": f"k{n}", "reason": f"reason {n}"} for n in (1, 2)]
+    assert quarantine.rows() == [{"shard": "s.tar", "key": f"k{n}", "row": n, "reason": f"reason {n}"} for n in (1, 2)]
+
+
+def test_samples_of_one_key_in_a_shard_are_counted_one_by_one() -> None:
+    def namesakes(*rows: int) -> list[str]:
+        return [json.dumps({"shard": "s.tar", "key": "k", "row": row, "reason": "bad"}) for row in rows]
+
+    quarantine = Quarantine(2, samples=10)
+    quarantine.add(5, namesakes(7, 4))
+    quarantine.add(5, namesakes(4))
+    assert [row["row"] for row in quarantine.rows()] == [4, 7]
+    with pytest.raises(BudgetExceeded, match="3 of 10 samples"):
+        quarantine.add(5, namesakes(5))
 
 
 def test_a_count_is_exceeded_by_one_more_and_the_error_names_the_first() -> None:
@@ -49,3 +62,15 @@ def test_a_resumed_run_takes_up_its_count() -> None:
     after.restore(before.rows(), seen=5)
     with pytest.raises(BudgetExceeded):
         after.add(5, failures(3))
+
+
+def test_the_count_of_an_older_checkpoint_which_knows_no_rows_is_taken_up() -> None:
+    old = [{"shard": "s.tar", "key": key, "reason": "bad"} for key in ("k1", "k2")]
+    quarantine = Quarantine(2, samples=10)
+    quarantine.restore(old, seen=5)
+    assert quarantine.rows() == old
+    quarantine.add(5, failures(1))  # the next epoch comes upon the first of them again
+    assert len(quarantine) == 2
+    assert quarantine.rows() == [{"shard": "s.tar", "key": "k1", "row": 1, "reason": "reason 1"}, old[1]]
+    with pytest.raises(BudgetExceeded):
+        quarantine.add(0, failures(3))

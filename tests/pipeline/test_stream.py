@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ from pipeline.render import Columns
 from pipeline.shards.opening import open_corpus
 from pipeline.stream import steps, units
 from pipeline.units import Source
+from tests.pipeline.images import good
+from tests.pipeline.shards.conftest import make_tar
 from tests.tiles import FOUR_TASKS
+
+__all__ = ["make_tar"]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -70,7 +75,48 @@ def test_ranks_together_hold_the_global_batches_of_the_schedule(run_recipe: Call
         assert sorted(np.concatenate(shares).tolist()) == sorted(columns["id"].tolist())
 
 
-def test_an_epoch_of_pairs_is_a_ray_dataset_for_a_users_own_pipeline(run_recipe: Callable[..., Recipe]) -> None:
-    rows = dataset(run_recipe(), epoch=1)
-    found = by_sample(rows.iter_batches(batch_size=10, batch_format="numpy"))
-    assert found == by_sample(pairs(run_recipe(), epoch=1))
+@pytest.fixture
+def damaged(run_recipe: Callable[..., Recipe], tmp_path: Path, make_tar: Callable[..., Path]) -> Callable[..., Recipe]:
+    """Recipes on two shards of 23 samples, two of which are bad."""
+    for shard in range(2):
+        members = [(f"{n:02d}.jpg", b"damaged" if n in (3, 8) else good()["jpeg"]) for n in range(shard, 23, 2)]
+        make_tar(tmp_path / "in" / f"{shard}.tar", members)
+
+    def make(**sections: Any) -> Recipe:
+        return run_recipe({"corpus": {"shards": str(tmp_path / "in")}, "tasks": FOUR_TASKS, **sections}, batch=8)
+
+    return make
+
+
+def test_an_epoch_of_pairs_is_a_ray_dataset_that_feeds_what_others_build_on_it(damaged: Callable[..., Recipe]) -> None:
+    parts = list(pairs(damaged(), epoch=1))
+    expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert len(expected["id"]) == 21
+    rows = dataset(damaged(placement={"actors": 2, "cpus": 0.5}), epoch=1).materialize()
+    found = rows.take_batch(100)
+    assert list(found) == list(expected)
+    for name, column in expected.items():
+        assert found[name].dtype == column.dtype
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+    tensors = list(rows.iter_torch_batches(batch_size=8))
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in tensors[0].items()} == {
+        name: column.shape[1:] for name, column in expected.items()
+    }
+    assert [number for part in tensors for number in part["id"].tolist()] == expected["id"].tolist()
+    for frame in (rows.to_pandas(), next(iter(rows.iter_batches(batch_size=100, batch_format="pandas")))):
+        assert list(frame) == list(expected)
+        for name, column in expected.items():
+            values = np.stack(frame[name]) if column.ndim > 1 else frame[name].to_numpy(column.dtype)
+            np.testing.assert_array_equal(values, column, err_msg=name)
+    with ThreadPoolExecutor(2) as pool:  # as two workers of Ray Train
+        shards = list(pool.map(lambda split: list(split.iter_torch_batches(batch_size=4)), rows.streaming_split(2, equal=False)))
+    assert sorted(number for shard in shards for part in shard for number in part["id"].tolist()) == sorted(expected["id"])
+
+
+def test_a_dataset_with_too_many_bad_samples_says_so_to_its_reader(damaged: Callable[..., Recipe]) -> None:
+    import ray
+
+    with pytest.raises(
+        ray.exceptions.RayError, match=r"(?s)2 of \d+ samples .*over failures\.budget of 1.*not a decodable image"
+    ):
+        dataset(damaged(failures={"budget": 1})).materialize()

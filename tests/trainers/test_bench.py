@@ -10,16 +10,19 @@ from pipeline.recipe import parse_recipe
 from trainers.bench import Stage, limiting
 
 
-def stages(read_busy: float = 1.0, read_cpu: float = 1.0, file: float = 100_000, pair: float = 300_000) -> list[Stage]:
-    """Stages of 1,000 images, a second of rendering."""
+def stages(
+    read_busy: float = 1.0, read_cpu: float = 1.0, file: float = 100_000, pair: float = 300_000, tasks: float = 0.0
+) -> list[Stage]:
+    """Stages of 1,000 images, a second of rendering; `tasks` seconds of two in which the training worker made them."""
 
-    def stage(name: str, busy: float, cpu: float, leaving: float) -> Stage:
-        return Stage(name, 1000, busy, 0.0, (busy, busy, busy), cpu, leaving)
+    def stage(name: str, busy: float, cpu: float, leaving: float, waiting: float = 0.0) -> Stage:
+        return Stage(name, 1000, busy, waiting, (busy, busy, busy), cpu, leaving)
 
     return [
         stage("read", read_busy, read_cpu, file),
         stage("check", 0.02, 0.02, file),
         stage("render", 2.0, 2.0, pair),
+        *([stage("tasks", tasks, tasks, pair, 2.0 - tasks)] if tasks else []),
         stage("receive", 0.1, 0.1, pair),
         stage("step", 5.0, 5.0, 0.0),
     ]
@@ -31,6 +34,9 @@ def stages(read_busy: float = 1.0, read_cpu: float = 1.0, file: float = 100_000,
         ({}, stages(), (900, 850, 50), ["The network limits", "850", "50", "training workers"]),
         ({}, stages(), (900, 400, 2000), ["way to the trainer", "300 kB", "placement.render: trainer"]),
         ({}, stages(file=400_000), (900, 400, 2000), ["way to the trainer", "fewer actors"]),
+        ({}, stages(tasks=0.5), (900, 400, 2000), ["way to the trainer", "300 kB"]),
+        ({}, stages(tasks=1.8), (900, 400, 2000), ["The tasks limit", "400", "training.threads"]),
+        ({}, stages(tasks=1.8), (900, 850, 50), ["The network limits"]),
         (
             {"placement": {"render": "trainer"}},
             stages(),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 
+from pipeline.crops import TasksOnCrops
+from pipeline.recipe import parse_recipe
 from pipeline.recipe.schema import Placement
+from pipeline.render import Columns
+from pipeline.units import STAGES, seconds_column
 from trainers.board import Board
-from trainers.feed import cause, grace
+from trainers.feed import Feed, cause, grace
 
 WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
 
@@ -20,12 +28,38 @@ WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
         (TRAINER, {"read": 2, "check": 1, "render": 38}, "render"),  # four ranks for ten seconds
         (TRAINER, {"read": 19, "check": 1, "render": 22}, "read"),
         (TRAINER, {"read": 2, "check": 1, "render": 3}, "transfer"),
+        (WORKERS, {"read": 2, "check": 1, "render": 3, "tasks": 25}, "tasks"),  # made by four ranks, not by the actors
+        (WORKERS, {"read": 2, "check": 1, "render": 16, "tasks": 25}, "render"),  # actors 19 of 20 seconds, ranks 25 of 40
+        (WORKERS, {"read": 2, "check": 1, "render": 3, "tasks": 17}, "transfer"),  # neither is busy, though their sum is 23
     ],
 )
 def test_the_cause_of_waiting_is_the_stage_whose_processes_are_busy(
     place: Placement, seconds: dict[str, float], expected: str
 ) -> None:
-    assert cause({**seconds, "transfer": 30, "wait": 9}, 10, place, world=4) == expected
+    assert cause({"tasks": 0, **seconds, "transfer": 30, "wait": 9}, 10, place, world=4) == expected
+
+
+def test_the_time_of_tasks_on_crops_is_counted_once_and_as_that_of_no_actor() -> None:
+    recipe = parse_recipe({"name": "a", "seed": 5, "corpus": {"shards": "x"}, "engine": "cpu", "tasks": {"rotation": {}}})
+    n, finish = 64, TasksOnCrops(recipe)
+
+    def made() -> Iterator[tuple[int, Columns]]:
+        for step in range(3):
+            spent = {"read": (1.0, 1.0), "render": (2.0, 2.0)}  # by actors
+            columns = {"id": np.arange(n, dtype=np.uint64), "weight": np.ones(n), "image": np.zeros((n, 224, 224, 3), np.uint8)}
+            columns["seconds"] = seconds_column(n, spent)
+            finish(columns, 0)
+            yield step, columns
+
+    feed, started = Feed(None, 0, 1), time.perf_counter()  # type: ignore[arg-type]
+    batches = list(feed._timed(made()))
+    elapsed = time.perf_counter() - started
+    spent = dict(zip(STAGES, sum(columns["seconds"].sum(axis=0) for _, columns in batches)))
+    assert spent["read"] == pytest.approx(3)
+    assert spent["render"] == pytest.approx(6)
+    assert spent["tasks"] > 0
+    assert feed.seconds["transfer"] > 0
+    assert feed.seconds["transfer"] + spent["tasks"] <= elapsed * 1.001  # of float32
 
 
 @pytest.mark.parametrize(

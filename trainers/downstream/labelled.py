@@ -35,8 +35,8 @@ class LabelledSource(Source):
 
     labels: dict[int, int] = field(default_factory=dict)
 
-    def read(self, number: int) -> EncodedUnit:
-        unit = super().read(number)
+    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
+        unit = super().read(number, within)
         unit.samples = [self._mapped(sample) for sample in unit.samples]
         return unit
 
@@ -133,7 +133,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         raise UserError(
             "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
         )
-    train, test = (open_corpus(shards, recipe.corpus.image) for shards in (spec.train, spec.test))
+    train, test = (open_corpus(shards, recipe.corpus.image, keys=recipe.corpus.keys) for shards in (spec.train, spec.test))
     classes = class_map(train, test)
     for words in classes.warnings():
         log.warning("%s", words)

@@ -129,6 +129,23 @@ def test_every_kind_of_bad_sample_is_a_quarantine_row(spec: MakeRecipe, tmp_path
     assert verify(str(out)).problems == []
 
 
+def test_files_that_could_not_be_decoded_are_all_kept_where_they_have_one_key(
+    spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar
+) -> None:
+    bodies = [b"first", b"second", b"third"]
+    pieces = [("twin.jpg", bodies[0]), ("a.jpg", photo(1)), ("twin.jpg", bodies[1]), ("b.jpg", photo(2)), ("twin.jpg", bodies[2])]
+    make_tar(tmp_path / "in" / "one.tar", pieces)
+    out = tmp_path / "out"
+    report = render(spec(tmp_path / "in", {"failures": {"budget": 3}}, keep_bad=True), str(out), here=True)
+    assert report.quarantined == 3
+    assert [(row["key"], row["row"]) for row in quarantine(out)] == [("twin", 0), ("twin", 2), ("twin", 4)]
+    with tarfile.open(next((out / "quarantine").glob("one-*.tar"))) as kept:
+        assert {name: kept.extractfile(name).read() for name in kept.getnames()} == dict(  # type: ignore[union-attr]
+            zip(("twin.jpg", "twin-row2.jpg", "twin-row4.jpg"), bodies)
+        )
+    assert verify(str(out)).problems == []
+
+
 def test_too_many_bad_samples_stop_the_run_and_a_higher_budget_completes_it(
     spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar
 ) -> None:

@@ -15,8 +15,13 @@ from PIL import Image
 
 from pipeline import pairs
 from pipeline.draws import sample_id
+from pipeline.errors import UserError
 from pipeline.materialize.columns import decode, encoder, stored_columns
+from pipeline.materialize.plan import identity_of
+from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
+from pipeline.materialize.verify import verify
+from pipeline.order import Geometry, Schedule
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Render
 from pipeline.shards.opening import open_corpus
@@ -55,7 +60,7 @@ def test_webdataset_opens_the_pairs_without_our_code(spec: MakeRecipe, tmp_path:
             if image == "webp" and pair[name].shape[-1] == 1:  # it knows no grey
                 shown = shown[..., :1]
             assert np.array_equal(shown.reshape(pair[name].shape), pair[name])  # patches lie below each other
-        assert np.array_equal(pixels(sample["occlusion.label.png"], "png") == 255, pair["occlusion.mask"] == 1)
+        assert np.array_equal(pixels(sample["occlusion.mask.png"], "png") == 255, pair["occlusion.mask"] == 1)
         assert int(sample["rotation.label.cls"]) == pair["rotation.label"]
         assert int(sample["jigsaw.label.cls"]) == pair["jigsaw.label"]
         assert int(sample["cls"]) == pair["class"]
@@ -142,3 +147,33 @@ def test_lossless_columns_come_back_as_they_were(spec: MakeRecipe, image: str) -
         row = rng.integers(0, high, column.shape).astype(column.dtype)
         data = encoder(column, Render(image=image))(row)
         assert np.array_equal(decode(column, data), row)
+
+
+def test_a_corpus_whose_masks_have_their_former_name_is_read_back_and_belongs_to_another_render(
+    spec: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = spec(), str(tmp_path / "out")
+    with monkeypatch.context() as before:
+        before.setattr("pipeline.materialize.columns.MASK", "label.png")
+        before.setattr("pipeline.materialize.plan.MASK", "label.png")
+        render(recipe, out, here=True)
+    assert {"occlusion.label.png"} == {name for sample in samples(tmp_path / "out") for name in sample if "label.png" in name}
+    assert verify(out).problems == []
+    rendered = open_rendered(out)
+    corpus = rendered.corpus()
+    schedule = Schedule(corpus.counts, Geometry(8, 8, 1, 9), recipe.seed, 1)
+    columns = RenderedSource(recipe, corpus, schedule, rendered=rendered).maker(1, lambda stage, unit: None)(0)
+    wanted = expected(recipe)
+    assert len(columns["id"]) == 72
+    for row, sample in enumerate(columns["id"].tolist()):
+        assert np.array_equal(columns["occlusion.mask"][row], wanted[sample]["occlusion.mask"])
+    with pytest.raises(UserError, match=r"masks: <task>\.label\.png in the folder, <task>\.mask\.png now"):
+        render(recipe, out, here=True)
+
+
+@pytest.mark.parametrize(("sections", "named"), [({}, True), ({"tasks": {"rotation": {}}}, False)])
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_the_name_of_masks_belongs_to_the_identity_of_tars_that_hold_them(
+    spec: MakeRecipe, form: str, sections: dict, named: bool
+) -> None:
+    assert ("masks" in identity_of(spec(sections=sections, format=form), {})) == (named and form == "webdataset")
