@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
+from pipeline.shards import naming
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import UNFINISHED, Index, Lookup, Row
 from pipeline.shards.members import load_or_scan, sidecar
@@ -72,6 +73,7 @@ def open_corpus(
         ShardError: a shard is damaged; the message says how many are.
     """
     listed = expand(shards)
+    _refuse_photo(listed)
     sizes = np.array([shard.size for shard in listed], np.int64)
     places: dict[str, list[int]] = {}
     for i, shard in enumerate(listed):
@@ -124,6 +126,12 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
     )
+
+
+def _refuse_photo(listed: list[Listed]) -> None:
+    for shard in listed:
+        if naming.is_image(_name(shard).lower().rpartition(".")[2]):
+            raise UserError(f"{shard.url}: this is an image, not a shard; make shards of its folder: pseudolabel pack SRC DST")
 
 
 def _scan(
