@@ -18,6 +18,8 @@ RESULT = "result.json"
 
 RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "running", "done", "failed", "refused", "interrupted"
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2, INTERRUPTED: 130}
+UNREAD = 141
+"""The exit code where all went well and the reader of stdout had gone, as a shell names a death by SIGPIPE."""
 
 
 class Outcome:

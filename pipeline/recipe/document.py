@@ -20,7 +20,7 @@ _QUOTES = "a text that begins with one of * & ! % @ { [ belongs in quotes"
 class _Loader(yaml.SafeLoader):
     """YAML's plain data; a key that is given twice is an error, not a silent loss of the first."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
         first: [(tag, pattern) for tag, pattern in known if tag != f"{_TAG}timestamp"]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
