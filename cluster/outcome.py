@@ -96,9 +96,10 @@ def recorded(command: str, given: str | None = None) -> Iterator[Outcome]:
 
 def beside(folder: str, command: str) -> str:
     """Where the result of a command on a folder lies: next to it, since what is in the folder is the same after every run."""
-    from pipeline.storage import absolute
+    from pipeline.storage import absolute, is_local
 
-    return f"{absolute(folder).partition('?')[0].rstrip('/')}.{command}.{RESULT}"
+    place = absolute(folder)
+    return f"{(place if is_local(place) else place.partition('?')[0]).rstrip('/')}.{command}.{RESULT}"
 
 
 def status_of(error: BaseException | None) -> str:

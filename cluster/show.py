@@ -57,6 +57,10 @@ def pack_table(report: PackReport) -> Table:
     table.add_row("samples", f"{report.samples:,}")
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
     table.add_row("labels", _some(report.classes) if report.classes else "none")
+    if report.classes and len(report.classes) == 1:
+        table.add_row(
+            "note", f"every image lies in one topmost folder, {report.classes[0]}, which is the class: pack what is in it"
+        )
     for reason, times in report.skipped.items():
         table.add_row("skipped", f"{times:,} {reason}")
     return table

@@ -22,6 +22,7 @@ from pipeline.units import Source, row_bytes
 from trainers.board import Record, open_board
 from trainers.fit import fit
 from trainers.loop import Job, summary, train
+from trainers.preflight import check_batch
 from trainers.pretext import PretextModel
 from trainers.runs import RunFolder
 from trainers.session import alone, connect
@@ -131,6 +132,9 @@ def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)
     geometry.check_workers(spec.most_workers)
     model = PretextModel(recipe, recipe.seed)
+    shapes = [task.input_shape(recipe.image.size) for task in recipe.tasks.values()]
+    single = {side for side, *rest in shapes if len(rest) == 2}  # several patches of a sample are several images
+    check_batch(lambda: model.backbone, single, geometry, spec.most_workers, "training.batch")
     corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
     schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
     image = not all(isinstance(task.label_kind(), Classes | Direction | Order) for task in recipe.tasks.values())

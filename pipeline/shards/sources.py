@@ -37,8 +37,8 @@ _READERS, _AHEAD = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere), and the
-    first byte of its body where the source is a tar."""
+    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere, -2: a
+    pipe, a socket or a device), and the first byte of its body where the source is a tar."""
 
     path: str
     size: int

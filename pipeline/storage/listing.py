@@ -150,6 +150,8 @@ def _named(url: str) -> list[Listed] | None:
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+    if info["type"] == "other":
+        raise UserError(f"{url}: a pipe, a socket or a device, of which no part can be read by its place: give a file")
     return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url))]
 
 

@@ -94,4 +94,6 @@ def test_what_the_encoding_lacks_is_written_in_numbers(tmp_path: Path, environme
     Image.new("RGB", (40, 32)).save(tmp_path / "photos" / "Ł" / "a.png")
     done = run(f"$P pack {tmp_path}/photos {tmp_path}/s", **environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert "1 class: \\u0141" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "1 class: \\u0141" in text
+    assert "every image lies in one topmost folder, \\u0141, which is the class" in text

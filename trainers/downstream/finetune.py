@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.recipe.schema import Recipe
+from trainers.backbones import build_backbone
 from trainers.board import Record, open_board
 from trainers.downstream.classifier import OBJECTIVE, Classifier
 from trainers.downstream.labelled import INITS, Labelled, open_labelled, pretrained
@@ -17,6 +18,7 @@ from trainers.fit import fit
 from trainers.inputs import to_device
 from trainers.loop import Job, summary, train
 from trainers.optim import autocast
+from trainers.preflight import check_batch
 from trainers.ranks import summed
 from trainers.runs import RunFolder
 from trainers.session import alone, connect
@@ -47,6 +49,9 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     data = open_labelled(recipe)
     backbone, pretraining = pretrained(recipe)
     weights = {"pretrained": backbone, "random": None}
+    network = partial(build_backbone, recipe.training.backbone, recipe.image.size, recipe.seed, ("vector",))
+    geometry = data.training().schedule.geometry
+    check_batch(network, [recipe.image.size], geometry, recipe.training.most_workers, "downstream.batch")
     folder = RunFolder(recipe)
     connect(recipe)
     with alone(f"finetune into {folder.url}"):
