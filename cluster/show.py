@@ -58,8 +58,9 @@ def pack_table(report: PackReport) -> Table:
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
     table.add_row("labels", _some(report.classes) if report.classes else "none")
     if report.classes and len(report.classes) == 1:
+        (name,) = report.classes
         table.add_row(
-            "note", f"every image lies in one topmost folder, {report.classes[0]}, which is the class: pack what is in it"
+            "note", f"one class only: all images lie in the folder {name}; if the classes lie below it, pack that folder"
         )
     for reason, times in report.skipped.items():
         table.add_row("skipped", f"{times:,} {reason}")

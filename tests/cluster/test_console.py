@@ -96,4 +96,4 @@ def test_what_the_encoding_lacks_is_written_in_numbers(tmp_path: Path, environme
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     text = " ".join(done.stdout.split())
     assert "1 class: \\u0141" in text
-    assert "every image lies in one topmost folder, \\u0141, which is the class" in text
+    assert "one class only: all images lie in the folder \\u0141; if the classes lie below it, pack that folder" in text
