@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cluster.commands import bench, images, jobs, learning, machine, pairs, rendering
 from cluster.console import PlainConsole, Stream, keep_streams, printable
 from cluster.outcome import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
+from pipeline.connection import let_threads_sleep
 from pipeline.errors import RunError, UserError
 
 DEBUG = "PSEUDOLABEL_DEBUG"
@@ -93,6 +94,7 @@ def _say(message: str) -> None:
 def main() -> None:
     """Run the command line; the process ends here."""
     keep_streams()
+    let_threads_sleep()
     try:
         app(prog_name="pseudolabel")
     except SystemExit as end:

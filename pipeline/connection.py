@@ -53,6 +53,15 @@ def cluster_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
+def let_threads_sleep() -> None:
+    """Make threads of a network that wait for each other sleep; to be called before torch is loaded, and handed on to children.
+
+    By OpenMP's default they spin: where another process has one of the cores, they take it from the thread that they wait for, and
+    two threads are many times slower than one.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def local_cpus() -> int:
     """Logical CPUs of a Ray that is started on this machine."""
     return int((os.cpu_count() or 1) + DATA_TASK_CPUS)
@@ -104,6 +113,7 @@ def _start_ray(log_to_driver: bool) -> None:
     import ray
     from ray._private import ray_constants
 
+    let_threads_sleep()
     # On one machine a look costs nothing, and Ray Train waits for the next one at the start and at the end of each run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
