@@ -56,8 +56,8 @@ def cluster_address() -> str | None:
 def let_threads_sleep() -> None:
     """Make threads of a network that wait for each other sleep; to be called before torch is loaded, and handed on to children.
 
-    By OpenMP's default they spin: where another process has one of the cores, they take it from the thread that they wait for, and
-    two threads are many times slower than one.
+    By OpenMP's default they spin: where another process has one of the cores, they take it from the thread that they wait for,
+    and two threads are many times slower than one.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

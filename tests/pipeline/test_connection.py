@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cluster.doctor import _ray as ray_words
-from pipeline.connection import _check_answers, _short_folder, join_cluster
+from pipeline.connection import _check_answers, _short_folder, join_cluster, let_threads_sleep
 from pipeline.errors import UserError
 
 
@@ -70,3 +72,21 @@ def test_a_temporary_folder_too_long_for_sockets_is_replaced_and_said(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match=f"{name} is 99 bytes long, .*: set RAY_TMPDIR to a folder with a shorter path"):
         _short_folder()
+
+
+def test_threads_sleep_while_they_wait_before_torch_is_loaded_unless_the_caller_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    script = (
+        "import os, sys, cluster.cli as cli\n"
+        "cli.app = lambda **_: print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout == "passive False\n"
