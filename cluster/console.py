@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -65,8 +66,17 @@ class Stream(io.TextIOWrapper):
         return self.lost is not None and self.lost.errno == errno.EPIPE
 
 
+class PlainFormatter(logging.Formatter):
+    """Formats warnings without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def keep_streams() -> None:
-    """Make stdout and stderr a `Stream` each; one that the caller has closed takes everything and shows nothing."""
+    """Make stdout and stderr a `Stream` each, and warnings printable; a stream that the caller has closed shows nothing."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

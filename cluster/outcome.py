@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.console import printable
 from pipeline.errors import RunError, UnderWay, UserError
 
 VERSION = 1
@@ -79,7 +80,7 @@ class Outcome:
             with write_atomic(url) as file:
                 file.write(f"{json.dumps(result, indent=1)}\n".encode())
         except (OSError, UserError) as problem:  # the run's own end matters more
-            print(f"warning: the result cannot be written: {scrubbed(str(problem))}", file=sys.stderr)
+            print(printable(f"warning: the result cannot be written: {scrubbed(str(problem))}"), file=sys.stderr)
 
 
 @contextmanager

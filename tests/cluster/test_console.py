@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.console import printable
+from cluster.console import PlainConsole, PlainFormatter, printable
 from cluster.progress import Bar, Lines
 from tests.cluster.conftest import Call
 
@@ -48,8 +49,6 @@ def test_a_mistake_is_shown_by_the_letter(call: Call) -> None:
 
 @pytest.mark.parametrize("text", ODD)
 def test_progress_shows_names_by_the_letter(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from cluster.console import PlainConsole
-
     console = PlainConsole(width=200, force_terminal=True, color_system=None)
     bar = Bar(console)
     detail = {text: ("1.0", "2 %", "3 %")}
@@ -57,6 +56,11 @@ def test_progress_shows_names_by_the_letter(text: str, capsys: pytest.CaptureFix
         bar.show("training", 1, 2, "", detail)
     Lines(lambda line: console.print(line, soft_wrap=True, highlight=False)).show("training", 1, 2, "", detail)
     assert capsys.readouterr().out.count(printable(text)) >= 2
+
+
+def test_warnings_steer_no_terminal() -> None:
+    record = logging.LogRecord("pipeline", logging.WARNING, __file__, 1, "%s is left alone", ("a\x1b[2J\nb",), None)
+    assert PlainFormatter().format(record) == "a\\x1b[2J\nb is left alone"
 
 
 def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
