@@ -36,7 +36,8 @@ def cores() -> int:
     """Logical cores that this process may use: by its affinity, and by the limit of its container."""
     from ray._private.utils import get_num_cpus
 
-    return int(min(len(os.sched_getaffinity(0)), get_num_cpus()))
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(min(mine, get_num_cpus(override_docker_cpu_warning=True)))
 
 
 def advice(recipe: Recipe, stages: Mapping[str, Any]) -> str | None:
