@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.connection import cluster_address, connect_ray
-from pipeline.errors import UnderWay
+from pipeline.errors import UnderWay, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.backbones import check_backbone
 from trainers.capacity import Node, look_over, nodes, this_node
@@ -28,6 +28,11 @@ def check_early(recipe: Recipe, check: Check = check_resources) -> None:
 
     if check is check_resources:
         check_backbone(recipe.training.backbone, recipe.image.size)
+        if recipe.training.workers == 0 and recipe.training.gpus > this_node().gpus:
+            raise UserError(
+                f"training.gpus is {recipe.training.gpus:g}, training.workers: 0 trains in this process, and this machine has "
+                f"{this_node().gpus:g} GPUs: leave training.gpus out"
+            )
     if cluster_address() is None and not ray.is_initialized():
         _check_fit(recipe, check, [this_node()])
 

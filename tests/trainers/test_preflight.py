@@ -81,5 +81,7 @@ def test_gpus_that_this_machine_has_not_are_refused_before_ray_starts(
     with pytest.raises(UserError, match=r"the run needs .* GPUs .*, the cluster has 0: lower training\.gpus or placement\.gpus"):
         check_early(recipe(**sections))
     check_early(recipe())
+    with pytest.raises(UserError, match=r"training\.workers: 0 trains in this process, and this machine has 0 GPUs"):
+        check_early(recipe(training={"workers": 0, "gpus": 1}))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # what a cluster has is asked of it
     check_early(recipe(**sections))
