@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from pipeline.storage.braces import spelled, times_spelled
 from pipeline.storage.files import ATTEMPTS, pause
 
 _MOST_NAMES = 1_000_000
+_IN_BRACKETS = re.compile(r"\[[^]]*\]")
 _LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
 
 
@@ -81,7 +83,7 @@ def _check_patterns(patterns: list[str]) -> None:
             continue
         if pattern.startswith("pipe:"):
             raise UserError(f"{pattern}: commands are not run: name the file or URL itself (s3://, gs://, http://)")
-        if "::" in pattern:
+        if "::" in _IN_BRACKETS.sub("", pattern):  # which may hold an IPv6 address
             raise UserError(f"{pattern}: `::` joins nothing here: give several shards as a list, and a URL without a chain")
         try:
             total += times_spelled(pattern)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.storage import expand
 from pipeline.storage.braces import spelled, times_spelled
+from pipeline.storage.listing import _check_patterns
 
 _PATTERNS = st.recursive(
     st.sampled_from(["a", "", "b7", "{3..5}", "{09..11}", "{1..9..3}", "{5..-2}"]),
@@ -57,6 +58,10 @@ def test_a_name_may_hold_what_has_a_meaning_in_patterns(tmp_path: Path) -> None:
     for name in ("pipe:a.tar", "a::b.tar", "$x.tar", "{1..99999999}.tar"):
         (tmp_path / name).touch()
         assert [shard.url for shard in expand(str(tmp_path / name))] == [str(tmp_path / name)]
+
+
+def test_an_address_in_brackets_joins_nothing() -> None:
+    _check_patterns(["http://[::1]:8000/a.tar"])
 
 
 def test_a_folder_of_folders_of_shards_says_which_pattern_finds_them(tmp_path: Path) -> None:
