@@ -12,7 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.commands import bench, cleaning, images, jobs, learning, machine, pairs, rendering
-from cluster.outcome import EXIT_CODES, INTERRUPTED, status_of
+from cluster.console import PlainConsole, Stream, keep_streams, printable
+from cluster.outcome import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
+from pipeline.connection import let_threads_sleep
 from pipeline.errors import RunError, UserError
 
 DEBUG = "PSEUDOLABEL_DEBUG"
@@ -82,14 +84,30 @@ def _options(
 
 
 def _say(message: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from pipeline.storage import scrubbed
 
-    Console(stderr=True).print(Text(scrubbed(message), style="bold red"), soft_wrap=True)
+    PlainConsole(stderr=True).print(Text(printable(scrubbed(message)), style="bold red"), soft_wrap=True)
 
 
 def main() -> None:
     """Run the command line; the process ends here."""
-    sys.exit(app(prog_name="pseudolabel"))
+    keep_streams()
+    let_threads_sleep()
+    try:
+        app(prog_name="pseudolabel")
+    except SystemExit as end:
+        sys.exit(end.code or _unwritten())
+
+
+def _unwritten() -> int:
+    """The exit code of a command that has done its work, 0 if its output arrived too."""
+    assert isinstance(sys.stdout, Stream)
+    sys.stdout.flush()
+    if sys.stdout.lost is None:
+        return 0
+    if sys.stdout.is_unread:
+        return UNREAD
+    _say(f"error: the work is done, and its output could not be written to stdout: {sys.stdout.lost.strerror}")
+    return EXIT_CODES[FAILED]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,13 +13,12 @@ import numpy as np
 from cluster.machine import Machine, this_machine, versions
 from cluster.selftest import BAD, Rendered, reference, render_apart
 from cluster.words import amount
-from pipeline.errors import RunError
+from pipeline.connection import cluster_address, join_cluster
+from pipeline.errors import RunError, UserError
 
 MEAN_TOLERANCE, FAR, FAR_SHARE = 1.5, 16, 0.01
 """An engine may be off by so many levels (of 255) on average, and by more than `FAR` levels in no more than this share of the
 values: decoders and resize kernels round differently, and edges carry most of it. Anything larger is another picture."""
-
-_CONNECT_SECONDS = 3.0
 
 _MEANINGS = {
     "runs": "the engine cannot be used here: set `engine` in recipes to one that passed, and see what its last words say",
@@ -194,21 +190,15 @@ def _engines(gpus: int) -> Iterator[tuple[str, str]]:
 
 def _ray() -> str:
     """Which cluster runs would use, in words."""
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = cluster_address()
+    if address is None:
         return "no cluster named (RAY_ADDRESS is not set): runs start Ray on this machine"
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        except OSError as error:
-            return f"the cluster at {address} (RAY_ADDRESS) cannot be reached: {error.strerror or error}"
+    try:
+        join_cluster(address)
+    except UserError as error:
+        return str(error)
     import ray
 
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        return f"the cluster at {address} (RAY_ADDRESS) refuses: {error}"
     have = ray.cluster_resources()
     ray.shutdown()
     return f"the cluster at {address} (RAY_ADDRESS) answers: {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"

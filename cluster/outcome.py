@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.console import printable
 from pipeline.errors import RunError, UnderWay, UserError
 
 VERSION = 1
@@ -18,6 +19,8 @@ RESULT = "result.json"
 
 RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "running", "done", "failed", "refused", "interrupted"
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2, INTERRUPTED: 130}
+UNREAD = 141
+"""The exit code where all went well and the reader of stdout had gone, as a shell names a death by SIGPIPE."""
 
 
 class Outcome:
@@ -77,7 +80,7 @@ class Outcome:
             with write_atomic(url) as file:
                 file.write(f"{json.dumps(result, indent=1)}\n".encode())
         except (OSError, UserError) as problem:  # the run's own end matters more
-            print(f"warning: the result cannot be written: {scrubbed(str(problem))}", file=sys.stderr)
+            print(printable(f"warning: the result cannot be written: {scrubbed(str(problem))}"), file=sys.stderr)
 
 
 @contextmanager
@@ -94,9 +97,10 @@ def recorded(command: str, given: str | None = None) -> Iterator[Outcome]:
 
 def beside(folder: str, command: str) -> str:
     """Where the result of a command on a folder lies: next to it, since what is in the folder is the same after every run."""
-    from pipeline.storage import absolute
+    from pipeline.storage import absolute, is_local
 
-    return f"{absolute(folder).partition('?')[0].rstrip('/')}.{command}.{RESULT}"
+    place = absolute(folder)
+    return f"{(place if is_local(place) else place.partition('?')[0]).rstrip('/')}.{command}.{RESULT}"
 
 
 def status_of(error: BaseException | None) -> str:

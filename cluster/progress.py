@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cluster.console import PlainConsole
 from cluster.words import amount, duration, metric
 
 if TYPE_CHECKING:
@@ -211,9 +212,9 @@ def rendering() -> Iterator[Callable[[RenderProgress], None]]:
 
 @contextmanager
 def _display(waiting: str = "") -> Iterator[Display]:
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
-        yield Lines(lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False))
+        yield Lines(lambda text: console.print(text, soft_wrap=True, highlight=False))
         return
     bar = Bar(console, waiting)
     with bar.live:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from cluster.console import PlainConsole
 from cluster.words import amount, duration
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 def say(*parts: RenderableType) -> None:
     """Print to stdout; a plain string as it is, never folded, so that it can be copied or piped."""
-    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console = PlainConsole(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     for part in parts:
         if isinstance(part, str):
-            console.print(part, soft_wrap=True, markup=False, highlight=False)
+            console.print(part, soft_wrap=True, highlight=False)
         else:
             console.print(part)
 
@@ -56,8 +57,13 @@ def pack_table(report: PackReport) -> Table:
     table.add_row("samples", f"{report.samples:,}")
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
     table.add_row("labels", _some(report.classes) if report.classes else "none")
+    if report.classes and len(report.classes) == 1:
+        (name,) = report.classes
+        table.add_row(
+            "note", f"one class only: all images lie in the folder {name}; if the classes lie below it, pack that folder"
+        )
     for reason, times in report.skipped.items():
-        table.add_row("skipped", escape(f"{times:,} {reason}"))
+        table.add_row("skipped", f"{times:,} {reason}")
     return table
 
 
@@ -73,7 +79,7 @@ def inspect_tables(report: Report) -> list[RenderableType]:
         if spread:
             table.add_row(name, f"{spread.min} to {spread.max} pixels, median {spread.median}")
     labels = [f"{name} {times:,}" for name, times in report.labels.items()]
-    table.add_row("labels", escape(_some(labels)) if labels else "none")
+    table.add_row("labels", _some(labels) if labels else "none")
     if labels and report.unlabelled:
         table.add_row("without label", f"{report.unlabelled:,}")
     shared = (
@@ -119,7 +125,7 @@ def tasks_table(known: Mapping[str, type[Task]]) -> Table:
         table.add_column(heading, overflow="fold")
     for name, task in known.items():
         kind = type(_label(task)).__name__.lower()
-        table.add_row(name, kind, escape(_first_sentence(task)), escape(task.source))
+        table.add_row(name, kind, _first_sentence(task), task.source)
     return table
 
 
@@ -130,7 +136,7 @@ def task_panels(name: str, task: type[Task]) -> list[RenderableType]:
         table.add_column(heading, overflow="fold")
     for parameter, field in task.model_fields.items():
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        table.add_row(parameter, escape(_type(field)), escape(default), escape(field.description or ""))
+        table.add_row(parameter, _type(field), default, field.description or "")
     about = "\n".join(" ".join(part.split()) for part in (task.__doc__ or "").split("\n\n"))
     return [f"{name}: {about}\n", f"source: {task.source}", f"label:  {_label(task)}\n", table]
 
@@ -145,7 +151,7 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
     """What `doctor` found."""
     machine = _facts("machine", "")
     for name, words in findings.machine_words().items():
-        machine.add_row(name, escape(words))
+        machine.add_row(name, words)
     versions = _facts("versions", "")
     for name, number in findings.versions.items():
         versions.add_row(name, number or "not installed")
@@ -154,7 +160,7 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
         tests.add_column(heading, overflow="fold")
     colours = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
     for check in findings.checks:
-        tests.add_row(check.engine, check.name, f"[{colours[check.status]}]{check.status}[/]", escape(check.found))
+        tests.add_row(check.engine, check.name, Text(check.status, colours[check.status]), check.found)
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
     return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
 
@@ -175,7 +181,7 @@ def _facts(name: str, value: str) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(name, escape(value))
+    table.add_row(name, value)
     return table
 
 
@@ -187,13 +193,14 @@ def _list(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows[:_MOST_ROWS]:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*row)
     return [table]
 
 
 def _some(names: list[str]) -> str:
     more = f", and {len(names) - _MOST_ROWS:,} more" if len(names) > _MOST_ROWS else ""
-    return f"{len(names):,} classes: {', '.join(names[:_MOST_ROWS])}{more}"
+    classes = "1 class" if len(names) == 1 else f"{len(names):,} classes"
+    return f"{classes}: {', '.join(names[:_MOST_ROWS])}{more}"
 
 
 def _first_sentence(task: type[Task]) -> str:

@@ -200,6 +200,11 @@ def build_backbone(
     return Backbone(network, plan, outputs, image_size)
 
 
+def check_backbone(spec: schema.Backbone, image_size: int) -> None:
+    """Refuse what `build_backbone` would refuse, without making weights."""
+    _plan(spec.model_dump_json(), image_size)
+
+
 @lru_cache(maxsize=32)
 def _plan(spec: str, image_size: int) -> Plan:
     """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""

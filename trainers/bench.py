@@ -16,6 +16,7 @@ from pipeline.stream import sends_crops, steps, units
 from pipeline.units import STAGES, Source
 from trainers.pretraining import prepared
 from trainers.session import connect
+from trainers.threads import network_threads
 
 RECEIVE, STEP = "receive", "step"
 _BATCHES_AHEAD, _WARM_STEPS = 2, 2
@@ -85,13 +86,13 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
     connect(recipe)
     worker = ray.remote(num_cpus=recipe.training.cpus, num_gpus=recipe.training.gpus, max_retries=0)
 
-    def on_a_worker(name: str, work: Callable[[Source, float], Any]) -> Any:
+    def on_a_worker(name: str, work: Callable[..., Any], *more: Any) -> Any:
         if told:
             told(name)
-        return ray.get(worker(work).remote(source, seconds))
+        return ray.get(worker(work).remote(source, seconds, *more))
 
     stream: _Stream = on_a_worker("the stream", _stream)
-    steps: _Watch = on_a_worker("the network", _steps)
+    steps: _Watch = on_a_worker("the network", _steps, network_threads(recipe))
     place, workers = recipe.placement, recipe.training.most_workers
     renders = place.render == "workers"
     processes = place.actors if renders else 1
@@ -203,7 +204,7 @@ def _stream(source: Source, seconds: float) -> _Stream:
     return _Stream(stages, received, asked - first, first - started)
 
 
-def _steps(source: Source, seconds: float) -> _Watch:
+def _steps(source: Source, seconds: float, threads: int) -> _Watch:
     """Training steps on one batch, again and again, its way to the device included: the network without its data plane."""
     import ray
     import torch
@@ -215,7 +216,7 @@ def _steps(source: Source, seconds: float) -> _Watch:
     recipe = source.recipe
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(recipe.training.threads or max(1, round(recipe.training.cpus)))
+        torch.set_num_threads(threads)
     rows = recipe.training.batch // recipe.training.most_workers
     unit = source.maker(recipe.placement.threads, lambda stage, unit: None)(0)
     taken = np.resize(np.arange(len(unit["id"])), rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from pipeline.connection import local_cpus
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 
@@ -52,6 +53,17 @@ def nodes() -> list[Node]:
         most = _MOST_TO_COME if group.max_count < 0 else min(group.max_count, _MOST_TO_COME)
         there += [Node(held.get("CPU", 0), held.get("GPU", 0))] * max(0, most - running)
     return there
+
+
+def this_node() -> Node:
+    """What a Ray that is started on this machine will hold, without starting it."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    assert manager is not None
+    visible = manager.get_current_process_visible_accelerator_ids()
+    gpus = manager.get_current_node_num_accelerators()
+    return Node(local_cpus(), gpus if visible is None else min(gpus, len(visible)))
 
 
 def pieces(recipe: Recipe, trains: bool) -> list[Piece]:

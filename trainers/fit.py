@@ -12,6 +12,7 @@ from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
 from trainers.board import Event, Record, watched
 from trainers.runs import RunFolder
+from trainers.threads import network_threads
 
 _OUT_OF_MEMORY = re.compile(r"running low on memory.*?was\s+(\S+) used / (\S+) limit", re.DOTALL)
 """In the words of Ray's memory monitor, which kills workers before the operating system does."""
@@ -66,10 +67,11 @@ def fit(
     scaling: Any = ScalingConfig
     callbacks: list[Any] = [Losses()]
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
+    threads = None if spec.gpus else network_threads(recipe)
     trainer = TorchTrainer(
         _call,
         # Ray Train's controller passes the call on, and need not import torch.
-        train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0},
+        train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0, "threads": threads},
         scaling_config=scaling(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,
@@ -100,6 +102,10 @@ def _call(config: dict[str, Any]) -> None:
 
     if config["own_process"]:
         keep_memory()
+    if config["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(config["threads"])
     worker, argument = ray.get(config["call"])
     worker(argument)
 

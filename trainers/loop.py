@@ -106,8 +106,6 @@ class _Run:
         self._rank, self._world = self._context.get_world_rank(), self._context.get_world_size()
         recipe = job.source.recipe
         self._device = ray.train.torch.get_device()
-        if self._device.type == "cpu":
-            torch.set_num_threads(recipe.training.threads or max(1, round(recipe.training.cpus)))
         self._model = place(job.build(), self._device)
         self._parallel = ray.train.torch.prepare_model(self._model) if self._world > 1 else self._model
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.connection import DATA_TASK_CPUS
 from pipeline.errors import UserError
+from pipeline.order import Geometry
 from pipeline.recipe.schema import Recipe
 from trainers.capacity import Node
+
+if TYPE_CHECKING:
+    from trainers.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,39 @@ def check_room(recipe: Recipe, nodes: list[Node]) -> None:
             f"to {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data: lower the most of training.workers, "
             "or raise training.cpus so that a node holds fewer"
         )
+
+
+def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: Geometry, workers: int, key: str) -> None:
+    """Refuse steps in which a worker has one image, where the network normalises over a batch and the positions of a map.
+
+    Where such a map has one position, there is one value a channel: less its mean it is 0, whatever the image, and torch refuses.
+
+    Args:
+        build: makes the network.
+        sides: of the images that samples of one image give it, pixels.
+        geometry: of the batch.
+        workers: the most that share it.
+        key: of the batch in the recipe.
+
+    Raises:
+        UserError: one line, with what to change.
+    """
+    if geometry.lanes // workers * geometry.per_lane > 1:
+        return
+    import torch
+
+    network = copy.deepcopy(build()).to("meta").train()
+    for side in sides:
+        try:
+            network(torch.empty(1, 3, side, side, device="meta"))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"{key}: a batch of {geometry.batch} over {workers} workers leaves one of them one image a step, and batch "
+                f"normalisation needs two where an image of {side} pixels comes down to one position: "
+                f"set {key} to {2 * workers} or more, or take fewer workers, larger images, or training.backbone.stem: small"
+            ) from None
 
 
 def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:

@@ -24,6 +24,7 @@ from trainers.fit import fit
 from trainers.history import learnt
 from trainers.loop import Job, summary, train
 from trainers.objectives import objective_class
+from trainers.preflight import check_batch
 from trainers.pretext import PretextModel
 from trainers.runs import RunFolder, decisive, differences
 from trainers.session import alone, connect
@@ -176,8 +177,12 @@ def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
         raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
     spec = recipe.training
     chosen = settled(recipe)
-    Geometry.of(spec.order, spec.batch, row_bytes(recipe)).check_workers(spec.most_workers)
+    geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe))
+    geometry.check_workers(spec.most_workers)
     model = PretextModel(recipe, recipe.seed)
+    shapes = [task.input_shape(recipe.image.size) for task in recipe.tasks.values()]
+    single = {side for side, *rest in shapes if len(rest) == 2}  # several patches of a sample are several images
+    check_batch(lambda: model.backbone, single, geometry, spec.most_workers, "training.batch")
     corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
     sent = row_bytes(recipe) if rendered else max(sent_bytes(chosen), round(file_bytes(chosen, corpus)))
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)

@@ -7,16 +7,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.connection import connect_ray
-from pipeline.errors import UnderWay
+from pipeline.connection import cluster_address, connect_ray
+from pipeline.errors import UnderWay, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.capacity import look_over, nodes
+from trainers.backbones import check_backbone
+from trainers.capacity import Node, look_over, nodes, this_node
 from trainers.preflight import check_resources, check_room
 
 _NAMESPACE = "pseudolabel"
 
+Check = Callable[[Recipe, float, float], None]
 
-def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = check_resources) -> None:
+
+def check_early(recipe: Recipe, check: Check = check_resources) -> None:
+    """Refuse what is known not to work before Ray is there: a network that cannot be built, more than this machine holds.
+
+    Args: as of `connect`, whose errors it raises.
+    """
+    import ray
+
+    if check is check_resources:
+        check_backbone(recipe.training.backbone, recipe.image.size)
+        if recipe.training.workers == 0 and recipe.training.gpus > this_node().gpus:
+            raise UserError(
+                f"training.gpus is {recipe.training.gpus:g}, training.workers: 0 trains in this process, and this machine has "
+                f"{this_node().gpus:g} GPUs: leave training.gpus out"
+            )
+    if cluster_address() is None and not ray.is_initialized():
+        _check_fit(recipe, check, [this_node()])
+
+
+def connect(recipe: Recipe, check: Check = check_resources) -> None:
     """Connect to Ray, as `pipeline.connection` says, and check that the recipe's run fits.
 
     Args:
@@ -24,14 +45,19 @@ def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = chec
         check: refuses what does not fit, see `trainers.preflight`.
 
     Raises:
-        UserError: if the run needs more than the cluster has.
+        UserError: if the run needs more than the cluster has, or no cluster answers.
     """
+    check_early(recipe, check)
     connect_ray()
     there = nodes()
+    _check_fit(recipe, check, there)
+    look_over(recipe, check is check_resources, there)
+
+
+def _check_fit(recipe: Recipe, check: Check, there: list[Node]) -> None:
     check(recipe, sum(node.cpus for node in there), sum(node.gpus for node in there))
     if check is check_resources:
         check_room(recipe, there)
-    look_over(recipe, check is check_resources, there)
 
 
 @contextmanager

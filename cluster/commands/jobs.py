@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.options import AsJson
+from cluster.console import Stream
+from cluster.outcome import UNREAD
 
 if TYPE_CHECKING:
     from cluster.jobs import Job, Jobs
@@ -182,6 +184,8 @@ def _passed(names: list[str]) -> dict[str, str]:
 def _follow(jobs: Jobs, job: Job) -> None:
     def write(text: str) -> None:
         print(text, end="", flush=True)
+        if isinstance(sys.stdout, Stream) and sys.stdout.is_unread:
+            raise SystemExit(UNREAD)
 
     try:
         ended = jobs.follow(job.id, write)

@@ -27,6 +27,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     from cluster.results import metric_names, pretext_table, stage_table
     from cluster.show import say
     from pipeline.materialize.rendered import is_rendered
+    from trainers.threads import advice
 
     with recorded("pretrain", result) as outcome:
         loaded = _load(recipe, overrides)
@@ -47,7 +48,11 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
             **{f"{name}/loss": task["loss"][-1] for name, task in found["tasks"].items()},
             **{f"{name}/metric": task["metric"] for name, task in found["tasks"].items()},
         }
-        say(pretext_table(found["tasks"], board.metrics, found["steps"]), stage_table(stages))
+        say(
+            pretext_table(found["tasks"], board.metrics, found["steps"]),
+            stage_table(stages),
+            *filter(None, [advice(loaded, stages)]),
+        )
         _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 
@@ -103,8 +108,11 @@ def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
     from pipeline.materialize.rendered import for_training
     from pipeline.recipe import load_recipe
+    from trainers.session import check_early
 
-    return for_training(load_recipe(recipe, overrides or []))[0]
+    loaded = for_training(load_recipe(recipe, overrides or []))[0]
+    check_early(loaded)
+    return loaded
 
 
 def _index(shards: str | list[str], recipe: Recipe) -> None:

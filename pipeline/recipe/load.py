@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.recipe.document import parse_value, parse_yaml
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.suggest import unknown_name
+from pipeline.recipe.suggest import shortened, unknown_name
 
 _WORDS = {
     "missing": "required, and not given",
@@ -35,6 +34,9 @@ _WORDS = {
 _BY_ITSELF = frozenset(("missing", "unknown_task"))
 """Refusals that say all without the value that was given."""
 
+_MOST_BYTES = 2**20
+_MOST_LINES = 20
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
@@ -47,13 +49,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: file missing, not YAML, or refused; every refusal in one message, each with its key's path.
     """
     try:
-        document = _parse(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"recipe {path}: {error.strerror or error}") from None
+    if len(text) > _MOST_BYTES:
+        raise UserError(f"recipe {path} is larger than a MiB; a folder or a pattern names many shards")
+    try:
+        document = parse_yaml(text.decode("utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"recipe {path} is not text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not valid YAML: {_in_line(error)}") from None
+    except ValueError as error:
+        raise UserError(f"recipe {path} is {error}") from None
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: expected a mapping of sections, found {_kind(document)}")
     for override in overrides:
@@ -66,56 +73,46 @@ def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        lines = [f"  {_line(item)}" for item in error.errors()]
-        raise UserError("\n".join([f"{origin} is refused:", *lines])) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain data; a key that is given twice is an error, not a silent loss of the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)
+        found = error.errors()
+        lines = [_line(item) for item in found[:_MOST_LINES]]
+        lines += [f"and {len(found) - _MOST_LINES:,} more"] if len(found) > _MOST_LINES else []
+        raise UserError("\n  ".join([f"{origin} is refused:", *lines])) from None
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *parents, last = path.split(".")
+    shown = shortened(override)
     if not equals or not all((*parents, last)):
-        raise UserError(f"--set {override}: expected key=value, such as training.epochs=5")
+        example = f"{shown}={{}} for a task with its defaults" if parents == ["tasks"] and last else "training.epochs=5"
+        raise UserError(f"--set {shown}: expected key=value, such as {example}")
     place = document
     for key in parents:
         inner = {} if place.get(key) is None else place[key]
         if not isinstance(inner, dict):
-            raise UserError(f"--set {override}: '{key}' is not a section")
+            raise UserError(f"--set {shown}: '{shortened(key)}' is not a section")
         place[key] = dict(inner)  # a copy: YAML's anchors can make one section of two
         place = place[key]
     try:
-        place[last] = _parse(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: not valid YAML: {_in_line(error)}") from None
+        place[last] = parse_value(text)
+    except ValueError as error:
+        raise UserError(f"--set {shown}: {error}") from None
 
 
 def _line(item: Any) -> str:
     *parents, last = loc = [str(part) for part in item["loc"]] or [""]
+    path = ".".join(shortened(part) for part in loc)
     if item["type"] == "extra_forbidden":
-        return f"{'.'.join(parents) or 'top level'}: {unknown_name('key', last, _keys_at(parents))}"
+        section = ".".join(shortened(part) for part in parents)
+        return f"{section or 'top level'}: {unknown_name('key', last, _keys_at(parents))}"
     message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    path, given = ".".join(loc), item["input"]
+    given = item["input"]
+    if item["type"] == "string_type" and isinstance(given, bool | int | float):
+        kind = "true or false" if isinstance(given, bool) else "a number"
+        message += f', and YAML takes this for {kind}: put it in quotes ({last}: "..."; --set \'{path}="..."\')'
     if item["type"] not in _BY_ITSELF and isinstance(given, str | int | float | list | None):
-        message += f" (given: {'nothing' if given is None else repr(given)})"
+        message += f" (given: {'nothing' if given is None else shortened(repr(given))})"
     return f"{path}: {message}" if path else message
-
-
-def _in_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
 
 
 def _kind(value: Any) -> str:
@@ -130,11 +127,13 @@ def _keys_at(loc: list[str]) -> list[str]:
         return list(registry()[loc[1]].model_fields)
     model: type[BaseModel] = Recipe
     for key in loc:
-        model = _model_of(model.model_fields[key].annotation) or model
+        if key in model.model_fields:  # else a name that the user chose, as in `corpus.mix`
+            model = _model_of(model.model_fields[key].annotation) or model
     return list(model.model_fields)
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((found for part in get_args(annotation) if (found := _model_of(part))), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The section that a field is, or that it has several of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_of(part))), None)

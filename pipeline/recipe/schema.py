@@ -235,7 +235,12 @@ class Training(Section):
     )
     cpus: float = Field(1.0, gt=0, description="Logical CPUs of each worker.")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker.")
-    threads: int | None = Field(None, ge=1, description="Network threads of a CPU worker; else as many as its CPUs, rounded up.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Network threads of a CPU worker; else what the data actors leave of this machine, or, where "
+        "`training.cpus` is set and on a cluster, as many as its CPUs, rounded up.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Of matrix products: `auto` takes `bfloat16` where the processor or GPU has instructions for it. Each run "

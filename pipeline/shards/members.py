@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError
 from pipeline.shards import naming, tar
-from pipeline.storage import open_seekable, read_all, write_atomic
+from pipeline.storage import is_local, open_seekable, read_all, write_atomic
 from pipeline.storage import size as size_of
 
 VERSION = 1
@@ -187,7 +187,8 @@ class Members:
 
 def sidecar(shard: str) -> str | None:
     """URL of the file beside a shard that holds its members; None where the shard's URL leaves no place for one."""
-    return None if "?" in shard or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
+    has_query = "?" in shard and not is_local(shard)
+    return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
 def scan(url: str, prefer: str | None = None) -> Members:

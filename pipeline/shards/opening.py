@@ -15,6 +15,7 @@ from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
+from pipeline.shards import naming
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import UNFINISHED, Index, Lookup, Row
 from pipeline.shards.members import Members, load_or_scan, sidecar
@@ -79,6 +80,7 @@ def open_corpus(
         ShardError: a shard is damaged; the message says how many are.
     """
     listed = expand(shards)
+    _refuse_photo(listed)
     sizes = np.array([shard.size for shard in listed], np.int64)
     places: dict[str, list[int]] = {}
     for i, shard in enumerate(listed):
@@ -174,6 +176,12 @@ def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
         ids.append(np.array([sample_id(prefix + key) for key in set(keys)], np.uint64))
     times = np.unique(np.concatenate(ids), return_counts=True)[1] if ids else np.zeros(0, np.int64)
     return int(times[times > 1].sum()), int(times.sum()), len(ids)
+
+
+def _refuse_photo(listed: list[Listed]) -> None:
+    for shard in listed:
+        if naming.is_image(_name(shard).lower().rpartition(".")[2]):
+            raise UserError(f"{shard.url}: this is an image, not a shard; make shards of its folder: pseudolabel pack SRC DST")
 
 
 def _scan(

@@ -106,10 +106,16 @@ def pack(
         storage.remove(storage.join(dst, UNFINISHED))
     except OSError as error:
         raise RunError(
-            f"packing {src} into {dst} stopped: {error}; put that right and run the same again, it starts over"
+            f"packing {src} into {dst} stopped: {_words_of(error)}; put that right and run the same again, it starts over"
         ) from error
     size = sum(row.bytes for row in index.rows.values())
     return PackReport(dst, len(index.rows), len(items), size, classes, dict(skipped))
+
+
+def _words_of(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], Counter[str], list[str] | None]:
@@ -151,7 +157,7 @@ def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
     if not dot or not naming.is_image(ext.lower()):
         return f"not an image by name ({dot}{ext.lower()})" if dot else "not an image by name (no extension)", "", ""
     if file.size < 0:
-        return "link that leads nowhere", "", ""
+        return "link that leads nowhere" if file.size == -1 else "no plain file (a pipe, a socket or a device)", "", ""
     if clips:
         stem, _, ext = base.partition(".")
     key = _printable(folder + slash + stem.replace(".", "_"))
@@ -177,6 +183,8 @@ def _claim(dst: str) -> None:
     """Make sure that nothing but an interrupted pack lies in the folder, remove that, and mark the folder as unfinished."""
     if not storage.is_writable(dst):
         raise UserError(f"{dst}: http storage cannot be written")
+    if sidecar(storage.join(dst, "shard-000000.tar")) is None:
+        raise UserError(f"{dst}: a URL with a query is no folder; give it without what begins at the `?`")
     try:
         there = storage.names(dst)
         left = [name for name in there if _OURS.fullmatch(name)] if UNFINISHED in there and NAME not in there else []
@@ -210,7 +218,7 @@ def _write_shards(
                     progress(done, total)
                 waiting = next(samples, None)
             shard.tar.finish()
-        Members.of(shard.rows, shard.tar.position).save(sidecar(storage.join(dst, name)) or "")
+        Members.of(shard.rows, shard.tar.position).save(storage.join(dst, name.removesuffix(".tar") + ".members.parquet"))
         index.rows[name] = Row(shard.samples, shard.tar.position, shard.tar.sha256.hexdigest())
 
 

@@ -15,22 +15,30 @@ from itertools import pairwise
 from typing import IO, Any, Protocol
 
 from pipeline.errors import ShardError, UserError
-from pipeline.shards import tar
+from pipeline.shards import naming, tar
 from pipeline.storage import absolute, is_local, is_writable, join, open_seekable, read_all, read_range, walk
 
-_DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tar.xz": lzma.open,
+_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_DECOMPRESS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
 }
+"""By a file's first bytes: names do not tell, for browsers unpack what they load."""
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive: unzip it, and pack the folder",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first (zstd -d)",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and pack the folder",
+    b"Rar!": "a RAR archive: unpack it, and pack the folder",
+}
+_FIRST = 6  # bytes
 _READERS, _AHEAD = 8, 32
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere), and the
-    first byte of its body where the source is a tar."""
+    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere, -2: a
+    pipe, a socket or a device), and the first byte of its body where the source is a tar."""
 
     path: str
     size: int
@@ -54,17 +62,21 @@ def open_source(src: str) -> Source:
         UserError: nothing there, or neither of these, or a tar that is damaged.
     """
     url = absolute(src)
-    packed = next((suffix for suffix in _DECOMPRESS if url.lower().endswith(suffix)), None)
-    is_folder = os.path.isdir(url) if is_local(url) else not packed and not url.lower().endswith(".tar")
+    named = url.partition("?")[0].lower().endswith(_NAMES)
     try:
-        if is_folder:
+        if os.path.isdir(url) if is_local(url) else not named:
             if not is_writable(url):
                 raise UserError(f"{src}: over http no folder can be listed; give a tar of it")
             return FolderSource(url)
-        if packed:
-            return CompressedTarSource(url, _DECOMPRESS[packed])
-        if not url.lower().endswith(".tar") and os.path.exists(url):
-            raise UserError(f"{src}: neither a folder nor a tar ({', '.join(['.tar', *_DECOMPRESS])})")
+        if is_local(url) and os.path.exists(url) and not os.path.isfile(url):  # a pipe would be waited for
+            raise UserError(f"{src}: {_no_source(url)}")
+        start = read_range(url, 0, _FIRST)
+        if foreign := next((words for magic, words in _FOREIGN.items() if start.startswith(magic)), None):
+            raise UserError(f"{src} is {foreign}")
+        if packed := next((unpack for magic, unpack in _DECOMPRESS.items() if start.startswith(magic)), None):
+            return CompressedTarSource(url, packed)
+        if not named:
+            raise UserError(f"{src}: {_no_source(url)}")
         return TarSource(url)
     except FileNotFoundError:
         raise UserError(f"{src}: no such file or folder") from None
@@ -72,6 +84,12 @@ def open_source(src: str) -> Source:
         raise UserError(f"{src} cannot be read: {error}") from None
     except ShardError as error:
         raise UserError(str(error)) from None
+
+
+def _no_source(url: str) -> str:
+    if naming.is_image(url.lower().rpartition(".")[2]):
+        return "this is an image; give the folder that holds it"
+    return f"neither a folder nor a tar ({', '.join(_NAMES)})"
 
 
 class FolderSource:
@@ -105,7 +123,14 @@ class CompressedTarSource:
     def __init__(self, url: str, decompress: Callable[[IO[bytes]], Any]) -> None:
         self._url, self._decompress = url, decompress
         with open_seekable(url) as raw, decompress(raw) as file:
-            self.files = [File(*_named(member)) for member in tar.walk(file, url)]
+            try:
+                self.files = [File(*_named(member)) for member in tar.walk(file, url)]
+            except ShardError as error:
+                if isinstance(error.__context__, EOFError):
+                    raise ShardError(
+                        url, "truncated: its end is missing, as after a download that was interrupted; load it again"
+                    ) from None
+                raise
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         return _in_turn(files, self._url, self._decompress)

@@ -109,7 +109,7 @@ def remove(url: str) -> None:
 def walk(folder: str) -> list[tuple[str, int]]:
     """All files below a folder: (path relative to it, with `/`; size in bytes), sorted by path.
 
-    Links are followed, loops cut; a link that leads nowhere has size -1.
+    Links are followed, loops cut; a link that leads nowhere has size -1, what is no plain file (a pipe, a socket, a device) -2.
 
     Raises:
         OSError: there is no such folder, or a folder below it cannot be read.
@@ -134,8 +134,8 @@ def walk(folder: str) -> list[tuple[str, int]]:
                     waiting.append((entry.path, f"{relative}{entry.name}/", above | {identity}))
                 elif entry.is_file():
                     files.append((relative + entry.name, entry.stat().st_size))
-                elif entry.is_symlink():
-                    files.append((relative + entry.name, -1))
+                else:
+                    files.append((relative + entry.name, -2 if os.path.exists(entry.path) else -1))
     return sorted(files)
 
 

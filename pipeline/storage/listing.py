@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-from braceexpand import braceexpand
+from urllib.parse import unquote
 
 from pipeline.errors import UserError
 from pipeline.storage.backends import (
@@ -24,8 +24,11 @@ from pipeline.storage.backends import (
     scheme_of,
     size_in,
 )
+from pipeline.storage.braces import spelled, times_spelled
 from pipeline.storage.files import ATTEMPTS, pause
 
+_MOST_NAMES = 1_000_000
+_IN_BRACKETS = re.compile(r"\[[^]]*\]")
 _LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
 
 
@@ -50,7 +53,8 @@ def expand(patterns: str | Sequence[str]) -> list[Listed]:
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     if not given:
         raise UserError("no shards given: name a folder, a pattern or a list of shards")
-    urls = [spelled for pattern in given for spelled in _spell(pattern)]
+    _check_patterns(given)
+    urls = [name for pattern in given for name in _spell(pattern)]
     try:
         found = _find(urls)
     except OSError as error:
@@ -71,13 +75,39 @@ def names(folder: str) -> list[str]:
             return []
 
 
+def _check_patterns(patterns: list[str]) -> None:
+    """Refuse what is no pattern of ours, and more names than a corpus has shards."""
+    total = 0
+    for pattern in patterns:
+        if _is_there(absolute(pattern)):  # a name may hold any character
+            continue
+        if pattern.startswith("pipe:"):
+            raise UserError(f"{pattern}: commands are not run: name the file or URL itself (s3://, gs://, http://)")
+        if "::" in _IN_BRACKETS.sub("", pattern):  # which may hold an IPv6 address
+            raise UserError(f"{pattern}: `::` joins nothing here: give several shards as a list, and a URL without a chain")
+        try:
+            total += times_spelled(pattern)
+        except ValueError as error:
+            raise UserError(f"{pattern[:100]}: {error}") from None
+        if total > _MOST_NAMES:
+            raise UserError(
+                f"{pattern[:100]}: its braces stand for {total:.2g} names, more than the {_MOST_NAMES:,} that are read"
+            )
+
+
+def _is_there(url: str) -> bool:
+    if "\0" in url:
+        raise UserError(f"{url!a}: no file has such a name")
+    return is_local(url) and os.path.exists(url)
+
+
 def _spell(pattern: str) -> list[tuple[str, bool]]:
     """What a pattern's braces stand for: URLs, each with whether it is a glob."""
     url = absolute(pattern)
-    if is_local(url) and os.path.exists(url):  # a name may hold any character
+    if _is_there(url):
         return [(url, False)]
     try:
-        urls = list(braceexpand(url)) if "{" in url else [url]
+        urls = list(spelled(url))
     except ValueError:
         raise UserError(f"{pattern}: its braces do not match") from None
     return [(_literal_parents(one), True) if _has_wildcard(one) else (one, False) for one in urls]
@@ -122,6 +152,8 @@ def _named(url: str) -> list[Listed] | None:
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+    if info["type"] == "other":
+        raise UserError(f"{url}: a pipe, a socket or a device, of which no part can be read by its place: give a file")
     return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url))]
 
 
@@ -129,10 +161,24 @@ def _folder(url: str) -> list[Listed]:
     listing = _listing(url)
     found = [Listed(join(url, name), listing[name]) for name in sorted(listing) if name.endswith(".tar")]
     if not found:
-        packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
-        hint = f"{packed} is compressed: unpack it first" if packed else "make some from images: pseudolabel pack SRC DST"
-        raise UserError(f"{url}: this folder holds no shards (.tar files); {hint}")
+        raise UserError(f"{url}: this folder holds no shards (.tar files){_instead(url, listing)}")
     return found
+
+
+def _instead(url: str, listing: dict[str, int]) -> str:
+    """What a folder without shards holds, and what to do."""
+    packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
+    if packed:
+        return f"; {packed} is compressed: unpack it first"
+    if capitals := next((name for name in listing if name.lower().endswith(".tar")), None):
+        return f"; {capitals} would be one by the name {capitals[:-4]}.tar, or give a pattern: '{join(url, '*' + capitals[-4:])}'"
+    if below := next((one for one in ("*/*.tar", "*/*/*.tar") if is_local(url) and _any(url, one)), None):
+        return f", and folders in it do: give a pattern, '{join(url, below)}'"
+    return "; make some from images: pseudolabel pack SRC DST"
+
+
+def _any(folder: str, pattern: str) -> bool:
+    return next(glob.iglob(pattern, root_dir=folder), None) is not None
 
 
 def _glob(url: str) -> list[Listed]:
@@ -192,7 +238,15 @@ def _refuse_missing(missing: list[str], wanted: int) -> None:
     if scheme_of(url) in OBJECT_STORES and _bucket_missing(url):
         raise UserError(f"{url}: there is no bucket of that name")
     rest = f" ({len(missing)} of the {wanted} named are missing)" if wanted > 1 else ""
-    raise UserError(f"{url}: no such shard{'' if url.endswith('.tar') else ' or folder'}{rest}")
+    raise UserError(f"{url}: no such shard{'' if url.endswith('.tar') else ' or folder'}{rest}{_hint(url)}")
+
+
+def _hint(url: str) -> str:
+    if "$" in url:
+        return "; a `$` stands for itself here: write the path out, or let the shell fill it in, by --set"
+    if is_local(url) and unquote(url) != url and _is_there(unquote(url)):
+        return f"; paths and file:// URLs are taken by the letter: write {unquote(url)}"
+    return ""
 
 
 def _bucket_missing(url: str) -> bool:

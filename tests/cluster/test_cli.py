@@ -206,3 +206,16 @@ def test_downstream_commands_say_what_is_missing(refused: Refused, recipe_file: 
 
 def test_pretraining_without_tasks_is_refused(refused: Refused, recipe_file: Path) -> None:
     assert "`pseudolabel tasks` lists them" in refused(2, "pretrain", recipe_file, "--set", "tasks={}")
+
+
+def test_a_network_that_does_not_exist_is_refused_before_workers_are_spoken_of(
+    refused: Refused, call: Call, recipe_file: Path
+) -> None:
+    words = ("pretrain", recipe_file, "--set", "training.backbone.name=resnet19")
+    assert "unknown backbone 'resnet19': did you mean" in refused(2, *words)
+    assert "starting workers" not in call(*words).stderr
+
+
+def test_a_batch_of_one_on_a_map_of_one_position_is_refused_before_the_run(refused: Refused, recipe_file: Path) -> None:
+    small = ("--set", "training.batch=1", "--set", "image.size=16", "--set", "training.backbone.stem=standard")
+    assert "set training.batch to 2 or more" in refused(2, "pretrain", recipe_file, *small)

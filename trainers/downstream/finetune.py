@@ -12,6 +12,7 @@ import torch
 
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
+from trainers.backbones import build_backbone
 from trainers.board import Record, open_board
 from trainers.downstream.classifier import OBJECTIVE, Classifier
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
@@ -21,6 +22,7 @@ from trainers.downstream.scores import score
 from trainers.fit import fit
 from trainers.loop import Job, summary, train
 from trainers.precision import autocast
+from trainers.preflight import check_batch
 from trainers.ranks import gathered
 from trainers.runs import RunFolder
 from trainers.session import alone, connect
@@ -57,6 +59,9 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         RunError: the run failed.
     """
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    network = partial(build_backbone, recipe.training.backbone, recipe.image.size, recipe.seed, ("vector",))
+    geometry = data.training().schedule.geometry
+    check_batch(network, [recipe.image.size], geometry, recipe.training.most_workers, "downstream.batch")
     weights = {"pretrained": backbone.weights, "random": None}
     untrained = _untrained(data, backbone.weights)
     folder = RunFolder(recipe)

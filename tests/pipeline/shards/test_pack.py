@@ -216,9 +216,9 @@ def test_progress_ends_at_all_bytes(photos: Path, tmp_path: Path) -> None:
         ("text", r"holds no images \(1 not an image by name \(\.txt\)\)"),
         ("text/a.txt", "neither a folder nor a tar"),
         ("bad.tar", "not a tar"),
-        ("bad.tar.gz", "Not a gzipped file"),
+        ("bad.tar.gz", "not a tar"),
         ("bad.tar.xz", "not a tar"),
-        ("cut.tar.gz", r"damaged or truncated|not a tar"),
+        ("cut.tar.gz", "truncated: its end is missing"),
     ],
 )
 def test_a_source_that_cannot_be_packed_is_refused_before_anything_is_written(tmp_path: Path, src: str, words: str) -> None:
