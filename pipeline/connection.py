@@ -8,16 +8,13 @@ import signal
 import threading
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.home import importer, namesake
+from pipeline.home import check_workers, worker_options
 
 DATA_TASK_CPUS = 1.0
 """Ray Data needs one free logical CPU for the task that numbers the units; without it the rendering actors wait for ever."""
 
 _ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch for machines that are no clusters: set to 0, its processes listen on the loopback address and nowhere else."""
-
-_HOOK = "worker_process_setup_hook"
 
 
 def connect_ray() -> None:
@@ -27,19 +24,14 @@ def connect_ray() -> None:
     Ray Data's own bookkeeping (it computes next to nothing).
 
     Raises:
-        UserError: workers of the Ray that the caller connected to would import something else under our names.
+        UserError: the caller's own Ray has workers that would import something else under our names.
     """
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(_ONLY_LOOPBACK, "0")  # before Ray is imported
     import ray
 
-    other = namesake()
     if ray.is_initialized():
-        if other and not ray.get_runtime_context().runtime_env.get(_HOOK):
-            raise UserError(
-                f"Ray's workers would import {other} in place of pseudolabel's package of that name: give it another name, or "
-                "leave out ray.init(): pseudolabel connects by itself, and then workers import the right one"
-            )
+        check_workers(ray.get_runtime_context().runtime_env)
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("PSEUDOLABEL_DEBUG"))}
     if not os.environ.get("RAY_ADDRESS"):
@@ -49,9 +41,7 @@ def connect_ray() -> None:
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
         options |= {"address": "local", "num_cpus": int((os.cpu_count() or 1) + DATA_TASK_CPUS), "include_dashboard": False}
-    if other:
-        options["runtime_env"] = {_HOOK: importer()}
-    ray.init(**options)
+    ray.init(**options, **worker_options())
     _keep_sigterm()
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
 
 HOME = Path(__file__).parents[1]
 """The folder that holds our packages; `python -m` finds them first in a process that starts in it."""
 
 PACKAGES = ("pipeline", "trainers", "cluster", "pseudolabel")
+
+_HOOK = "worker_process_setup_hook"
+"""Ray's name for a function that each worker runs before anything else."""
 
 
 def namesake() -> str | None:
@@ -26,6 +32,27 @@ def namesake() -> str | None:
         if spec is not None and spec.origin and not (HOME / name / "__init__.py").samefile(spec.origin):
             return spec.origin
     return None
+
+
+def worker_options() -> dict[str, Any]:
+    """What `ray.init` is told so that its workers import our packages: nothing, where nothing is in the way."""
+    return {"runtime_env": {_HOOK: importer()}} if namesake() else {}
+
+
+def check_workers(runtime_env: Mapping[str, Any]) -> None:
+    """Refuse a Ray that the caller has started, and whose workers would import something else under our names.
+
+    Args:
+        runtime_env: that of the running job.
+
+    Raises:
+        UserError: with what they would import, and what to do.
+    """
+    if (other := namesake()) and not runtime_env.get(_HOOK):
+        raise UserError(
+            f"Ray's workers would import {other} in place of pseudolabel's package of that name: give it another name, or "
+            "leave out ray.init(): pseudolabel connects by itself, and then workers import the right one"
+        )
 
 
 def importer() -> Callable[[], None]:

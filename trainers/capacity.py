@@ -129,10 +129,16 @@ def advice(recipe: Recipe, trains: bool, wanted: list[Piece], there: list[Node],
 
 
 def look_over(recipe: Recipe, trains: bool, there: list[Node]) -> None:
-    """Hold a run that fits against what is free on the live cluster, and print what is not good."""
+    """Hold a run against the live cluster, and print what is not good.
+
+    Raises:
+        UserError: it does not fit.
+    """
     import ray
 
-    for words in advice(recipe, trains, pieces(recipe, trains), there, ray.available_resources()):
+    wanted = pieces(recipe, trains)
+    check_nodes(wanted, there)
+    for words in advice(recipe, trains, wanted, there, ray.available_resources()):
         print(f"warning: {words}", file=sys.stderr)
 
 

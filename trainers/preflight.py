@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.connection import DATA_TASK_CPUS
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from trainers.capacity import Node, check_nodes, pieces
+from trainers.capacity import Node
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,6 @@ def needs(recipe: Recipe) -> Needs:
         f"+ {DATA_TASK_CPUS:g} for Ray Data",
         gpu_words=f"{workers} workers x {train.gpus:g} + {place.actors} actors x {actor_gpus:g}",
     )
-
-
-def check_fits(recipe: Recipe, check: Callable[[Recipe, float, float], None], there: list[Node]) -> None:
-    """Refuse what does not fit a cluster, in sum or node by node.
-
-    Args:
-        recipe: the recipe.
-        check: `check_resources` or `check_render`.
-        there: the cluster's nodes, see `trainers.capacity`.
-
-    Raises:
-        UserError: one line, with the arithmetic and what to change.
-    """
-    check(recipe, sum(node.cpus for node in there), sum(node.gpus for node in there))
-    if check is check_resources:
-        check_room(recipe, there)
-    check_nodes(pieces(recipe, check is check_resources), there)
 
 
 def check_resources(recipe: Recipe, cpus: float, gpus: float) -> None:

@@ -11,7 +11,7 @@ from pipeline.connection import connect_ray
 from pipeline.errors import UnderWay
 from pipeline.recipe.schema import Recipe
 from trainers.capacity import look_over, nodes
-from trainers.preflight import check_fits, check_resources
+from trainers.preflight import check_resources, check_room
 
 _NAMESPACE = "pseudolabel"
 
@@ -28,7 +28,9 @@ def connect(recipe: Recipe, check: Callable[[Recipe, float, float], None] = chec
     """
     connect_ray()
     there = nodes()
-    check_fits(recipe, check, there)
+    check(recipe, sum(node.cpus for node in there), sum(node.gpus for node in there))
+    if check is check_resources:
+        check_room(recipe, there)
     look_over(recipe, check is check_resources, there)
 
 

@@ -197,9 +197,14 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
     there = jobs.nodes()
     if there is None:
         return
-    from trainers.preflight import check_fits, check_render, check_resources
+    from trainers.capacity import check_nodes, pieces
+    from trainers.preflight import check_render, check_resources, check_room
 
-    check_fits(loaded, check_render if command == "render" else check_resources, there)
+    trains = command != "render"
+    (check_resources if trains else check_render)(loaded, sum(node.cpus for node in there), sum(node.gpus for node in there))
+    if trains:
+        check_room(loaded, there)
+    check_nodes(pieces(loaded, trains), there)
 
 
 def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
