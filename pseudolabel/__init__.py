@@ -62,10 +62,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:  # loaded at first use: torch and Ray take seconds
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pseudolabel' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:  # loaded at first use: torch and Ray take seconds
+        if name not in _HOMES:
+            raise AttributeError(f"module 'pseudolabel' has no attribute '{name}'")
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
