@@ -31,8 +31,8 @@ _DEFAULT = "http://127.0.0.1:8265"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
-_UNSCALED = re.compile(r"node_[0-9a-f]+")
-"""The kind of a node that no autoscaler has started, in Ray's words."""
+_UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
+"""The kind of a node that no autoscaler has started, as Ray's status has it: made of the node's id, in camel case."""
 _SHARDS = ("shards", "mix", "train", "test")
 """Keys of the recipe that name shards."""
 
@@ -105,10 +105,11 @@ class Jobs:
             kinds = ((status.get("clusterStatus") or {}).get("autoscalerReport") or {}).get("activeNodes") or {}
             if not kinds or not all(_UNSCALED.fullmatch(kind) for kind in kinds):
                 return None
-            there = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES)
+            with _only(self.url):
+                there = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES)
         except (KeyError, requests.RequestException, RayStateApiException):
             return None
-        held = [node.resources_total for node in there]
+        held = [node.resources_total or {} for node in there]
         return [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in held]
 
     def all(self) -> list[Job]:
