@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # pip compiles on one core, this on all; where Python may not write bytecode, each process would compile anew what it imports.
 # Some packages carry templates named .py that cannot be compiled.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pipeline trainers cluster || true
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pseudolabel pipeline trainers cluster || true
 
 .PHONY: demo test test-all check bench format clean
 

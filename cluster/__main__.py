@@ -1,5 +1,5 @@
 """`python -m cluster` is the command `pseudolabel`."""
 
-from cluster.cli import main
+from pseudolabel.__main__ import main
 
 main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,27 +13,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.outcome import JOB
 from pipeline.connection import quiet_console
 from pipeline.errors import RunError, UserError
 from pipeline.storage import absolute, is_local
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
+    from trainers.capacity import Node
 
 COMMANDS = ("render", "pretrain", "finetune", "evaluate")
-EXCLUDES = [
-    ".git/", ".venv/", "venv/", "runs/", "node_modules/", "__pycache__/", ".*_cache/", ".hypothesis/",
-    "*.tar", "*.tar.*", "*.tgz", "*.zip", "*.parquet", "*.pt", "*.pth", "*.ckpt",
-    ".env*", ".netrc", ".aws/", ".ssh/", ".ray/", ".kube/", "*.pem", "*.key",
-]  # fmt: skip
-"""What a working directory may hold that is no code: large, or secret. Ray leaves out what `.gitignore` names, too."""
-
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "pseudolabel"
 _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 0.5, 120.0, 5
+_DEFAULT = "http://127.0.0.1:8265"
+"""Where `ray start --head` puts the job server if it is not told otherwise."""
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_RACES = 10
+_RACES, _MOST_NODES = 10, 10_000
+_UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
+"""The kind of a node that no autoscaler has started, as Ray's status has it: made of the node's id, in camel case."""
 _SHARDS = ("shards", "mix", "train", "test")
 """Keys of the recipe that name shards."""
 
@@ -70,7 +71,8 @@ class Jobs:
     """The jobs of one cluster.
 
     Args:
-        address: URL of its job server; else what `RAY_API_SERVER_ADDRESS` or `RAY_ADDRESS` says, or a cluster on this machine.
+        address: URL of its job server; else what `RAY_API_SERVER_ADDRESS` or `RAY_ADDRESS` says, or the URL that Ray's job server
+            has by default on this machine.
 
     Raises:
         UserError: there is no cluster, or it does not let us in.
@@ -80,13 +82,37 @@ class Jobs:
         from ray.job_submission import JobSubmissionClient
 
         quiet_console()
-        with _only(address):
-            self._client = _asked(lambda: JobSubmissionClient(address), address or "the address of the cluster")
+        named = address or next(filter(None, map(os.environ.get, _OVERRIDING)), None)
+        where = named or _DEFAULT
+        with _only(where):
+            self._client = _asked(lambda: JobSubmissionClient(where), where)
+        self.url: str = self._client.get_address()
+        self.guessed = named is None
 
     @property
     def here(self) -> bool:
         """Whether the cluster's head is on this machine, so that paths mean the same there."""
-        return urlsplit(self._client.get_address()).hostname in _LOOPBACK
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+    def nodes(self) -> list[Node] | None:
+        """What the cluster's nodes hold; None where an autoscaler may add to them, or where that cannot be told."""
+        import requests
+        from ray.util.state import list_nodes
+        from ray.util.state.exception import RayStateApiException
+
+        from trainers.capacity import Node
+
+        try:
+            status = self._client._do_request("GET", "/api/cluster_status").json()["data"]
+            kinds = ((status.get("clusterStatus") or {}).get("autoscalerReport") or {}).get("activeNodes") or {}
+            if not kinds or not all(_UNSCALED.fullmatch(kind) for kind in kinds):
+                return None
+            with _only(self.url):
+                there = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES)
+        except (KeyError, requests.RequestException, RayStateApiException):
+            return None
+        held = [node.resources_total or {} for node in there]
+        return [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in held]
 
     def all(self) -> list[Job]:
         """Our jobs, the oldest first."""
@@ -104,11 +130,20 @@ class Jobs:
             raise UserError(f"no job {name} on this cluster; `pseudolabel list` shows those that there are")
         return found[-1]
 
-    def submit(self, name: str, entrypoint: str, runtime_env: dict[str, Any], command: str) -> tuple[Job, bool]:
+    def submit(
+        self, name: str, entrypoint: str, runtime_env: dict[str, Any], command: str, sending: Callable[[str], None]
+    ) -> tuple[Job, bool]:
         """Start a job, unless one of this name is under way.
 
         The cluster takes an id once only. A job that is run again after it has ended is a new attempt, `<name>-2` and so on; of
         two who ask for the same attempt at once one gets it, and the other one finds it under way.
+
+        Args:
+            name: of the job, an id that is the same each time.
+            entrypoint: its command line.
+            runtime_env: its surroundings, in Ray's words.
+            command: what it does, for `list`.
+            sending: called with the id before the job is sent.
 
         Returns:
             The job, and whether it was started by this call.
@@ -121,9 +156,14 @@ class Jobs:
             if attempts and attempts[-1].status not in ENDED:
                 return attempts[-1], False
             id = f"{name}-{len(attempts) + 1}" if attempts else name
+            sending(id)
+            variables = {**runtime_env.get("env_vars", {}), JOB: id}
             try:
                 self._client.submit_job(
-                    entrypoint=entrypoint, runtime_env=runtime_env, metadata={_OURS: command}, submission_id=id
+                    entrypoint=entrypoint,
+                    runtime_env={**runtime_env, "env_vars": variables},
+                    metadata={_OURS: command},
+                    submission_id=id,
                 )
             except (RuntimeError, ValueError) as error:  # the latter: what is to be shipped is too large
                 if len(self._attempts(name)) == len(attempts):
@@ -248,9 +288,9 @@ def _absolute(value: Any) -> Any:
 
 
 @contextmanager
-def _only(address: str | None) -> Iterator[None]:
+def _only(address: str) -> Iterator[None]:
     """An address that is given goes before the environment's; Ray has it the other way round."""
-    held = {name: os.environ.pop(name) for name in _OVERRIDING if address and name in os.environ}
+    held = {name: os.environ.pop(name) for name in _OVERRIDING if name in os.environ}
     try:
         yield
     finally:

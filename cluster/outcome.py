@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,13 @@ VERSION = 1
 RESULT = "result.json"
 """How the names of results end: `<command>.result.json` in a run's folder, `<folder>.<command>.result.json` beside another."""
 
-RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "running", "done", "failed", "refused", "interrupted"
+PENDING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "pending", "running", "done", "failed", "refused", "interrupted"
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2, INTERRUPTED: 130}
 UNREAD = 141
 """The exit code where all went well and the reader of stdout had gone, as a shell names a death by SIGPIPE."""
+
+JOB = "PSEUDOLABEL_JOB"
+"""The variable by which a job of a cluster knows its id."""
 
 
 class Outcome:
@@ -34,10 +38,21 @@ class Outcome:
     def __init__(self, command: str, given: str | None = None) -> None:
         self._command, self._given = command, given
         self._url: str | None = None
+        self._job = os.environ.get(JOB)
         self._started, self._since = _now(), time.monotonic()
         self.counts: dict[str, int] = {}
         self.artefacts: dict[str, str] = {}
         self.metrics: dict[str, float] = {}
+
+    def submitted(self, url: str, job: str) -> None:
+        """A job is sent that will begin the work: until then the result is `pending`, and none of an earlier attempt is there.
+
+        Args:
+            url: as of `begin`.
+            job: its id.
+        """
+        self._url, self._job = self._given or url, job
+        self._write(PENDING, None)
 
     def begin(self, url: str) -> None:
         """The work begins: from here on there is a result, `running` at first, so that none of an earlier run is mistaken for it.
@@ -63,11 +78,12 @@ class Outcome:
         result = {
             "version": VERSION,
             "command": self._command,
+            "job": self._job,
             "status": status,
             "exit_code": EXIT_CODES.get(status),
             "error": error and scrubbed(error),
             "started": self._started,
-            "ended": None if status == RUNNING else _now(),
+            "ended": None if status in (PENDING, RUNNING) else _now(),
             "seconds": round(time.monotonic() - self._since, 3),
             "counts": {name: int(count) for name, count in self.counts.items()},  # sums over ranks are made of floats
             "artefacts": scrubbed_document(self.artefacts),

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.draws import sample_id
 from pipeline.errors import RunError
+from pipeline.home import HOME
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.corpus import Sample
 
@@ -99,7 +100,7 @@ def render_apart(engine: str) -> Rendered:
     """
     command = [sys.executable, "-m", "cluster.selftest", engine]
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS, cwd=HOME)
     except subprocess.TimeoutExpired:
         raise RunError(f"no answer within {_SECONDS:.0f} seconds") from None
     if done.returncode:

@@ -26,7 +26,7 @@ from pipeline.shards.pack import pack
 from pipeline.tasks import Task, registry
 
 ROOT = Path(__file__).resolve().parents[1]
-PLANES = ("pipeline", "trainers", "cluster")
+PLANES = ("pipeline", "trainers", "cluster", "pseudolabel")
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 FOUR = ["colorization", "jigsaw", "occlusion", "rotation"]

@@ -8,9 +8,9 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.home import check_workers, worker_options
 
 DATA_TASK_CPUS = 1.0
 """Ray Data needs one free logical CPU for the task that numbers the units; without it the rendering actors wait for ever."""
@@ -32,7 +32,8 @@ def connect_ray() -> None:
     Ray Data's own bookkeeping (it computes next to nothing).
 
     Raises:
-        UserError: no cluster answers at that address, or no folder is fit for the local Ray's sockets.
+        UserError: no cluster answers at that address, no folder is fit for the local Ray's sockets, or the caller's own Ray has
+            workers that would import something else under our names.
     """
     address = cluster_address()
     if address is None:
@@ -40,6 +41,7 @@ def connect_ray() -> None:
     import ray
 
     if ray.is_initialized():
+        check_workers(ray.get_runtime_context().runtime_env)
         return
     log_to_driver = bool(os.environ.get(_DEBUG))
     if address is not None:
@@ -95,7 +97,7 @@ def join_cluster(address: str, log_to_driver: bool = False) -> None:
     import ray
 
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=log_to_driver, **worker_options())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address, f"refuses: {str(error).strip().splitlines()[0]}") from error
 
@@ -135,7 +137,7 @@ def _start_ray(log_to_driver: bool) -> None:
     # On one machine a look costs nothing, and Ray Train waits for the next one at the start and at the end of each run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
-    options: dict[str, Any] = {"_temp_dir": folder} if (folder := _short_folder()) else {}
+    options = worker_options() | ({"_temp_dir": folder} if (folder := _short_folder()) else {})
     ray.init(
         "local",
         num_cpus=local_cpus(),

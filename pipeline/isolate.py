@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 
 from pipeline.errors import RunError
+from pipeline.home import HOME
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
@@ -64,7 +65,8 @@ def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) 
         for sample in samples:
             images.write(sample.encoded)
         images.seek(0)
-        done = subprocess.run([sys.executable, "-m", "pipeline.isolate"], stdin=images, capture_output=True, check=False)
+        command = [sys.executable, "-m", "pipeline.isolate"]
+        done = subprocess.run(command, stdin=images, capture_output=True, check=False, cwd=HOME)
     lines = done.stdout.splitlines()
     if done.returncode > 0 or (_READY not in lines and -done.returncode not in _FROM_OUTSIDE):
         words = done.stderr.decode(errors="replace").strip()

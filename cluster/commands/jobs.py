@@ -13,14 +13,17 @@ from cluster.console import Stream
 from cluster.outcome import UNREAD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.jobs import Job, Jobs
+    from pipeline.recipe import Recipe
 
 Address = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="URL",
-        help="The cluster's job server, such as http://head:8265; else RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine's.",
+        help="The cluster's job server, such as http://head:8265; else RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or port 8265 here.",
         show_default=False,
     ),
 ]
@@ -60,15 +63,33 @@ def submit(
 
     Example: [bold]pseudolabel submit -- pretrain recipe.yaml --set training.epochs=20[/]
     """
-    from cluster.jobs import Jobs, stable_id
+    from cluster.jobs import stable_id
+    from cluster.outcome import Outcome
+    from cluster.shipping import snapshot
+    from pipeline.errors import UserError
     from pipeline.recipe import load_recipe
+    from pipeline.storage import is_local
 
     command, given = _parsed(context, words)
     loaded, variables = load_recipe(given["recipe"], given["overrides"] or []), _passed(env or [])
-    jobs = Jobs(address)
-    entrypoint, runtime_env = _package(command, given, loaded, jobs.here, ship)
-    runtime_env["env_vars"] = variables
-    job, fresh = jobs.submit(name or stable_id(command, loaded, given.get("out")), entrypoint, runtime_env, command)
+    jobs = _jobs(address)
+    folder, entrypoint = _package(command, given, loaded, jobs.here, ship)
+    _check(command, loaded, jobs)
+    outcome, url = Outcome(command, given["result"]), _result(command, given, loaded)
+
+    def sending(id: str) -> None:
+        if jobs.here or not is_local(given["result"] or url):
+            outcome.submitted(url, id)
+
+    with snapshot(folder, None if ship else given["recipe"]) as shipped:
+        surroundings = {"working_dir": str(shipped), "env_vars": variables}
+        try:
+            job, fresh = jobs.submit(
+                name or stable_id(command, loaded, given.get("out")), entrypoint, surroundings, command, sending
+            )
+        except UserError as error:
+            outcome.end(error)
+            raise
     print(f"job {job.id} {'submitted' if fresh else 'is under way already'}", file=sys.stderr)
     if wait:
         _follow(jobs, job)
@@ -81,9 +102,7 @@ def attach(id: JobId, address: Address = None) -> None:
 
     Example: [bold]pseudolabel attach photos-pretrain-1a2b3c4d[/]
     """
-    from cluster.jobs import Jobs
-
-    jobs = Jobs(address)
+    jobs = _jobs(address)
     _follow(jobs, jobs.find(id))
 
 
@@ -92,9 +111,7 @@ def status(id: JobId, address: Address = None, json: AsJson = False) -> None:
 
     Example: [bold]pseudolabel status photos-pretrain-1a2b3c4d --json[/]
     """
-    from cluster.jobs import Jobs
-
-    _show([Jobs(address).find(id)], json, alone=True)
+    _show([_jobs(address).find(id)], json, alone=True)
 
 
 def list_jobs(address: Address = None, json: AsJson = False) -> None:
@@ -102,9 +119,7 @@ def list_jobs(address: Address = None, json: AsJson = False) -> None:
 
     Example: [bold]pseudolabel list[/]
     """
-    from cluster.jobs import Jobs
-
-    _show(Jobs(address).all(), json)
+    _show(_jobs(address).all(), json)
 
 
 def stop(id: JobId, address: Address = None) -> None:
@@ -112,11 +127,21 @@ def stop(id: JobId, address: Address = None) -> None:
 
     Example: [bold]pseudolabel stop photos-pretrain-1a2b3c4d[/]
     """
+    jobs = _jobs(address)
+    job = jobs.stop(jobs.find(id).id)
+    print(f"job {job.id}: {job.status}")
+
+
+def _jobs(address: str | None) -> Jobs:
     from cluster.jobs import Jobs
 
     jobs = Jobs(address)
-    job = jobs.stop(jobs.find(id).id)
-    print(f"job {job.id}: {job.status}")
+    if jobs.guessed:
+        print(
+            f"cluster: {jobs.url}, Ray's default address on this machine; --address or RAY_API_SERVER_ADDRESS names another one",
+            file=sys.stderr,
+        )
+    return jobs
 
 
 def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -133,26 +158,23 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, An
     return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent).params
 
 
-def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship: bool) -> tuple[str, dict[str, Any]]:
-    """The command line of the job, and the folder that it runs in."""
+def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship: bool) -> tuple[Path, str]:
+    """The folder that is shipped, and the command line that runs in it."""
     import json
     import shlex
-    import shutil
-    import tempfile
     from pathlib import Path
 
-    from cluster.jobs import EXCLUDES, settled_paths
+    from cluster.jobs import settled_paths
+    from cluster.shipping import is_checkout
     from pipeline.errors import UserError
     from pipeline.storage import absolute, is_local, scrubbed
 
     recipe = Path(given["recipe"]).resolve()
-    folder = Path.cwd()
-    if not ship:
-        folder = Path(tempfile.mkdtemp(prefix="pseudolabel-"))
-        recipe = Path(shutil.copy(recipe, folder))
-    elif not recipe.is_relative_to(folder):
+    folder = Path.cwd() if ship else recipe.parent
+    if not recipe.is_relative_to(folder):
         raise UserError(f"{recipe} lies outside the folder that is shipped, {folder}: call from its folder, or use --no-ship")
-    words = ["python", "-m", "cluster", command, str(recipe.relative_to(folder))]
+    program = ["python", "-m", "pseudolabel"] if ship and is_checkout(folder) else ["pseudolabel"]
+    words = [*program, command, str(recipe.relative_to(folder))]
     for option in ("out", "result"):
         value = given.get(option)
         if value and is_local(value) and not value.startswith("/"):
@@ -169,7 +191,30 @@ def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship:
                 "cluster's jobs: keep secrets in the cluster's own environment"
             )
         words += ["--set", setting]
-    return shlex.join(words), {"working_dir": str(folder), "excludes": EXCLUDES}
+    return folder, shlex.join(words)
+
+
+def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
+    """Refuse what has no room on the cluster before anything is sent."""
+    there = jobs.nodes()
+    if there is None:
+        return
+    from trainers.capacity import check_nodes, pieces
+    from trainers.preflight import check_render, check_resources, check_room
+
+    trains = command != "render"
+    (check_resources if trains else check_render)(loaded, sum(node.cpus for node in there), sum(node.gpus for node in there))
+    if trains:
+        check_room(loaded, there)
+    check_nodes(pieces(loaded, trains), there)
+
+
+def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
+    """Where the command's result lies if `--result` does not say it."""
+    from cluster.outcome import RESULT, beside
+    from trainers.runs import RunFolder
+
+    return beside(given["out"], command) if command == "render" else RunFolder(loaded).path(f"{command}.{RESULT}")
 
 
 def _passed(names: list[str]) -> dict[str, str]:

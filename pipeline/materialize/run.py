@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.connection import quiet_data
+from pipeline.connection import connect_ray, quiet_data
 from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
@@ -107,7 +107,7 @@ def render(
     chunk: int = CHUNK,
     here: bool = False,
 ) -> Report:
-    """Render a corpus to disk on the Ray cluster that this process is connected to; the same call again completes it.
+    """Render a corpus to disk on Ray, to which it connects if this process is not connected; the same call again completes it.
 
     Each input shard is one piece of work: its outputs are written, each whole or not at all, and then its commit record. A shard
     that has one is never looked at again.
@@ -131,6 +131,8 @@ def render(
     """
     started = time.perf_counter()
     check(recipe, out)
+    if not here:
+        connect_ray()
     recipe = _engine_chosen(recipe, here)
     job = replace(plan(recipe, out, _engine_identity(recipe, here), indexing), chunk=chunk)
     state = look(job)

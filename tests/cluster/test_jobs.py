@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ class Head:
         out, err = process.communicate(timeout=_WAIT_SECONDS)
         return subprocess.CompletedProcess([], process.returncode, out, err)
 
+    def listening(self) -> dict[str, set[str]]:
+        """The addresses on which workers and actors listen now, by their titles."""
+        found = {}
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if (title := " ".join(process.cmdline())).startswith("ray::"):
+                    found[title] = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        return found
+
     def logs(self) -> str:
         """What the jobs have printed so far."""
         return "\n".join(path.read_text() for path in self.folder.rglob("job-driver-*.log"))
@@ -117,7 +127,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 @pytest.fixture
 def workshop(tiles: Path, tmp_path: Path) -> Path:
-    """A folder as a user has it: recipe and shards, with relative paths, a secret, and something large."""
+    """A folder as a user has it: recipe and shards, with relative paths, a secret, something large, and code named as ours is."""
     shutil.copytree(tiles, tmp_path / "shards")
     document = {
         "name": "job",
@@ -136,7 +146,27 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     (tmp_path / ".env").write_text("PASSWORD=hunter2")
+    (tmp_path / "pipeline.py").write_text('raise SystemExit("yours")')
     return tmp_path
+
+
+@contextmanager
+def growing(log: Path) -> Iterator[None]:
+    """Something writes to a log all the while."""
+    over = threading.Event()
+
+    def write() -> None:
+        with log.open("a") as file:
+            while not over.is_set():
+                file.write("a line\n" * 100)
+                file.flush()
+                over.wait(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    over.set()
+    writer.join()
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
@@ -162,16 +192,24 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert "token" in stranger.stderr
     assert _TOKEN not in stranger.stdout + stranger.stderr
 
-    submitted = call("submit", "--no-wait", "--", "pretrain", "recipe.yaml")
+    log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"status": "failed"}')  # of an attempt before
+    with growing(workshop / "other.log"):
+        submitted = call("submit", "--no-wait", "--", "pretrain", "recipe.yaml")
     assert submitted.returncode == 0, submitted
     assert "INFO" not in submitted.stderr, "lines of Ray's own"
     id = submitted.stdout.strip()
-    log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
+    attempt = json.loads(result.read_text())
+    assert (attempt["status"] in ("pending", "running"), attempt["job"]) == (True, id)
     end = time.monotonic() + _WAIT_SECONDS
     while len(lines(log)) < 10:
         assert time.monotonic() < end, head.logs()
         time.sleep(0.1)
     flowing.clear()
+    listening = head.listening()
+    assert any("TrainWorker" in title for title in listening), listening
+    assert set().union(*listening.values()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
 
     again = head.start(*words, cwd=workshop)
     assert again.stderr is not None
@@ -205,7 +243,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert steps[0] == 1  # those of the first attempt are still there
     assert steps[-(STEPS - int(goes_on[1])) :] == list(range(int(goes_on[1]) + 1, STEPS + 1))
     found = json.loads(result.read_text())
-    assert (found["status"], found["counts"]["steps"]) == ("done", STEPS)
+    assert (found["status"], found["job"], found["counts"]["steps"]) == ("done", f"{id}-2", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())
 
     attached = call("attach", id)  # of several attempts the newest
@@ -213,7 +251,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
     assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
     shipped = {path.name for path in head.folder.rglob("working_dir_files/*/*")}
-    assert "recipe.yaml" in shipped
+    assert {"recipe.yaml", "pipeline.py"} <= shipped
     assert shipped.isdisjoint({".env", "runs"})
 
 
@@ -255,6 +293,22 @@ def test_what_may_not_or_cannot_be_sent_is_not_sent(head: Head, workshop: Path, 
     outside = head.call("submit", "--", "pretrain", "../recipe.yaml", cwd=tmp_path / "elsewhere")
     assert "lies outside the folder that is shipped" in outside.stderr
     assert "no job nothing on this cluster" in head.call("status", "nothing").stderr
+
+    before = head.call("list", "--json").stdout
+    vast = head.call("submit", "--", "pretrain", "recipe.yaml", "--set", "placement.actors=50", cwd=workshop)
+    assert (vast.returncode, vast.stdout) == (2, ""), vast
+    assert "the cluster has 6: lower" in vast.stderr
+    assert head.call("list", "--json").stdout == before
+
+
+def test_a_cluster_that_nobody_named_is_said(head: Head) -> None:
+    code = f"import sys, cluster.jobs as jobs; jobs._DEFAULT = {head.url!r}; from cluster.cli import main; main()"
+    call = [sys.executable, "-c", code, "list", "--json"]
+    done = subprocess.run(call, env=head.environment, capture_output=True, text=True, check=True)
+    json.loads(done.stdout)
+    assert done.stderr == (
+        f"cluster: {head.url}, Ray's default address on this machine; --address or RAY_API_SERVER_ADDRESS names another one\n"
+    )
 
 
 MakeRecipe = Callable[..., Recipe]

@@ -125,7 +125,7 @@ def test_overlays_set_the_image_everywhere(name: str) -> None:
 def test_the_image_takes_what_the_package_is_made_of() -> None:
     text = (ROOT / "cluster/image/Dockerfile").read_text()
     copied = {word for line in re.findall(r"^COPY --chown=\S+ (.*) \S+$", text, re.MULTILINE) for word in line.split()}
-    assert {"pyproject.toml", "constraints.txt", "pipeline", "trainers", "cluster"} <= copied
+    assert {"pyproject.toml", "constraints.txt", "pipeline", "trainers", "cluster", "pseudolabel"} <= copied
     assert [name for name in copied if not (ROOT / name).exists()] == []
     ignored = (ROOT / "cluster/image/Dockerfile.dockerignore").read_text().split()
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == copied

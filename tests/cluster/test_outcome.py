@@ -13,7 +13,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.outcome import EXIT_CODES, recorded
+from cluster.outcome import EXIT_CODES, JOB, Outcome, recorded
 from pipeline.errors import RunError, UnderWay, UserError
 from pipeline.storage import scrubbed
 from tests.cluster.conftest import Call
@@ -85,6 +85,22 @@ def test_each_way_to_end_has_its_status(tmp_path: Path, error: BaseException | N
         run()
     found = read(url)
     assert (found["status"], found["exit_code"], found["error"]) == (status, EXIT_CODES[status], words)
+
+
+def test_a_result_of_an_attempt_before_gives_way_to_the_one_that_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tmp_path / "pretrain.result.json"
+    with recorded("pretrain", str(url)):
+        pass
+    assert (read(url)["status"], read(url)["job"]) == ("done", None)
+    Outcome("pretrain").submitted(str(url), "photos-2")
+    found = read(url)
+    assert (found["status"], found["job"], found["exit_code"], found["ended"]) == ("pending", "photos-2", None, None)
+    monkeypatch.setenv(JOB, "photos-2")
+    with recorded("pretrain", str(url)):
+        pass
+    assert (read(url)["status"], read(url)["job"]) == ("done", "photos-2")
 
 
 def test_a_run_that_is_under_way_elsewhere_keeps_its_own_result(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_nothing_of_ours_unpickles_or_evaluates_text() -> None:
     root = Path(__file__).parents[2]
     rules = {"S102", "S301", "S307"}
     assert rules <= set((root / "pyproject.toml").read_text().replace('"', " ").replace(",", " ").split())
-    sources = [path for plane in ("pipeline", "trainers", "cluster") for path in (root / plane).rglob("*.py")]
+    sources = [path for plane in ("pipeline", "trainers", "cluster", "pseudolabel") for path in (root / plane).rglob("*.py")]
     assert sources
     assert [path for path in sources if any(f"noqa: {rule}" in path.read_text() for rule in rules)] == []
 

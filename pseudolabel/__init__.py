@@ -1,0 +1,93 @@
+"""What Python code of a user's own imports: the public names of `pipeline` and `trainers` in one place.
+
+    import pseudolabel
+
+    recipe = pseudolabel.load_recipe("recipe.yaml")
+    for batch in pseudolabel.pairs(recipe, epoch=0): ...
+
+`pipeline`, `trainers` and `cluster` are names that other code has, too. After this import they mean the packages that lie beside
+this one, whatever the working directory or the script's folder holds under these names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.errors import RunError as RunError
+    from pipeline.errors import UserError as UserError
+    from pipeline.materialize.run import render as render
+    from pipeline.materialize.verify import verify as verify
+    from pipeline.preview import sheet as sheet
+    from pipeline.recipe import Recipe as Recipe
+    from pipeline.recipe import load_recipe as load_recipe
+    from pipeline.recipe import parse_recipe as parse_recipe
+    from pipeline.shards.inspect import inspect as inspect
+    from pipeline.shards.opening import open_corpus as open_corpus
+    from pipeline.shards.pack import pack as pack
+    from pipeline.stream import dataset as dataset
+    from pipeline.stream import pairs as pairs
+    from pipeline.tasks import Task as Task
+    from pipeline.tasks import registry as registry
+    from trainers.downstream.evaluate import evaluate as evaluate
+    from trainers.downstream.finetune import finetune as finetune
+    from trainers.pretraining import pretrain as pretrain
+
+_HOMES = {
+    "Recipe": "pipeline.recipe",
+    "RunError": "pipeline.errors",
+    "Task": "pipeline.tasks",
+    "UserError": "pipeline.errors",
+    "dataset": "pipeline.stream",
+    "evaluate": "trainers.downstream.evaluate",
+    "finetune": "trainers.downstream.finetune",
+    "inspect": "pipeline.shards.inspect",
+    "load_recipe": "pipeline.recipe",
+    "open_corpus": "pipeline.shards.opening",
+    "pack": "pipeline.shards.pack",
+    "pairs": "pipeline.stream",
+    "parse_recipe": "pipeline.recipe",
+    "pretrain": "trainers.pretraining",
+    "registry": "pipeline.tasks",
+    "render": "pipeline.materialize.run",
+    "sheet": "pipeline.preview",
+    "verify": "pipeline.materialize.verify",
+}
+__all__ = [
+    "Recipe", "RunError", "Task", "UserError", "dataset", "evaluate", "finetune", "inspect", "load_recipe", "open_corpus", "pack",
+    "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
+]  # fmt: skip
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:  # loaded at first use: torch and Ray take seconds
+        if name not in _HOMES:
+            raise AttributeError(f"module 'pseudolabel' has no attribute '{name}'")
+        return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _import_ours() -> None:
+    home = Path(__file__).parents[1]
+    sys.path.insert(0, str(home))
+    try:
+        for name in ("pipeline", "trainers", "cluster"):
+            found = importlib.import_module(name)
+            where = Path(found.__file__ or found.__path__[0])
+            if not (home / name / "__init__.py").samefile(where):
+                raise ImportError(
+                    f"pseudolabel's package `{name}` cannot be imported, since another `{name}` is, from {where}: "
+                    f"write `import pseudolabel` before whatever imports that one, or give it another name"
+                )
+    finally:
+        sys.path.remove(str(home))
+
+
+_import_ours()
