@@ -42,6 +42,8 @@ def main() -> int:
     import torch
 
     gpus = torch.cuda.device_count()
+    if gpus > 1:  # one is enough, and the others may be in use
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     hidden = f", though the driver shows {', '.join(here.gpus)}" if here.gpus else ""
     absent = "" if gpus else f"no GPU: torch sees none{hidden}"
     about = {

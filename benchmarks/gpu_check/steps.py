@@ -23,7 +23,16 @@ Status = Literal["pending", "ok", "failed", "skipped"]
 
 
 class Failed(Exception):
-    """What a step should have shown is not so; the message is its reason."""
+    """What a step should have shown is not so.
+
+    Args:
+        reason: in words.
+        figures: what was measured all the same.
+    """
+
+    def __init__(self, reason: str, figures: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.figures = dict(figures or {})
 
 
 class Skipped(Exception):
@@ -59,22 +68,23 @@ class Turn:
     end: float
     limit: float
 
-    def command(self, words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    def command(self, words: Sequence[str], environment: Mapping[str, str] | None = None, codes: Sequence[int] = (0,)) -> str:
         """Run a command to its end; returns what it printed to stdout.
 
         Args:
             words: the command.
             environment: variables that it has besides.
+            codes: exit codes that are no failure.
 
         Raises:
-            Failed: its exit code is not 0, with its last words; or the time is up, and it was ended.
+            Failed: it has another exit code, with its last words; or the time is up, and it was ended.
         """
         with self.started(words, environment) as process:
             out, _ = process.communicate(timeout=self.left())
         text: str = out.decode(errors="replace")
         with self.log.open("a") as log:
             log.write(text)
-        if process.returncode:
+        if process.returncode not in codes:
             lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
             raise Failed(f"exit code {process.returncode}: {' '.join(lines[-1:]) or 'no word'} ({self.log})")
         return text
@@ -168,7 +178,7 @@ def run(steps: Sequence[Step], folder: Path, about: Mapping[str, Any], seconds: 
             except Skipped as reason:
                 result.status, result.reason = "skipped", str(reason)
             except Failed as reason:
-                result.status, result.reason = "failed", str(reason)
+                result.status, result.reason, result.figures = "failed", str(reason), reason.figures
             except Exception as error:  # noqa: BLE001  it becomes the step's reason, and the other steps have their turn
                 result.status, result.reason = "failed", f"{type(error).__name__}: {error}"
             result.seconds = round(time.monotonic() - start, 1)

@@ -20,7 +20,7 @@ from pipeline.recipe import load_recipe
 
 
 def fails(turn: Turn) -> Mapping[str, Any]:
-    raise Failed("the losses are no numbers")
+    raise Failed("the losses are no numbers", {"loss": "nan"})
 
 
 def breaks(turn: Turn) -> Mapping[str, Any]:
@@ -74,7 +74,7 @@ def test_a_step_that_fails_hangs_or_is_skipped_leaves_the_others_their_turn_and_
     assert {one.name: one.status for one in found} == {name: status for name, (_, status, _) in wanted.items()}
     for one in found:
         assert wanted[one.name][2] in one.reason
-    assert found[-1].figures == {"printed": "hello\n"}
+    assert (found[0].figures, found[-1].figures) == ({"loss": "nan"}, {"printed": "hello\n"})
     names = list(wanted)
     for turn, there in enumerate(seen):  # what each step found written when its turn came
         assert there == {name: wanted[name][1] if i < turn else "pending" for i, name in enumerate(names)}
