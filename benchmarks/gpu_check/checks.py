@@ -23,7 +23,7 @@ from benchmarks.gpu_check.steps import Failed, Skipped, Step, Turn
 _HERE = Path(__file__).resolve().parents[2]
 _PSEUDOLABEL = (sys.executable, "-m", "cluster")
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-_ON_CPU = "no GPU: DALI rendered on the CPU, and the network trained there"
+_ON_CPU = "no GPU: DALI and the network ran on the CPU"
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ class Machine:
             name: of the run.
             render: the placement.
             epochs: how long.
-            gpus: of the training worker; with placement `workers` an actor takes the rest.
+            gpus: of the training worker; the actor takes the rest.
             training: further keys of that section.
         """
         if not (self.folder / "shards/test/index.parquet").exists():
             raise Skipped("the photos were not made")
-        own = gpus if self.gpu else 0
-        rest = (1.0 if name == "render" else 1 - own) if self.gpu else 0
+        own, rest = (gpus, 1 - gpus) if self.gpu else (0, 0)
         optimizer = {"name": "adamw", "lr": 3e-4}
         document = {
             "name": name,
@@ -74,7 +73,7 @@ class Machine:
             "image": {"size": 224 if self.gpu else 48},
             "tasks": {"rotation": {}, "jigsaw": {"permutations": 24}, "occlusion": {}, "colorization": {}},
             "engine": "dali",
-            "placement": {"render": render, "cpus": 0.5, "threads": 2, "gpus": rest if render == "workers" else 0},
+            "placement": {"render": render, "cpus": 0.5, "threads": 2, "gpus": rest},
             "failures": {"budget": 0.05},
             "training": {
                 "backbone": {"name": "resnet50" if self.gpu else "resnet10", "stem": "standard"},
