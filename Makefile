@@ -3,6 +3,7 @@
 # make test-all  the same, with the long form of proofs that `make test` holds in short
 # make check  formatter, linter, type checker
 # make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder
+# make gpu-check   what a GPU is wanted for once, in eight minutes; without one, what can be done without
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
@@ -10,7 +11,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -
 # Some packages carry templates named .py that cannot be compiled.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pseudolabel pipeline trainers cluster || true
 
-.PHONY: demo test test-all check bench format clean
+.PHONY: demo test test-all check bench gpu-check format clean
 
 demo: .venv/demo
 	rm -rf runs/demo
@@ -37,6 +38,9 @@ check: .venv/dev
 bench: .venv/bench
 	@test -n "$(IMAGES)" || (echo "make bench IMAGES=/path/to/folder-or-tar-of-jpegs"; exit 2)
 	$(BIN)/python -m benchmarks "$(IMAGES)" --out runs/bench
+
+gpu-check: .venv/dev
+	$(BIN)/python -m benchmarks.gpu_check --out runs/gpu-check
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -151,7 +151,7 @@ def _judge_itself(engine: str, rendered: Rendered) -> Iterator[Check]:
     found = f"{', '.join(other)} differ" if other else "byte-identical alone and in a batch"
     yield Check(engine, "repeats itself", "failed" if other else "ok", found, _MEANINGS["repeats"])
     if right:
-        yield _near(engine, "image against PIL", rendered.columns["image"], reference(), _MEANINGS["decode"])
+        yield near(engine, "image against PIL", rendered.columns["image"], reference(), _MEANINGS["decode"])
 
 
 def _judge_tasks(engine: str, rendered: Rendered, base: Rendered | None) -> Iterator[Check]:
@@ -164,10 +164,11 @@ def _judge_tasks(engine: str, rendered: Rendered, base: Rendered | None) -> Iter
         if base is None or base.columns[name].shape != column.shape:
             yield Check(engine, test, "skipped", "there is nothing to compare with")
         else:
-            yield _near(engine, test, column, base.columns[name], _MEANINGS["task"])
+            yield near(engine, test, column, base.columns[name], _MEANINGS["task"])
 
 
-def _near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning: str) -> Check:
+def near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning: str) -> Check:
+    """Judge an engine's pixels, uint8, by others of the same shape: whether they are off by no more than rounding makes them."""
     off = np.abs(pixels.astype(np.int16) - wanted)
     mean, far = float(off.mean()), float((off > FAR).mean())
     fine = mean <= MEAN_TOLERANCE and far <= FAR_SHARE

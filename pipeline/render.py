@@ -13,6 +13,7 @@ from pipeline.check import Header, check_frames
 from pipeline.crop import center_windows, flips, random_windows, stored
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, build_engine, pixel_shapes
+from pipeline.engines.room import rows_on
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
@@ -140,7 +141,7 @@ class Renderer:
             return pixels
         whole = {}
         for name, column in pixels.items():
-            shape = (n, *self._shapes[name])
-            whole[name] = np.zeros(shape, np.uint8) if isinstance(column, np.ndarray) else column.new_zeros(shape)
-            whole[name][rows] = column
+            shape, here = (n, *self._shapes[name]), isinstance(column, np.ndarray)
+            whole[name] = np.zeros(shape, np.uint8) if here else column.new_zeros(shape)
+            whole[name][rows if here else rows_on(column.device, rows)] = column
         return whole

@@ -12,8 +12,9 @@ import numpy as np
 from pipeline.batches import ahead
 from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
+from pipeline.render import Columns
 from pipeline.stream import sends_crops, steps, units
-from pipeline.units import STAGES, Source
+from pipeline.units import STAGES, Source, UnitRenderer
 from trainers.pretraining import prepared
 from trainers.session import connect
 from trainers.threads import network_threads
@@ -91,7 +92,7 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
             told(name)
         return ray.get(worker(work).remote(source, seconds, *more))
 
-    stream: _Stream = on_a_worker("the stream", _stream)
+    stream: _Stream = on_a_worker("the stream", _stream, network_threads(recipe))
     steps: _Watch = on_a_worker("the network", _steps, network_threads(recipe))
     place, workers = recipe.placement, recipe.training.most_workers
     renders = place.render == "workers"
@@ -176,12 +177,11 @@ def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
     return Stage(name, watch.images, sum(watch.busy), waiting, (p50, p90, p99), cpu, leaving)
 
 
-def _stream(source: Source, seconds: float) -> _Stream:
+def _stream(source: Source, seconds: float, threads: int) -> _Stream:
     """What a training worker sees that only takes batches, from its second one on."""
     keep_memory()
-    training, started = source.recipe.training, time.perf_counter()
-    threads = training.threads or max(1, round(training.cpus))
-    made = ahead(steps(source, units(source, crops=True), 0, 1, threads=threads), _BATCHES_AHEAD)
+    started = time.perf_counter()
+    made = ahead(steps(source, units(source, crops=True), 0, 1, _own_gpu(), threads=threads), _BATCHES_AHEAD)
     columns = next(made)[1]
     first = time.perf_counter()
     cpu, asked = time.process_time(), first
@@ -204,9 +204,23 @@ def _stream(source: Source, seconds: float) -> _Stream:
     return _Stream(stages, received, asked - first, first - started)
 
 
+def _own_gpu() -> int | None:
+    """The GPU of this training worker, on which pixels stay that it renders itself."""
+    import ray
+
+    return 0 if ray.get_gpu_ids() else None
+
+
+def _unit(source: Source, gpu: int | None) -> Columns:
+    """A unit's columns, with the pixels where a training worker gets them."""
+    place = source.recipe.placement
+    if place.render == "trainer":
+        return UnitRenderer(source, place.threads, gpu)(source.read(0))
+    return source.maker(place.threads, lambda stage, unit: None)(0)
+
+
 def _steps(source: Source, seconds: float, threads: int) -> _Watch:
     """Training steps on one batch, again and again, its way to the device included: the network without its data plane."""
-    import ray
     import torch
 
     from trainers.gradients import accumulate
@@ -214,11 +228,11 @@ def _steps(source: Source, seconds: float, threads: int) -> _Watch:
     from trainers.pretext import PretextModel
 
     recipe = source.recipe
-    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    device = torch.device("cpu" if _own_gpu() is None else "cuda")
     if device.type == "cpu":
         torch.set_num_threads(threads)
     rows = recipe.training.batch // recipe.training.most_workers
-    unit = source.maker(recipe.placement.threads, lambda stage, unit: None)(0)
+    unit = _unit(source, _own_gpu())
     taken = np.resize(np.arange(len(unit["id"])), rows)
     columns = {name: column[taken] for name, column in unit.items()}
     model = place(PretextModel(recipe, recipe.seed), device)

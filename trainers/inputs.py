@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.engines.room import rows_on
+
 Norm = Literal["image", "patch"]
 
 LEAST_STD = 1 / 255
@@ -91,7 +93,9 @@ def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     kept = np.flatnonzero(columns["weight"])
     if len(kept) == len(columns["weight"]) or len(kept) < 2:
         return columns
-    return {name: column[kept] for name, column in columns.items()}
+    return {
+        name: column[rows_on(column.device, kept) if isinstance(column, Tensor) else kept] for name, column in columns.items()
+    }
 
 
 def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+import sys
 
 from pipeline.engines.base import Engine, Request, pixel_shapes
 from pipeline.recipe.schema import Recipe
@@ -10,11 +10,16 @@ from pipeline.recipe.schema import Recipe
 __all__ = ["Engine", "Request", "build_engine", "engine_name", "gpus_visible", "pixel_shapes", "settled"]
 
 
-@cache
 def gpus_visible() -> int:
-    """How many NVIDIA GPUs this process can use."""
+    """How many NVIDIA GPUs this process may use: those that it sees; in a worker of Ray those that it was given.
+
+    Ray no longer hides the GPUs of a machine from workers that were given none (github.com/ray-project/ray/issues/54868).
+    """
     import torch
 
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        return min(len(ray.get_gpu_ids()), torch.cuda.device_count())
     return torch.cuda.device_count()
 
 

@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 
 
+def rows_on(device: Any, rows: np.ndarray) -> Any:
+    """Row numbers as a tensor on a device, to index tensors there; nobody waits for what the device is at before."""
+    import torch
+
+    numbers = torch.from_numpy(rows)
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+
+
 class HostRoom:
     """Columns are numpy arrays."""
 
@@ -54,8 +62,8 @@ class DeviceRoom:
         """Copy DALI's outputs, in the order of the columns, to some rows of them."""
         import torch
 
-        where = torch.from_numpy(rows).to(self._device)
         with self._on_stream():
+            where = rows_on(self._device, rows)
             for column, output in zip(columns.values(), outputs):
                 column[where] = torch.from_dlpack(output.as_tensor())
         if self._stream is not None:

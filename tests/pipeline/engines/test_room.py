@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.batches import batches
-from pipeline.engines import gpus_visible
+from pipeline.engines import gpus_visible, room
 from pipeline.engines.dali import DaliEngine
+from pipeline.engines.room import DeviceRoom
 from pipeline.order import Geometry, Schedule
 from pipeline.render import Renderer
 from tests.pipeline.images import good, of_one_image
@@ -32,6 +36,27 @@ def test_tensors_hold_the_pairs_that_arrays_hold() -> None:
     assert sum(isinstance(column, torch.Tensor) for column in there.columns.values()) == 1 + len(of_one_image())
     for name, column in here.columns.items():
         assert np.array_equal(column, np.asarray(there.columns[name])), name
+
+
+def test_what_is_copied_on_a_device_goes_on_the_room_s_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the copy of the rows' numbers waits for all that the network has to do before."""
+    depth, outside = 0, []
+
+    @contextmanager
+    def stream(self: DeviceRoom) -> Iterator[None]:
+        nonlocal depth
+        depth += 1
+        yield
+        depth -= 1
+
+    def watched(device: torch.device, rows: np.ndarray) -> torch.Tensor:
+        outside.extend([] if depth else [len(rows)])
+        return torch.from_numpy(rows)
+
+    monkeypatch.setattr(DeviceRoom, "_on_stream", stream)
+    monkeypatch.setattr(room, "rows_on", watched)
+    staying()([sample(name, file) for name, file in FILES.items()], 1)
+    assert outside == []
 
 
 def test_batches_of_tensors_are_tensors() -> None:

@@ -1,0 +1,69 @@
+"""Every objective stays on its pixels' device, here a CUDA device of shapes without numbers: nothing of the host comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from pipeline.recipe import Recipe
+from pipeline.tasks import registry
+from trainers.inputs import decodable, to_device
+from trainers.loop import _Tally
+from trainers.pretext import PretextModel
+
+CUDA = torch.device("cuda")
+
+
+def moved(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """The network on the device that is none."""
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    shape = mode.from_tensor(tensor.detach())
+                    with mode:
+                        there = shape.to(CUDA)
+                        held[name] = nn.Parameter(there) if held is module._parameters else there
+    return network
+
+
+@pytest.fixture
+def mode(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs a driver
+    return FakeTensorMode(shape_env=ShapeEnv())
+
+
+def test_losses_and_metrics_of_every_task_are_made_where_the_pixels_are(
+    recipe: Callable[..., Recipe], rendered: Callable[..., Any], mode: FakeTensorMode
+) -> None:
+    tasks = tuple(registry())
+    host = {name: column.numpy() for name, column in rendered(*tasks, n=8).items()}
+    host["weight"][[1, 4]] = 0
+    model = moved(PretextModel(recipe(*((task, {}) for task in tasks)), seed=0), mode)
+    with mode:
+        pixels = {
+            name: torch.empty(column.shape, dtype=torch.uint8, device=CUDA) for name, column in host.items() if _pixels(name)
+        }
+        columns = {**host, **pixels}
+        batch = to_device(decodable(columns), CUDA)
+        assert {(len(column), column.device.type) for column in batch.values()} == {(6, "cuda")}
+        outcomes = model(batch)
+        tally = _Tally(tasks, CUDA)
+        tally.add(outcomes, columns)
+        made = {name: {outcome.minimised.device.type, tally.values.device.type} for name, outcome in outcomes.items()}
+    assert made == {name: {"cuda"} for name in tasks}
+
+
+def test_a_tensor_of_the_host_would_be_found(mode: FakeTensorMode) -> None:
+    with mode, pytest.raises(RuntimeError, match="device"):
+        torch.ones(3, device=CUDA) + torch.ones(3)
+
+
+def _pixels(name: str) -> bool:
+    return name == "image" or name.endswith(".input")

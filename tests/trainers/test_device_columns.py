@@ -1,0 +1,171 @@
+"""Pixels that stay on a device reach the network without numpy, with bad samples among them, and are the same as on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pipeline.engines import dali
+from pipeline.engines.room import DeviceRoom
+from pipeline.order import Geometry, Schedule
+from pipeline.recipe import Recipe
+from pipeline.shards.opening import open_training_corpus
+from pipeline.shards.pack import pack
+from pipeline.stream import _ReadUnits, steps
+from pipeline.units import Source
+from tests.pipeline.images import encode, photo
+from tests.pipeline.test_render import BAD
+from tests.tiles import FOUR_TASKS
+from trainers import bench
+from trainers.gradients import accumulate
+from trainers.loop import _Tally
+from trainers.pretext import PretextModel
+
+_INDEX = (Tensor.__getitem__, Tensor.__setitem__)
+_UNWRAPS = (Tensor.to, Tensor.cpu)
+
+
+class Elsewhere(Tensor):
+    """A tensor that behaves as one on a device: numpy cannot have it, tensors of the host do not mix with it, and an index of
+    numpy's, which torch would copy there while everybody waits, is refused."""
+
+    def __array__(self, *given: Any, **more: Any) -> np.ndarray:
+        raise TypeError("can't convert a device tensor to numpy")
+
+    def numpy(self, *given: Any, **more: Any) -> np.ndarray:
+        raise TypeError("can't convert a device tensor to numpy")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _INDEX:
+            if isinstance(args[1], np.ndarray):
+                raise TypeError("an index on the host: the copy to the device would wait for it")
+        else:
+            strangers = [x for x in tree_leaves((args, kwargs)) if type(x) is Tensor and x.ndim]
+            if strangers:
+                raise RuntimeError(f"expected all tensors on one device: {func}")
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        return found.as_subclass(Tensor) if func in _UNWRAPS else found
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        np.asarray,
+        lambda x: x.numpy(),
+        lambda x: np.concatenate([x[:2], x[2:]]),
+        lambda x: x + torch.ones(4),
+        lambda x: torch.cat([x, torch.ones(4)]),
+        lambda x: x[np.array([0, 2])],
+    ],
+)
+def test_what_a_device_would_not_bear_is_found(use: Callable[[Tensor], Any]) -> None:
+    with pytest.raises((TypeError, RuntimeError), match="device"):
+        use((torch.arange(4.0).as_subclass(Elsewhere) * 2)[:4])
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A GPU, for what renders: DALI's CPU graph, whose pixels stay where numpy cannot have them."""
+    made, engine = DeviceRoom.make, dali.DaliEngine
+
+    def elsewhere(self: DeviceRoom, shapes: Any, n: int) -> dict[str, Any]:
+        return {name: column.as_subclass(Elsewhere) for name, column in made(self, shapes, n).items()}
+
+    def on_cpu(tasks: Any, size: int, threads: int, device_id: int | None, **more: Any) -> Any:
+        return engine(tasks, size, threads, None, **more)
+
+    monkeypatch.setattr(DeviceRoom, "make", elsewhere)
+    monkeypatch.setattr(dali, "DaliEngine", on_cpu)
+    return 0
+
+
+class Arrived:
+    """Encoded units as Ray Data hands them to a rank."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def iter_batches(self, **given: Any) -> Iterator[Any]:
+        yield from _ReadUnits(self._source, None)({"id": np.arange(self._source.schedule.units(0))})
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Shards of 32 crops, of which four cannot be decoded: two are stopped by the header check, two reach the decoder."""
+    root = tmp_path_factory.mktemp("damaged")
+    (root / "photos/face").mkdir(parents=True)
+    bad = {3: "truncated jpeg", 9: "damaged png", 10: "damaged png", 25: "text"}
+    for n in range(32):
+        file = BAD[bad[n]] if n in bad else encode(photo().crop((3 * n, 2 * n, 3 * n + 48, 2 * n + 48)), "PNG")
+        (root / f"photos/face/{n:02d}.png").write_bytes(file)
+    pack(str(root / "photos"), str(root / "shards"))
+    return str(root / "shards")
+
+
+@pytest.fixture
+def source(run_recipe: Callable[..., Recipe], damaged: str) -> Callable[..., Source]:
+    """`source(**training)`: an epoch of the damaged crops with the four tasks, placement `trainer`."""
+
+    def make(**training: Any) -> Source:
+        recipe = run_recipe(
+            {
+                "corpus": {"shards": damaged},
+                "tasks": FOUR_TASKS,
+                "engine": "dali",
+                "placement": {"render": "trainer"},
+            },
+            **training,
+        )
+        corpus = open_training_corpus(recipe.corpus)
+        geometry = Geometry(batch=16, lanes=4, groups=2, window=2)
+        return Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 1))
+
+    return make
+
+
+@pytest.mark.parametrize("training", [{}, {"tasks_per_sample": "one"}], ids=["all", "one"])
+def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pixels(
+    source: Callable[..., Source], device: int, training: dict[str, Any]
+) -> None:
+    given = source(**training)
+    told: dict[int | None, list[Tensor]] = {}
+    for gpu in (None, device):
+        model, tally = PretextModel(given.recipe, seed=0), _Tally(tuple(given.recipe.tasks), torch.device("cpu"))
+        left = 0
+        for _, columns in steps(given, Arrived(given), 0, 1, gpu):
+            there = [name for name, column in columns.items() if isinstance(column, Elsewhere)]
+            assert there == ([] if gpu is None else ["image", *(f"{name}.input" for name in given.recipe.tasks)])
+            left += len(columns["weight"]) - int(columns["weight"].sum())
+            tally.add(accumulate(model, given.recipe.tasks, columns, 16, "float32"), columns)
+        assert (tally.steps, left) == (2, 4)
+        told[gpu] = [tally.values, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+    for here, there in zip(told[None], told[device], strict=True):
+        assert torch.equal(here, there)
+
+
+def test_bench_watches_the_pixels_where_training_gets_them(
+    source: Callable[..., Source], device: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = source()
+    monkeypatch.setattr(bench, "_own_gpu", lambda: device)
+    monkeypatch.setattr(bench, "units", lambda source, crops: Arrived(source))
+    seen: list[Any] = []
+
+    def watched(*given: Any) -> Iterator[Any]:
+        for item in steps(*given):
+            seen.append(item[1]["rotation.input"])
+            yield item
+
+    monkeypatch.setattr(bench, "steps", watched)
+    stream = bench._stream(given, 60.0, 1)
+    assert [type(column) for column in seen] == [Elsewhere, Elsewhere]
+    assert stream.received.images == 16
+    assert stream.received.bytes > 4 * 32 * 32 * 3
+    assert isinstance(bench._unit(given, device)["rotation.input"], Elsewhere)
