@@ -151,8 +151,7 @@ def warn_of_namesakes(corpus: Corpus) -> None:
         log.warning(
             f"{found:,} of {samples:,} samples looked at in the first {shards} of {len(corpus.urls):,} shards have the key of a "
             "sample in another shard: they are given the same crops and labels, and one that kills its decoder is quarantined "
-            "with all of "
-            "its name. corpus.keys: shard tells them apart, and draws anew (`pseudolabel inspect` counts them all)"
+            "with all of its name. corpus.keys: shard tells them apart, and draws anew (`pseudolabel inspect` counts them all)"
         )
 
 
