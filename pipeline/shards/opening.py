@@ -23,8 +23,8 @@ from pipeline.storage import Listed, exists, expand, is_local, is_writable, join
 
 _LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: parsing is Python's, waiting is the network's
 
-_LOOKED_AT = 4
-"""Shards of each corpus in which keys are compared: read in any case, and soon."""
+_LOOKED_AT, _MOST_KEYS = 4, 10_000
+"""Shards of each corpus in which keys are compared, and how many of each: where shards are numbered alike, these tell."""
 
 log = logging.getLogger(__name__)
 
@@ -146,20 +146,20 @@ def _open_parts(spec: schema.Corpus, progress: Callable[[int, int], None] | None
 def warn_of_namesakes(corpus: Corpus) -> None:
     """Say so where shards are numbered alike, so that samples of one name would be given the same chance.
 
-    To look at all keys would be to read every shard's index; where shards are numbered alike, the first few tell.
+    To look at all keys would be to read the members of every shard; the first few are looked at.
     """
     found, samples, shards = _namesakes(corpus)
     if found:
         log.warning(
-            f"{found:,} of {samples:,} samples in the first {shards} of {len(corpus.urls):,} shards have the key of a sample in "
-            "another shard: they are given the same crops and labels, and one that kills its decoder is quarantined with all of "
-            "its name. corpus.keys: shard tells them apart, and draws anew (`pseudolabel inspect` counts them all)"
+            f"{found:,} of {samples:,} samples looked at in the first {shards} of {len(corpus.urls):,} shards have the key of a "
+            "sample in another shard: they are given the same crops and labels, and one that kills its decoder is quarantined "
+            "with all of its name. corpus.keys: shard tells them apart, and draws anew (`pseudolabel inspect` counts them all)"
         )
 
 
 def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
     """Samples whose id another shard has too, of how many, in how many shards; of the first shards of each corpus."""
-    if corpus.keys == "shard":
+    if corpus.keys == "shard" or len(corpus.urls) == 1:
         return 0, 0, 0
     firsts = np.cumsum([0, *(portion.shards for portion in corpus.portions[:-1])]).tolist()
     wanted = {i for first in firsts for i in range(first, min(first + _LOOKED_AT, len(corpus.urls)))}
@@ -169,9 +169,12 @@ def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
         if not (beside or is_local(corpus.urls[i])):  # it would be read whole
             continue
         try:
-            keys = (corpus.members(i) if beside is None or is_local(beside) else Members.load(beside)).keys
+            members = (
+                load_or_scan(corpus.urls[i], int(corpus.sizes[i]))[0] if is_local(corpus.urls[i]) else Members.load(beside or "")
+            )
         except (OSError, ValueError, ShardError):  # who reads it will say so
             continue
+        keys = members.table.column("key").slice(0, _MOST_KEYS).to_pylist()
         prefix = corpus.prefix(i)
         ids.append(np.array([sample_id(prefix + key) for key in set(keys)], np.uint64))
     times = np.unique(np.concatenate(ids), return_counts=True)[1] if ids else np.zeros(0, np.int64)

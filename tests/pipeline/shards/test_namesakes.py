@@ -79,7 +79,7 @@ def test_it_is_said_once_with_the_number_when_such_a_corpus_is_opened(
         return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
     (words,) = said({"shards": str(numbered_alike)})
-    assert words.startswith("20 of 24 samples in the first 4 of 6 shards have the key of a sample in another shard")
+    assert words.startswith("20 of 24 samples looked at in the first 4 of 6 shards have the key of a sample in another shard")
     assert "corpus.keys: shard" in words
     assert said({"shards": str(numbered_alike), "keys": "shard"}) == []
     make_tar(tmp_path / "other" / "0.tar", [(f"{n}.jpg", good()["jpeg"]) for n in range(3)])
