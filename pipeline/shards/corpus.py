@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
-from pipeline.shards.members import Members, load_or_scan
+from pipeline.shards.members import Members, load_or_scan, scan
 from pipeline.storage import read_ranges
 from pipeline.storage import size as size_of
 
@@ -68,6 +68,7 @@ class Corpus:
         image: extension of the image wanted where a sample has several.
         frames: how many images of each sample are frames, or None for one image.
         damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
+        scanned: shards that were scanned and that no file beside them describes, by their place, with their digest.
         disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
         portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
             a sample's id stands for both.
@@ -80,6 +81,7 @@ class Corpus:
     image: str | None = None
     frames: int | None = None
     damaged: dict[int, str] = field(default_factory=dict)
+    scanned: dict[int, str] = field(default_factory=dict)
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards end to end, and where each shard's begin
@@ -230,7 +232,7 @@ class Corpus:
     def _all_members(self, i: int) -> Members:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
-        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames)
+        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames, i not in self.scanned)
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
                 self.urls[i],
@@ -281,7 +283,8 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
 
 
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None) -> Members:
+def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None, beside: bool) -> Members:
+    members = load_or_scan(url, shard_bytes)[0] if beside else scan(url)
     if frames:
-        return load_or_scan(url, shard_bytes)[0].clips(frames, image)
-    return load_or_scan(url, shard_bytes, image)[0]
+        return members.clips(frames, image)
+    return members.preferring(image) if image else members

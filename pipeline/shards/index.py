@@ -29,16 +29,27 @@ SCHEMA = pa.schema(
         pa.field("sha256", pa.string()),
     ]
 )
+_SCANNED = SCHEMA.append(pa.field("digest", pa.string()))
+"""Of a folder in which shards were scanned; what is packed and rendered has its SHA-256."""
+
 _VERSION_KEY, _CLASSES_KEY = b"pseudolabel.version", b"classes"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of a shard: samples, size in bytes, and its SHA-256 (hexadecimal) where it was computed."""
+    """What is known of a shard.
+
+    Args:
+        samples: how many it holds.
+        bytes: its size.
+        sha256: of all its bytes, hexadecimal, where that was computed.
+        digest: of its headers, its labels and the beginnings of its members, hexadecimal, where it was scanned.
+    """
 
     samples: int
     bytes: int
     sha256: str | None = None
+    digest: str | None = None
 
 
 @dataclass
@@ -51,8 +62,9 @@ class Index:
     def save(self, folder: str) -> None:
         """Write `index.parquet` into the folder; OSError where that cannot be."""
         rows = self.rows.values()
-        columns = [list(self.rows), [row.samples for row in rows], [row.bytes for row in rows], [row.sha256 for row in rows]]
-        save_table(pa.table(dict(zip(SCHEMA.names, columns)), schema=SCHEMA), self.classes, folder)
+        schema = _SCANNED if any(row.digest for row in rows) else SCHEMA
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "shard"}
+        save_table(pa.table({"shard": list(self.rows), **columns}, schema=schema), self.classes, folder)
 
     @classmethod
     def load(cls, folder: str) -> Index:
@@ -76,6 +88,13 @@ def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def renew(folder: str) -> None:
+    """Write an index again as it is, so that it is newer than the shards that were found to be as it says."""
+    content = read_all(join(folder, NAME))
+    with write_atomic(join(folder, NAME)) as file:
+        file.write(content)
+
+
 @dataclass(frozen=True, eq=False)
 class Lookup:
     """An index to look shards up in without holding it: 100,000 rows take much room.
@@ -93,7 +112,10 @@ class Lookup:
         """Open what `Index.save` wrote; errors as in `Index.load`."""
         with _arrow_errors(folder):
             file = pq.ParquetFile(pa.BufferReader(read_all(join(folder, NAME))))
-        if not file.schema_arrow.equals(SCHEMA) or (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != b"%d" % VERSION:
+        if (
+            not any(map(file.schema_arrow.equals, (SCHEMA, _SCANNED)))
+            or (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != b"%d" % VERSION
+        ):
             raise ValueError(f"{join(folder, NAME)}: not an index of version {VERSION}")
         return cls(folder, file)
 
@@ -107,7 +129,7 @@ class Lookup:
         """Look shards up.
 
         Args:
-            column: `samples` or `sha256`.
+            column: `samples`, `sha256` or `digest`; of the last an index of packed shards says nothing.
             urls: of shards in the folder.
             sizes: int64 (n,): their sizes in bytes.
 
@@ -117,6 +139,8 @@ class Lookup:
         Raises:
             ValueError: the index is damaged.
         """
+        if column not in self.file.schema_arrow.names:
+            return
         wanted = iter(sorted(range(len(urls)), key=urls.__getitem__))
         n = next(wanted, None)
         for name, size, value in self._rows(column):  # both ways lead upwards, as `save` sorts, so that no table is needed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError
 from pipeline.shards import naming, tar
-from pipeline.storage import open_seekable, read_all, write_atomic
+from pipeline.storage import changed, open_seekable, read_all, read_ranges, write_atomic
 from pipeline.storage import size as size_of
 
 VERSION = 1
@@ -35,6 +37,8 @@ _SCHEMA = pa.schema(
 )
 _METADATA = b"pseudolabel.members"
 _BATCH = 1024
+_BEGINNING = 4096  # of a member's body: what comes with its header when that is read
+_LABEL = 64  # bytes of a `cls` member that are looked at
 _INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
 
 
@@ -87,10 +91,12 @@ class Members:
         table: one row a sample: `key`; `ext`, `offset`, `size` of its image (`ext` empty where it has none); `label` (int32, null
             where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
         shard_bytes: size of the shard that the table describes.
+        digest: of the shard's headers, labels and the beginnings of its members, hexadecimal, where it was scanned.
     """
 
     table: pa.Table
     shard_bytes: int
+    digest: str | None = None
 
     @classmethod
     def of(cls, rows: Rows, shard_bytes: int) -> Members:
@@ -163,7 +169,8 @@ class Members:
 
     def save(self, url: str) -> None:
         """Write the table as Parquet; OSError where that cannot be."""
-        about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes})
+        digest = {"digest": self.digest} if self.digest else {}
+        about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes, **digest})
         with write_atomic(url) as file:
             pq.write_table(self.table.replace_schema_metadata({_METADATA: about}), file, compression="zstd")
 
@@ -182,7 +189,7 @@ class Members:
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
         if about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
             raise ValueError(f"{url}: not a table of members of version {VERSION}")
-        return cls(table, int(about["shard_bytes"]))
+        return cls(table, int(about["shard_bytes"]), about.get("digest"))
 
 
 def sidecar(shard: str) -> str | None:
@@ -191,7 +198,7 @@ def sidecar(shard: str) -> str | None:
 
 
 def scan(url: str, prefer: str | None = None) -> Members:
-    """Make a shard's index from its headers and its labels; images are not read.
+    """Make a shard's index from its headers and its labels; of images only the beginnings are read, for its digest.
 
     Args:
         url: the shard.
@@ -203,21 +210,29 @@ def scan(url: str, prefer: str | None = None) -> Members:
     try:
         length = size_of(url)
         with open_seekable(url) as file:
-            members = Members.of(_samples(file, url, length), length)
+            digest = hashlib.blake2b(digest_size=32)
+            members = Members(_samples(file, url, length, digest).table(), length, digest.hexdigest())
     except OSError as error:
         raise ShardError(url, f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
     return members.preferring(prefer) if prefer else members
 
 
-def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None) -> tuple[Members, bool]:
+def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None, since: float | None = None) -> tuple[Members, bool]:
     """A shard's members from the file beside it where that is there and fits the shard's size, else from the shard.
+
+    Args:
+        url: the shard.
+        shard_bytes: its size.
+        prefer: as for `scan`, whose errors it raises.
+        since: when the shard was last changed, if known; an older file beside it is not used.
 
     Returns:
         The members, and whether the shard was scanned.
     """
     beside = sidecar(url)
     try:
-        members = Members.load(beside) if beside else None
+        fits = beside and (since is None or (changed(beside) or since) >= since)
+        members = Members.load(beside) if beside and fits else None
     except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
         members = None
     if members is None or members.shard_bytes != shard_bytes:
@@ -225,10 +240,46 @@ def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None) -> tuple
     return members.preferring(prefer) if prefer else members, False
 
 
-def _samples(file: IO[bytes], url: str, length: int) -> Rows:
+def at_hand(url: str) -> Members | None:
+    """A shard's members from the file beside it, as old as it may be; None where that is missing or of no use."""
+    beside = sidecar(url)
+    try:
+        return Members.load(beside) if beside else None
+    except (OSError, ValueError):
+        return None
+
+
+def agrees(url: str, members: Members) -> bool:
+    """Whether the headers and labels of a shard's first and last sample are those of a table: two small parts of it are read.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    ends = members.take(np.unique([0, len(members) - 1])) if len(members) else members
+    for row in ends.table.to_pylist():
+        parts = _parts_of(row)
+        ranges = [(part.offset - tar.BLOCK, part.offset + (min(part.size, _LABEL) if part.ext == "cls" else 0)) for part in parts]
+        for part, found in zip(parts, read_ranges(url, ranges)):
+            if not _is_header(found[: tar.BLOCK], f"{row['key']}.{part.ext}", part.size):
+                return False
+            if part.ext == "cls" and _label(found[tar.BLOCK :])[0] != row["label"]:
+                return False
+    return True
+
+
+def _is_header(block: bytes, name: str, size: int) -> bool:
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    plain = name.isascii() and len(name) < 100  # others stand in a header before this one
+    return info.size == size and (not plain or info.name.lower() == name.lower())
+
+
+def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
     rows = Rows()
     seen: set[str] = set()
-    for key, group in groupby(_parts(file, url, length), key=lambda entry: entry[0]):
+    for key, group in groupby(_parts(file, url, length, digest), key=lambda entry: entry[0]):
         parts: list[Part] = []
         label: int | None = None
         problem = (
@@ -241,7 +292,7 @@ def _samples(file: IO[bytes], url: str, length: int) -> Rows:
             parts.append(part)
             if part.ext == "cls":
                 file.seek(part.offset)
-                label, wrong = _label(file.read(min(part.size, 64)))
+                label, wrong = _label(file.read(min(part.size, _LABEL)))
                 problem = problem or wrong
         rows.add(key, parts, label, problem)
     return rows
@@ -253,8 +304,11 @@ def _parts_of(row: dict[str, Any]) -> list[Part]:
     return [*(Part(**part) for part in row["others"]), *image]
 
 
-def _parts(file: IO[bytes], url: str, length: int) -> Iterator[tuple[str, Part]]:
+def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tuple[str, Part]]:
     for name, offset, size in tar.walk(file, url, length):
+        file.seek(offset)
+        digest.update(f"{name}\0{offset}\0{size}\0".encode())
+        digest.update(file.read(min(size, _BEGINNING)))
         if (named := naming.split(name)) is not None:
             yield named[0], Part(named[1], offset, size)
 

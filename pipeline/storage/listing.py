@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from braceexpand import braceexpand
 
@@ -18,6 +18,8 @@ from pipeline.storage.backends import (
     absolute,
     as_oserror,
     backend,
+    changed_here,
+    changed_in,
     is_local,
     is_transient,
     join,
@@ -31,10 +33,11 @@ _LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper t
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file that is there: its URL (local ones as absolute paths) and its size in bytes."""
+    """A file that is there: its URL (local ones as absolute paths), its size in bytes, and when it was last changed, if known."""
 
     url: str
     size: int
+    changed: float | None = field(default=None, compare=False)
 
 
 def expand(patterns: str | Sequence[str]) -> list[Listed]:
@@ -104,7 +107,7 @@ def _find(urls: list[tuple[str, bool]]) -> list[Listed]:
         elif is_glob:
             found += _glob(url)
         elif name in listings.get(folder, ()):
-            found.append(Listed(url, listings[folder][name]))
+            found.append(Listed(url, *listings[folder][name]))
         else:
             named = None if folder in listings and name.endswith(".tar") else _named(url)
             found += named or ()
@@ -122,12 +125,12 @@ def _named(url: str) -> list[Listed] | None:
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url))]
+    return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url), changed_in(info, url))]
 
 
 def _folder(url: str) -> list[Listed]:
     listing = _listing(url)
-    found = [Listed(join(url, name), listing[name]) for name in sorted(listing) if name.endswith(".tar")]
+    found = [Listed(join(url, name), *listing[name]) for name in sorted(listing) if name.endswith(".tar")]
     if not found:
         packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
         hint = f"{packed} is compressed: unpack it first" if packed else "make some from images: pseudolabel pack SRC DST"
@@ -140,11 +143,8 @@ def _glob(url: str) -> list[Listed]:
     with as_oserror(url):
         found = fs.glob(path, detail=True)
     prefix = "" if is_local(url) else f"{scheme_of(url)}://"
-    files = [
-        Listed(prefix + (name.lstrip("/") if prefix else name), size_in(info, url))
-        for name, info in found.items()
-        if info["type"] == "file"
-    ]
+    named = ((prefix + (name.lstrip("/") if prefix else name), info) for name, info in found.items() if info["type"] == "file")
+    files = [Listed(name, size_in(info, url), changed_in(info, name)) for name, info in named]
     if not files:
         raise UserError(f"{url}: nothing matches")
     return sorted(files, key=lambda listed: listed.url)
@@ -183,7 +183,7 @@ def _ask_server(url: str) -> Listed | None:
             raise UserError(
                 f"{url}: this is a web page; over http nothing can be listed: name the shards, with braces if there are many"
             )
-        return Listed(url, size_in(info, url))
+        return Listed(url, size_in(info, url), changed_in(info, url))
     return None
 
 
@@ -201,12 +201,12 @@ def _bucket_missing(url: str) -> bool:
         return not fs.exists(path.partition("/")[0])
 
 
-def _listing(folder: str) -> dict[str, int]:
-    """Name -> size of the files directly in a folder; empty where there is no such folder."""
+def _listing(folder: str) -> dict[str, tuple[int, float | None]]:
+    """Name -> size, and time of the last change, of the files directly in a folder; empty where there is no such folder."""
     if is_local(folder):
         try:
             with os.scandir(absolute(folder) or "/") as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+                return {entry.name: (entry.stat().st_size, changed_here(entry.path)) for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
     fs, path = backend(folder)
@@ -215,7 +215,8 @@ def _listing(folder: str) -> dict[str, int]:
             entries = fs.ls(path, detail=True)
         except FileNotFoundError:
             return {}
-    return {info["name"].rpartition("/")[2]: size_in(info, folder) for info in entries if info["type"] == "file"}
+    files = (info for info in entries if info["type"] == "file")
+    return {info["name"].rpartition("/")[2]: (size_in(info, folder), changed_in(info, folder)) for info in files}
 
 
 def _has_wildcard(url: str) -> bool:
