@@ -230,7 +230,8 @@ class Corpus:
     def _all_members(self, i: int) -> Members:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
-        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames)
+        samples = int(self.counts[i]) if self._chosen is None else None
+        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames, samples)
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
                 self.urls[i],
@@ -281,7 +282,7 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
 
 
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None) -> Members:
+def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None) -> Members:
     if frames:
-        return load_or_scan(url, shard_bytes)[0].clips(frames, image)
-    return load_or_scan(url, shard_bytes, image)[0]
+        return load_or_scan(url, shard_bytes, samples=samples)[0].clips(frames, image)
+    return load_or_scan(url, shard_bytes, image, samples)[0]

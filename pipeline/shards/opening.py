@@ -14,7 +14,7 @@ from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import UNFINISHED, Index, Lookup, Row
+from pipeline.shards.index import UNFINISHED, DamagedRows, Index, Lookup, Row
 from pipeline.shards.members import load_or_scan, sidecar
 from pipeline.storage import Listed, exists, expand, is_local, is_writable, join
 
@@ -39,8 +39,8 @@ class _Folder:
         """Write the index with the new rows; OSError where that cannot be."""
         try:
             index = Index.load(self.url)
-        except FileNotFoundError:
-            index = Index()
+        except (FileNotFoundError, DamagedRows):
+            index = Index(classes=self.classes)
         index.rows |= self.new
         index.save(self.url)
 
@@ -176,6 +176,9 @@ def _open_folder(url: str, shards: list[str], sizes: np.ndarray, may_write: bool
     except (FileNotFoundError, PermissionError):
         if is_writable(url) and exists(join(url, UNFINISHED)):
             raise UserError(f"{url}: holds an unfinished pack; run the same `pseudolabel pack` again to complete it") from None
+    except DamagedRows as error:
+        log.warning("%s; it is made again from the shards", error)
+        folder.counts[:] = -1
     except ValueError as error:
         log.warning("%s; it is left alone, and the shards are scanned", error)
         folder.writable = False
