@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.codec import nvimgcodec
-from pipeline.layout import orientation
+from pipeline.layout import orientation, still
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TURNED_ASIDE = (5, 6, 7, 8)
@@ -43,6 +43,7 @@ class Header:
         channels: 1 to 4.
         bits: 8 or 16 (or fewer, for bilevel images).
         stream: the parsed code stream, ready to decode.
+        encoded: the bytes that it is of: the file's, without an animation.
     """
 
     height: int
@@ -52,6 +53,7 @@ class Header:
     channels: int
     bits: int
     stream: Any
+    encoded: bytes | memoryview
 
 
 def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
@@ -62,8 +64,16 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         max_pixels: more pixels than this are refused.
 
     Returns:
-        The header, or the reason for which the image must not be decoded.
+        The header, or the reason for which the image must not be decoded. Nothing that a file holds makes this raise.
     """
+    nvimgcodec()  # where it is not installed, the file is not to blame
+    try:
+        return _parse(encoded, max_pixels)
+    except Exception as error:  # noqa: BLE001  one bad file is one bad sample, whatever it does to a parser
+        return f"the header check failed on it ({type(error).__name__}: {error})"
+
+
+def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     if len(encoded) == 0:
         return "empty file"
     if bytes(encoded[:8]).startswith(_JPEG_2000):
@@ -71,6 +81,7 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     turned = orientation(encoded)
     if isinstance(turned, str):
         return turned
+    encoded = still(encoded)
     try:
         stream = nvimgcodec().CodeStream(encoded)
         height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first question
@@ -87,7 +98,7 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         return f"pixels of type {kind}; 8 and 16 bits can be decoded"
     if turned in _TURNED_ASIDE:
         height, width = width, height
-    return Header(height, width, turned, codec, channels, bits, stream)
+    return Header(height, width, turned, codec, channels, bits, stream, encoded)
 
 
 def check_frames(files: Sequence[bytes | memoryview], max_pixels: int) -> list[Header] | str:

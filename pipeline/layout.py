@@ -18,6 +18,8 @@ _ORIENTATION = 274
 _JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 _JPEG_TAIL = 4096
 
+_ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
+
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC, _SAMPLES, _PLANAR = 262, 277, 284
 _COLOURS = {0: (1,), 1: (1,), 2: (3, 4), 3: (1,)}  # samples of a pixel, for grey (twice), RGB and palette
@@ -51,6 +53,31 @@ def orientation(encoded: Encoded) -> int | str:
     except _Damaged as error:
         return str(error)
     return found if 1 <= found <= 8 else UPRIGHT
+
+
+def still(encoded: Encoded) -> Encoded:
+    """An animated PNG without its animation, which leaves its default image; any other file as it is.
+
+    Decoders that play the animation die of damaged frames, or show what lay in the memory; PIL and browsers of old take the
+    default image.
+
+    Args:
+        encoded: a file whose structure `orientation` found whole.
+    """
+    if bytes(encoded[:8]) != b"\x89PNG\r\n\x1a\n":
+        return encoded
+    at, animated = 8, False
+    kept = [encoded[:8]]
+    while at + 12 <= len(encoded):
+        kind, end = bytes(encoded[at + 4 : at + 8]), at + 12 + int.from_bytes(encoded[at : at + 4], "big")
+        if kind in _ANIMATION:
+            animated = True
+        else:
+            kept.append(encoded[at:end])
+        if kind == b"IEND":
+            break
+        at = end
+    return b"".join(kept) if animated else encoded
 
 
 def _jpeg(encoded: Encoded) -> int:
@@ -145,15 +172,18 @@ def _tags(data: Encoded) -> dict[int, np.ndarray]:
     width, count_width, at = (8, 8, 8) if 43 in (data[2], data[3]) else (4, 2, 4)
     tags: dict[int, np.ndarray] = {}
     at = _number(data, at, width, order)
-    for entry in range(
-        at + count_width, at + count_width + _number(data, at, count_width, order) * (4 + 2 * width), 4 + 2 * width
-    ):
+    end = at + count_width + _number(data, at, count_width, order) * (4 + 2 * width)
+    if end > len(data):
+        raise ValueError("outside")
+    for entry in range(at + count_width, end, 4 + 2 * width):
         tag, count = _number(data, entry, 2, order), _number(data, entry + 4, width, order)
         kind = _INTEGERS.get(_number(data, entry + 2, 2, order))
         if tag in _WANTED and tag not in tags and kind and count:
             place = entry + 4 + width
             if count * int(kind[1]) > width:
                 place = _number(data, place, width, order)
+            if place + count * int(kind[1]) > len(data):  # before numpy sees numbers that no C integer holds
+                raise ValueError("outside")
             tags[tag] = np.frombuffer(data, (">" if order == "big" else "<") + kind, count, place)
     return tags
 

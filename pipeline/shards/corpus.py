@@ -232,7 +232,10 @@ class Corpus:
     def _all_members(self, i: int) -> Members:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
-        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames, i not in self.scanned)
+        samples = int(self.counts[i]) if self._chosen is None else None
+        members = _cached_members(
+            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, beside=i not in self.scanned
+        )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
                 self.urls[i],
@@ -283,8 +286,10 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
 
 
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None, beside: bool) -> Members:
-    members = load_or_scan(url, shard_bytes)[0] if beside else scan(url)
+def _cached_members(
+    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool
+) -> Members:
+    members = load_or_scan(url, shard_bytes, samples=samples)[0] if beside else scan(url)
     if frames:
         return members.clips(frames, image)
     return members.preferring(image) if image else members

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import tarfile
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError
 from pipeline.shards import naming, tar
-from pipeline.storage import changed, open_seekable, read_all, read_ranges, write_atomic
+from pipeline.storage import changed, is_writable, open_seekable, read_all, read_ranges, write_atomic
 from pipeline.storage import size as size_of
 
 VERSION = 1
@@ -40,6 +42,12 @@ _BATCH = 1024
 _BEGINNING = 4096  # of a member's body: what comes with its header when that is read
 _LABEL = 64  # bytes of a `cls` member that are looked at
 _INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):
+    """A file of ours whose content cannot be: it may be made again."""
 
 
 class Part(NamedTuple):
@@ -180,16 +188,48 @@ class Members:
 
         Raises:
             OSError: not there, or not readable.
+            Damaged: its content cannot be.
             ValueError: no such table, or one of another version.
         """
+        content = read_all(url)
         try:
-            table = pq.ParquetFile(pa.BufferReader(read_all(url))).read()
-        except pa.ArrowException as error:
-            raise ValueError(f"{url}: damaged: {error}") from None
-        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        if about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
+            table = pq.ParquetFile(pa.BufferReader(content)).read()
+        except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
+            raise Damaged(f"{url}: damaged: {error}") from None
+        try:
+            about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        except ValueError:
+            about = None
+        if not isinstance(about, dict) or about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
             raise ValueError(f"{url}: not a table of members of version {VERSION}")
-        return cls(table, int(about["shard_bytes"]), about.get("digest"))
+        if wrong := _impossible(table, about.get("shard_bytes")):
+            raise Damaged(f"{url}: damaged: {wrong}")
+        return cls(table, about["shard_bytes"], about.get("digest"))
+
+
+def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
+    """What no scan of a shard would say, in words; None where all of it may be so."""
+    if not isinstance(shard_bytes, int) or shard_bytes < 0:
+        return f"it gives {shard_bytes!r} as its shard's bytes"
+    lists = table.column("others")
+    others = pc.list_flatten(lists).combine_chunks()
+    if lists.null_count or others.null_count:
+        return "it has no list of members where there must be one"
+    if len(table) and pc.min(pc.binary_length(table.column("key"))).as_py() == 0:
+        return "it has an empty key"
+    if (least := pc.min(table.column("label")).as_py()) is not None and least < 0:
+        return f"it has a label of {least}"
+    for parts in (table, pa.table(others.flatten(), names=[part.name for part in _PART])):
+        for name in ("key", "ext", "offset", "size"):
+            if name in parts.column_names and parts.column(name).null_count:
+                return f"it has a member without {name}"
+        for name in ("key", "ext"):
+            if name in parts.column_names and pc.any(pc.match_substring_regex(parts.column(name), naming.UNSAFE)).as_py():
+                return f"it has a {name} that no sample has"
+        offset, size = parts.column("offset").to_numpy(), parts.column("size").to_numpy()
+        if ((offset < 0) | (size < 0) | (size > shard_bytes) | (offset > shard_bytes - size)).any():
+            return f"it has a member that lies outside of the shard's {shard_bytes} bytes"
+    return None
 
 
 def sidecar(shard: str) -> str | None:
@@ -217,13 +257,16 @@ def scan(url: str, prefer: str | None = None) -> Members:
     return members.preferring(prefer) if prefer else members
 
 
-def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None, since: float | None = None) -> tuple[Members, bool]:
-    """A shard's members from the file beside it where that is there and fits the shard's size, else from the shard.
+def load_or_scan(
+    url: str, shard_bytes: int, prefer: str | None = None, samples: int | None = None, since: float | None = None
+) -> tuple[Members, bool]:
+    """A shard's members from the file beside it where that is there and fits the shard, else from the shard.
 
     Args:
         url: the shard.
         shard_bytes: its size.
         prefer: as for `scan`, whose errors it raises.
+        samples: how many the index of its folder says it holds, where that is known.
         since: when the shard was last changed, if known; an older file beside it is not used.
 
     Returns:
@@ -233,11 +276,27 @@ def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None, since: f
     try:
         fits = beside and (since is None or (changed(beside) or since) >= since)
         members = Members.load(beside) if beside and fits else None
+        if members is not None and members.shard_bytes == shard_bytes and samples not in (None, len(members)):
+            raise Damaged(f"{beside}: damaged: it holds {len(members)} samples, {samples} by the index")
+    except Damaged as error:
+        members = scan(url)
+        _make_again(members, beside or "", error)
+        return (members.preferring(prefer) if prefer else members), True
     except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
         members = None
     if members is None or members.shard_bytes != shard_bytes:
         return scan(url, prefer), True
     return members.preferring(prefer) if prefer else members, False
+
+
+def _make_again(members: Members, url: str, error: Damaged) -> None:
+    try:
+        if not is_writable(url):
+            raise PermissionError("http storage cannot be written")
+        members.save(url)
+        log.warning("%s; it was made again from the shard", error)
+    except OSError as refused:
+        log.warning("%s; the shard itself is read, for it cannot be made again: %s", error, refused)
 
 
 def at_hand(url: str) -> Members | None:
@@ -273,7 +332,7 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
     except tarfile.HeaderError:
         return False
     plain = name.isascii() and len(name) < 100  # others stand in a header before this one
-    return info.size == size and (not plain or info.name.lower() == name.lower())
+    return info.size == size and (not plain or naming.plain(info.name).lower() == name.lower())
 
 
 def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
@@ -309,7 +368,7 @@ def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tupl
         file.seek(offset)
         digest.update(f"{name}\0{offset}\0{size}\0".encode())
         digest.update(file.read(min(size, _BEGINNING)))
-        if (named := naming.split(name)) is not None:
+        if (named := naming.split(naming.plain(name))) is not None:
             yield named[0], Part(named[1], offset, size)
 
 

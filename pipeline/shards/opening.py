@@ -15,7 +15,7 @@ from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import NAME, UNFINISHED, Index, Lookup, Row, renew
+from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
 from pipeline.shards.members import agrees, at_hand, load_or_scan, scan, sidecar
 from pipeline.storage import Listed, changed, exists, expand, is_local, is_writable, join, open_seekable
 
@@ -51,8 +51,8 @@ class _Folder:
             return
         try:
             index = Index.load(self.url)
-        except FileNotFoundError:
-            index = Index()
+        except (FileNotFoundError, DamagedRows):
+            index = Index(classes=self.classes)
         index.rows = {name: row for name, row in (index.rows | self.new).items() if name not in self.lost}
         index.save(self.url)
 
@@ -229,6 +229,9 @@ def _open_folder(url: str, listed: list[Listed], may_write: bool) -> _Folder:
     except (FileNotFoundError, PermissionError):
         if is_writable(url) and exists(join(url, UNFINISHED)):
             raise UserError(f"{url}: holds an unfinished pack; run the same `pseudolabel pack` again to complete it") from None
+    except DamagedRows as error:
+        log.warning("%s; it is made again from the shards", error)
+        folder.counts[:] = -1
     except ValueError as error:
         log.warning("%s; it is left alone, and the shards are scanned", error)
         folder.writable = False

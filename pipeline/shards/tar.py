@@ -13,6 +13,10 @@ from pipeline.errors import ShardError
 BLOCK = 512
 """Headers and bodies of a tar begin at multiples of this."""
 
+_MOST_HEADER, _MOST_READS = 2**20, 64
+"""Bytes of a long name or a pax header, and pieces of headers before one member: `tarfile` holds whatever a header announces, and
+goes one level deeper with each header that stands before another."""
+
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -45,8 +49,10 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
             return
         _refuse_compressed(start, shard)
         file.seek(0)
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it owns no file
+        headers = _Headers(file, shard)
+        archive = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - it owns no file
         while (info := archive.next()) is not None:
+            headers.reads = 0
             archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
             if info.size < 0 or archive.offset <= at:
                 raise ShardError(shard, f"damaged header at byte {at}: it gives a negative size")
@@ -59,9 +65,25 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
             if info.isreg():
                 yield TarMember(_text(info.name), info.offset_data, info.size)
         _check_end(file, shard, archive.offset)
-    except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = "not a tar" if at == 0 else f"damaged or truncated after byte {at}"
         raise ShardError(shard, f"{what}: {error}") from None
+
+
+class _Headers:
+    """The file as `tarfile` reads it, which is nothing but headers: no more at a time than one may be long."""
+
+    def __init__(self, file: IO[bytes], shard: str) -> None:
+        self._file, self._shard, self.reads = file, shard, 0
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        self.reads += 1
+        if not 0 <= size <= _MOST_HEADER:
+            raise ShardError(self._shard, f"damaged header before byte {self.tell()}: a name or pax header of {size} bytes")
+        if self.reads > _MOST_READS:
+            raise ShardError(self._shard, f"damaged header at byte {self.tell()}: one header stands before another too often")
+        return self._file.read(size)
 
 
 def _refuse_compressed(start: bytes, shard: str) -> None:

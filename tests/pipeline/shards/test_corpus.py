@@ -8,6 +8,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import Index
+from pipeline.shards.index import SCHEMA, Index, save_table
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import write_atomic
 
@@ -157,13 +158,41 @@ def test_opening_some_shards_keeps_what_the_index_says_of_the_others(shards: Pat
 
 
 def test_another_tools_index_parquet_is_left_alone(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import pyarrow as pa
-
     pq.write_table(pa.table({"x": [1]}), shards / "index.parquet")
     before = (shards / "index.parquet").read_bytes()
     assert open_corpus(str(shards)).samples == 14
     assert (shards / "index.parquet").read_bytes() == before
     assert "left alone" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"samples": None}, {"samples": -1}, {"samples": 10**12}, {"bytes": None}, {"shard": None}])
+def test_an_index_whose_rows_cannot_be_is_named_and_made_again(
+    shards: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, int | None]
+) -> None:
+    open_corpus(str(shards))
+    path, classes = shards / "index.parquet", ["cat", "dog"]
+    rows = pq.read_table(path).to_pylist()
+    rows[1 if "shard" not in wrong else 0] |= wrong  # nulls come last where a table is sorted
+    save_table(pa.Table.from_pylist(rows, schema=SCHEMA), classes, str(shards))
+    corpus = open_corpus(str(shards))
+    assert (corpus.counts.tolist(), corpus.classes) == ([5, 0, 9], classes)
+    assert f"{path}: damaged" in caplog.text
+    again = Index.load(str(shards))
+    assert ([row.samples for row in again.rows.values()], again.classes) == ([5, 0, 9], classes)
+
+
+@pytest.mark.parametrize("classes", ["5", '{"a": 1}', '["a", 7]', "[", "[" * 100_000])
+def test_classes_that_are_no_names_are_said_and_left_alone(shards: Path, caplog: pytest.LogCaptureFixture, classes: str) -> None:
+    """Nothing but the index knows the names: it is for its owner to say what becomes of it."""
+    open_corpus(str(shards))
+    path = shards / "index.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"classes": classes.encode()}), path)
+    before = path.read_bytes()
+    corpus = open_corpus(str(shards))
+    assert (corpus.counts.tolist(), corpus.classes) == ([5, 0, 9], None)
+    assert f"{path}: damaged: its classes are no list of names; it is left alone" in caplog.text
+    assert path.read_bytes() == before
 
 
 def test_what_an_interrupted_pack_left_is_refused(shards: Path) -> None:
