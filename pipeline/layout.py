@@ -20,11 +20,12 @@ _JPEG_TAIL = 4096
 
 _ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PHOTOMETRIC, _SAMPLES, _PLANAR = 262, 277, 284
-_COLOURS = {0: (1,), 1: (1,), 2: (3, 4), 3: (1,)}  # samples of a pixel, for grey (twice), RGB and palette
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 259, 262, 277, 284, 339
+_COLOURS = {1: ((1,), (8, 16)), 2: ((3, 4), (8, 16)), 3: ((1,), (8,))}  # samples of a pixel, and bits of each: grey, RGB, palette
+_COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, deflate, PackBits, deflate
 _PARTS = {273: 279, 324: 325}  # offsets and sizes of strips, or of tiles
-_WANTED = frozenset((_ORIENTATION, _PHOTOMETRIC, _SAMPLES, _PLANAR, *_PARTS, *_PARTS.values()))
+_WANTED = frozenset((_ORIENTATION, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT, *_PARTS, *_PARTS.values()))
 _INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
 
 
@@ -46,7 +47,7 @@ def orientation(encoded: Encoded) -> int | str:
             found = _png(encoded)
         elif start.startswith(b"RIFF") and start.endswith(b"WEBP"):
             found = _webp(encoded)
-        elif start[:4] in _TIFF_STARTS:
+        elif start[:4] in TIFF_STARTS:
             found = _tiff(encoded)
         else:
             found = UPRIGHT
@@ -131,19 +132,11 @@ def _webp(encoded: Encoded) -> int:
 
 
 def _tiff(encoded: Encoded) -> int:
-    """The first image: its parts must lie inside the file, and its colours must be ones that decode."""
+    """The first image: its parts must lie inside the file."""
     try:
         tags = _tags(encoded)
     except ValueError:
         raise _Damaged("damaged TIFF: its directory lies outside the file") from None
-    colours, samples, planar = (
-        int(tags.get(tag, (default,))[0]) for tag, default in ((_PHOTOMETRIC, 2), (_SAMPLES, 1), (_PLANAR, 1))
-    )
-    if samples not in _COLOURS.get(colours, ()) or planar != 1:  # others come out as whatever lay in the memory
-        raise _Damaged(
-            f"TIFF with photometric interpretation {colours}, {samples} samples a pixel and planar configuration {planar}; "
-            "grey, RGB, RGBA and palette in one plane can be decoded"
-        )
     for offsets, sizes in _PARTS.items():
         if offsets in tags and sizes in tags and len(tags[offsets]) == len(tags[sizes]):
             end = (tags[offsets].astype(np.float64) + tags[sizes]).max()
@@ -153,10 +146,39 @@ def _tiff(encoded: Encoded) -> int:
     raise _Damaged("damaged TIFF: it does not say where its pixels are")
 
 
+def is_usual_tiff(encoded: Encoded) -> bool:
+    """Whether the first image of a TIFF is one that all decoders show alike: others come out as negatives, or turned twice.
+
+    Args:
+        encoded: a file whose structure `orientation` found whole.
+    """
+    colours, samples, bits, compression, planar, form = _kind(encoded)
+    of_a_pixel, of_a_sample = _COLOURS.get(colours, ((), ()))
+    known = samples in of_a_pixel and bits in of_a_sample and compression in _COMPRESSIONS
+    return known and (planar, form) == (1, 1)
+
+
+def tiff_in_words(encoded: Encoded) -> str:
+    """What kind of TIFF a whole file is, by the numbers of its first directory."""
+    colours, samples, bits, compression, planar, _ = _kind(encoded)
+    what = f"TIFF with photometric interpretation {colours}, {samples} samples a pixel of {bits} bits"
+    return f"{what}, compression {compression}, planar configuration {planar}"
+
+
+def _kind(encoded: Encoded) -> tuple[int, ...]:
+    """Photometric interpretation, samples a pixel, bits (0 where samples differ in them), compression, planes, sample format."""
+    tags = _tags(encoded)
+    defaults = ((_PHOTOMETRIC, 2), (_SAMPLES, 1), (_BITS, 1), (_COMPRESSION, 1), (_PLANAR, 1), (_FORMAT, 1))
+    found = {tag: int(tags.get(tag, (default,))[0]) for tag, default in defaults}
+    if _BITS in tags and tags[_BITS].min() != tags[_BITS].max():
+        found[_BITS] = 0
+    return tuple(found.values())
+
+
 def _exif(block: bytes) -> int | None:
     """The orientation in an EXIF block, which is a TIFF without an image; None where it cannot be found."""
     try:
-        found = _tags(block).get(_ORIENTATION) if block[:4] in _TIFF_STARTS else None
+        found = _tags(block).get(_ORIENTATION) if block[:4] in TIFF_STARTS else None
     except ValueError:
         return None
     return None if found is None else int(found[0])

@@ -14,6 +14,7 @@ from pipeline.engines.base import UNDECODABLE, Request
 from pipeline.engines.field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
 from pipeline.tasks.base import Drawn, Task
+from pipeline.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
 """Of crops that a thread works on together: a share of a core's second-level cache."""
@@ -98,7 +99,11 @@ class CpuEngine:
         failures: dict[int, str] = {}
 
         def crop(row: int, thread: int) -> None:
-            window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
+            try:
+                window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
+            except Undecodable as error:
+                failures[row // request.frames] = str(error)
+                return
             if window is None:
                 failures[row // request.frames] = UNDECODABLE
             elif not (across or down or request.turn[row]):
@@ -119,6 +124,8 @@ class CpuEngine:
 
     def _decode(self, request: Request, row: int, thread: int) -> np.ndarray | None:
         window, stream = request.windows[row].tolist(), request.streams[row]
+        if isinstance(stream, UnusualImage):
+            return stream.window(*window)
         if self._reduced is not None:
             reduced = self._reduced[thread](request.encoded[row], stream, window)
             if reduced is not None:
