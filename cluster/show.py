@@ -58,6 +58,8 @@ def pack_table(report: PackReport) -> Table:
     table.add_row("labels", _some(report.classes) if report.classes else "none")
     for reason, times in report.skipped.items():
         table.add_row("skipped", escape(f"{times:,} {reason}"))
+    if report.skipped_files:
+        table.add_row("skipped files", escape(report.skipped_files))
     return table
 
 

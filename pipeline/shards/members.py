@@ -346,6 +346,9 @@ def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
         )
         seen.add(key)
         for _, part in group:
+            if part.size < 0:
+                problem = problem or f"its {part.ext} is a link to a file that the shard does not hold"
+                continue
             if any(part.ext == other.ext for other in parts):
                 problem = problem or f"two members with extension {part.ext}"
             parts.append(part)
@@ -367,7 +370,7 @@ def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tupl
     for name, offset, size in tar.walk(file, url, length):
         file.seek(offset)
         digest.update(f"{name}\0{offset}\0{size}\0".encode())
-        digest.update(file.read(min(size, _BEGINNING)))
+        digest.update(file.read(min(max(size, 0), _BEGINNING)))
         if (named := naming.split(naming.plain(name))) is not None:
             yield named[0], Part(named[1], offset, size)
 

@@ -241,7 +241,9 @@ def _open_folder(url: str, listed: list[Listed], may_write: bool) -> _Folder:
 
 
 def _distrust(folder: _Folder, lookup: Lookup, listed: list[Listed]) -> None:
-    """Take back the counts of shards that are newer than the index: a tar that is rewritten often keeps its size."""
+    """Take back the counts of shards that are newer than the index, as a tar that is rewritten often keeps its size, and of empty
+    files, which are no shards."""
+    folder.counts[[n for n, shard in enumerate(listed) if shard.size == 0]] = -1
     written, known = changed(join(folder.url, NAME)), np.flatnonzero(folder.counts >= 0).tolist()
     newer = [n for n in known if written is not None and (listed[n].changed or written) > written]
     if not newer:

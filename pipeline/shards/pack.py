@@ -19,8 +19,11 @@ from pipeline.shards.sources import File, Source, open_source
 from pipeline.shards.writing import TarWriter, header, padded
 
 _OURS = re.compile(
-    r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|\.(index\.parquet|pack\.unfinished)\.[0-9a-f]+\.tmp"
+    r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|skipped\.tsv"
+    r"|\.(index\.parquet|skipped\.tsv|pack\.unfinished)\.[0-9a-f]+\.tmp"
 )
+SKIPPED = "skipped.tsv"
+"""Beside the shards: the files that were left out, a line each of the reason and the path."""
 _WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
 
 
@@ -35,6 +38,7 @@ class PackReport:
         bytes: size of all shards together.
         classes: names of the labels 0, 1, ..., or None where there are no labels.
         skipped: files of the source that were left out: reason in words -> how many.
+        skipped_files: URL of the list of them, a line each of reason and path; None where there are none.
     """
 
     folder: str
@@ -43,6 +47,7 @@ class PackReport:
     bytes: int
     classes: list[str] | None
     skipped: dict[str, int] = field(default_factory=dict)
+    skipped_files: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -96,12 +101,13 @@ def pack(
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
     source = open_source(src)
-    items, skipped, classes = _plan(source.files, labels == "folder", src, clips)
+    items, skipped, classes = _plan(source, labels == "folder", src, clips)
     dst = storage.absolute(dst)
     _claim(dst)
     index = Index(classes=classes)
     try:
         _write_shards(source, items, dst, shard_size, index, progress)
+        listed = _write_skipped(skipped, dst)
         index.save(dst)
         storage.remove(storage.join(dst, UNFINISHED))
     except OSError as error:
@@ -109,21 +115,23 @@ def pack(
             f"packing {src} into {dst} stopped: {error}; put that right and run the same again, it starts over"
         ) from error
     size = sum(row.bytes for row in index.rows.values())
-    return PackReport(dst, len(index.rows), len(items), size, classes, dict(skipped))
+    counts = Counter(reason for reason, _ in skipped)
+    return PackReport(dst, len(index.rows), len(items), size, classes, dict(counts), listed)
 
 
-def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], Counter[str], list[str] | None]:
-    """Which files are packed, and under which key and label."""
-    skipped: Counter[str] = Counter()
+def _plan(source: Source, by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
+    """Which files are packed, and under which key and label; which are not, with the reason; and the classes."""
+    skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
     images: list[tuple[File, str, str]] = []
-    for file in files:
+    for file in source.files:
         reason, stem, ext = _judge(file, clips)
         if reason:
-            skipped[reason] += 1
+            skipped.append((reason, file.path))
         else:
             images.append((file, stem, ext))
     if not images:
-        found = ", ".join(f"{times} {reason}" for reason, times in skipped.most_common(5)) or "no files at all"
+        counts = Counter(reason for reason, _ in skipped).most_common(5)
+        found = ", ".join(f"{times} {reason}" for reason, times in counts) or "no files at all"
         raise UserError(f"{src}: holds no images ({found})")
     classes = None
     if by_folder:
@@ -158,6 +166,16 @@ def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
     if naming.is_reserved(key):
         return "name that WebDataset keeps for itself (__name__)", "", ""
     return None, key, _printable(ext.lower())
+
+
+def _write_skipped(skipped: list[tuple[str, str]], dst: str) -> str | None:
+    if not skipped:
+        return None
+    url = storage.join(dst, SKIPPED)
+    with storage.write_atomic(url) as file:
+        for reason, path in sorted(skipped):
+            file.write(f"{reason}\t{naming.plain(_printable(path))}\n".encode())
+    return url
 
 
 def _unused(stem: str, ext: str, used: set[str]) -> str:

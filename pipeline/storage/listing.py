@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,11 @@ from pipeline.storage.backends import (
 )
 from pipeline.storage.files import ATTEMPTS, pause
 
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$", re.IGNORECASE)
 _LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,11 @@ def _named(url: str) -> list[Listed] | None:
 def _folder(url: str) -> list[Listed]:
     listing = _listing(url)
     found = [Listed(join(url, name), *listing[name]) for name in sorted(listing) if name.endswith(".tar")]
+    if found and (others := [name for name in sorted(listing) if _COMPRESSED.search(name)]):
+        log.warning(
+            "%s: %d compressed archives beside the shards are no part of the corpus, such as %s: unpack what should be",
+            *(url, len(others), others[0]),
+        )
     if not found:
         packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
         hint = f"{packed} is compressed: unpack it first" if packed else "make some from images: pseudolabel pack SRC DST"
@@ -201,12 +212,21 @@ def _bucket_missing(url: str) -> bool:
         return not fs.exists(path.partition("/")[0])
 
 
+def _entry(entry: os.DirEntry[str]) -> tuple[int, float | None]:
+    """Size and time of a file; of a link that leads nowhere, which is found damaged when it is read, no size."""
+    return (0, None) if _is_lost(entry) else (entry.stat().st_size, changed_here(entry.path))
+
+
+def _is_lost(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
 def _listing(folder: str) -> dict[str, tuple[int, float | None]]:
     """Name -> size, and time of the last change, of the files directly in a folder; empty where there is no such folder."""
     if is_local(folder):
         try:
             with os.scandir(absolute(folder) or "/") as entries:
-                return {entry.name: (entry.stat().st_size, changed_here(entry.path)) for entry in entries if entry.is_file()}
+                return {entry.name: _entry(entry) for entry in entries if entry.is_file() or _is_lost(entry)}
         except (FileNotFoundError, NotADirectoryError):
             return {}
     fs, path = backend(folder)

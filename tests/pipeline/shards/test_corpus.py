@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from math import ceil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import SCHEMA, Index, save_table
+from pipeline.shards.index import SCHEMA, Index, Row, save_table
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import write_atomic
 
@@ -212,6 +213,40 @@ def test_damaged_shards_stop_the_opening_or_are_kept_with_their_reason(shards: P
     assert corpus.samples == 0
     with pytest.raises(ShardError, match="truncated"):
         corpus.read(0, np.array([0]))
+
+
+def test_empty_files_and_links_that_lead_nowhere_are_damaged_shards(shards: Path) -> None:
+    (shards / "a.tar").write_bytes(b"")
+    (shards / "d.tar").symlink_to("nowhere.tar")
+    with pytest.raises(ShardError, match=r"a\.tar: is empty: 0 bytes.* \(and 1 more damaged of 4 shards\)"):
+        open_corpus(str(shards))
+    corpus = open_corpus(str(shards), keep_damaged=True)
+    assert (list(corpus.damaged), corpus.samples) == ([0, 3], 9)
+    assert "cannot be read" in corpus.damaged[3]
+    rows = Index.load(str(shards)).rows
+    Index(rows | {"a.tar": Row(0, 0)}).save(str(shards))
+    assert list(open_corpus(str(shards), keep_damaged=True).damaged) == [0, 3], "whatever an index says"
+
+
+def test_archives_that_are_passed_over_are_named(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_corpus(str(shards))
+    assert caplog.text == ""
+    for name in ("d.tar.gz", "e.TGZ", "notes.txt"):
+        (shards / name).write_bytes(b"x")
+    assert open_corpus(str(shards)).samples == 14
+    assert "2 compressed archives beside the shards are no part of the corpus, such as d.tar.gz" in caplog.text
+
+
+def test_a_link_in_a_shard_is_the_file_that_it_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "1.jpg").write_bytes(b"one")
+    (tmp_path / "src" / "2.jpg").hardlink_to(tmp_path / "src" / "1.jpg")
+    (tmp_path / "src" / "3.jpg").symlink_to("1.jpg")
+    (tmp_path / "src" / "4.jpg").symlink_to("no.jpg")
+    subprocess.run(["tar", "-cf", "s.tar", "-C", "src", *(f"{n}.jpg" for n in range(1, 5))], cwd=tmp_path, check=True)
+    samples = open_corpus(str(tmp_path / "s.tar")).read(0, np.arange(4))
+    assert [bytes(sample.encoded) for sample in samples] == [b"one", b"one", b"one", b""]
+    assert [sample.problem for sample in samples] == [None] * 3 + ["its jpg is a link to a file that the shard does not hold"]
 
 
 def test_a_shard_that_vanished_or_shrank_is_said_so_when_read(shards: Path) -> None:

@@ -52,22 +52,44 @@ def test_ustar_prefixes_are_joined() -> None:
     assert [member.name for member in walked(tar_of([(name, b"x")], tarfile.USTAR_FORMAT))] == [name]
 
 
-@pytest.mark.parametrize("data", [b"", bytes(1024), bytes(10240)], ids=["no bytes", "two end blocks", "a padded end"])
+@pytest.mark.parametrize("data", [bytes(1024), bytes(10240)], ids=["two end blocks", "a padded end"])
 def test_an_empty_tar_has_no_members(data: bytes) -> None:
     assert walked(data) == []
 
 
-def test_folders_and_links_are_no_members() -> None:
+def test_a_file_of_no_bytes_is_no_tar() -> None:
+    with pytest.raises(ShardError, match=r"x\.tar: is empty: 0 bytes"):
+        walked(b"")
+
+
+def test_links_are_the_files_that_they_stand_for() -> None:
+    links = [
+        ("d/hard.jpg", tarfile.LNKTYPE, "d/a.jpg"),
+        ("d/soft.jpg", tarfile.SYMTYPE, "a.jpg"),
+        ("e/up.jpg", tarfile.SYMTYPE, "../d/a.jpg"),
+    ]
+    links += [
+        ("e/twice.jpg", tarfile.SYMTYPE, "up.jpg"),
+        ("gone.jpg", tarfile.SYMTYPE, "no.jpg"),
+        ("out.jpg", tarfile.SYMTYPE, "/d/a.jpg"),
+    ]
+    links += [("to-a-folder", tarfile.SYMTYPE, "d"), ("later.jpg", tarfile.SYMTYPE, "z.jpg"), ("d", tarfile.DIRTYPE, "")]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, kind in (("d", tarfile.DIRTYPE), ("s", tarfile.SYMTYPE), ("h", tarfile.LNKTYPE)):
+        for name, kind, target in [("d/a.jpg", tarfile.REGTYPE, ""), *links, ("z.jpg", tarfile.REGTYPE, "")]:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "a.jpg"
-            archive.addfile(info)
-        info = tarfile.TarInfo("a.jpg")
-        info.size = 2
-        archive.addfile(info, io.BytesIO(b"ok"))
-    assert [member.name for member in walked(buffer.getvalue())] == ["a.jpg"]
+            info.type, info.linkname = kind, target
+            info.size = 5 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(name[:5].encode()))
+    data = buffer.getvalue()
+    found = {
+        member.name: data[member.offset : member.offset + member.size] if member.size >= 0 else None for member in walked(data)
+    }
+    assert found == {
+        **dict.fromkeys(("d/a.jpg", "d/hard.jpg", "d/soft.jpg", "e/up.jpg", "e/twice.jpg"), b"d/a.j"),
+        **dict.fromkeys(("z.jpg", "later.jpg"), b"z.jpg"),
+        **dict.fromkeys(("gone.jpg", "out.jpg", "to-a-folder")),
+    }
 
 
 def test_absolute_and_parent_names_stay_as_they_are() -> None:
