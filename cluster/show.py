@@ -83,6 +83,8 @@ def inspect_tables(report: Report) -> list[RenderableType]:
         "quarantine", amount(len(report.quarantine), "sample") + ("" if report.deep else " by their headers; --deep decodes all")
     )
     table.add_row("damaged shards", f"{len(report.damaged):,}")
+    for remark in report.remarks:
+        table.add_row("note", escape(remark))
     parts: list[RenderableType] = [table]
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])

@@ -15,7 +15,8 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
-from pipeline.shards.members import Members, load_or_scan, scan
+from pipeline.shards.members import LABEL, Members, load_or_scan, read_label, scan
+from pipeline.shards.remarks import unread_labels
 from pipeline.storage import read_ranges
 from pipeline.storage import size as size_of
 
@@ -115,6 +116,13 @@ class Corpus:
         """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
         labels = self.members(i).labels
         return labels if self.disagreement is None else np.full_like(labels, -1)
+
+    def unread_labels(self, i: int) -> list[str]:
+        """Samples of shard `i` whose `cls` is no class number, each as its key and what that holds; errors as in `read`."""
+        members = self.members(i)
+        wanted = [(part.offset, min(part.size, LABEL), (row, "cls")) for row, part in unread_labels(members)]
+        texts = {row: read_label(bytes(text))[1] for (row, _), text in self._read(i, wanted).items()}
+        return [f"{members.keys[row]} ({text})" for row, text in sorted(texts.items()) if text]
 
     def read(self, i: int, rows: np.ndarray | Sequence[int]) -> list[Sample]:
         """Samples of shard `i`, in the order of `rows`; members that lie near each other are read in one go.

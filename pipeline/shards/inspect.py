@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.check import check_header
 from pipeline.errors import ShardError
 from pipeline.shards.corpus import Corpus, Sample
+from pipeline.shards.remarks import Remarks
 
 _CHUNK = 64 * 2**20  # encoded bytes held at a time by each thread
 _NAMED = 1000  # duplicate keys named in a report; all are counted
@@ -73,6 +74,7 @@ class Report:
         duplicates: the first thousand of these.
         quarantine: samples that would be quarantined, in the order of the corpus.
         damaged: shards that cannot be read.
+        remarks: what else is worth saying of the samples, a line each.
     """
 
     shards: int
@@ -88,6 +90,7 @@ class Report:
     duplicates: list[Duplicate] = field(default_factory=list)
     quarantine: list[Refused] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -103,6 +106,7 @@ class _Tally:
     heights: Counter[int] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    remarks: Remarks = field(default_factory=Remarks)
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -135,6 +139,10 @@ def inspect(
     finally:
         pool.shutdown(cancel_futures=True)
     report.damaged = [Damaged(corpus.urls[i], broken[i]) for i in sorted(broken)]
+    remarks = Remarks()
+    for i in sorted(tallies):
+        remarks.add(tallies[i].remarks)
+    report.remarks = remarks.sentences(chosen=bool(corpus.image or corpus.frames))
     _sum_up(report, [tallies[i] for i in sorted(tallies)], corpus.classes)
     _find_duplicates(report, corpus, tallies)
     return report
@@ -142,6 +150,9 @@ def inspect(
 
 def _look(corpus: Corpus, i: int, deep: bool, max_pixels: int) -> _Tally:
     tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=corpus.members(i).ids)
+    tally.remarks.add_images(corpus.members(i))
+    unread = corpus.unread_labels(i)
+    tally.remarks.add_labels(len(unread), next(iter(unread), ""))
     for sample in _samples(corpus, i):
         header = sample.problem or check_header(sample.encoded, max_pixels)
         damage = None

@@ -24,6 +24,8 @@ from pipeline.storage import changed, is_writable, open_seekable, read_all, read
 from pipeline.storage import size as size_of
 
 VERSION = 1
+LABEL = 64
+"""Bytes of a `cls` member that are looked at."""
 
 _PART = pa.struct([pa.field("ext", pa.string()), pa.field("offset", pa.int64()), pa.field("size", pa.int64())])
 _SCHEMA = pa.schema(
@@ -40,8 +42,8 @@ _SCHEMA = pa.schema(
 _METADATA = b"pseudolabel.members"
 _BATCH = 1024
 _BEGINNING = 4096  # of a member's body: what comes with its header when that is read
-_LABEL = 64  # bytes of a `cls` member that are looked at
-_INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
+_INTEGER = re.compile(r"([+-]?[0-9]{1,10})(?:\.0*)?")
+_LABEL_PROBLEM = "cls is not "  # how the words of earlier versions begin, which made a problem of it
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,10 @@ class Part(NamedTuple):
 class Rows:
     """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
 
+    unread: int = 0
+    """Samples whose `cls` is no class number."""
+    text: str = ""
+    """The first of them, its key and what that `cls` holds."""
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
     _packed: list[pa.Table] = field(default_factory=list)
 
@@ -100,11 +106,15 @@ class Members:
             where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
         shard_bytes: size of the shard that the table describes.
         digest: of the shard's headers, labels and the beginnings of its members, hexadecimal, where it was scanned.
+        unread: how many samples have a `cls` that is no class number, where it was scanned.
+        text: the first of them, its key and what that `cls` holds.
     """
 
     table: pa.Table
     shard_bytes: int
     digest: str | None = None
+    unread: int = 0
+    text: str = ""
 
     @classmethod
     def of(cls, rows: Rows, shard_bytes: int) -> Members:
@@ -202,9 +212,17 @@ class Members:
             about = None
         if not isinstance(about, dict) or about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
             raise ValueError(f"{url}: not a table of members of version {VERSION}")
+        table = _without_label_problems(table)
         if wrong := _impossible(table, about.get("shard_bytes")):
             raise Damaged(f"{url}: damaged: {wrong}")
         return cls(table, about["shard_bytes"], about.get("digest"))
+
+
+def _without_label_problems(table: pa.Table) -> pa.Table:
+    """Samples that earlier versions put aside for their `cls`: they have no label, and their image is as good as any."""
+    place, problem = table.schema.get_field_index("problem"), table.column("problem")
+    mended = pc.if_else(pc.fill_null(pc.starts_with(problem, _LABEL_PROBLEM), False), None, problem)
+    return table.set_column(place, _SCHEMA.field("problem"), mended)
 
 
 def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
@@ -251,7 +269,8 @@ def scan(url: str, prefer: str | None = None) -> Members:
         length = size_of(url)
         with open_seekable(url) as file:
             digest = hashlib.blake2b(digest_size=32)
-            members = Members(_samples(file, url, length, digest).table(), length, digest.hexdigest())
+            rows = _samples(file, url, length, digest)
+            members = Members(rows.table(), length, digest.hexdigest(), rows.unread, rows.text)
     except OSError as error:
         raise ShardError(url, f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
     return members.preferring(prefer) if prefer else members
@@ -317,11 +336,11 @@ def agrees(url: str, members: Members) -> bool:
     ends = members.take(np.unique([0, len(members) - 1])) if len(members) else members
     for row in ends.table.to_pylist():
         parts = _parts_of(row)
-        ranges = [(part.offset - tar.BLOCK, part.offset + (min(part.size, _LABEL) if part.ext == "cls" else 0)) for part in parts]
+        ranges = [(part.offset - tar.BLOCK, part.offset + (min(part.size, LABEL) if part.ext == "cls" else 0)) for part in parts]
         for part, found in zip(parts, read_ranges(url, ranges)):
             if not _is_header(found[: tar.BLOCK], f"{row['key']}.{part.ext}", part.size):
                 return False
-            if part.ext == "cls" and _label(found[tar.BLOCK :])[0] != row["label"]:
+            if part.ext == "cls" and read_label(found[tar.BLOCK :])[0] != row["label"]:
                 return False
     return True
 
@@ -354,8 +373,9 @@ def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
             parts.append(part)
             if part.ext == "cls":
                 file.seek(part.offset)
-                label, wrong = _label(file.read(min(part.size, _LABEL)))
-                problem = problem or wrong
+                label, wrong = read_label(file.read(min(part.size, LABEL)))
+                if wrong:
+                    rows.unread, rows.text = rows.unread + 1, rows.text or f"{key} ({wrong})"
         rows.add(key, parts, label, problem)
     return rows
 
@@ -375,14 +395,17 @@ def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tupl
             yield named[0], Part(named[1], offset, size)
 
 
-def _label(text: bytes) -> tuple[int | None, str | None]:
-    """A class from a `cls` member: a plain integer; -1, as elsewhere, means that there is none."""
-    match = _INTEGER.fullmatch(text)
-    if match is None:
-        return None, f"cls is not an integer: {text[:20].decode('utf-8', 'backslashreplace')!r}"
-    value = int(match[1])
+def read_label(text: bytes) -> tuple[int | None, str | None]:
+    """A class from a `cls` member: an integer, whatever it is wrapped in; -1, as elsewhere, means that there is none.
+
+    Returns:
+        The class, and what the member holds in its place where that is no class number.
+    """
+    shown = text.decode("utf-8-sig", "backslashreplace").strip("\0 \t\r\n")
+    match = _INTEGER.fullmatch(shown.strip("\"'").strip())
+    value = int(match[1]) if match else -2
     if not -1 <= value < 2**31:
-        return None, f"cls is not a class number: {value}"
+        return None, ascii(shown[:20])
     return (None if value == -1 else value), None
 
 

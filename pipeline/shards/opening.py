@@ -16,7 +16,8 @@ from pipeline.mixture import Portion
 from pipeline.recipe import schema
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
-from pipeline.shards.members import agrees, at_hand, load_or_scan, scan, sidecar
+from pipeline.shards.members import Members, agrees, at_hand, load_or_scan, scan, sidecar
+from pipeline.shards.remarks import Remarks
 from pipeline.storage import Listed, changed, exists, expand, is_local, is_writable, join, open_seekable
 
 _COPIED_FROM = 16
@@ -94,7 +95,10 @@ def open_corpus(
         counts[places[url]] = folder.counts
     unknown = np.flatnonzero(counts < 0).tolist()
     counts[unknown] = 0
-    damaged, scanned = _scan(listed, unknown, counts, folders, progress)
+    remarks = Remarks()
+    damaged, scanned = _scan(listed, unknown, counts, folders, progress, remarks)
+    for sentence in remarks.sentences(chosen=bool(image or frames)):
+        log.warning("%s", sentence)
     if damaged and not keep_damaged:
         first = min(damaged)
         more = f" (and {len(damaged) - 1} more damaged of {len(listed)} shards)" if len(damaged) > 1 else ""
@@ -146,6 +150,7 @@ def _scan(
     counts: np.ndarray,
     folders: dict[str, _Folder],
     progress: Callable[[int, int], None] | None,
+    remarks: Remarks,
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Fill in the counts of shards that no index describes.
 
@@ -157,7 +162,7 @@ def _scan(
     if not unknown:
         return damaged, kept
 
-    def look(i: int) -> tuple[Row, bool]:
+    def look(i: int) -> tuple[Row, bool, Members | None]:
         shard = listed[i]
         folder = folders.get(_folder_of(shard) or "")
         try:
@@ -172,13 +177,16 @@ def _scan(
         for done, future in enumerate(as_completed(running), 1):
             i, folder = running[future], folders.get(_folder_of(listed[running[future]]) or "")
             try:
-                row, described = future.result()
+                row, described, members = future.result()
             except ShardError as error:
                 damaged[i] = error.reason
                 if folder and _name(listed[i]) in folder.newer:
                     folder.lost.add(_name(listed[i]))
             else:
                 counts[i] = row.samples
+                if members is not None:
+                    remarks.add_images(members)
+                    remarks.add_labels(members.unread, members.text)
                 if not described:
                     kept[i] = row.sha256 or row.digest or ""
                 if folder and folder.newer.get(_name(listed[i])) != row:
@@ -190,31 +198,33 @@ def _scan(
     return dict(sorted(damaged.items())), dict(sorted(kept.items()))
 
 
-def _unknown(shard: Listed, folder: _Folder | None) -> tuple[Row, bool]:
-    """What is found of a shard that no index describes, and whether a file beside it now says so."""
+def _unknown(shard: Listed, folder: _Folder | None) -> tuple[Row, bool, Members | None]:
+    """What is found of a shard that no index describes, whether a file beside it now says so, and what was scanned."""
     members, scanned = load_or_scan(shard.url, shard.size, since=shard.changed)
     row, beside = Row(len(members), shard.size, digest=members.digest), sidecar(shard.url)
-    return row, not scanned or bool(folder and beside and _write(folder, partial(members.save, beside)))
+    if not scanned:
+        return row, True, None
+    return row, bool(folder and beside and _write(folder, partial(members.save, beside))), members
 
 
-def _newer(shard: Listed, folder: _Folder) -> tuple[Row, bool]:
+def _newer(shard: Listed, folder: _Folder) -> tuple[Row, bool, Members | None]:
     """The same of a shard that was changed after its index was written: copied, or rewritten in as many bytes."""
     old, there = folder.newer[_name(shard)], at_hand(shard.url)
     if there is not None and (there.shard_bytes, len(there)) != (shard.size, old.samples):
         there = None
     if there and folder.copied and agrees(shard.url, there):
-        return old, True
+        return old, True, None
     members = scan(shard.url)
     if there is None or not there.table.equals(members.table):
         log.warning("%s: was rewritten in as many bytes since it was indexed; it is indexed anew", shard.url)
         row = Row(len(members), shard.size, digest=members.digest)
-        return row, _write(folder, partial(members.save, sidecar(shard.url) or ""))
+        return row, _write(folder, partial(members.save, sidecar(shard.url) or "")), members
     if old.sha256 is None:
         row = replace(old, digest=members.digest)
     else:
         with open_seekable(shard.url) as file:
             row = replace(old, sha256=file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
-    return row, row == old or folder.writable
+    return row, row == old or folder.writable, members
 
 
 def _open_folder(url: str, listed: list[Listed], may_write: bool) -> _Folder:

@@ -68,6 +68,8 @@ def open_labelled(recipe: Recipe) -> Labelled:
             "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
         )
     train, test = (open_corpus(shards, recipe.corpus.image) for shards in (spec.train, spec.test))
+    _refuse_text(train, "train")
+    _refuse_text(test, "test")
     if train.classes != test.classes:
         raise UserError(
             f"downstream.train has the classes {_some(train.classes)}, downstream.test {_some(test.classes)}: "
@@ -92,6 +94,14 @@ def open_labelled(recipe: Recipe) -> Labelled:
         classes=classes,
         chance=float(np.bincount(known).max() / len(known)),
     )
+
+
+def _refuse_text(corpus: Corpus, side: str) -> None:
+    text = next((text for i, count in enumerate(corpus.counts) if count for text in corpus.unread_labels(i)), None)
+    if text:
+        raise UserError(
+            f"downstream.{side}: the `cls` of {text} is no class number: write numbers from 0 there, or pack a folder per class"
+        )
 
 
 def pretrained(recipe: Recipe) -> tuple[dict[str, Any], str]:
