@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from rich import markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
-from cluster.words import amount, duration
+from cluster.words import amount, duration, plain
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -40,14 +40,21 @@ def say(*parts: RenderableType) -> None:
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     for part in parts:
         if isinstance(part, str):
-            console.print(part, soft_wrap=True, markup=False, highlight=False)
+            console.print(plain(part), soft_wrap=True, markup=False, highlight=False)
         else:
             console.print(part)
 
 
 def say_json(content: Any) -> None:
-    """Print JSON to stdout, and nothing else."""
-    print(json.dumps(content, indent=1))
+    """Print JSON to stdout, without secrets, and nothing else."""
+    from pipeline.storage import scrubbed_document
+
+    print(json.dumps(scrubbed_document(content), indent=1))
+
+
+def escape(text: str) -> str:
+    """A cell's text as it is: no markup, no secrets, no control characters."""
+    return markup.escape(plain(text))
 
 
 def pack_table(report: PackReport) -> Table:
@@ -55,7 +62,7 @@ def pack_table(report: PackReport) -> Table:
     table = _facts("packed", report.folder)
     table.add_row("samples", f"{report.samples:,}")
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
-    table.add_row("labels", _some(report.classes) if report.classes else "none")
+    table.add_row("labels", escape(_some(report.classes)) if report.classes else "none")
     for reason, times in report.skipped.items():
         table.add_row("skipped", escape(f"{times:,} {reason}"))
     return table
