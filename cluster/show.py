@@ -112,6 +112,8 @@ def verify_tables(verdict: Verdict) -> list[RenderableType]:
     table.add_row("pairs", f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
     if verdict.rendered_again:
         table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
+    for note in verdict.notes:
+        table.add_row("note", escape(note))
     table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "all is as the manifest says")
     return [table, *_list("problems", ("file", "reason"), [(p.file, p.reason) for p in verdict.problems])]
 
