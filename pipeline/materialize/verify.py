@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,22 +215,22 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
     order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
     chosen = {job.shard(i): i for i in order[: math.ceil(share * len(corpus.urls))].tolist()}
     rows = {row["shard"]: row for row in rendered.rows() if row["shard"] in chosen and row["failure"] is None}
-    render = ShardRenderer(job)
-    for shard, i in chosen.items():
-        row = rows.get(shard)
-        if row is None:
-            continue
-        verdict.rendered_again += 1
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "quarantine").mkdir()
-            try:
-                again = render(i, folder)
-            except ShardError as error:
-                verdict.problems.append(Problem(row["shard"], f"cannot be rendered again: {error.reason}"))
+    with closing(ShardRenderer(job, aside=True)) as render:
+        for shard, i in chosen.items():
+            row = rows.get(shard)
+            if row is None:
                 continue
-        for there, now in zip(row["outputs"], again.outputs):
-            if there["name"] != now.name:
-                verdict.problems.append(Problem(row["shard"], "the input shard is not the one that was rendered"))
-                break
-            if there["sha256"] != now.sha256:
-                verdict.problems.append(Problem(there["name"], "rendered again it has other bytes"))
+            verdict.rendered_again += 1
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "quarantine").mkdir()
+                try:
+                    again = render(i, folder)
+                except ShardError as error:
+                    verdict.problems.append(Problem(row["shard"], f"cannot be rendered again: {error.reason}"))
+                    continue
+            for there, now in zip(row["outputs"], again.outputs):
+                if there["name"] != now.name:
+                    verdict.problems.append(Problem(row["shard"], "the input shard is not the one that was rendered"))
+                    break
+                if there["sha256"] != now.sha256:
+                    verdict.problems.append(Problem(there["name"], "rendered again it has other bytes"))

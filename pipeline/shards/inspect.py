@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from pipeline.check import check_header
 from pipeline.errors import ShardError
+from pipeline.isolate import MOST_SHOTS, Aside, Died
 from pipeline.shards.corpus import Corpus, Sample
 
 _CHUNK = 64 * 2**20  # encoded bytes held at a time by each thread
@@ -109,7 +111,7 @@ class _Tally:
 def inspect(
     corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Check the header of every image, as a run does before decoding.
+    """Check the header of every image, as a run does before decoding; one that kills its process is a bad one.
 
     Args:
         corpus: opened with `keep_damaged=True` where damaged shards are to be reported and not to stop everything.
@@ -120,9 +122,20 @@ def inspect(
     """
     report = Report(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
     tallies: dict[int, _Tally] = {}
-    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    threads = min(_THREADS, os.cpu_count() or 1, len(corpus.urls))
+    pool, asides = ThreadPoolExecutor(threads), SimpleQueue[Aside]()
+    for _ in range(threads):
+        asides.put(Aside(_Looker, corpus, deep, max_pixels))
+
+    def look(i: int) -> _Tally:
+        aside = asides.get()
+        try:
+            return _look(corpus, i, aside)
+        finally:
+            asides.put(aside)
+
     try:
-        running = {pool.submit(_look, corpus, i, deep, max_pixels): i for i in range(len(corpus.urls))}
+        running = {pool.submit(look, i): i for i in range(len(corpus.urls))}
         broken: dict[int, str] = {}
         for done, future in enumerate(as_completed(running), 1):
             i = running.pop(future)
@@ -134,34 +147,63 @@ def inspect(
                 progress(done, len(corpus.urls))
     finally:
         pool.shutdown(cancel_futures=True)
+        for _ in range(threads):
+            asides.get().close()
     report.damaged = [Damaged(corpus.urls[i], broken[i]) for i in sorted(broken)]
     _sum_up(report, [tallies[i] for i in sorted(tallies)], corpus.classes)
     _find_duplicates(report, corpus, tallies)
     return report
 
 
-def _look(corpus: Corpus, i: int, deep: bool, max_pixels: int) -> _Tally:
-    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=corpus.members(i).ids)
-    for sample in _samples(corpus, i):
-        header = sample.problem or check_header(sample.encoded, max_pixels)
-        damage = None
-        if deep and not isinstance(header, str):
-            damage = decode_whole(sample.encoded, header.codec)
-        if isinstance(header, str) or damage:
-            tally.refused.append(Refused(corpus.urls[i], sample.key, header if isinstance(header, str) else f"damaged: {damage}"))
-        else:
-            tally.formats[header.codec] += 1
-            tally.widths[header.width] += 1
-            tally.heights[header.height] += 1
+def _look(corpus: Corpus, i: int, aside: Aside) -> _Tally:
+    """Count a shard, whose samples are looked at in a process that each of them may kill."""
+    members = corpus.members(i)
+    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
+    keys, done, shots = members.keys, 0, 0
+    while done < len(keys):
+        try:
+            for found in aside.call("look", i, done):
+                if isinstance(found, str):
+                    tally.refused.append(Refused(corpus.urls[i], keys[done], found))
+                else:
+                    codec, width, height = found
+                    tally.formats[codec] += 1
+                    tally.widths[width] += 1
+                    tally.heights[height] += 1
+                done, shots = done + 1, 0
+        except Died as death:
+            shots += 1
+            if not death.from_outside or shots > MOST_SHOTS:
+                tally.refused.append(Refused(corpus.urls[i], keys[done], death.reason))
+                done, shots = done + 1, 0
     return tally
 
 
-def _samples(corpus: Corpus, i: int) -> Iterator[Sample]:
-    """All samples of a shard, a bounded number of bytes at a time."""
-    sizes = corpus.members(i).table.column("size").to_numpy()
+class _Looker:
+    """What looks at samples, in a process of its own; arguments as of `inspect`."""
+
+    def __init__(self, corpus: Corpus, deep: bool, max_pixels: int) -> None:
+        self._corpus, self._deep, self._max_pixels = corpus, deep, max_pixels
+
+    def look(self, i: int, start: int) -> Iterator[tuple[str, int, int] | str]:
+        """Format, width and height of each sample of shard `i` from row `start` on, or why it would be quarantined."""
+        for sample in _samples(self._corpus, i, start):
+            header = sample.problem or check_header(sample.encoded, self._max_pixels)
+            damage = None
+            if self._deep and not isinstance(header, str):
+                damage = decode_whole(sample.encoded, header.codec)
+            if isinstance(header, str):
+                yield header
+            else:
+                yield f"damaged: {damage}" if damage else (header.codec, header.width, header.height)
+
+
+def _samples(corpus: Corpus, i: int, start: int) -> Iterator[Sample]:
+    """The samples of a shard from a row on, a bounded number of bytes at a time."""
+    sizes = corpus.members(i).table.column("size").to_numpy()[start:]
     piece = np.cumsum(sizes) // _CHUNK
     for rows in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(piece)) + 1):
-        yield from corpus.read(i, rows)
+        yield from corpus.read(i, start + rows)
 
 
 def decode_whole(encoded: bytes | memoryview, codec: str) -> str | None:
