@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -26,12 +27,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (UserError, RunError) as error:
             if os.environ.get(DEBUG):
-                traceback.print_exc()
+                _trace()
             _say(f"error: {error}")
             raise typer.Exit(EXIT_CODES[status_of(error)]) from None
         except KeyboardInterrupt as interrupt:
             if os.environ.get(DEBUG):
-                traceback.print_exc()
+                _trace()
             _say(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
             raise typer.Exit(EXIT_CODES[INTERRUPTED]) from None
 
@@ -85,11 +86,30 @@ def _say(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.storage import scrubbed
+    from cluster.words import plain
 
-    Console(stderr=True).print(Text(scrubbed(message), style="bold red"), soft_wrap=True)
+    Console(stderr=True).print(Text(plain(message), style="bold red"), soft_wrap=True)
+
+
+def _trace() -> None:
+    from cluster.words import plain
+
+    print(plain(traceback.format_exc()), file=sys.stderr, end="")
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        from cluster.words import plain
+
+        return plain(super().format(record))
 
 
 def main() -> None:
     """Run the command line; the process ends here."""
-    sys.exit(app(prog_name="pseudolabel"))
+    if logging.lastResort is not None:  # what prints warnings where nobody has said how
+        logging.lastResort.setFormatter(_Plain())
+    try:
+        sys.exit(app(prog_name="pseudolabel"))
+    except Exception:  # noqa: BLE001  a bug of ours, whose traceback may hold a library's words
+        _trace()
+        sys.exit(1)

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.words import amount, duration, metric
+from cluster.words import amount, duration, metric, plain
 
 if TYPE_CHECKING:
     from pipeline.materialize.run import Progress as RenderProgress
@@ -215,7 +215,7 @@ def rendering() -> Iterator[Callable[[RenderProgress], None]]:
 def _display(waiting: str = "") -> Iterator[Display]:
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines(lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False))
+        yield Lines(lambda text: console.print(plain(text), soft_wrap=True, markup=False, highlight=False))
         return
     bar = Bar(console, waiting)
     with bar.live:

@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from rich import markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
-from cluster.words import amount, duration
+from cluster.words import amount, duration, plain
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -40,14 +40,21 @@ def say(*parts: RenderableType) -> None:
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     for part in parts:
         if isinstance(part, str):
-            console.print(part, soft_wrap=True, markup=False, highlight=False)
+            console.print(plain(part), soft_wrap=True, markup=False, highlight=False)
         else:
             console.print(part)
 
 
 def say_json(content: Any) -> None:
-    """Print JSON to stdout, and nothing else."""
-    print(json.dumps(content, indent=1))
+    """Print JSON to stdout, without secrets, and nothing else."""
+    from pipeline.storage import scrubbed_document
+
+    print(json.dumps(scrubbed_document(content), indent=1))
+
+
+def escape(text: str) -> str:
+    """A cell's text as it is: no markup, no secrets, no control characters."""
+    return markup.escape(plain(text))
 
 
 def pack_table(report: PackReport) -> Table:
@@ -55,7 +62,7 @@ def pack_table(report: PackReport) -> Table:
     table = _facts("packed", report.folder)
     table.add_row("samples", f"{report.samples:,}")
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
-    table.add_row("labels", _some(report.classes) if report.classes else "none")
+    table.add_row("labels", escape(_some(report.classes)) if report.classes else "none")
     for reason, times in report.skipped.items():
         table.add_row("skipped", escape(f"{times:,} {reason}"))
     if report.skipped_files:
@@ -82,11 +89,15 @@ def inspect_tables(report: Report) -> list[RenderableType]:
     table.add_row(
         "quarantine", amount(len(report.quarantine), "sample") + ("" if report.deep else " by their headers; --deep decodes all")
     )
+    if report.deep:
+        table.add_row("damaged images", f"{len(report.spoilt):,} that are decoded all the same")
     table.add_row("damaged shards", f"{len(report.damaged):,}")
     for remark in report.remarks:
         table.add_row("note", escape(remark))
     parts: list[RenderableType] = [table]
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
+    what = "damaged, and decoded as far as it goes"
+    parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts
@@ -109,6 +120,8 @@ def verify_tables(verdict: Verdict) -> list[RenderableType]:
     table.add_row("pairs", f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
     if verdict.rendered_again:
         table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
+    for note in verdict.notes:
+        table.add_row("note", escape(note))
     table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "all is as the manifest says")
     return [table, *_list("problems", ("file", "reason"), [(p.file, p.reason) for p in verdict.problems])]
 

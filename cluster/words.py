@@ -1,6 +1,17 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and texts as a terminal may be given them."""
 
 from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """A text without secrets, and without what would command the terminal: control characters, but for tab and newline."""
+    from pipeline.storage import scrubbed
+
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", scrubbed(text))
 
 
 def amount(value: float, unit: str) -> str:

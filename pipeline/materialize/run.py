@@ -281,7 +281,7 @@ class _RenderShards:
         job = self._job
         try:
             return Record.load(job.out, job.stem(i))
-        except OSError:  # not done
+        except (OSError, ValueError):  # not done, or of no use
             pass
         if self._render is None:
             self._render = ShardRenderer(job, self._threads, self._meter.rendered)

@@ -188,7 +188,7 @@ def _unused(stem: str, ext: str, used: set[str]) -> str:
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return naming.plain(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def _claim(dst: str) -> None:

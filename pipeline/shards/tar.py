@@ -7,7 +7,7 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.errors import ShardError
 
@@ -56,8 +56,8 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
             )
         _refuse_compressed(start, shard)
         file.seek(0)
-        headers = _Headers(file, shard)
-        archive = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - it owns no file
+        headers: Any = _Headers(file, shard)  # all of a file that `tarfile` uses
+        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - it owns no file
         while (info := archive.next()) is not None:
             headers.reads = 0
             archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise

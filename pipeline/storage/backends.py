@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from pipeline.errors import UserError
+from pipeline.storage.secrets import remember
 
 HTTP = ("http", "https")
 _CHANGED = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")  # S3, Azure, http, GCS, memory
@@ -48,6 +49,7 @@ def is_writable(url: str) -> bool:
 def absolute(url: str) -> str:
     """The URL in the form that means the same in every process: local paths (also `file://`, `~`, relative ones) absolute."""
     if not is_local(url):
+        remember(url)
         return url if "?" in url else url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url.split("://", 1)[-1]))
 
@@ -64,6 +66,7 @@ def backend(url: str) -> tuple[Any, str]:
         UserError: unknown scheme, or one whose package is not installed.
     """
     scheme = scheme_of(url)
+    remember(url)
     if not scheme:
         return fsspec.filesystem("file"), absolute(url)
     try:
