@@ -19,6 +19,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "render": True,
     "storage": True,
     "tracking": True,
+    "corpus": {"index"},
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 

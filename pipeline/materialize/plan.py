@@ -62,6 +62,7 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(mode="json", exclude=_WHERE_AND_HOW_FAST)
     shards = recipe.corpus.shards
     plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
+    document["corpus"].pop("index", None)
     document["corpus"]["shards"] = plain[0] if isinstance(shards, str) else plain
     return document
 

@@ -82,7 +82,7 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     """
     check(recipe, out)
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames)
+    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames, index_in=spec.index)
     return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
 
 

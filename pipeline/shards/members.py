@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.draws import sample_id
+from pipeline.draws import hash64, sample_id
 from pipeline.errors import ShardError
 from pipeline.shards import naming, tar
-from pipeline.storage import changed, is_writable, open_seekable, read_all, read_ranges, write_atomic
+from pipeline.storage import changed, is_writable, join, open_seekable, read_all, read_ranges, without_secrets, write_atomic
 from pipeline.storage import size as size_of
 
 VERSION = 1
@@ -255,6 +255,12 @@ def sidecar(shard: str) -> str | None:
     return None if "?" in shard or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
+def sidecar_in(index: str, shard: str) -> str:
+    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one."""
+    folder, _, name = without_secrets(shard).rpartition("/")
+    return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
+
+
 def scan(url: str, prefer: str | None = None) -> Members:
     """Make a shard's index from its headers and its labels; of images only the beginnings are read, for its digest.
 
@@ -277,7 +283,12 @@ def scan(url: str, prefer: str | None = None) -> Members:
 
 
 def load_or_scan(
-    url: str, shard_bytes: int, prefer: str | None = None, samples: int | None = None, since: float | None = None
+    url: str,
+    shard_bytes: int,
+    prefer: str | None = None,
+    samples: int | None = None,
+    since: float | None = None,
+    beside: str | None = None,
 ) -> tuple[Members, bool]:
     """A shard's members from the file beside it where that is there and fits the shard, else from the shard.
 
@@ -287,11 +298,12 @@ def load_or_scan(
         prefer: as for `scan`, whose errors it raises.
         samples: how many the index of its folder says it holds, where that is known.
         since: when the shard was last changed, if known; an older file beside it is not used.
+        beside: another place than `sidecar` for that file.
 
     Returns:
         The members, and whether the shard was scanned.
     """
-    beside = sidecar(url)
+    beside = beside or sidecar(url)
     try:
         fits = beside and (since is None or (changed(beside) or since) >= since)
         members = Members.load(beside) if beside and fits else None

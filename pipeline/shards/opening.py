@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import file_digest
 
 import numpy as np
@@ -14,11 +13,11 @@ import numpy as np
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
 from pipeline.recipe import schema
-from pipeline.shards.corpus import Corpus
+from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
-from pipeline.shards.members import Members, agrees, at_hand, load_or_scan, scan, sidecar
+from pipeline.shards.members import Members, agrees, at_hand, load_or_scan, scan, sidecar, sidecar_in
 from pipeline.shards.remarks import Remarks
-from pipeline.storage import Listed, changed, exists, expand, is_local, is_writable, join, open_seekable
+from pipeline.storage import Listed, absolute, changed, exists, expand, is_local, is_writable, join, make_folder, open_seekable
 
 _COPIED_FROM = 16
 """Where so many shards, and all of a folder, are newer than its index, the folder was copied: the ends of each are compared."""
@@ -33,6 +32,8 @@ class _Folder:
     """What an index says of a folder, and whether a better one may be written there."""
 
     url: str
+    place: str
+    """Where an index may be written: there, or in the folder for indices."""
     counts: np.ndarray
     """int64: samples of each shard that is wanted, -1 where the index does not know it."""
     classes: list[str] | None = None
@@ -42,20 +43,34 @@ class _Folder:
     copied: bool = False
     new: dict[str, Row] = field(default_factory=dict)
     """Rows of shards that were scanned."""
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """Digests of shards that the index in another place knows."""
     lost: set[str] = field(default_factory=set)
     """Newer shards that are damaged, of which the index must say nothing."""
 
     def save(self) -> None:
         """Write the index with the new rows; OSError where that cannot be."""
         if not self.new and not self.lost:
-            renew(self.url)
+            renew(self.place)
             return
         try:
-            index = Index.load(self.url)
+            index = Index.load(self.place)
         except (FileNotFoundError, DamagedRows):
             index = Index(classes=self.classes)
         index.rows = {name: row for name, row in (index.rows | self.new).items() if name not in self.lost}
-        index.save(self.url)
+        make_folder(self.place)
+        index.save(self.place)
+
+    def write(self, members: Members, shard: Listed) -> bool:
+        """Write what describes a shard; returns whether that is beside it now."""
+        beside = self.place == self.url
+        target = sidecar(shard.url) if beside else join(self.place, f"{_name(shard).removesuffix('.tar')}.members.parquet")
+
+        def save() -> None:
+            make_folder(self.place)
+            members.save(target or "")
+
+        return _write(self, save) and beside
 
 
 def open_corpus(
@@ -65,6 +80,7 @@ def open_corpus(
     progress: Callable[[int, int], None] | None = None,
     keep_damaged: bool = False,
     frames: int | None = None,
+    index_in: str | None = None,
 ) -> Corpus:
     """Open shards as a corpus.
 
@@ -79,6 +95,7 @@ def open_corpus(
         keep_damaged: leave damaged shards in the corpus, with no samples and the reason in `Corpus.damaged`, in place of
             raising.
         frames: how many images of each sample are frames of a clip; None takes one image of each.
+        index_in: folder for the index of shards that none beside them describes; in place of beside them.
 
     Raises:
         UserError: nothing there; see `pipeline.storage.expand`; or a folder that an interrupted pack left.
@@ -89,12 +106,17 @@ def open_corpus(
     places: dict[str, list[int]] = {}
     for i, shard in enumerate(listed):
         places.setdefault(_folder_of(shard) or "", []).append(i)
-    folders = {url: _open_folder(url, [listed[i] for i in inside], may_write=index) for url, inside in places.items() if url}
+    folders = {
+        url: _open_folder(url, [listed[i] for i in inside], index, index_in and absolute(index_in))
+        for url, inside in places.items()
+        if url
+    }
     counts = np.full(len(listed), -1, np.int64)
     for url, folder in folders.items():
         counts[places[url]] = folder.counts
     unknown = np.flatnonzero(counts < 0).tolist()
     counts[unknown] = 0
+    _warn_of_scans([listed[i] for i in unknown], folders)
     remarks = Remarks()
     damaged, scanned = _scan(listed, unknown, counts, folders, progress, remarks)
     for sentence in remarks.sentences(chosen=bool(image or frames)):
@@ -106,6 +128,13 @@ def open_corpus(
     for folder in folders.values():
         if (folder.new or folder.newer) and folder.writable:
             _write(folder, folder.save)
+    elsewhere = {
+        i: digest
+        for url, folder in folders.items()
+        if folder.elsewhere
+        for i in places[url]
+        if (digest := folder.elsewhere.get(_name(listed[i]))) is not None
+    }
     known = {tuple(classes) for folder in folders.values() if (classes := folder.classes) is not None}
     corpus = Corpus(
         urls=[shard.url for shard in listed],
@@ -115,7 +144,8 @@ def open_corpus(
         image=image,
         frames=frames,
         damaged=damaged,
-        scanned=scanned,
+        scanned=scanned | elsewhere,
+        index=index_in and absolute(index_in),
         disagreement=f"its folders have {len(known)} different lists of classes" if len(known) > 1 else None,
     )
     if unknown:
@@ -129,8 +159,11 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
     Args: as for `open_corpus`, whose errors it raises.
     """
     if not spec.mix:
-        return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames)
-    parts = [open_corpus(part.shards, spec.image, progress=progress, frames=spec.frames) for part in spec.mix.values()]
+        return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames, index_in=spec.index)
+    parts = [
+        open_corpus(part.shards, spec.image, progress=progress, frames=spec.frames, index_in=spec.index)
+        for part in spec.mix.values()
+    ]
     starts = np.cumsum([0, *(len(part.urls) for part in parts)]).tolist()
     return Corpus(
         urls=[url for part in parts for url in part.urls],
@@ -139,6 +172,7 @@ def open_training_corpus(spec: schema.Corpus, progress: Callable[[int, int], Non
         image=spec.image,
         frames=spec.frames,
         scanned={start + i: digest for start, part in zip(starts, parts) for i, digest in part.scanned.items()},
+        index=spec.index and absolute(spec.index),
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
     )
@@ -189,7 +223,7 @@ def _scan(
                     remarks.add_labels(members.unread, members.text)
                 if not described:
                     kept[i] = row.sha256 or row.digest or ""
-                if folder and folder.newer.get(_name(listed[i])) != row:
+                if folder and (folder.newer.get(_name(listed[i])) != row or folder.place != folder.url):
                     folder.new[_name(listed[i])] = row
             if progress:
                 progress(done, len(unknown))
@@ -201,10 +235,10 @@ def _scan(
 def _unknown(shard: Listed, folder: _Folder | None) -> tuple[Row, bool, Members | None]:
     """What is found of a shard that no index describes, whether a file beside it now says so, and what was scanned."""
     members, scanned = load_or_scan(shard.url, shard.size, since=shard.changed)
-    row, beside = Row(len(members), shard.size, digest=members.digest), sidecar(shard.url)
+    row = Row(len(members), shard.size, digest=members.digest)
     if not scanned:
         return row, True, None
-    return row, bool(folder and beside and _write(folder, partial(members.save, beside))), members
+    return row, bool(folder and folder.write(members, shard)), members
 
 
 def _newer(shard: Listed, folder: _Folder) -> tuple[Row, bool, Members | None]:
@@ -218,18 +252,35 @@ def _newer(shard: Listed, folder: _Folder) -> tuple[Row, bool, Members | None]:
     if there is None or not there.table.equals(members.table):
         log.warning("%s: was rewritten in as many bytes since it was indexed; it is indexed anew", shard.url)
         row = Row(len(members), shard.size, digest=members.digest)
-        return row, _write(folder, partial(members.save, sidecar(shard.url) or "")), members
+        return row, folder.write(members, shard), members
     if old.sha256 is None:
         row = replace(old, digest=members.digest)
     else:
         with open_seekable(shard.url) as file:
             row = replace(old, sha256=file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
-    return row, row == old or folder.writable, members
+    return row, row == old or (folder.writable and folder.place == folder.url), members
 
 
-def _open_folder(url: str, listed: list[Listed], may_write: bool) -> _Folder:
+def _warn_of_scans(shards: list[Listed], folders: dict[str, _Folder]) -> None:
+    """Say what it costs that nothing can be kept of what is scanned: remote shards are read whole for that."""
+    lost = [
+        shard
+        for shard in shards
+        if not is_local(shard.url) and not getattr(folders.get(_folder_of(shard) or ""), "writable", False)
+    ]
+    if lost:
+        size = sum(shard.size for shard in lost) / 1e9
+        log.warning(
+            "%d shards have no index and their folder cannot be written: %.3g GB are read to index them, now, and again by each "
+            "process that reads them, more than once where these are more than %d; corpus.index: URL names a place to keep it",
+            *(len(lost), size, CACHED_SHARDS),
+        )
+
+
+def _open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str | None) -> _Folder:
     shards, sizes = [shard.url for shard in listed], np.array([shard.size for shard in listed], np.int64)
-    folder = _Folder(url, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(url))
+    place = sidecar_in(index_in, shards[0]).rpartition("/")[0] if index_in else url
+    folder = _Folder(url, place, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(place))
     try:
         lookup = Lookup.load(url)
         folder.classes = lookup.classes
@@ -247,7 +298,31 @@ def _open_folder(url: str, listed: list[Listed], may_write: bool) -> _Folder:
         folder.writable = False
     except OSError as error:
         raise UserError(f"the index of the shards cannot be read: {error}") from None
+    if folder.place != url:
+        _look_elsewhere(folder, listed)
     return folder
+
+
+def _look_elsewhere(folder: _Folder, listed: list[Listed]) -> None:
+    """Take the counts that the folder's own index does not know from the one in the folder for indices."""
+    try:
+        lookup = replace(Lookup.load(folder.place), folder=folder.url)
+        written = changed(join(folder.place, NAME))
+        wanted = [
+            n
+            for n, shard in enumerate(listed)
+            if folder.counts[n] < 0 and (written is None or (shard.changed or written) <= written)
+        ]
+        shards, sizes = [listed[n].url for n in wanted], np.array([listed[n].size for n in wanted], np.int64)
+        digests = dict(lookup.find("digest", shards, sizes))
+        for k, samples in lookup.find("samples", shards, sizes):
+            name = _name(listed[wanted[k]])
+            folder.counts[wanted[k]], folder.elsewhere[name] = samples, digests.get(k) or ""
+            folder.newer.pop(name, None)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        log.warning("%s; it is made again", error)
 
 
 def _distrust(folder: _Folder, lookup: Lookup, listed: list[Listed]) -> None:
