@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ _OURS = re.compile(
 )
 SKIPPED = "skipped.tsv"
 """Beside the shards: the files that were left out, a line each of the reason and the path."""
+log = logging.getLogger(__name__)
+
 _WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
 
 
@@ -139,6 +142,8 @@ def _plan(source: Source, by_folder: bool, src: str, clips: bool) -> tuple[list[
             raise UserError(f"{src}: {loose} lies in no class folder; put each class into a folder, or pack with labels 'none'")
         classes = sorted({file.path.partition("/")[0] for file, _, _ in images})
     number = {name: place for place, name in enumerate(classes or [])}
+    if not clips:
+        _say_alike([file.path for file, _, _ in images])
     used: set[str] = set()
     items: list[_Item] = []
     samples = (list(group) for _, group in groupby(images, key=itemgetter(1))) if clips else ([image] for image in images)
@@ -148,6 +153,21 @@ def _plan(source: Source, by_folder: bool, src: str, clips: bool) -> tuple[list[
             raise UserError(f"{src}: the frames of {stem} do not lie beside each other; in a folder, or a plain tar, they would")
         items.append(_Item(_unused(stem, exts[0], used), of, exts, number.get(of[0].path.partition("/")[0])))
     return items, skipped, None if classes is None else [_printable(name) for name in classes]
+
+
+def _say_alike(paths: list[str]) -> None:
+    """Say that photos named as WebDataset names the members of one sample are kept apart."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        folder, slash, base = path.rpartition("/")
+        groups.setdefault(folder + slash + base.partition(".")[0], []).append(path)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        log.warning(
+            "%d images are named like another up to the first dot, such as %s and %s: each is a sample of its own, where --clips "
+            "would make one of them; a depth map or a mask beside its photo had better be left out",
+            *(sum(map(len, alike)), *map(_printable, alike[0][:2])),
+        )
 
 
 def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:

@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.materialize.run import plan
+from pipeline.recipe import parse_recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.inspect import inspect
 from pipeline.shards.members import Members, read_label, scan, sidecar
 from pipeline.shards.opening import open_corpus
+from pipeline.shards.pack import pack
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,30 @@ def test_samples_of_several_images_are_said_once_with_the_key_that_chooses(
     open_corpus(str(tmp_path))
     assert caplog.text.count(words) == 1
     assert [remark.startswith(words) for remark in inspect(corpus).remarks] == [True]
+
+
+@pytest.mark.parametrize(("image", "words"), [(None, "rendered of the first"), ("jpg", "rendered of the member jpg")])
+def test_a_render_says_what_becomes_of_the_other_images(
+    tmp_path: Path, make_tar, caplog: pytest.LogCaptureFixture, image: str | None, words: str
+) -> None:
+    make_tar(tmp_path / "s" / "empty.tar", [])
+    make_tar(tmp_path / "s" / "s.tar", DEPTH)
+    corpus = {"shards": str(tmp_path / "s"), "image": image}
+    spec = parse_recipe({"name": "r", "seed": 0, "engine": "cpu", "corpus": corpus, "tasks": {"rotation": {}}})
+    plan(spec, str(tmp_path / "out"), {})
+    assert words in caplog.text
+    assert "the other images are not taken along" in caplog.text
+
+
+def test_pack_says_that_images_named_alike_are_kept_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "src" / "x").mkdir(parents=True)
+    for name in ("IMG.0001.jpg", "IMG.0002.jpg", "a.jpg", "b.jpg"):
+        (tmp_path / "src" / "x" / name).write_bytes(b"x")
+    assert pack(str(tmp_path / "src"), str(tmp_path / "out")).samples == 4
+    assert "2 images are named like another up to the first dot, such as x/IMG.0001.jpg and x/IMG.0002.jpg" in caplog.text
+    caplog.clear()
+    pack(str(tmp_path / "src"), str(tmp_path / "clips"), clips=True)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("chosen", [{"image": "jpg"}, {"frames": 2}])
