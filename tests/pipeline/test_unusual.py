@@ -179,6 +179,7 @@ def jpegs() -> dict[str, bytes]:
         "grey, odd sampling": lone[:sampling] + b"\x22" + lone[sampling + 1 :],
         "restarts": encode(smooth, "JPEG", quality=95, subsampling=0, restart_marker_blocks=3),
         "fill bytes": plain[:2] + b"\xff\xff\xff" + plain[2:],
+        "progressive": encode(smooth, "JPEG", quality=95, progressive=True),
         "a film after it": plain + b"\0\0\0\x18ftypmp42" + bytes(9000),
         "two pictures": encode(smooth, "MPO", save_all=True, append_images=[smooth.rotate(90)]),
     }
@@ -228,6 +229,7 @@ def tiffs() -> dict[str, bytes]:
             name: encode(picture, "TIFF", compression=name)
             for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd")
         },
+        "jpeg": encode(picture, "TIFF", compression="jpeg"),
         "lzw, differences": encode(picture, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
     }
 
@@ -250,12 +252,14 @@ def pnms() -> dict[str, bytes]:
     digits = {
         f"{kind.decode()} to {most}": pnm(kind, most, of) for kind, of in ((b"P2", level), (b"P3", rgb)) for most in (100, 255)
     }
+    bits = b"P1\n64 64\n" + b"\n".join(b" ".join(b"%d" % value for value in row) for row in (level < 128).astype(int))
     late = b"P2\n64 64\n255\n# late\n" + b"\n".join(b" ".join(b"%d" % value for value in row) for row in level)
     return {
         **colours,
         **levels,
         **digits,
         "P2, a late comment": late,
+        "P1": bits,
         "P4": b"P4\n64 64\n" + np.packbits(level < 128, 1).tobytes(),
     }
 
@@ -265,6 +269,7 @@ def webps() -> dict[str, bytes]:
     clear = Image.fromarray(np.dstack([scene(), grey(scene())]))
     return {
         "alpha": encode(clear, "WEBP", lossless=True, exact=True),
+        "lossy": encode(picture, "WEBP", quality=90),
         "animated": encode(picture, "WEBP", lossless=True, save_all=True, append_images=[picture.rotate(90)]),
     }
 
