@@ -68,7 +68,7 @@ def test_deep_finds_that_the_source_is_no_longer_what_was_rendered(spec: MakeRec
     twin.write_bytes(other.read_bytes())
     twin.with_suffix(".members.parquet").unlink()
     problems = verify(str(tmp_path / "out"), deep=1.0).problems
-    assert [problem.reason for problem in problems] == ["rendered again it has other bytes"]
+    assert [problem.reason for problem in problems] == ["the input shard is not the one that was rendered"]
     assert problems[0].file.startswith(twin.stem)
 
 
