@@ -28,12 +28,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (UserError, RunError) as error:
             if os.environ.get(DEBUG):
-                traceback.print_exc()
+                _trace()
             _say(f"error: {error}")
             raise typer.Exit(EXIT_CODES[status_of(error)]) from None
         except KeyboardInterrupt as interrupt:
             if os.environ.get(DEBUG):
-                traceback.print_exc()
+                _trace()
             _say(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
             raise typer.Exit(EXIT_CODES[INTERRUPTED]) from None
 
@@ -86,9 +86,11 @@ def _options(
 def _say(message: str) -> None:
     from rich.text import Text
 
-    from pipeline.storage import scrubbed
+    PlainConsole(stderr=True).print(Text(printable(message), style="bold red"), soft_wrap=True)
 
-    PlainConsole(stderr=True).print(Text(printable(scrubbed(message)), style="bold red"), soft_wrap=True)
+
+def _trace() -> None:
+    print(printable(traceback.format_exc()), file=sys.stderr, end="")
 
 
 def main() -> None:
@@ -99,6 +101,9 @@ def main() -> None:
         app(prog_name="pseudolabel")
     except SystemExit as end:
         sys.exit(end.code or _unwritten())
+    except Exception:  # noqa: BLE001  a bug of ours, whose traceback may hold a library's words
+        _trace()
+        sys.exit(1)
 
 
 def _unwritten() -> int:

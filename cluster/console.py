@@ -19,8 +19,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """A text without control characters, each written out: names of files and classes must not steer a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """A text without secrets, and with control characters written out: names of files and classes must not steer a terminal."""
+    from pipeline.storage import scrubbed
+
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", scrubbed(text))
 
 
 class PlainConsole(Console):

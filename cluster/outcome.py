@@ -96,7 +96,7 @@ class Outcome:
             with write_atomic(url) as file:
                 file.write(f"{json.dumps(result, indent=1)}\n".encode())
         except (OSError, UserError) as problem:  # the run's own end matters more
-            print(printable(f"warning: the result cannot be written: {scrubbed(str(problem))}"), file=sys.stderr)
+            print(printable(f"warning: the result cannot be written: {problem}"), file=sys.stderr)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from cluster.words import amount, duration, metric
@@ -202,11 +201,11 @@ def _downstream_table(measured: Mapping[str, Any]) -> Table:
     beside = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in beside_words(measured))
     title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
     caption = f"{beside}\n± is a standard error: how far the draw of the test images alone moves a number"
-    table = Table(title=escape(title), caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
     for heading in ("labels", "tested", "random", "pretrained", "gain"):
         table.add_column(heading, justify="right")
     for row in downstream_rows(measured["rows"]):
         both = [score_words(row.get(init)) for init in ("random", "pretrained")]
-        table.add_row(escape(row["protocol"]), f"{row['labels']:,}", coverage_words(row), *both, gain_words(row))
+        table.add_row(row["protocol"], f"{row['labels']:,}", coverage_words(row), *both, gain_words(row))
     return table

@@ -47,8 +47,10 @@ def say(*parts: RenderableType) -> None:
 
 
 def say_json(content: Any) -> None:
-    """Print JSON to stdout, and nothing else."""
-    print(json.dumps(content, indent=1))
+    """Print JSON to stdout, without secrets, and nothing else."""
+    from pipeline.storage import scrubbed_document
+
+    print(json.dumps(scrubbed_document(content), indent=1))
 
 
 def pack_table(report: PackReport) -> Table:
@@ -64,6 +66,8 @@ def pack_table(report: PackReport) -> Table:
         )
     for reason, times in report.skipped.items():
         table.add_row("skipped", f"{times:,} {reason}")
+    if report.skipped_files:
+        table.add_row("skipped files", report.skipped_files)
     return table
 
 
@@ -89,9 +93,15 @@ def inspect_tables(report: Report) -> list[RenderableType]:
     table.add_row(
         "quarantine", amount(len(report.quarantine), "sample") + ("" if report.deep else " by their headers; --deep decodes all")
     )
+    if report.deep:
+        table.add_row("damaged images", f"{len(report.spoilt):,} that are decoded all the same")
     table.add_row("damaged shards", f"{len(report.damaged):,}")
+    for remark in report.remarks:
+        table.add_row("note", remark)
     parts: list[RenderableType] = [table]
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
+    what = "damaged, and decoded as far as it goes"
+    parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts
@@ -114,6 +124,8 @@ def verify_tables(verdict: Verdict) -> list[RenderableType]:
     table.add_row("pairs", f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
     if verdict.rendered_again:
         table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
+    for note in verdict.notes:
+        table.add_row("note", note)
     table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "all is as the manifest says")
     return [table, *_list("problems", ("file", "reason"), [(p.file, p.reason) for p in verdict.problems])]
 

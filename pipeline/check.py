@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.codec import nvimgcodec
-from pipeline.layout import orientation
+from pipeline.layout import UPRIGHT, orientation, still
+from pipeline.unusual import UnusualImage, is_usual, may_be_known_to_pillow, open_unusual, says_adobe
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TURNED_ASIDE = (5, 6, 7, 8)
@@ -41,8 +42,9 @@ class Header:
         orientation: EXIF orientation, 1 to 8, which says how the photo is stored.
         codec: name of the format: jpeg, png, webp, tiff, bmp, pnm.
         channels: 1 to 4.
-        bits: 8 or 16 (or fewer, for bilevel images).
-        stream: the parsed code stream, ready to decode.
+        bits: 8 or 16.
+        stream: the parsed code stream, or an `UnusualImage`, ready to decode.
+        encoded: the bytes that it is of: the file's, without an animation.
     """
 
     height: int
@@ -52,6 +54,12 @@ class Header:
     channels: int
     bits: int
     stream: Any
+    encoded: bytes | memoryview
+
+    @property
+    def unusual(self) -> bool:
+        """Whether it is left to Pillow, which is slow."""
+        return isinstance(self.stream, UnusualImage)
 
 
 def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
@@ -62,8 +70,16 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         max_pixels: more pixels than this are refused.
 
     Returns:
-        The header, or the reason for which the image must not be decoded.
+        The header, or the reason for which the image must not be decoded. Nothing that a file holds makes this raise.
     """
+    nvimgcodec()  # where it is not installed, the file is not to blame
+    try:
+        return _parse(encoded, max_pixels)
+    except Exception as error:  # noqa: BLE001  one bad file is one bad sample, whatever it does to a parser
+        return f"the header check failed on it ({type(error).__name__}: {error})"
+
+
+def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     if len(encoded) == 0:
         return "empty file"
     if bytes(encoded[:8]).startswith(_JPEG_2000):
@@ -71,23 +87,45 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     turned = orientation(encoded)
     if isinstance(turned, str):
         return turned
+    if not is_usual(encoded):
+        return _by_pillow(encoded, max_pixels)
+    encoded = still(encoded)
     try:
         stream = nvimgcodec().CodeStream(encoded)
         height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first question
         channels, bits, kind = int(stream.num_channels), int(stream.precision), str(stream.dtype)
     except (RuntimeError, TypeError):  # the latter for a type that has no name
+        if may_be_known_to_pillow(encoded):
+            return _by_pillow(encoded, max_pixels)
         return f"not a decodable image ({_looks_like(bytes(encoded[:16]))})"
-    if height < 1 or width < 1:
-        return f"the header gives a size of {width}x{height}"
-    if height * width > max_pixels:
-        return f"{width}x{height} is {height * width} pixels, over image.max_pixels of {max_pixels}"
+    if wrong := _wrong_size(height, width, max_pixels):
+        return wrong
+    if codec == "jpeg" and channels == 4 and not says_adobe(encoded):
+        return _by_pillow(encoded, max_pixels)
     if not 1 <= channels <= 4:
         return f"{channels} channels; 1 to 4 can be decoded"
     if kind not in ("uint8", "uint16"):
         return f"pixels of type {kind}; 8 and 16 bits can be decoded"
     if turned in _TURNED_ASIDE:
         height, width = width, height
-    return Header(height, width, turned, codec, channels, bits, stream)
+    return Header(height, width, turned, codec, channels, bits, stream, encoded)
+
+
+def _by_pillow(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
+    found = open_unusual(encoded)
+    if isinstance(found, str):
+        return found if found != "not a decodable image" else f"{found} ({_looks_like(bytes(encoded[:16]))})"
+    image, codec, channels = found
+    wrong = _wrong_size(image.height, image.width, max_pixels)
+    return wrong or Header(image.height, image.width, UPRIGHT, codec, channels, 8, image, encoded)
+
+
+def _wrong_size(height: int, width: int, max_pixels: int) -> str | None:
+    if height < 1 or width < 1:
+        return f"the header gives a size of {width}x{height}"
+    if height * width > max_pixels:
+        return f"{width}x{height} is {height * width} pixels, over image.max_pixels of {max_pixels}"
+    return None
 
 
 def check_frames(files: Sequence[bytes | memoryview], max_pixels: int) -> list[Header] | str:

@@ -1,4 +1,4 @@
-"""The one door to nvimgcodec, NVIDIA's codec library, so that it is imported late and told to be quiet once."""
+"""The one door to the codec libraries, nvimgcodec and Pillow, so that they are imported late and set up once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def nvimgcodec() -> Any:
     from nvidia import nvimgcodec as module
 
     return module
+
+
+@cache
+def pillow() -> Any:
+    """Pillow's module `Image`, without a limit of its own: `image.max_pixels` is what counts."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    return Image
 
 
 def cpu_decoder(threads: int) -> Any:

@@ -1,26 +1,179 @@
-"""Finds the images that kill a decoder, by decoding one after another in a process of their own.
+"""A process of its own for work that may kill its process, such as decoding, and the search for the images that do.
 
-Run as a module it is that process: a line of JSON and the images' bytes come in, and a line goes out after each image that was
-survived.
+Run as a module it is that process: it makes an object, and calls the object's methods as it is told through a pipe.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from multiprocessing.connection import Connection, Pipe
+from typing import IO, Any
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UserError
 from pipeline.home import HOME
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
-_READY, _SURVIVED = b"ready", b"survived"
-_FROM_OUTSIDE, _MOST_SHOTS = (signal.SIGKILL, signal.SIGTERM), 2
+MOST_SHOTS = 2
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """Signals that others send. The image at hand is blamed for them only if they come again and again: it may fill the memory."""
+_ITEM, _END, _ERROR = "item", "end", "error"
+
+
+class Died(Exception):
+    """The process was killed by a signal, whose number is `signal`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"a process was killed by {signal.Signals(number).name}")
+        self.signal = signal.Signals(number)
+
+    @property
+    def reason(self) -> str:
+        """The reason for which the image at hand is quarantined."""
+        return f"the decoder's process died on this image ({self.signal.name})"
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether others send this signal, so that the work at hand is hardly to blame."""
+        return self.signal in _FROM_OUTSIDE
+
+
+class Aside:
+    """An object in a process of its own, made at the first call, and again at the first one after a death.
+
+    Args:
+        make: makes the object there; a class or function of a module.
+        arguments: what it is called with; these, like all that goes to and fro, are pickled between our own two processes.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
+        self._child: _Child | None = None
+
+    def call(self, method: str, *arguments: Any) -> Iterator[Any]:
+        """Call a method that is a generator there, and yield here what it yields.
+
+        Raises:
+            Died: the process was killed; what it yielded before has come out.
+            UserError, RunError: what the method raised, or that it failed in another way.
+        """
+        child, fresh = self._child, self._child is None
+        if child is None:
+            child = self._child = _Child.spare()
+        try:
+            if fresh:
+                child.pipe.send((None, self._make, self._arguments))
+            child.pipe.send((method, None, arguments))
+            while True:
+                kind, item = child.pipe.recv()
+                if kind == _END:
+                    return
+                if kind == _ERROR:
+                    raise item
+                yield item
+        except (EOFError, ConnectionError):  # it is no more
+            self._child = None
+            raise child.death() from None
+        except BaseException:  # the rest is not wanted, and would come in the place of the next answer
+            self._child = None
+            child.stop()
+            raise
+
+    def close(self) -> None:
+        """Let the process go; it is kept for the next one who wants one, since it takes seconds to start."""
+        if self._child is not None:
+            _spare[:] = [self._child]
+            self._child = None
+
+
+class _Child:
+    """The process, and our end of the pipe to it; it ends when nobody holds this any more."""
+
+    def __init__(self) -> None:
+        self.pipe, theirs = Pipe()
+        self._owner, self._words = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipeline.isolate", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HOME), *sys.path)))},
+            )
+        self.stop = weakref.finalize(self, _stop, self._owner, self._process, self.pipe, self._words)
+
+    @classmethod
+    def spare(cls) -> _Child:
+        """One that nobody uses, or a new one."""
+        try:
+            child = _spare.pop()
+        except IndexError:
+            return cls()
+        return child if child._owner == os.getpid() and child._process.poll() is None else cls()
+
+    def death(self) -> Exception:
+        """What it died of."""
+        code = self._process.wait()
+        self._words.seek(0)
+        words = self._words.read().decode(errors="replace").strip()
+        self.stop()
+        return Died(-code) if code < 0 else _failed(f"exit code {code}", words)
+
+
+_spare: list[_Child] = []
+"""One process that nobody uses, if there is one."""
+
+
+def _stop(owner: int, process: subprocess.Popen[bytes], pipe: Connection, words: IO[bytes]) -> None:
+    pipe.close()
+    if owner != os.getpid():  # a fork of its owner
+        return
+    if process.poll() is None:
+        process.kill()  # it may be in the middle of something that nobody wants any more
+    process.wait()
+    words.close()
+
+
+def _failed(how: str, words: str) -> RunError:
+    return RunError(f"a process that was to decode images failed ({how}): {words[-2000:]}")
+
+
+class Renderings:
+    """What `Aside` makes for rendering; arguments as of `pipeline.render.Renderer`."""
+
+    def __init__(self, recipe: Recipe, threads: int, center: bool) -> None:
+        from pipeline.render import Renderer
+
+        self._render = Renderer(recipe, threads, center)
+
+    def identity(self) -> Iterator[dict[str, str]]:
+        """The engine's identity."""
+        yield self._render.engine.identity()
+
+    def batch(self, samples: Sequence[Sample], epoch: int) -> Iterator[Any]:
+        """The samples' `Pairs`."""
+        yield self._render(samples, epoch)
+
+    def each(self, samples: Sequence[Sample], epoch: int) -> Iterator[None]:
+        """Render one sample after another, and say after each that it was survived."""
+        for sample in samples:
+            self._render([sample], epoch)
+            yield None
+
+
+def portable(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose bytes can be sent to another process."""
+    return [replace(sample, encoded=bytes(sample.encoded)) for sample in samples]
 
 
 def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
@@ -40,55 +193,43 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
     """
     killers: dict[int, str] = {}
     start = shot = 0
-    while start < len(samples):
-        survived, code = _child(samples[start:], recipe, epoch, center)
-        if survived == len(samples) - start:
-            break
-        if -code in _FROM_OUTSIDE and shot < _MOST_SHOTS:
-            start, shot = start + survived, shot + 1
-            continue
-        killers[start + survived] = f"the decoder's process died on this image ({signal.Signals(-code).name})"
-        start, shot = start + survived + 1, 0
+    with closing(Aside(Renderings, recipe.model_copy(update={"tasks": {}}), 1, center)) as aside:
+        while start < len(samples):
+            survived = 0
+            try:
+                for _ in aside.call("each", portable(samples[start:]), epoch):
+                    survived += 1
+                break
+            except Died as death:
+                start += survived
+                if death.from_outside and shot < MOST_SHOTS:
+                    shot += 1
+                else:
+                    killers[start] = death.reason
+                    start, shot = start + 1, 0
     return killers
 
 
-def _child(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> tuple[int, int]:
-    """How many samples were survived, and the exit code."""
-    meta = [
-        {"key": s.key, "id": s.id, "ext": s.ext, "size": len(s.encoded), "problem": s.problem, "sizes": list(s.sizes)}
-        for s in samples
-    ]
-    bare = recipe.model_copy(update={"tasks": {}})
-    head = {"recipe": bare.model_dump(mode="json"), "epoch": epoch, "center": center, "samples": meta}
-    with tempfile.TemporaryFile() as images:
-        images.write(json.dumps(head).encode() + b"\n")
-        for sample in samples:
-            images.write(sample.encoded)
-        images.seek(0)
-        command = [sys.executable, "-m", "pipeline.isolate"]
-        done = subprocess.run(command, stdin=images, capture_output=True, check=False, cwd=HOME)
-    lines = done.stdout.splitlines()
-    if done.returncode > 0 or (_READY not in lines and -done.returncode not in _FROM_OUTSIDE):
-        words = done.stderr.decode(errors="replace").strip()
-        raise RunError(f"the search for images that kill the decoder failed (exit code {done.returncode}): {words[-2000:]}")
-    return lines.count(_SURVIVED), done.returncode
-
-
-def _main() -> None:
-    from pipeline.render import Renderer
-
-    def say(word: bytes) -> None:
-        sys.stdout.buffer.write(word + b"\n")
-        sys.stdout.buffer.flush()
-
-    head = json.loads(sys.stdin.buffer.readline())
-    render = Renderer(Recipe.model_validate(head["recipe"]), center=head["center"])
-    say(_READY)
-    for meta in head["samples"]:
-        encoded = sys.stdin.buffer.read(meta["size"])
-        render([Sample(meta["key"], meta["id"], encoded, meta["ext"], -1, meta["problem"], meta["sizes"])], head["epoch"])
-        say(_SURVIVED)
+def _main(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    target = None
+    while True:
+        try:
+            method, make, arguments = pipe.recv()
+        except EOFError:  # nobody is there any more
+            return
+        try:
+            if method is None:
+                target = make(*arguments)
+                continue
+            for item in getattr(target, method)(*arguments):
+                pipe.send((_ITEM, item))
+            pipe.send((_END, None))
+        except (UserError, RunError) as error:
+            pipe.send((_ERROR, error))
+        except Exception:  # noqa: BLE001  the other side raises it
+            pipe.send((_ERROR, _failed("an error of ours", traceback.format_exc())))
 
 
 if __name__ == "__main__":
-    _main()
+    _main(Connection(int(sys.argv[1])))

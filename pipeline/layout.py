@@ -18,11 +18,14 @@ _ORIENTATION = 274
 _JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 _JPEG_TAIL = 4096
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PHOTOMETRIC, _SAMPLES, _PLANAR = 262, 277, 284
-_COLOURS = {0: (1,), 1: (1,), 2: (3, 4), 3: (1,)}  # samples of a pixel, for grey (twice), RGB and palette
+_ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 259, 262, 277, 284, 339
+_COLOURS = {1: ((1,), (8, 16)), 2: ((3, 4), (8, 16)), 3: ((1,), (8,))}  # samples of a pixel, and bits of each: grey, RGB, palette
+_COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, deflate, PackBits, deflate
 _PARTS = {273: 279, 324: 325}  # offsets and sizes of strips, or of tiles
-_WANTED = frozenset((_ORIENTATION, _PHOTOMETRIC, _SAMPLES, _PLANAR, *_PARTS, *_PARTS.values()))
+_WANTED = frozenset((_ORIENTATION, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT, *_PARTS, *_PARTS.values()))
 _INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
 
 
@@ -44,13 +47,38 @@ def orientation(encoded: Encoded) -> int | str:
             found = _png(encoded)
         elif start.startswith(b"RIFF") and start.endswith(b"WEBP"):
             found = _webp(encoded)
-        elif start[:4] in _TIFF_STARTS:
+        elif start[:4] in TIFF_STARTS:
             found = _tiff(encoded)
         else:
             found = UPRIGHT
     except _Damaged as error:
         return str(error)
     return found if 1 <= found <= 8 else UPRIGHT
+
+
+def still(encoded: Encoded) -> Encoded:
+    """An animated PNG without its animation, which leaves its default image; any other file as it is.
+
+    Decoders that play the animation die of damaged frames, or show what lay in the memory; PIL and browsers of old take the
+    default image.
+
+    Args:
+        encoded: a file whose structure `orientation` found whole.
+    """
+    if bytes(encoded[:8]) != b"\x89PNG\r\n\x1a\n":
+        return encoded
+    at, animated = 8, False
+    kept = [encoded[:8]]
+    while at + 12 <= len(encoded):
+        kind, end = bytes(encoded[at + 4 : at + 8]), at + 12 + int.from_bytes(encoded[at : at + 4], "big")
+        if kind in _ANIMATION:
+            animated = True
+        else:
+            kept.append(encoded[at:end])
+        if kind == b"IEND":
+            break
+        at = end
+    return b"".join(kept) if animated else encoded
 
 
 def _jpeg(encoded: Encoded) -> int:
@@ -104,19 +132,11 @@ def _webp(encoded: Encoded) -> int:
 
 
 def _tiff(encoded: Encoded) -> int:
-    """The first image: its parts must lie inside the file, and its colours must be ones that decode."""
+    """The first image: its parts must lie inside the file."""
     try:
         tags = _tags(encoded)
     except ValueError:
         raise _Damaged("damaged TIFF: its directory lies outside the file") from None
-    colours, samples, planar = (
-        int(tags.get(tag, (default,))[0]) for tag, default in ((_PHOTOMETRIC, 2), (_SAMPLES, 1), (_PLANAR, 1))
-    )
-    if samples not in _COLOURS.get(colours, ()) or planar != 1:  # others come out as whatever lay in the memory
-        raise _Damaged(
-            f"TIFF with photometric interpretation {colours}, {samples} samples a pixel and planar configuration {planar}; "
-            "grey, RGB, RGBA and palette in one plane can be decoded"
-        )
     for offsets, sizes in _PARTS.items():
         if offsets in tags and sizes in tags and len(tags[offsets]) == len(tags[sizes]):
             end = (tags[offsets].astype(np.float64) + tags[sizes]).max()
@@ -126,10 +146,39 @@ def _tiff(encoded: Encoded) -> int:
     raise _Damaged("damaged TIFF: it does not say where its pixels are")
 
 
+def is_usual_tiff(encoded: Encoded) -> bool:
+    """Whether the first image of a TIFF is one that all decoders show alike: others come out as negatives, or turned twice.
+
+    Args:
+        encoded: a file whose structure `orientation` found whole.
+    """
+    colours, samples, bits, compression, planar, form = _kind(encoded)
+    of_a_pixel, of_a_sample = _COLOURS.get(colours, ((), ()))
+    known = samples in of_a_pixel and bits in of_a_sample and compression in _COMPRESSIONS
+    return known and (planar, form) == (1, 1)
+
+
+def tiff_in_words(encoded: Encoded) -> str:
+    """What kind of TIFF a whole file is, by the numbers of its first directory."""
+    colours, samples, bits, compression, planar, _ = _kind(encoded)
+    what = f"TIFF with photometric interpretation {colours}, {samples} samples a pixel of {bits} bits"
+    return f"{what}, compression {compression}, planar configuration {planar}"
+
+
+def _kind(encoded: Encoded) -> tuple[int, ...]:
+    """Photometric interpretation, samples a pixel, bits (0 where samples differ in them), compression, planes, sample format."""
+    tags = _tags(encoded)
+    defaults = ((_PHOTOMETRIC, 2), (_SAMPLES, 1), (_BITS, 1), (_COMPRESSION, 1), (_PLANAR, 1), (_FORMAT, 1))
+    found = {tag: int(tags.get(tag, (default,))[0]) for tag, default in defaults}
+    if _BITS in tags and tags[_BITS].min() != tags[_BITS].max():
+        found[_BITS] = 0
+    return tuple(found.values())
+
+
 def _exif(block: bytes) -> int | None:
     """The orientation in an EXIF block, which is a TIFF without an image; None where it cannot be found."""
     try:
-        found = _tags(block).get(_ORIENTATION) if block[:4] in _TIFF_STARTS else None
+        found = _tags(block).get(_ORIENTATION) if block[:4] in TIFF_STARTS else None
     except ValueError:
         return None
     return None if found is None else int(found[0])
@@ -145,15 +194,18 @@ def _tags(data: Encoded) -> dict[int, np.ndarray]:
     width, count_width, at = (8, 8, 8) if 43 in (data[2], data[3]) else (4, 2, 4)
     tags: dict[int, np.ndarray] = {}
     at = _number(data, at, width, order)
-    for entry in range(
-        at + count_width, at + count_width + _number(data, at, count_width, order) * (4 + 2 * width), 4 + 2 * width
-    ):
+    end = at + count_width + _number(data, at, count_width, order) * (4 + 2 * width)
+    if end > len(data):
+        raise ValueError("outside")
+    for entry in range(at + count_width, end, 4 + 2 * width):
         tag, count = _number(data, entry, 2, order), _number(data, entry + 4, width, order)
         kind = _INTEGERS.get(_number(data, entry + 2, 2, order))
         if tag in _WANTED and tag not in tags and kind and count:
             place = entry + 4 + width
             if count * int(kind[1]) > width:
                 place = _number(data, place, width, order)
+            if place + count * int(kind[1]) > len(data):  # before numpy sees numbers that no C integer holds
+                raise ValueError("outside")
             tags[tag] = np.frombuffer(data, (">" if order == "big" else "<") + kind, count, place)
     return tags
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+KEPT = 7 * 24 * 3600
+"""Seconds for which a death is remembered."""
 
 
 class Marks:
@@ -18,11 +22,12 @@ class Marks:
 
     Args:
         folder: where the marks lie, on a disk of this machine; made if it is not there.
+        run: names the run that this process works for: one word.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._run = folder, run
 
     @contextmanager
     def at(self, name: str) -> Iterator[None]:
@@ -33,26 +38,36 @@ class Marks:
             yield
             return
         with file:
-            file.write(b".")
+            file.write(f"{self._run}\n".encode())
             file.flush()
             try:
                 yield
             finally:  # an exception is no death: it tells its story itself
                 path.unlink(missing_ok=True)
 
-    def deaths(self, name: str) -> int:
-        """How many processes were killed at the piece called `name`; 0 while somebody is at it, and alive."""
+    def deaths(self, name: str) -> tuple[int, int]:
+        """How many processes were killed at the piece called `name`: those of this run, and those of any.
+
+        None while somebody is at it, and alive; nor where that is long ago.
+        """
         path = self._folder / name
         if not path.exists():
-            return 0
+            return 0, 0
         file = _claim(path)
         if file is None:
-            return 0
+            return 0, 0
         with file:
-            found = os.fstat(file.fileno()).st_size
-            if not found:  # its owner finished, and removed it, just before it was claimed
+            file.seek(0)
+            runs = file.read().decode(errors="replace").split()
+            if not runs or is_old(path):  # its owner finished, and removed it, just before it was claimed
                 path.unlink(missing_ok=True)
-        return found
+                return 0, 0
+        return runs.count(self._run), len(runs)
+
+
+def is_old(path: Path) -> bool:
+    """Whether a file of this folder was last written so long ago that it is forgotten."""
+    return time.time() - path.stat().st_mtime > KEPT
 
 
 def _claim(path: Path) -> BinaryIO | None:

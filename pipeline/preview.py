@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -119,19 +120,19 @@ def _pairs(recipe: Recipe, corpus: Corpus, wanted: int, epoch: int) -> tuple[Col
     lanes = Geometry(batch=max(wanted, 1), lanes=max(wanted, 1), groups=1, window=1)  # a unit takes one sample of each part
     schedule = Schedule(corpus.counts, lanes, recipe.seed, epoch + 1, tail="pad")
     source = Source(recipe, corpus, schedule, epoch * schedule.steps_per_epoch)
-    render = UnitRenderer(source, recipe.placement.threads)
     parts: list[Columns] = []
     keys: list[str] = []
     reason = ""
-    for number in range(min(_TRIES, schedule.steps_per_epoch)):
-        unit = source.read(number)
-        columns = render(unit)
-        good = np.flatnonzero(columns["weight"])[: wanted - len(keys)]
-        reason = next((str(text) for text in columns["failure"] if text), reason)
-        parts.append({name: column[good] for name, column in columns.items()})
-        keys += [unit.samples[i].key for i in good]
-        if len(keys) == wanted:
-            break
+    with closing(UnitRenderer(source, recipe.placement.threads, aside=True)) as render:
+        for number in range(min(_TRIES, schedule.steps_per_epoch)):
+            unit = source.read(number)
+            columns = render(unit)
+            good = np.flatnonzero(columns["weight"])[: wanted - len(keys)]
+            reason = next((str(text) for text in columns["failure"] if text), reason)
+            parts.append({name: column[good] for name, column in columns.items()})
+            keys += [unit.samples[i].key for i in good]
+            if len(keys) == wanted:
+                break
     if not keys:
         raise RunError(f"none of the first samples of the corpus could be decoded, the last because of: {reason}")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, keys

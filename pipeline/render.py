@@ -96,7 +96,7 @@ class Renderer:
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
-        request, drawn = self._draw(samples, headers, rows, Draws(self._recipe.seed, epoch, ids))
+        request, drawn = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids))
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
         columns: Columns = {
@@ -113,7 +113,7 @@ class Renderer:
         stages = {"check": checked.since(started), "render": Clock().since(checked)}
         return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
-    def _draw(self, samples: Sequence[Sample], headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
+    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
         """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered.
 
         A sample's frames are of one size, and have one crop.
@@ -132,8 +132,8 @@ class Renderer:
         if self._flip:
             mirror[:, 0] ^= flips(crops).repeat(frames)
         drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
-        encoded = [file for i in rows for file in samples[i].files()]
-        return Request(encoded, [header.stream for header in headers], windows, turn, mirror, drawn, frames), columns
+        encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
+        return Request(encoded, streams, windows, turn, mirror, drawn, frames), columns
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""

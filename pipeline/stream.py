@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -283,7 +284,9 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
 
 
 def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
-    """One epoch of pairs in this process, without Ray: `for batch in pairs(recipe): ...`.
+    """One epoch of pairs without Ray: `for batch in pairs(recipe): ...`.
+
+    Images are decoded in a child process, so that one that kills its decoder is left out and ends nothing.
 
     Yields:
         Columns as in `pipeline.render.Pairs`, of at most `training.batch` samples, those that could not be decoded left out.
@@ -295,16 +298,17 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
 
     source = open_source(recipe, epoch)
     crops = engine_name(recipe) == "cpu"
-    render = UnitRenderer(_without_tasks(source) if crops else source, recipe.placement.threads)
-    finish = TasksOnCrops(recipe, recipe.placement.threads)
+    threads = recipe.placement.threads
+    finish = TasksOnCrops(recipe, threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
-    made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
-    for _, columns in batches(source.schedule, source.step, 0, 1, made):
-        quarantine.add(len(columns["id"]), columns["failure"])
-        if crops:
-            finish(columns, epoch)
-        if good := _good(columns):
-            yield good
+    with closing(UnitRenderer(_without_tasks(source) if crops else source, threads, aside=True)) as render:
+        made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
+        for _, columns in batches(source.schedule, source.step, 0, 1, made):
+            quarantine.add(len(columns["id"]), columns["failure"])
+            if crops:
+                finish(columns, epoch)
+            if good := _good(columns):
+                yield good
 
 
 def _good(columns: Columns) -> Columns:

@@ -110,11 +110,16 @@ class UnitRenderer:
         source: what to render.
         threads: CPU threads of the engine.
         gpu: as for `Renderer`.
+        aside: as for `SurvivingRenderer`.
     """
 
-    def __init__(self, source: Source, threads: int, gpu: int | None = None) -> None:
+    def __init__(self, source: Source, threads: int, gpu: int | None = None, aside: bool = False) -> None:
         self._source = source
-        self._render = SurvivingRenderer(source.recipe, threads, source.center, gpu)
+        self._render = SurvivingRenderer(source.recipe, threads, source.center, gpu, aside)
+
+    def close(self) -> None:
+        """End its process, where it has one of its own."""
+        self._render.close()
 
     def __call__(self, unit: EncodedUnit) -> Columns:
         pairs = self._render(unit.samples, unit.epoch)

@@ -29,11 +29,13 @@ from pipeline.storage import (
 
 # What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
 _CIRCUMSTANCES: dict[str, Any] = {
+    "corpus": {"index"},
     "placement": True,
     "failures": True,
     "render": True,
     "storage": True,
     "tracking": True,
+    "corpus": {"index"},
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 

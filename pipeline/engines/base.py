@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.tasks.base import Drawn, Task
+from pipeline.unusual import Undecodable, UnusualImage
 
 UNDECODABLE = "the image's data is damaged: it could not be decoded"
 """The reason both engines give where a decoder fails."""
@@ -20,7 +21,7 @@ class Request:
 
     Args:
         encoded: the files' bytes, a sample's frames after each other.
-        streams: their parsed code streams, see `pipeline.check.Header`.
+        streams: their parsed code streams, or `UnusualImage`s, see `pipeline.check.Header`.
         windows: int32 (m, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
         turn: bool (m,): turn the resized crop a quarter counter-clockwise.
         mirror: bool (m, 2): then mirror it left and right, and top and bottom.
@@ -45,6 +46,27 @@ class Request:
         files = (rows[:, None] * self.frames + np.arange(self.frames)).reshape(-1)
         encoded, streams = [self.encoded[i] for i in files], [self.streams[i] for i in files]
         return Request(encoded, streams, self.windows[files], self.turn[files], self.mirror[files], drawn, self.frames)
+
+
+def as_files(part: Request) -> dict[int, str]:
+    """Put the windows of unusual images into a request as files that every decoder knows.
+
+    Args:
+        part: a request of its own (`take`), which is changed.
+
+    Returns:
+        The reason for each sample of it that could not be decoded.
+    """
+    failures: dict[int, str] = {}
+    for i, stream in enumerate(part.streams):
+        if isinstance(stream, UnusualImage):
+            top, left, height, width = part.windows[i].tolist()
+            try:
+                part.encoded[i] = stream.window_as_pnm(top, left, height, width)
+            except Undecodable as error:
+                failures[i // part.frames] = str(error)
+            part.windows[i, :2] = 0
+    return failures
 
 
 class Engine(Protocol):

@@ -9,11 +9,12 @@ from importlib.metadata import version
 
 import numpy as np
 
-from pipeline.codec import cpu_decoder, nvimgcodec
-from pipeline.engines.base import UNDECODABLE, Request
+from pipeline.engines.base import Request
+from pipeline.engines.decoding import WindowDecoder
 from pipeline.engines.field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
 from pipeline.tasks.base import Drawn, Task
+from pipeline.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
 """Of crops that a thread works on together: a share of a core's second-level cache."""
@@ -84,10 +85,8 @@ class CpuEngine:
     def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, reduced: bool = False) -> None:
         import cv2
 
-        codec = nvimgcodec()
         self._tasks, self._size, self._cv2 = tasks, size, cv2
-        self._decoders = [cpu_decoder(1) for _ in range(threads)]
-        self._params = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
+        self._decoders = [WindowDecoder() for _ in range(threads)]
         self._resize = _Resize(size)
         self._reduced = [ReducedDecoder(size) for _ in range(threads)] if reduced else None
         self._aside = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
@@ -98,10 +97,12 @@ class CpuEngine:
         failures: dict[int, str] = {}
 
         def crop(row: int, thread: int) -> None:
-            window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
-            if window is None:
-                failures[row // request.frames] = UNDECODABLE
-            elif not (across or down or request.turn[row]):
+            try:
+                window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
+            except Undecodable as error:
+                failures[row // request.frames] = str(error)
+                return
+            if not (across or down or request.turn[row]):
                 self._resize(window, image[row])
             else:
                 aside = self._aside[thread]
@@ -117,16 +118,13 @@ class CpuEngine:
         columns = {"image": below[:, : self._size], **({"frames": below} if request.frames > 1 else {})}
         return {**columns, **inputs_of(self._tasks, below, request.drawn, self._spread)}, failures
 
-    def _decode(self, request: Request, row: int, thread: int) -> np.ndarray | None:
+    def _decode(self, request: Request, row: int, thread: int) -> np.ndarray:
         window, stream = request.windows[row].tolist(), request.streams[row]
-        if self._reduced is not None:
+        if self._reduced is not None and not isinstance(stream, UnusualImage):
             reduced = self._reduced[thread](request.encoded[row], stream, window)
             if reduced is not None:
                 return reduced
-        top, left, height, width = window
-        region = stream.get_sub_code_stream(region=nvimgcodec().Region(top, left, top + height, left + width))
-        decoded = self._decoders[thread].decode(region, params=self._params)
-        return None if decoded is None else np.asarray(decoded)
+        return self._decoders[thread](stream, window)
 
     def identity(self) -> dict[str, str]:
         packages = ["nvidia-nvimgcodec-cu12", "torch", "opencv-python-headless", *(["simplejpeg"] if self._reduced else [])]

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.codec import quiet
 from pipeline.draws import Draws
-from pipeline.engines.base import UNDECODABLE, Request, pixel_shapes
+from pipeline.engines.base import UNDECODABLE, Request, as_files, pixel_shapes
 from pipeline.engines.field import normal_field
 from pipeline.engines.room import DeviceRoom, HostRoom
 from pipeline.errors import RunError
@@ -65,7 +65,12 @@ class DaliEngine:
     def _part(self, request: Request, rows: np.ndarray, columns: dict[str, Any], failures: dict[int, str]) -> None:
         """Render some rows into the columns; one that the decoder refuses is left out and the others are rendered again."""
         while len(rows):
-            feed = self._feed(request.take(rows))
+            part = request.take(rows)
+            if broken := as_files(part):
+                failures |= {int(rows[i]): reason for i, reason in broken.items()}
+                rows = np.delete(rows, list(broken))
+                continue
+            feed = self._feed(part)
             for name, data in feed.items():
                 self._pipeline.feed_input(name, data)
             try:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import NonNegativeInt, TypeAdapter
+
 from pipeline.errors import RunError
 from pipeline.materialize.threads import mapped
 from pipeline.storage import is_local, join, names, read_all, write_atomic
@@ -23,9 +25,9 @@ class Output:
     """A file that was written: one drawing of a shard."""
 
     name: str
-    bytes: int
+    bytes: NonNegativeInt
     sha256: str
-    pairs: int
+    pairs: NonNegativeInt
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Record:
     """
 
     shard: str
-    bytes: int
-    samples: int
+    bytes: NonNegativeInt
+    samples: NonNegativeInt
     outputs: list[Output]
     bad: list[Bad]
     kept: Output | None = None
@@ -76,11 +78,11 @@ class Record:
 
     @classmethod
     def parse(cls, text: str) -> Record:
-        """A record from its file's text."""
-        plain = json.loads(text)
-        outputs, bad = [Output(**row) for row in plain.pop("outputs")], [Bad(**row) for row in plain.pop("bad")]
-        kept = plain.pop("kept")
-        return cls(**plain, outputs=outputs, bad=bad, kept=Output(**kept) if kept else None)
+        """A record from its file's text; ValueError where it is damaged."""
+        return _RECORD.validate_json(text, strict=True)
+
+
+_RECORD = TypeAdapter(Record)
 
 
 def committed(out: str) -> set[str]:
@@ -99,9 +101,13 @@ def save_failure(out: str, stem: str, shard: str, reason: str) -> None:
 
 
 def load_failure(out: str, stem: str) -> dict[str, str]:
-    """Name of the shard and reason."""
-    found: dict[str, str] = json.loads(read_all(failure_url(out, stem)))
-    return found
+    """Name of the shard and reason; of a damaged note, what can be said without it."""
+    url = failure_url(out, stem)
+    try:
+        found = json.loads(read_all(url))
+        return {"shard": str(found["shard"]), "reason": str(found["reason"])}
+    except (ValueError, TypeError, KeyError):
+        return {"shard": stem, "reason": f"not known, for {url} is damaged"}
 
 
 def failure_url(out: str, stem: str) -> str:
@@ -122,7 +128,12 @@ def records(out: str, stems: Iterable[str]) -> Iterator[Record]:
         except FileNotFoundError:
             shared = f"; is {out} a folder that all machines share?" if is_local(out) else ""
             raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} is not there{shared}") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except ValueError:
+            raise RunError(
+                f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} is damaged; delete it, and the same command renders "
+                "its shard again"
+            ) from None
+        except OSError as error:
             raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} cannot be read: {error}") from None
 
     return map(load, stems) if is_local(out) else mapped(load, stems, _READERS)

@@ -65,6 +65,7 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(mode="json", exclude=_WHERE_AND_HOW_FAST)
     shards = recipe.corpus.shards
     plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
+    document["corpus"].pop("index", None)
     document["corpus"]["shards"] = plain[0] if isinstance(shards, str) else plain
     return document
 
@@ -78,7 +79,7 @@ class Job:
         corpus: the shards.
         out: URL of the folder that is written.
         identity: see `identity_of`.
-        sums: bytes (shards,), 64 each: SHA-256 of each shard, hexadecimal, empty where the corpus's index does not know it.
+        sums: bytes (shards,), 64 each: what tells the content of each shard, hexadecimal, empty where nothing does.
         chunk: samples rendered at a time.
     """
 
@@ -114,7 +115,7 @@ class Job:
 
 
 def known_sums(corpus: Corpus) -> np.ndarray:
-    """Bytes (shards,): SHA-256 of the shards whose folder has an index that knows it and gives the size that the shard has."""
+    """Bytes (shards,): what tells a shard's content: its SHA-256 by the index of its folder, else its digest, see `index.Row`."""
     sums = np.full(len(corpus.urls), b"", "S64")
     places: dict[str, list[int]] = {}
     for i, url in enumerate(corpus.urls):
@@ -123,10 +124,13 @@ def known_sums(corpus: Corpus) -> np.ndarray:
     for folder, inside in places.items():
         try:
             lookup = Lookup.load(folder)
-            for n, found in lookup.find("sha256", [corpus.urls[i] for i in inside], corpus.sizes[inside]):
-                sums[inside[n]] = found or ""
+            for column in ("digest", "sha256"):
+                for n, found in lookup.find(column, [corpus.urls[i] for i in inside], corpus.sizes[inside]):
+                    sums[inside[n]] = found or sums[inside[n]]
         except (OSError, ValueError):  # no index, or none that can be used: sizes must do
             continue
+    for i, digest in corpus.scanned.items():
+        sums[i] = digest
     return sums
 
 

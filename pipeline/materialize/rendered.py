@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.columns import Column, decode, stored_columns
 from pipeline.materialize.folder import MANIFEST, RECIPE
-from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, SHARDS
+from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, QUARANTINE_SCHEMA, SHARDS, SHARDS_SCHEMA
 from pipeline.materialize.writers import group_rows
 from pipeline.recipe.load import parse_recipe
 from pipeline.recipe.schema import Recipe
@@ -29,7 +30,27 @@ from pipeline.storage import absolute, exists, join, open_seekable, read_all
 from pipeline.units import Source, chosen_task, seconds_column
 
 _CACHED_GROUPS = 16
+_OUTPUTS = r"^(quarantine/)?[A-Za-z0-9._-]+\.(tar|parquet)$"
+"""The names that a render gives its files, as RE2 writes it; no other name is ever opened."""
+
 _BATCH = 1024
+
+
+class _Totals(BaseModel):
+    shards: NonNegativeInt
+    failed: NonNegativeInt
+    samples: NonNegativeInt
+    pairs: NonNegativeInt
+    quarantined: NonNegativeInt
+
+
+class _Manifest(BaseModel):
+    """What is read of a manifest."""
+
+    version: int
+    complete: bool
+    totals: _Totals
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +123,58 @@ def open_rendered(url: str) -> Rendered:
     url = absolute(url)
     try:
         manifest = json.loads(read_all(join(url, MANIFEST)))
-        if manifest.get("version") != MANIFEST_VERSION:
+        if isinstance(manifest, dict) and manifest.get("version") != MANIFEST_VERSION:
             raise UserError(f"{url}: not a rendered corpus of version {MANIFEST_VERSION}")
-        tables = {name: read_all(join(url, name)) for name in (SHARDS, QUARANTINE)}
-        document = json.loads(read_all(join(url, RECIPE)))
+        sums = _Manifest.model_validate(manifest).sha256
+        files = {name: read_all(join(url, name)) for name in (SHARDS, QUARANTINE, RECIPE)}
     except FileNotFoundError:
         raise UserError(f"{url}: no finished rendered corpus is there; `pseudolabel render` makes or completes one") from None
-    except ValueError as error:
-        raise UserError(f"{url}: its manifest is damaged: {error}") from None
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        words = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        raise UserError(f"{join(url, MANIFEST)} is damaged: {words}; run the same `pseudolabel render` again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{join(url, MANIFEST)} is damaged: {error}; run the same `pseudolabel render` again") from None
     except OSError as error:
         raise UserError(f"{url} cannot be read: {error}") from None
-    for name, content in tables.items():
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
+    for name, content in files.items():
+        unknown = name == RECIPE and name not in sums  # by a version that kept no checksum of it
+        if not unknown and hashlib.sha256(content).hexdigest() != sums.get(name):
             raise UserError(f"{join(url, name)} is not the one that the manifest names: run the same `pseudolabel render` again")
-    shards, quarantine = (pq.read_table(io.BytesIO(tables[name])) for name in (SHARDS, QUARANTINE))
+    try:
+        document = json.loads(files[RECIPE])
+        shards, quarantine = (pq.read_table(io.BytesIO(files[name])) for name in (SHARDS, QUARANTINE))
+        _check_tables(shards, quarantine)
+    except (ValueError, RecursionError, pa.ArrowException, OSError) as error:
+        raise UserError(f"{url}: what its manifest names is damaged: {error}") from None
     return Rendered(url, parse_recipe(document, join(url, RECIPE)), manifest, shards, quarantine)
+
+
+def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
+    """Raise ValueError, in words, where the tables hold what no render writes."""
+    for name, table, schema in ((SHARDS, shards, SHARDS_SCHEMA), (QUARANTINE, quarantine, QUARANTINE_SCHEMA)):
+        if not table.schema.equals(schema):
+            raise ValueError(f"{name} has other columns than it must have")
+    written = pc.list_flatten(shards.column("outputs")).combine_chunks()
+    kept = pc.drop_null(shards.column("kept")).combine_chunks()
+    outputs = [pa.table(rows.flatten(), names=[part.name for part in rows.type]) for rows in (written, kept)]
+    rendered = shards.filter(pc.is_null(shards.column("failure")))
+    for table, names in (
+        (shards, ("shard", "bytes")),
+        (rendered, ("samples", "pairs", "quarantined", "outputs")),
+        (quarantine, quarantine.column_names),
+        *((table, table.column_names) for table in outputs),
+    ):
+        for name in names:
+            column = table.column(name)
+            number = pa.types.is_integer(column.type)
+            if column.null_count or (number and len(column) and pc.min(column).as_py() < 0):
+                raise ValueError(f"there is no {name}, or none that can be")
+    for table in outputs:
+        inside = pc.match_substring_regex(table.column("name"), _OUTPUTS)
+        if not pc.all(inside, min_count=0).as_py():
+            stranger = table.filter(pc.invert(inside)).column("name")[0].as_py()
+            raise ValueError(f"{SHARDS} names {stranger!r}, which is no file of a render in this folder")
 
 
 def for_training(recipe: Recipe) -> tuple[Recipe, Rendered | None]:

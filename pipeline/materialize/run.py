@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -22,9 +23,13 @@ from pipeline.materialize.shard import OutputError, ShardRenderer
 from pipeline.metrics import Gauges, Meter
 from pipeline.quarantine import check_budget
 from pipeline.recipe.schema import Recipe
+from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus, warn_of_namesakes
+from pipeline.shards.remarks import Remarks
 from pipeline.storage import absolute, is_local, remove
 from pipeline.storage.files import pause
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 _TRIES = 3
@@ -83,9 +88,36 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     """
     check(recipe, out)
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, progress=progress, keep_damaged=True, frames=spec.frames, keys=spec.keys)
+    corpus = open_corpus(
+        spec.shards,
+        spec.image,
+        progress=progress,
+        keep_damaged=True,
+        frames=spec.frames,
+        index_in=spec.index,
+        keys=spec.keys,
+    )
     warn_of_namesakes(corpus)
+    _say_what_is_left_out(corpus)
     return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
+
+
+def _say_what_is_left_out(corpus: Corpus) -> None:
+    """Say what becomes of further images, where the samples of the first shard have some."""
+    first = next((i for i, count in enumerate(corpus.counts) if count), None)
+    if first is None or corpus.frames:
+        return
+    remarks = Remarks()
+    try:
+        remarks.add_images(corpus.members(first))
+    except ShardError:
+        return  # its own commit record will say so
+    if remarks.several:
+        log.warning(
+            "%d samples of the first shard hold several images, such as %s: pairs are rendered of %s, and the other images are "
+            "not taken along; members that are no images are",
+            *(remarks.several, remarks.example, f"the member {corpus.image}" if corpus.image else "the first"),
+        )
 
 
 def check(recipe: Recipe, out: str) -> None:
@@ -286,7 +318,7 @@ class _RenderShards:
         job = self._job
         try:
             return Record.load(job.out, job.stem(i))
-        except OSError:  # not done
+        except (OSError, ValueError):  # not done, or of no use
             pass
         if self._render is None:
             self._render = ShardRenderer(job, self._threads, self._meter.rendered)

@@ -39,14 +39,15 @@ class ShardRenderer:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
         told: called after each chunk, as `pipeline.metrics.Meter.rendered` is.
+        aside: as for `SurvivingRenderer`.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.
     """
 
-    def __init__(self, job: Job, threads: int = 1, told: Told | None = None) -> None:
+    def __init__(self, job: Job, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
         self._job, self._told = job, told
-        self._render = SurvivingRenderer(job.recipe, threads)
+        self._render = SurvivingRenderer(job.recipe, threads, aside=aside)
         here = identity_of(job.recipe, self._render.engine_identity())["engine"]
         if here != job.identity["engine"]:
             raise RunError(
@@ -107,6 +108,10 @@ class ShardRenderer:
             bad=sorted(bad, key=lambda one: (one.epoch, one.row)),
             kept=keeper.output() if keeper else None,
         )
+
+    def close(self) -> None:
+        """End its process, where it has one of its own."""
+        self._render.close()
 
     def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk, float]]:
         """First row, samples, and the seconds that reading them took."""

@@ -8,24 +8,27 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.draws import permutation
 from pipeline.errors import ShardError, UserError
-from pipeline.materialize.folder import read_identity
+from pipeline.materialize.folder import IDENTITY, RECIPE, read_identity
 from pipeline.materialize.plan import CHUNK, Job, difference, identity_of, known_sums
 from pipeline.materialize.rendered import Rendered, open_rendered
 from pipeline.materialize.shard import ShardRenderer
 from pipeline.materialize.threads import mapped
-from pipeline.shards import naming, tar
+from pipeline.shards.index import NAME as INDEX
+from pipeline.shards.members import Members, scan, sidecar
 from pipeline.shards.opening import open_corpus
-from pipeline.storage import is_local, join, open_seekable, read_range
+from pipeline.storage import is_local, join, open_seekable, read_all, read_range
 from pipeline.storage import size as size_of
 
-_PIECE = 16 * 2**20
+_PIECE, _BATCH = 16 * 2**20, 1024
 _LOCAL, _REMOTE = 2, 8  # files at a time
 
 
@@ -48,6 +51,7 @@ class Verdict:
         samples, pairs, quarantined: sums of the manifest; a sample counts as quarantined if any of its drawings is missing.
         rendered_again: input shards that were rendered again and compared.
         problems: what is wrong.
+        notes: what could not be looked at.
     """
 
     url: str
@@ -58,6 +62,7 @@ class Verdict:
     quarantined: int
     rendered_again: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verdict:
@@ -75,6 +80,7 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
     rendered = open_rendered(url)
     totals, files = rendered.manifest["totals"], sum(1 for _ in _files(rendered))
     verdict = Verdict(rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"])
+    _check_described(rendered, verdict)
     verdict.problems += _unaccounted(rendered)
     threads = _LOCAL if is_local(rendered.url) else _REMOTE
     for done, problems in enumerate(mapped(lambda file: _check_file(rendered, *file), _files(rendered), threads), 1):
@@ -84,6 +90,25 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
     if deep:
         _render_again(rendered, deep, seed, verdict)
     return verdict
+
+
+def _check_described(rendered: Rendered, verdict: Verdict) -> None:
+    """The files that describe the corpus, beside those that `open_rendered` held against the manifest."""
+    sums = rendered.manifest["sha256"]
+    for name in (INDEX, IDENTITY):
+        try:
+            content = read_all(join(rendered.url, name))
+        except OSError as error:
+            verdict.problems.append(
+                Problem(name, "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}")
+            )
+            continue
+        if name in sums and hashlib.sha256(content).hexdigest() != sums[name]:
+            verdict.problems.append(Problem(name, "its bytes have changed: the checksum is not the manifest's"))
+    if unknown := [name for name in (RECIPE, IDENTITY) if name not in sums]:
+        verdict.notes.append(
+            f"{' and '.join(unknown)}: not checked, for the manifest is of a version that kept no checksum of them"
+        )
 
 
 def _files(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
@@ -139,17 +164,32 @@ def _check_pairs(rendered: Rendered, url: str, output: dict[str, Any]) -> list[P
             keys = pq.read_table(file, columns=["key"]).column("key").to_pylist()
     else:
         wanted, keys = {column.member for column in rendered.columns}, []
-        with open_seekable(url) as file:
-            named = [pair for member in tar.walk(file, url, output["bytes"]) if (pair := naming.split(member.name)) is not None]
-        for key, group in groupby(named, key=lambda pair: pair[0]):
-            keys.append(key)
-            if missing := wanted - {ext for _, ext in group}:
-                problems.append(Problem(output["name"], f"sample {key} lacks {', '.join(sorted(missing))}"))
+        members = scan(url)
+        for row in (row for batch in members.table.to_batches(_BATCH) for row in batch.to_pylist()):
+            keys.append(row["key"])
+            if missing := wanted - {row["ext"], *(part["ext"] for part in row["others"])}:
+                problems.append(Problem(output["name"], f"sample {row['key']} lacks {', '.join(sorted(missing))}"))
+        problems += _check_members(url, output["name"], members)
     if len(keys) != output["pairs"]:
         problems.append(Problem(output["name"], f"holds {len(keys)} pairs, {output['pairs']} by the manifest"))
     if len(set(keys)) != len(keys):
         problems.append(Problem(output["name"], f"holds {len(keys) - len(set(keys))} keys more than once"))
     return problems
+
+
+def _check_members(url: str, name: str, there: Members) -> list[Problem]:
+    """The table of members beside a tar must say what the tar says; where labels meant nothing it has none."""
+    beside = sidecar(url) or ""
+    shown = sidecar(name) or ""
+    try:
+        found = Members.load(beside)
+    except FileNotFoundError:  # whoever needs it makes it
+        return []
+    except (OSError, ValueError) as error:
+        return [Problem(shown, f"cannot be read: {str(error).removeprefix(beside + ': ')}")]
+    labels = (found.labels == there.labels) | (found.labels < 0) if len(found) == len(there) else np.zeros(1, bool)
+    alike = found.table.drop_columns("label").equals(there.table.drop_columns("label"))
+    return [] if alike and labels.all() else [Problem(shown, "does not say what lies in its tar")]
 
 
 def _sha256(url: str, size: int) -> str:
@@ -174,22 +214,22 @@ def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: V
     order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
     chosen = {job.shard(i): i for i in order[: math.ceil(share * len(corpus.urls))].tolist()}
     rows = {row["shard"]: row for row in rendered.rows() if row["shard"] in chosen and row["failure"] is None}
-    render = ShardRenderer(job)
-    for shard, i in chosen.items():
-        row = rows.get(shard)
-        if row is None:
-            continue
-        verdict.rendered_again += 1
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "quarantine").mkdir()
-            try:
-                again = render(i, folder)
-            except ShardError as error:
-                verdict.problems.append(Problem(row["shard"], f"cannot be rendered again: {error.reason}"))
+    with closing(ShardRenderer(job, aside=True)) as render:
+        for shard, i in chosen.items():
+            row = rows.get(shard)
+            if row is None:
                 continue
-        for there, now in zip(row["outputs"], again.outputs):
-            if there["name"] != now.name:
-                verdict.problems.append(Problem(row["shard"], "the input shard is not the one that was rendered"))
-                break
-            if there["sha256"] != now.sha256:
-                verdict.problems.append(Problem(there["name"], "rendered again it has other bytes"))
+            verdict.rendered_again += 1
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "quarantine").mkdir()
+                try:
+                    again = render(i, folder)
+                except ShardError as error:
+                    verdict.problems.append(Problem(row["shard"], f"cannot be rendered again: {error.reason}"))
+                    continue
+            for there, now in zip(row["outputs"], again.outputs):
+                if there["name"] != now.name:
+                    verdict.problems.append(Problem(row["shard"], "the input shard is not the one that was rendered"))
+                    break
+                if there["sha256"] != now.sha256:
+                    verdict.problems.append(Problem(there["name"], "rendered again it has other bytes"))

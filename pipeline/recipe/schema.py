@@ -83,6 +83,11 @@ class Corpus(Section):
     image: str | None = Field(
         None, description="Extension of the member to take where a sample has several images; else the first one."
     )
+    index: str | None = Field(
+        None,
+        description="Folder, path or URL, for the index of shards whose own folder has none and cannot be written, such as over "
+        "http; every machine must reach it. Else they are scanned by each process that reads them.",
+    )
     frames: int | None = Field(
         None,
         ge=2,
@@ -106,7 +111,7 @@ class Corpus(Section):
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The canonical form names what is used: a recipe of single images reads as it did before there were others."""
-        unused = {"shards" if self.mix else "mix", *(["frames"] if self.frames is None else [])}
+        unused = {"shards" if self.mix else "mix", *(name for name in ("frames", "index") if getattr(self, name) is None)}
         if self.keys == "name":
             unused.add("keys")
         return {name: value for name, value in serialize(self).items() if name not in unused}

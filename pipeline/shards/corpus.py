@@ -15,13 +15,14 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.mixture import Portion
-from pipeline.shards.members import Members, load_or_scan
+from pipeline.shards.members import LABEL, Members, load_or_scan, read_label, scan, sidecar_in
+from pipeline.shards.remarks import unread_labels
 from pipeline.storage import read_ranges, without_secrets
 from pipeline.storage import size as size_of
 
 _GAP = 64 * 2**10  # bytes read in vain are cheaper than another request
 _RANGE = 16 * 2**20  # larger ranges are cut, so that remote storage can send the pieces at the same time
-_CACHED_SHARDS = 256  # as many as one batch may draw from
+CACHED_SHARDS = 256  # as many as one batch may draw from
 
 _Name = tuple[int, str]  # of a member: its sample's place in what is asked for, and its extension
 
@@ -68,6 +69,8 @@ class Corpus:
         image: extension of the image wanted where a sample has several.
         frames: how many images of each sample are frames, or None for one image.
         damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
+        scanned: shards that no file beside them describes, by their place, with their digest.
+        index: folder in which files describe these, if there is one.
         disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
         portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
             a sample's id stands for both.
@@ -81,6 +84,8 @@ class Corpus:
     image: str | None = None
     frames: int | None = None
     damaged: dict[int, str] = field(default_factory=dict)
+    scanned: dict[int, str] = field(default_factory=dict)
+    index: str | None = None
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
     keys: Literal["name", "shard"] = "name"
@@ -130,6 +135,13 @@ class Corpus:
         """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
         labels = self.members(i).labels
         return labels if self.disagreement is None else np.full_like(labels, -1)
+
+    def unread_labels(self, i: int) -> list[str]:
+        """Samples of shard `i` whose `cls` is no class number, each as its key and what that holds; errors as in `read`."""
+        members = self.members(i)
+        wanted = [(part.offset, min(part.size, LABEL), (row, "cls")) for row, part in unread_labels(members)]
+        texts = {row: read_label(bytes(text))[1] for (row, _), text in self._read(i, wanted).items()}
+        return [f"{members.keys[row]} ({text})" for row, text in sorted(texts.items()) if text]
 
     def read(self, i: int, rows: np.ndarray | Sequence[int]) -> list[Sample]:
         """Samples of shard `i`, in the order of `rows`; members that lie near each other are read in one go.
@@ -251,7 +263,10 @@ class Corpus:
     def _all_members(self, i: int) -> Members:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
-        members = _cached_members(self.urls[i], int(self.sizes[i]), self.image, self.frames)
+        samples = int(self.counts[i]) if self._chosen is None else None
+        members = _cached_members(
+            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
+        )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
                 self.urls[i],
@@ -311,8 +326,15 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
     return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes)
 
 
-@lru_cache(maxsize=_CACHED_SHARDS)
-def _cached_members(url: str, shard_bytes: int, image: str | None, frames: int | None) -> Members:
+@lru_cache(maxsize=CACHED_SHARDS)
+def _cached_members(
+    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
+) -> Members:
+    if beside or index:
+        place = None if beside or not index else sidecar_in(index, url)
+        members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0]
+    else:
+        members = scan(url)
     if frames:
-        return load_or_scan(url, shard_bytes)[0].clips(frames, image)
-    return load_or_scan(url, shard_bytes, image)[0]
+        return members.clips(frames, image)
+    return members.preferring(image) if image else members

@@ -29,16 +29,32 @@ SCHEMA = pa.schema(
         pa.field("sha256", pa.string()),
     ]
 )
+_SCANNED = SCHEMA.append(pa.field("digest", pa.string()))
+"""Of a folder in which shards were scanned; what is packed and rendered has its SHA-256."""
+
+_LEAST = 512  # bytes of a tar that a sample takes: a header
 _VERSION_KEY, _CLASSES_KEY = b"pseudolabel.version", b"classes"
+
+
+class DamagedRows(ValueError):
+    """An index of ours, its classes whole, with rows that cannot be: it may be made again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of a shard: samples, size in bytes, and its SHA-256 (hexadecimal) where it was computed."""
+    """What is known of a shard.
+
+    Args:
+        samples: how many it holds.
+        bytes: its size.
+        sha256: of all its bytes, hexadecimal, where that was computed.
+        digest: of its headers, its labels and the beginnings of its members, hexadecimal, where it was scanned.
+    """
 
     samples: int
     bytes: int
     sha256: str | None = None
+    digest: str | None = None
 
 
 @dataclass
@@ -51,8 +67,9 @@ class Index:
     def save(self, folder: str) -> None:
         """Write `index.parquet` into the folder; OSError where that cannot be."""
         rows = self.rows.values()
-        columns = [list(self.rows), [row.samples for row in rows], [row.bytes for row in rows], [row.sha256 for row in rows]]
-        save_table(pa.table(dict(zip(SCHEMA.names, columns)), schema=SCHEMA), self.classes, folder)
+        schema = _SCANNED if any(row.digest for row in rows) else SCHEMA
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "shard"}
+        save_table(pa.table({"shard": list(self.rows), **columns}, schema=schema), self.classes, folder)
 
     @classmethod
     def load(cls, folder: str) -> Index:
@@ -65,6 +82,8 @@ class Index:
         lookup = Lookup.load(folder)
         with _arrow_errors(folder):
             columns = [column.to_pylist() for column in lookup.file.read().columns]
+        for row in zip(*columns[:3]):
+            _check_row(folder, *row)
         return cls({shard: Row(*row) for shard, *row in zip(*columns)}, lookup.classes)
 
 
@@ -74,6 +93,13 @@ def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
     table = table.sort_by("shard").combine_chunks().replace_schema_metadata(about)
     with write_atomic(join(folder, NAME)) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def renew(folder: str) -> None:
+    """Write an index again as it is, so that it is newer than the shards that were found to be as it says."""
+    content = read_all(join(folder, NAME))
+    with write_atomic(join(folder, NAME)) as file:
+        file.write(content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +117,32 @@ class Lookup:
     @classmethod
     def load(cls, folder: str) -> Lookup:
         """Open what `Index.save` wrote; errors as in `Index.load`."""
+        content = read_all(join(folder, NAME))
         with _arrow_errors(folder):
-            file = pq.ParquetFile(pa.BufferReader(read_all(join(folder, NAME))))
-        if not file.schema_arrow.equals(SCHEMA) or (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != b"%d" % VERSION:
+            file = pq.ParquetFile(pa.BufferReader(content))
+        if (
+            not any(map(file.schema_arrow.equals, (SCHEMA, _SCANNED)))
+            or (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != b"%d" % VERSION
+        ):
             raise ValueError(f"{join(folder, NAME)}: not an index of version {VERSION}")
         return cls(folder, file)
 
     @property
     def classes(self) -> list[str] | None:
-        """The names that labels stand for, where they are known."""
-        found: list[str] | None = json.loads(self.file.schema_arrow.metadata.get(_CLASSES_KEY, b"null"))
+        """The names that labels stand for, where they are known; ValueError where they are damaged."""
+        try:
+            found = json.loads(self.file.schema_arrow.metadata.get(_CLASSES_KEY, b"null"))
+        except (ValueError, RecursionError):
+            found = {}
+        if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+            raise ValueError(f"{join(self.folder, NAME)}: damaged: its classes are no list of names")
         return found
 
     def find(self, column: str, urls: list[str], sizes: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Look shards up.
 
         Args:
-            column: `samples` or `sha256`.
+            column: `samples`, `sha256` or `digest`; of the last an index of packed shards says nothing.
             urls: of shards in the folder.
             sizes: int64 (n,): their sizes in bytes.
 
@@ -115,8 +150,10 @@ class Lookup:
             The place in `urls` of each that the index knows with this size, and what the column says of it.
 
         Raises:
-            ValueError: the index is damaged.
+            ValueError: the index is damaged; `DamagedRows` where it can be made again.
         """
+        if column not in self.file.schema_arrow.names:
+            return
         wanted = iter(sorted(range(len(urls)), key=urls.__getitem__))
         n = next(wanted, None)
         for name, size, value in self._rows(column):  # both ways lead upwards, as `save` sorts, so that no table is needed
@@ -129,12 +166,20 @@ class Lookup:
     def _rows(self, column: str) -> Iterator[tuple[Any, ...]]:
         with _arrow_errors(self.folder):
             for batch in self.file.iter_batches(_BATCH, columns=["shard", "bytes", column], use_threads=False):
-                yield from zip(*(batch.column(name).to_pylist() for name in ("shard", "bytes", column)))
+                for name, size, value in zip(*(batch.column(name).to_pylist() for name in ("shard", "bytes", column))):
+                    _check_row(self.folder, name, value if column == "samples" else 0, size)
+                    yield name, size, value
+
+
+def _check_row(folder: str, shard: Any, samples: Any, size: Any) -> None:
+    """Refuse a row that no shard has; only of a tar is the least size of a sample known."""
+    if None in (shard, samples, size) or min(samples, size) < 0 or (shard.endswith(".tar") and samples * _LEAST > size):
+        raise DamagedRows(f"{join(folder, NAME)}: damaged: it gives {shard!r} {samples} samples in {size} bytes")
 
 
 @contextmanager
 def _arrow_errors(folder: str) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
         raise ValueError(f"{join(folder, NAME)}: damaged: {error}") from None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from pipeline.check import check_header
+from pipeline.check import Header, check_frames
+from pipeline.codec import pillow
+from pipeline.engines.decoding import WindowDecoder
 from pipeline.errors import ShardError
+from pipeline.isolate import MOST_SHOTS, Aside, Died
 from pipeline.shards.corpus import Corpus, Sample
+from pipeline.shards.remarks import Remarks
 
 _CHUNK = 64 * 2**20  # encoded bytes held at a time by each thread
 _NAMED = 1000  # duplicate keys named in a report; all are counted
@@ -65,7 +69,7 @@ class Report:
         samples: samples of the shards that could be read.
         bytes: size of all shards together.
         deep: every image was decoded whole.
-        formats: codec -> images whose header was accepted.
+        formats: codec -> images that would not be quarantined; those that are left to Pillow by themselves.
         width, height: upright, of the accepted images; None where there are none.
         labels: class (its name where known) -> samples.
         unlabelled: samples without a label.
@@ -73,7 +77,9 @@ class Report:
         namesakes: samples that share their key with another one.
         duplicates: the first thousand of these keys.
         quarantine: samples that would be quarantined, in the order of the corpus.
+        spoilt: samples whose data is damaged and that are decoded all the same, as far as it goes; only a deep look finds them.
         damaged: shards that cannot be read.
+        remarks: what else is worth saying of the samples, a line each.
     """
 
     shards: int
@@ -89,7 +95,9 @@ class Report:
     namesakes: int = 0
     duplicates: list[Duplicate] = field(default_factory=list)
     quarantine: list[Refused] = field(default_factory=list)
+    spoilt: list[Refused] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -105,26 +113,39 @@ class _Tally:
     heights: Counter[int] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    remarks: Remarks = field(default_factory=Remarks)
     refused: list[Refused] = field(default_factory=list)
+    spoilt: list[Refused] = field(default_factory=list)
 
 
 def inspect(
     corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Check the header of every image, as a run does before decoding.
+    """Check the header of every image, as a run does before decoding; one that kills its process is a bad one.
 
     Args:
         corpus: opened with `keep_damaged=True` where damaged shards are to be reported and not to stop everything.
-        deep: also decode every accepted image whole and strictly. This finds truncation and damage below the window that a run
-            happens to decode.
+        deep: also decode every accepted image whole, as runs decode their windows: what cannot be decoded would be quarantined.
+            A strict look at the same data finds what is damaged and decoded all the same.
         max_pixels: images of more pixels are refused, and not decoded.
         progress: called with (shards done, shards).
     """
     report = Report(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
     tallies: dict[int, _Tally] = {}
-    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    threads = min(_THREADS, os.cpu_count() or 1, len(corpus.urls))
+    pool, asides = ThreadPoolExecutor(threads), SimpleQueue[Aside]()
+    for _ in range(threads):
+        asides.put(Aside(_Looker, corpus, deep, max_pixels))
+
+    def look(i: int) -> _Tally:
+        aside = asides.get()
+        try:
+            return _look(corpus, i, aside)
+        finally:
+            asides.put(aside)
+
     try:
-        running = {pool.submit(_look, corpus, i, deep, max_pixels): i for i in range(len(corpus.urls))}
+        running = {pool.submit(look, i): i for i in range(len(corpus.urls))}
         broken: dict[int, str] = {}
         for done, future in enumerate(as_completed(running), 1):
             i = running.pop(future)
@@ -136,47 +157,93 @@ def inspect(
                 progress(done, len(corpus.urls))
     finally:
         pool.shutdown(cancel_futures=True)
+        for _ in range(threads):
+            asides.get().close()
     report.damaged = [Damaged(corpus.urls[i], broken[i]) for i in sorted(broken)]
+    remarks = Remarks()
+    for i in sorted(tallies):
+        remarks.add(tallies[i].remarks)
+    report.remarks = remarks.sentences(chosen=bool(corpus.image or corpus.frames))
     _sum_up(report, [tallies[i] for i in sorted(tallies)], corpus.classes)
     _find_duplicates(report, corpus, tallies)
     return report
 
 
-def _look(corpus: Corpus, i: int, deep: bool, max_pixels: int) -> _Tally:
-    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=corpus.members(i).ids)
-    for sample in _samples(corpus, i):
-        header = sample.problem or check_header(sample.encoded, max_pixels)
-        damage = None
-        if deep and not isinstance(header, str):
-            damage = decode_whole(sample.encoded, header.codec)
-        if isinstance(header, str) or damage:
-            tally.refused.append(Refused(corpus.urls[i], sample.key, header if isinstance(header, str) else f"damaged: {damage}"))
-        else:
-            tally.formats[header.codec] += 1
-            tally.widths[header.width] += 1
-            tally.heights[header.height] += 1
+def _look(corpus: Corpus, i: int, aside: Aside) -> _Tally:
+    """Count a shard, whose samples are looked at in a process that each of them may kill."""
+    members = corpus.members(i)
+    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
+    tally.remarks.add_images(members)
+    unread = corpus.unread_labels(i)
+    tally.remarks.add_labels(len(unread), next(iter(unread), ""))
+    keys, done, shots = members.keys, 0, 0
+    while done < len(keys):
+        try:
+            for found in aside.call("look", i, done):
+                if isinstance(found, str):
+                    tally.refused.append(Refused(corpus.urls[i], keys[done], found))
+                else:
+                    codec, width, height, damage = found
+                    if damage:
+                        tally.spoilt.append(Refused(corpus.urls[i], keys[done], damage))
+                    tally.formats[codec] += 1
+                    tally.widths[width] += 1
+                    tally.heights[height] += 1
+                done, shots = done + 1, 0
+        except Died as death:
+            shots += 1
+            if not death.from_outside or shots > MOST_SHOTS:
+                tally.refused.append(Refused(corpus.urls[i], keys[done], death.reason))
+                done, shots = done + 1, 0
     return tally
 
 
-def _samples(corpus: Corpus, i: int) -> Iterator[Sample]:
-    """All samples of a shard, a bounded number of bytes at a time."""
-    sizes = corpus.members(i).table.column("size").to_numpy()
+class _Looker:
+    """What looks at samples, in a process of its own; arguments as of `inspect`."""
+
+    def __init__(self, corpus: Corpus, deep: bool, max_pixels: int) -> None:
+        self._corpus, self._decoder, self._max_pixels = corpus, WindowDecoder() if deep else None, max_pixels
+
+    def look(self, i: int, start: int) -> Iterator[tuple[str, int, int, str | None] | str]:
+        """Format, width, height and damage of each sample of shard `i` from row `start` on, or why it would be quarantined."""
+        for sample in _samples(self._corpus, i, start):
+            found = sample.problem or check_frames(sample.files(), self._max_pixels)
+            headers = [] if isinstance(found, str) else found
+            reason = found if isinstance(found, str) else self._undecodable(headers)
+            if reason:
+                yield reason
+                continue
+            first = headers[0]
+            damage = next(filter(None, map(damage_in, headers)), None) if self._decoder else None
+            yield first.codec + (", by Pillow" if first.unusual else ""), first.width, first.height, damage
+
+    def _undecodable(self, headers: list[Header]) -> str | None:
+        if self._decoder is None:
+            return None
+        return next(filter(None, map(self._decoder.whole, headers)), None)
+
+
+def _samples(corpus: Corpus, i: int, start: int) -> Iterator[Sample]:
+    """The samples of a shard from a row on, a bounded number of bytes at a time."""
+    sizes = corpus.members(i).table.column("size").to_numpy()[start:]
     piece = np.cumsum(sizes) // _CHUNK
     for rows in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(piece)) + 1):
-        yield from corpus.read(i, rows)
+        yield from corpus.read(i, start + rows)
 
 
-def decode_whole(encoded: bytes | memoryview, codec: str) -> str | None:
-    """Decode an image to its last byte and throw the pixels away.
+def damage_in(header: Header) -> str | None:
+    """Decode an image to its last byte by a strict decoder, and throw the pixels away.
 
     Args:
-        encoded: bytes that passed the header check.
-        codec: the format that the check found.
+        header: of an image that the engines decode.
 
     Returns:
         What is damaged, or None.
     """
-    if codec == "jpeg":
+    encoded = header.encoded
+    if header.unusual:
+        return None  # Pillow decoded it already
+    if header.codec == "jpeg":
         import simplejpeg
 
         try:
@@ -185,14 +252,14 @@ def decode_whole(encoded: bytes | memoryview, codec: str) -> str | None:
         except ValueError as error:
             if "nsupported" not in str(error):  # else a kind of JPEG that this library does not know, which PIL may
                 return str(error)
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with pillow().open(io.BytesIO(encoded)) as image:
             image.load()
     except UnidentifiedImageError:
         return "its format cannot be identified"
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001  Pillow's plugins raise anything on damage
         return str(error)
     return None
 
@@ -213,6 +280,7 @@ def _sum_up(report: Report, tallies: list[_Tally], classes: list[str] | None) ->
     named = classes or []
     report.labels = {named[label] if label < len(named) else str(label): labels[label] for label in sorted(labels)}
     report.quarantine = [refused for tally in tallies for refused in tally.refused]
+    report.spoilt = [spoilt for tally in tallies for spoilt in tally.spoilt]
 
 
 def _spread(sizes: Counter[int]) -> Spread | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,15 +14,28 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.draws import sample_id
+from pipeline.draws import hash64, sample_id
 from pipeline.errors import ShardError
 from pipeline.shards import naming, tar
-from pipeline.storage import is_local, open_seekable, read_all, write_atomic
+from pipeline.storage import (
+    changed,
+    is_local,
+    is_writable,
+    join,
+    open_seekable,
+    read_all,
+    read_ranges,
+    without_secrets,
+    write_atomic,
+)
 from pipeline.storage import size as size_of
 
 VERSION = 1
+LABEL = 64
+"""Bytes of a `cls` member that are looked at."""
 
 _PART = pa.struct([pa.field("ext", pa.string()), pa.field("offset", pa.int64()), pa.field("size", pa.int64())])
 _SCHEMA = pa.schema(
@@ -35,7 +51,15 @@ _SCHEMA = pa.schema(
 )
 _METADATA = b"pseudolabel.members"
 _BATCH = 1024
-_INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
+_BEGINNING = 4096  # of a member's body: what comes with its header when that is read
+_INTEGER = re.compile(r"([+-]?[0-9]{1,10})(?:\.0*)?")
+_LABEL_PROBLEM = "cls is not "  # how the words of earlier versions begin, which made a problem of it
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):
+    """A file of ours whose content cannot be: it may be made again."""
 
 
 class Part(NamedTuple):
@@ -50,6 +74,10 @@ class Part(NamedTuple):
 class Rows:
     """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
 
+    unread: int = 0
+    """Samples whose `cls` is no class number."""
+    text: str = ""
+    """The first of them, its key and what that `cls` holds."""
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
     _packed: list[pa.Table] = field(default_factory=list)
 
@@ -87,10 +115,16 @@ class Members:
         table: one row a sample: `key`; `ext`, `offset`, `size` of its image (`ext` empty where it has none); `label` (int32, null
             where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
         shard_bytes: size of the shard that the table describes.
+        digest: of the shard's headers, labels and the beginnings of its members, hexadecimal, where it was scanned.
+        unread: how many samples have a `cls` that is no class number, where it was scanned.
+        text: the first of them, its key and what that `cls` holds.
     """
 
     table: pa.Table
     shard_bytes: int
+    digest: str | None = None
+    unread: int = 0
+    text: str = ""
 
     @classmethod
     def of(cls, rows: Rows, shard_bytes: int) -> Members:
@@ -163,7 +197,8 @@ class Members:
 
     def save(self, url: str) -> None:
         """Write the table as Parquet; OSError where that cannot be."""
-        about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes})
+        digest = {"digest": self.digest} if self.digest else {}
+        about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes, **digest})
         with write_atomic(url) as file:
             pq.write_table(self.table.replace_schema_metadata({_METADATA: about}), file, compression="zstd")
 
@@ -173,16 +208,56 @@ class Members:
 
         Raises:
             OSError: not there, or not readable.
+            Damaged: its content cannot be.
             ValueError: no such table, or one of another version.
         """
+        content = read_all(url)
         try:
-            table = pq.ParquetFile(pa.BufferReader(read_all(url))).read()
-        except pa.ArrowException as error:
-            raise ValueError(f"{url}: damaged: {error}") from None
-        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        if about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
+            table = pq.ParquetFile(pa.BufferReader(content)).read()
+        except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
+            raise Damaged(f"{url}: damaged: {error}") from None
+        try:
+            about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        except ValueError:
+            about = None
+        if not isinstance(about, dict) or about.get("version") != VERSION or not table.schema.equals(_SCHEMA):
             raise ValueError(f"{url}: not a table of members of version {VERSION}")
-        return cls(table, int(about["shard_bytes"]))
+        table = _without_label_problems(table)
+        if wrong := _impossible(table, about.get("shard_bytes")):
+            raise Damaged(f"{url}: damaged: {wrong}")
+        return cls(table, about["shard_bytes"], about.get("digest"))
+
+
+def _without_label_problems(table: pa.Table) -> pa.Table:
+    """Samples that earlier versions put aside for their `cls`: they have no label, and their image is as good as any."""
+    place, problem = table.schema.get_field_index("problem"), table.column("problem")
+    mended = pc.if_else(pc.fill_null(pc.starts_with(problem, _LABEL_PROBLEM), False), None, problem)
+    return table.set_column(place, _SCHEMA.field("problem"), mended)
+
+
+def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
+    """What no scan of a shard would say, in words; None where all of it may be so."""
+    if not isinstance(shard_bytes, int) or shard_bytes < 0:
+        return f"it gives {shard_bytes!r} as its shard's bytes"
+    lists = table.column("others")
+    others = pc.list_flatten(lists).combine_chunks()
+    if lists.null_count or others.null_count:
+        return "it has no list of members where there must be one"
+    if len(table) and pc.min(pc.binary_length(table.column("key"))).as_py() == 0:
+        return "it has an empty key"
+    if (least := pc.min(table.column("label")).as_py()) is not None and least < 0:
+        return f"it has a label of {least}"
+    for parts in (table, pa.table(others.flatten(), names=[part.name for part in _PART])):
+        for name in ("key", "ext", "offset", "size"):
+            if name in parts.column_names and parts.column(name).null_count:
+                return f"it has a member without {name}"
+        for name in ("key", "ext"):
+            if name in parts.column_names and pc.any(pc.match_substring_regex(parts.column(name), naming.UNSAFE)).as_py():
+                return f"it has a {name} that no sample has"
+        offset, size = parts.column("offset").to_numpy(), parts.column("size").to_numpy()
+        if ((offset < 0) | (size < 0) | (size > shard_bytes) | (offset > shard_bytes - size)).any():
+            return f"it has a member that lies outside of the shard's {shard_bytes} bytes"
+    return None
 
 
 def sidecar(shard: str) -> str | None:
@@ -191,8 +266,14 @@ def sidecar(shard: str) -> str | None:
     return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
+def sidecar_in(index: str, shard: str) -> str:
+    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one."""
+    folder, _, name = without_secrets(shard).rpartition("/")
+    return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
+
+
 def scan(url: str, prefer: str | None = None) -> Members:
-    """Make a shard's index from its headers and its labels; images are not read.
+    """Make a shard's index from its headers and its labels; of images only the beginnings are read, for its digest.
 
     Args:
         url: the shard.
@@ -204,21 +285,45 @@ def scan(url: str, prefer: str | None = None) -> Members:
     try:
         length = size_of(url)
         with open_seekable(url) as file:
-            members = Members.of(_samples(file, url, length), length)
+            digest = hashlib.blake2b(digest_size=32)
+            rows = _samples(file, url, length, digest)
+            members = Members(rows.table(), length, digest.hexdigest(), rows.unread, rows.text)
     except OSError as error:
         raise ShardError(url, f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
     return members.preferring(prefer) if prefer else members
 
 
-def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None) -> tuple[Members, bool]:
-    """A shard's members from the file beside it where that is there and fits the shard's size, else from the shard.
+def load_or_scan(
+    url: str,
+    shard_bytes: int,
+    prefer: str | None = None,
+    samples: int | None = None,
+    since: float | None = None,
+    beside: str | None = None,
+) -> tuple[Members, bool]:
+    """A shard's members from the file beside it where that is there and fits the shard, else from the shard.
+
+    Args:
+        url: the shard.
+        shard_bytes: its size.
+        prefer: as for `scan`, whose errors it raises.
+        samples: how many the index of its folder says it holds, where that is known.
+        since: when the shard was last changed, if known; an older file beside it is not used.
+        beside: another place than `sidecar` for that file.
 
     Returns:
         The members, and whether the shard was scanned.
     """
-    beside = sidecar(url)
+    beside = beside or sidecar(url)
     try:
-        members = Members.load(beside) if beside else None
+        fits = beside and (since is None or (changed(beside) or since) >= since)
+        members = Members.load(beside) if beside and fits else None
+        if members is not None and members.shard_bytes == shard_bytes and samples not in (None, len(members)):
+            raise Damaged(f"{beside}: damaged: it holds {len(members)} samples, {samples} by the index")
+    except Damaged as error:
+        members = scan(url)
+        _make_again(members, beside or "", error)
+        return (members.preferring(prefer) if prefer else members), True
     except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
         members = None
     if members is None or members.shard_bytes != shard_bytes:
@@ -226,10 +331,56 @@ def load_or_scan(url: str, shard_bytes: int, prefer: str | None = None) -> tuple
     return members.preferring(prefer) if prefer else members, False
 
 
-def _samples(file: IO[bytes], url: str, length: int) -> Rows:
+def _make_again(members: Members, url: str, error: Damaged) -> None:
+    try:
+        if not is_writable(url):
+            raise PermissionError("http storage cannot be written")
+        members.save(url)
+        log.warning("%s; it was made again from the shard", error)
+    except OSError as refused:
+        log.warning("%s; the shard itself is read, for it cannot be made again: %s", error, refused)
+
+
+def at_hand(url: str) -> Members | None:
+    """A shard's members from the file beside it, as old as it may be; None where that is missing or of no use."""
+    beside = sidecar(url)
+    try:
+        return Members.load(beside) if beside else None
+    except (OSError, ValueError):
+        return None
+
+
+def agrees(url: str, members: Members) -> bool:
+    """Whether the headers and labels of a shard's first and last sample are those of a table: two small parts of it are read.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    ends = members.take(np.unique([0, len(members) - 1])) if len(members) else members
+    for row in ends.table.to_pylist():
+        parts = _parts_of(row)
+        ranges = [(part.offset - tar.BLOCK, part.offset + (min(part.size, LABEL) if part.ext == "cls" else 0)) for part in parts]
+        for part, found in zip(parts, read_ranges(url, ranges)):
+            if not _is_header(found[: tar.BLOCK], f"{row['key']}.{part.ext}", part.size):
+                return False
+            if part.ext == "cls" and read_label(found[tar.BLOCK :])[0] != row["label"]:
+                return False
+    return True
+
+
+def _is_header(block: bytes, name: str, size: int) -> bool:
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    plain = name.isascii() and len(name) < 100  # others stand in a header before this one
+    return info.size == size and (not plain or naming.plain(info.name).lower() == name.lower())
+
+
+def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
     rows = Rows()
     seen: set[str] = set()
-    for key, group in groupby(_parts(file, url, length), key=lambda entry: entry[0]):
+    for key, group in groupby(_parts(file, url, length, digest), key=lambda entry: entry[0]):
         parts: list[Part] = []
         label: int | None = None
         problem = (
@@ -237,13 +388,17 @@ def _samples(file: IO[bytes], url: str, length: int) -> Rows:
         )
         seen.add(key)
         for _, part in group:
+            if part.size < 0:
+                problem = problem or f"its {part.ext} is a link to a file that the shard does not hold"
+                continue
             if any(part.ext == other.ext for other in parts):
                 problem = problem or f"two members with extension {part.ext}"
             parts.append(part)
             if part.ext == "cls":
                 file.seek(part.offset)
-                label, wrong = _label(file.read(min(part.size, 64)))
-                problem = problem or wrong
+                label, wrong = read_label(file.read(min(part.size, LABEL)))
+                if wrong:
+                    rows.unread, rows.text = rows.unread + 1, rows.text or f"{key} ({wrong})"
         rows.add(key, parts, label, problem)
     return rows
 
@@ -254,20 +409,26 @@ def _parts_of(row: dict[str, Any]) -> list[Part]:
     return [*(Part(**part) for part in row["others"]), *image]
 
 
-def _parts(file: IO[bytes], url: str, length: int) -> Iterator[tuple[str, Part]]:
+def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tuple[str, Part]]:
     for name, offset, size in tar.walk(file, url, length):
-        if (named := naming.split(name)) is not None:
+        file.seek(offset)
+        digest.update(f"{name}\0{offset}\0{size}\0".encode())
+        digest.update(file.read(min(max(size, 0), _BEGINNING)))
+        if (named := naming.split(naming.plain(name))) is not None:
             yield named[0], Part(named[1], offset, size)
 
 
-def _label(text: bytes) -> tuple[int | None, str | None]:
-    """A class from a `cls` member: a plain integer; -1, as elsewhere, means that there is none."""
-    match = _INTEGER.fullmatch(text)
-    if match is None:
-        return None, f"cls is not an integer: {text[:20].decode('utf-8', 'backslashreplace')!r}"
-    value = int(match[1])
+def read_label(text: bytes) -> tuple[int | None, str | None]:
+    """A class from a `cls` member: an integer, whatever it is wrapped in; -1, as elsewhere, means that there is none.
+
+    Returns:
+        The class, and what the member holds in its place where that is no class number.
+    """
+    shown = text.decode("utf-8-sig", "backslashreplace").strip("\0 \t\r\n")
+    match = _INTEGER.fullmatch(shown.strip("\"'").strip())
+    value = int(match[1]) if match else -2
     if not -1 <= value < 2**31:
-        return None, f"cls is not a class number: {value}"
+        return None, ascii(shown[:20])
     return (None if value == -1 else value), None
 
 

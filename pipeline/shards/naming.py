@@ -14,6 +14,10 @@ IMAGES = frozenset(
 )
 """Extensions of images, also of formats that cannot be decoded here: those are then quarantined in words, not overlooked."""
 
+UNSAFE = r"[\x00-\x1f\x7f-\x{9f}]|^/|(^|/)\.\.(/|$)"
+"""What `plain` leaves in no name, as RE2 (which pyarrow uses) writes it."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -28,6 +32,15 @@ def split(name: str) -> tuple[str, str] | None:
     if not stem or not dot or _META.match(name):
         return None
     return folder + slash + stem, extension.lower()
+
+
+def plain(name: str) -> str:
+    """A name that is safe to print and to unpack: control characters written out, and no way out of the folder it is put into.
+
+    A leading `/` is dropped, and `..` between slashes becomes `__`.
+    """
+    name = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", name)
+    return "/".join("__" if part == ".." else part for part in name.lstrip("/").split("/"))
 
 
 def is_image(extension: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,8 +20,13 @@ from pipeline.shards.sources import File, Source, open_source
 from pipeline.shards.writing import TarWriter, header, padded
 
 _OURS = re.compile(
-    r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|\.(index\.parquet|pack\.unfinished)\.[0-9a-f]+\.tmp"
+    r"\.?shard-\d{6,}\.(tar|members\.parquet)(\.[0-9a-f]+\.tmp)?|skipped\.tsv"
+    r"|\.(index\.parquet|skipped\.tsv|pack\.unfinished)\.[0-9a-f]+\.tmp"
 )
+SKIPPED = "skipped.tsv"
+"""Beside the shards: the files that were left out, a line each of the reason and the path."""
+log = logging.getLogger(__name__)
+
 _WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
 
 
@@ -35,6 +41,7 @@ class PackReport:
         bytes: size of all shards together.
         classes: names of the labels 0, 1, ..., or None where there are no labels.
         skipped: files of the source that were left out: reason in words -> how many.
+        skipped_files: URL of the list of them, a line each of reason and path; None where there are none.
     """
 
     folder: str
@@ -43,6 +50,7 @@ class PackReport:
     bytes: int
     classes: list[str] | None
     skipped: dict[str, int] = field(default_factory=dict)
+    skipped_files: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -96,12 +104,13 @@ def pack(
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
     source = open_source(src)
-    items, skipped, classes = _plan(source.files, labels == "folder", src, clips)
+    items, skipped, classes = _plan(source, labels == "folder", src, clips)
     dst = storage.absolute(dst)
     _claim(dst)
     index = Index(classes=classes)
     try:
         _write_shards(source, items, dst, shard_size, index, progress)
+        listed = _write_skipped(skipped, dst)
         index.save(dst)
         storage.remove(storage.join(dst, UNFINISHED))
     except OSError as error:
@@ -109,7 +118,8 @@ def pack(
             f"packing {src} into {dst} stopped: {_words_of(error)}; put that right and run the same again, it starts over"
         ) from error
     size = sum(row.bytes for row in index.rows.values())
-    return PackReport(dst, len(index.rows), len(items), size, classes, dict(skipped))
+    counts = Counter(reason for reason, _ in skipped)
+    return PackReport(dst, len(index.rows), len(items), size, classes, dict(counts), listed)
 
 
 def _words_of(error: OSError) -> str:
@@ -118,18 +128,19 @@ def _words_of(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
-def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], Counter[str], list[str] | None]:
-    """Which files are packed, and under which key and label."""
-    skipped: Counter[str] = Counter()
+def _plan(source: Source, by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
+    """Which files are packed, and under which key and label; which are not, with the reason; and the classes."""
+    skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
     images: list[tuple[File, str, str]] = []
-    for file in files:
+    for file in source.files:
         reason, stem, ext = _judge(file, clips)
         if reason:
-            skipped[reason] += 1
+            skipped.append((reason, file.path))
         else:
             images.append((file, stem, ext))
     if not images:
-        found = ", ".join(f"{times} {reason}" for reason, times in skipped.most_common(5)) or "no files at all"
+        counts = Counter(reason for reason, _ in skipped).most_common(5)
+        found = ", ".join(f"{times} {reason}" for reason, times in counts) or "no files at all"
         raise UserError(f"{src}: holds no images ({found})")
     classes = None
     if by_folder:
@@ -137,6 +148,8 @@ def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[li
             raise UserError(f"{src}: {loose} lies in no class folder; put each class into a folder, or pack with labels 'none'")
         classes = sorted({file.path.partition("/")[0] for file, _, _ in images})
     number = {name: place for place, name in enumerate(classes or [])}
+    if not clips:
+        _say_alike([file.path for file, _, _ in images])
     used: set[str] = set()
     items: list[_Item] = []
     samples = (list(group) for _, group in groupby(images, key=itemgetter(1))) if clips else ([image] for image in images)
@@ -146,6 +159,21 @@ def _plan(files: list[File], by_folder: bool, src: str, clips: bool) -> tuple[li
             raise UserError(f"{src}: the frames of {stem} do not lie beside each other; in a folder, or a plain tar, they would")
         items.append(_Item(_unused(stem, exts[0], used), of, exts, number.get(of[0].path.partition("/")[0])))
     return items, skipped, None if classes is None else [_printable(name) for name in classes]
+
+
+def _say_alike(paths: list[str]) -> None:
+    """Say that photos named as WebDataset names the members of one sample are kept apart."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        folder, slash, base = path.rpartition("/")
+        groups.setdefault(folder + slash + base.partition(".")[0], []).append(path)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        log.warning(
+            "%d images are named like another up to the first dot, such as %s and %s: each is a sample of its own, where --clips "
+            "would make one of them; a depth map or a mask beside its photo had better be left out",
+            *(sum(map(len, alike)), *map(_printable, alike[0][:2])),
+        )
 
 
 def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
@@ -166,6 +194,16 @@ def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
     return None, key, _printable(ext.lower())
 
 
+def _write_skipped(skipped: list[tuple[str, str]], dst: str) -> str | None:
+    if not skipped:
+        return None
+    url = storage.join(dst, SKIPPED)
+    with storage.write_atomic(url) as file:
+        for reason, path in sorted(skipped):
+            file.write(f"{reason}\t{naming.plain(_printable(path))}\n".encode())
+    return url
+
+
 def _unused(stem: str, ext: str, used: set[str]) -> str:
     key, number = stem, 1
     while key in used:
@@ -176,7 +214,7 @@ def _unused(stem: str, ext: str, used: set[str]) -> str:
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return naming.plain(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def _claim(dst: str) -> None:

@@ -50,6 +50,8 @@ class Source(Protocol):
 
     files: list[File]
     """All of them, in the order in which they are packed: sorted by path (a compressed tar's: as they lie in it)."""
+    replaced: list[str]
+    """Paths of files that the tar holds again further on: the last one counts."""
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         """The bytes of some of the files, which are in the order of `files`."""
@@ -98,6 +100,7 @@ class FolderSource:
     def __init__(self, url: str) -> None:
         self._url = url
         self.files = [File(path, size) for path, size in walk(url)]
+        self.replaced: list[str] = []
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         return _ahead(lambda file: read_all(join(self._url, file.path)), files)
@@ -109,7 +112,8 @@ class TarSource:
     def __init__(self, url: str) -> None:
         self._url = url
         with open_seekable(url) as file:
-            self.files = sorted((File(*_named(member)) for member in tar.walk(file, url)), key=lambda file: file.path)
+            files, self.replaced = _last_ones(tar.walk(file, url))
+        self.files = sorted(files, key=lambda file: file.path)
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         if not is_local(self._url) and all(a.offset < b.offset for a, b in pairwise(files)):
@@ -124,16 +128,29 @@ class CompressedTarSource:
         self._url, self._decompress = url, decompress
         with open_seekable(url) as raw, decompress(raw) as file:
             try:
-                self.files = [File(*_named(member)) for member in tar.walk(file, url)]
+                files, self.replaced = _last_ones(tar.walk(file, url))
             except ShardError as error:
                 if isinstance(error.__context__, EOFError):
                     raise ShardError(
                         url, "truncated: its end is missing, as after a download that was interrupted; load it again"
                     ) from None
                 raise
+        self.files = sorted(files, key=lambda file: file.offset)  # links lie beside what they stand for
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         return _in_turn(files, self._url, self._decompress)
+
+
+def _last_ones(members: Iterator[tar.TarMember]) -> tuple[list[File], list[str]]:
+    """Each path's last file, and the paths of those before it, one for each."""
+    files: dict[str, File] = {}
+    replaced: list[str] = []
+    for member in members:
+        file = File(*_named(member))
+        if files.pop(file.path, None) is not None:
+            replaced.append(file.path)
+        files[file.path] = file
+    return list(files.values()), replaced
 
 
 def _named(member: tar.TarMember) -> tuple[str, int, int]:
@@ -146,9 +163,12 @@ def _in_turn(
 ) -> Iterator[tuple[File, bytes]]:
     """Read files that lie one after the other in a tar."""
     with open_seekable(url) as raw, decompress(raw) as tar_file:
+        before, body = -1, b""
         for file in files:
-            tar_file.seek(file.offset)
-            yield file, tar_file.read(file.size)
+            if file.offset != before:
+                tar_file.seek(file.offset)
+                before, body = file.offset, tar_file.read(file.size)
+            yield file, body
 
 
 def _ahead(read: Callable[[File], bytes], files: Sequence[File]) -> Iterator[tuple[File, bytes]]:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import lzma
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.errors import ShardError
 
 BLOCK = 512
 """Headers and bodies of a tar begin at multiples of this."""
 
+_MOST_HEADER, _MOST_READS = 2**20, 64
+"""Bytes of a long name or a pax header, and pieces of headers before one member: `tarfile` holds whatever a header announces, and
+goes one level deeper with each header that stands before another."""
+
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class TarMember(NamedTuple):
-    """A regular file in a tar: its name as it stands there (never used as a path), first byte and size of its body."""
+    """A file in a tar: its name as it stands there (never used as a path), first byte and size of its body.
+
+    Of a link they are those of the file that it stands for; a size of -1 means that the tar holds no such file.
+    """
 
     name: str
     offset: int
@@ -25,9 +33,9 @@ class TarMember(NamedTuple):
 
 
 def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMember]:
-    """The regular files of an uncompressed tar (ustar, GNU, pax), in order, without reading their bodies.
+    """The files of an uncompressed tar (ustar, GNU, pax), in order, without reading their bodies; links to later files come last.
 
-    An empty file, or one of end blocks only, has no members. The caller may move the file's position between two members.
+    One of end blocks only has no members. The caller may move the file's position between two members.
 
     Args:
         file: seekable, at its start.
@@ -35,18 +43,23 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
         size: length of the file where known, which makes the words about a truncated one better.
 
     Raises:
-        ShardError: compressed, no tar, damaged or truncated, with the byte where that shows. `tarfile` itself takes a damaged
-            header in the middle for the end; here everything after the last member must be zeros.
+        ShardError: empty, compressed, no tar, damaged or truncated, with the byte where that shows. `tarfile` itself takes a
+            damaged header in the middle for the end; here everything after the last member must be zeros.
     """
     at = 0
+    links = _Links()
     try:
         start = file.read(6)
         if not start:
-            return
+            raise ShardError(
+                shard, "is empty: 0 bytes, as after a download or a copy that failed; fetch it again, or leave it out"
+            )
         _refuse_compressed(start, shard)
         file.seek(0)
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it owns no file
+        headers: Any = _Headers(file, shard)  # all of a file that `tarfile` uses
+        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - it owns no file
         while (info := archive.next()) is not None:
+            headers.reads = 0
             archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
             if info.size < 0 or archive.offset <= at:
                 raise ShardError(shard, f"damaged header at byte {at}: it gives a negative size")
@@ -57,11 +70,59 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
                 raise ShardError(shard, f"truncated: {place}, and the file ends at byte {size}")
             at = archive.offset
             if info.isreg():
-                yield TarMember(_text(info.name), info.offset_data, info.size)
+                yield links.file(TarMember(_text(info.name), info.offset_data, info.size))
+            elif (info.islnk() or info.issym()) and (found := links.follow(info)):
+                yield found
         _check_end(file, shard, archive.offset)
-    except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        yield from links.rest()
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = "not a tar" if at == 0 else f"damaged or truncated after byte {at}"
         raise ShardError(shard, f"{what}: {error}") from None
+
+
+class _Links:
+    """The files of a tar by their paths, and the links that wait for theirs."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, TarMember] = {}
+        self._waiting: list[tuple[str, str]] = []
+
+    def file(self, member: TarMember) -> TarMember:
+        """Take note of a file."""
+        self._files[posixpath.normpath(member.name)] = member
+        return member
+
+    def follow(self, info: tarfile.TarInfo) -> TarMember | None:
+        """A link as the file that it stands for; None where that has not come yet. Nothing outside of the tar is ever meant."""
+        name, target = _text(info.name), _text(info.linkname)
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), target) if info.issym() else target)
+        found = self._files.get(target)
+        if found is None:
+            self._waiting.append((name, target))
+            return None
+        return self.file(found._replace(name=name))
+
+    def rest(self) -> Iterator[TarMember]:
+        """The links that waited, whose files have come by now or never will."""
+        for name, target in self._waiting:
+            found = self._files.get(target)
+            yield TarMember(name, 0, -1) if found is None else self.file(found._replace(name=name))
+
+
+class _Headers:
+    """The file as `tarfile` reads it, which is nothing but headers: no more at a time than one may be long."""
+
+    def __init__(self, file: IO[bytes], shard: str) -> None:
+        self._file, self._shard, self.reads = file, shard, 0
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        self.reads += 1
+        if not 0 <= size <= _MOST_HEADER:
+            raise ShardError(self._shard, f"damaged header before byte {self.tell()}: a name or pax header of {size} bytes")
+        if self.reads > _MOST_READS:
+            raise ShardError(self._shard, f"damaged header at byte {self.tell()}: one header stands before another too often")
+        return self._file.read(size)
 
 
 def _refuse_compressed(start: bytes, shard: str) -> None:

@@ -3,6 +3,7 @@
 from pipeline.storage.backends import absolute, is_local, is_writable, join
 from pipeline.storage.files import (
     TEMPORARY,
+    changed,
     check_writable,
     exists,
     make_folder,
@@ -25,6 +26,7 @@ __all__ = [
     "Listed",
     "absolute",
     "bytes_read",
+    "changed",
     "check_writable",
     "discard_unfinished",
     "exists",

@@ -6,13 +6,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import fsspec
 
 from pipeline.errors import UserError
+from pipeline.storage.secrets import remember
 
 HTTP = ("http", "https")
+_CHANGED = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")  # S3, Azure, http, GCS, memory
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Storage where nothing is visible under a name before its file is closed."""
 
@@ -45,6 +49,7 @@ def is_writable(url: str) -> bool:
 def absolute(url: str) -> str:
     """The URL in the form that means the same in every process: local paths (also `file://`, `~`, relative ones) absolute."""
     if not is_local(url):
+        remember(url)
         return url if "?" in url else url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url.split("://", 1)[-1]))
 
@@ -61,6 +66,7 @@ def backend(url: str) -> tuple[Any, str]:
         UserError: unknown scheme, or one whose package is not installed.
     """
     scheme = scheme_of(url)
+    remember(url)
     if not scheme:
         return fsspec.filesystem("file"), absolute(url)
     try:
@@ -80,6 +86,30 @@ def size_in(info: dict[str, Any], url: str) -> int:
     if info.get("size") is None:
         raise OSError(f"{url}: the server does not tell its size")
     return int(info["size"])
+
+
+def changed_in(info: dict[str, Any], url: str) -> float | None:
+    """When a file of which a backend answers this was last changed, seconds since 1970 by that storage's clock, or None.
+
+    On this machine that is the time of the last change of any kind (ctime), which nobody can set back: a file that is copied
+    with its old date, or moved over another, is new.
+    """
+    if is_local(url):
+        return changed_here(absolute(url))
+    found = next((info[name] for name in _CHANGED if info.get(name)), None)
+    if isinstance(found, str):
+        try:
+            found = datetime.fromisoformat(found) if found[:1].isdigit() else parsedate_to_datetime(found)
+        except ValueError:
+            return None
+    if isinstance(found, datetime):
+        return found.timestamp()
+    return float(found) if isinstance(found, int | float) else None
+
+
+def changed_here(path: str) -> float:
+    """`changed_in` of a file of this machine: the later of a link's time and its target's."""
+    return max(os.stat(path).st_ctime_ns, os.lstat(path).st_ctime_ns) / 1e9
 
 
 def is_transient(error: BaseException | None) -> bool:

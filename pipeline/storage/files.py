@@ -20,6 +20,7 @@ from pipeline.storage.backends import (
     absolute,
     as_oserror,
     backend,
+    changed_in,
     is_local,
     is_transient,
     is_writable,
@@ -64,6 +65,16 @@ def size(url: str) -> int:
     fs, path = backend(url)
     with as_oserror(url):
         return size_in(fs.info(path), url)
+
+
+def changed(url: str) -> float | None:
+    """When a file was last changed, seconds since 1970 by its storage's clock; None where there is none, or nothing tells."""
+    fs, path = backend(url)
+    with as_oserror(url):
+        try:
+            return changed_in({} if is_local(url) else fs.info(path), url)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def make_folder(url: str) -> None:

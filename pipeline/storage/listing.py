@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from pipeline.errors import UserError
@@ -18,6 +19,8 @@ from pipeline.storage.backends import (
     absolute,
     as_oserror,
     backend,
+    changed_here,
+    changed_in,
     is_local,
     is_transient,
     join,
@@ -29,15 +32,20 @@ from pipeline.storage.files import ATTEMPTS, pause
 
 _MOST_NAMES = 1_000_000
 _IN_BRACKETS = re.compile(r"\[[^]]*\]")
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$", re.IGNORECASE)
 _LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file that is there: its URL (local ones as absolute paths) and its size in bytes."""
+    """A file that is there: its URL (local ones as absolute paths), its size in bytes, and when it was last changed, if known."""
 
     url: str
     size: int
+    changed: float | None = field(default=None, compare=False)
 
 
 def expand(patterns: str | Sequence[str]) -> list[Listed]:
@@ -134,7 +142,7 @@ def _find(urls: list[tuple[str, bool]]) -> list[Listed]:
         elif is_glob:
             found += _glob(url)
         elif name in listings.get(folder, ()):
-            found.append(Listed(url, listings[folder][name]))
+            found.append(Listed(url, *listings[folder][name]))
         else:
             named = None if folder in listings and name.endswith(".tar") else _named(url)
             found += named or ()
@@ -154,18 +162,23 @@ def _named(url: str) -> list[Listed] | None:
             return None
     if info["type"] == "other":
         raise UserError(f"{url}: a pipe, a socket or a device, of which no part can be read by its place: give a file")
-    return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url))]
+    return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url), changed_in(info, url))]
 
 
 def _folder(url: str) -> list[Listed]:
     listing = _listing(url)
-    found = [Listed(join(url, name), listing[name]) for name in sorted(listing) if name.endswith(".tar")]
+    found = [Listed(join(url, name), *listing[name]) for name in sorted(listing) if name.endswith(".tar")]
+    if found and (others := [name for name in sorted(listing) if _COMPRESSED.search(name)]):
+        log.warning(
+            "%s: %d compressed archives beside the shards are no part of the corpus, such as %s: unpack what should be",
+            *(url, len(others), others[0]),
+        )
     if not found:
-        raise UserError(f"{url}: this folder holds no shards (.tar files){_instead(url, listing)}")
+        raise UserError(f"{url}: this folder holds no shards (.tar files){_instead(url, sorted(listing))}")
     return found
 
 
-def _instead(url: str, listing: dict[str, int]) -> str:
+def _instead(url: str, listing: Iterable[str]) -> str:
     """What a folder without shards holds, and what to do."""
     packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
     if packed:
@@ -186,11 +199,8 @@ def _glob(url: str) -> list[Listed]:
     with as_oserror(url):
         found = fs.glob(path, detail=True)
     prefix = "" if is_local(url) else f"{scheme_of(url)}://"
-    files = [
-        Listed(prefix + (name.lstrip("/") if prefix else name), size_in(info, url))
-        for name, info in found.items()
-        if info["type"] == "file"
-    ]
+    named = ((prefix + (name.lstrip("/") if prefix else name), info) for name, info in found.items() if info["type"] == "file")
+    files = [Listed(name, size_in(info, url), changed_in(info, name)) for name, info in named]
     if not files:
         raise UserError(f"{url}: nothing matches")
     return sorted(files, key=lambda listed: listed.url)
@@ -229,7 +239,7 @@ def _ask_server(url: str) -> Listed | None:
             raise UserError(
                 f"{url}: this is a web page; over http nothing can be listed: name the shards, with braces if there are many"
             )
-        return Listed(url, size_in(info, url))
+        return Listed(url, size_in(info, url), changed_in(info, url))
     return None
 
 
@@ -255,12 +265,21 @@ def _bucket_missing(url: str) -> bool:
         return not fs.exists(path.partition("/")[0])
 
 
-def _listing(folder: str) -> dict[str, int]:
-    """Name -> size of the files directly in a folder; empty where there is no such folder."""
+def _entry(entry: os.DirEntry[str]) -> tuple[int, float | None]:
+    """Size and time of a file; of a link that leads nowhere, which is found damaged when it is read, no size."""
+    return (0, None) if _is_lost(entry) else (entry.stat().st_size, changed_here(entry.path))
+
+
+def _is_lost(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _listing(folder: str) -> dict[str, tuple[int, float | None]]:
+    """Name -> size, and time of the last change, of the files directly in a folder; empty where there is no such folder."""
     if is_local(folder):
         try:
             with os.scandir(absolute(folder) or "/") as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+                return {entry.name: _entry(entry) for entry in entries if entry.is_file() or _is_lost(entry)}
         except (FileNotFoundError, NotADirectoryError):
             return {}
     fs, path = backend(folder)
@@ -269,7 +288,8 @@ def _listing(folder: str) -> dict[str, int]:
             entries = fs.ls(path, detail=True)
         except FileNotFoundError:
             return {}
-    return {info["name"].rpartition("/")[2]: size_in(info, folder) for info in entries if info["type"] == "file"}
+    files = (info for info in entries if info["type"] == "file")
+    return {info["name"].rpartition("/")[2]: (size_in(info, folder), changed_in(info, folder)) for info in files}
 
 
 def _has_wildcard(url: str) -> bool:

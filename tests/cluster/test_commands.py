@@ -70,10 +70,8 @@ def test_inspect_names_what_would_be_quarantined_and_what_is_damaged(call: Call,
     assert deep.exit_code == 0
     table = deep.stdout[deep.stdout.index("would be quarantined") :]
     assert all(words in table for words in ("words", "cut", "damaged shards", "broken.tar"))
-    assert [row["key"] for row in json.loads(call("inspect", tmp_path, "--deep", "--json").stdout)["quarantine"]] == [
-        "words",
-        "cut",
-    ]
+    found = json.loads(call("inspect", tmp_path, "--deep", "--json").stdout)
+    assert [[row["key"] for row in found[name]] for name in ("quarantine", "spoilt")] == [["words"], ["cut"]]
 
 
 def test_tasks_lists_all_and_explains_each_parameter(call: Call, refused: Refused) -> None:

@@ -26,6 +26,7 @@ from pipeline import pairs
 from pipeline.errors import RunError, UserError
 from pipeline.materialize.run import render
 from pipeline.recipe import Recipe, load_recipe, parse_recipe
+from pipeline.shards import naming
 from pipeline.shards.pack import pack
 from pipeline.storage import write_atomic
 from tests.cluster.conftest import Call
@@ -223,6 +224,27 @@ def test_a_manifest_does_not_lead_outside_its_folder_either(tmp_path: Path) -> N
     assert set(names[0]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+_COMMANDS = {"../../\x1b[2Jup.jpg": 1, "/abs\x9b.jpg": 1, "bad\x1b]0;title\x07.jpg": 0, "d\rir/new\nline.jpg": 1}
+"""Names that command a terminal, and whether their file is an image."""
+
+
+def test_names_reach_neither_the_terminal_nor_a_rendered_tar_as_they_are(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    evil = shard(tmp_path / "shards" / "one.tar", {name: photo() if good else b"no" for name, good in _COMMANDS.items()})
+    (tmp_path / "\x1b[31mred").mkdir()
+    for words in (("inspect", evil, "--deep"), ("pack", evil, tmp_path / "packed"), ("inspect", tmp_path / "\x1b[31mred")):
+        said = call(*words)
+        assert said.output.replace("\n", "").isprintable()
+    spec = recipe_on(tmp_path / "shards", tmp_path, failures={"budget": 10}, render={"keep_bad": True})
+    render(spec, str(tmp_path / "out"), here=True)
+    names = []
+    for path in (tmp_path / "out").rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            names += tar.getnames()
+    assert len({name.partition(".")[0] for name in names}) == len(_COMMANDS)
+    assert all(naming.plain(name) == name for name in names)
+
+
 # Secrets
 
 
@@ -240,6 +262,23 @@ def served(photos: Path, tmp_path: Path) -> Iterator[str]:
     yield f"http://me:{_SECRET}@127.0.0.1:{server.server_port}/shard-000000.tar?sig={_SECRET}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://KEY:{}@bucket/x.tar", "http://me:{}@127.0.0.1:1/x.tar", "http://127.0.0.1:1/x.tar?sig={}"]
+)
+def test_a_secret_with_slashes_is_neither_printed_nor_in_the_result(call: Call, tmp_path: Path, place: str) -> None:
+    url = place.format("hunt/er22/hunter2")
+    path = tmp_path / "recipe.yaml"
+    document = {"name": "x", "seed": 0, "corpus": {"shards": url}, "tasks": {"rotation": {}}, "storage": {"runs": str(tmp_path)}}
+    path.write_text(yaml.safe_dump(document))
+    for words in (("pack", url, tmp_path / "o"), ("inspect", url), ("preview", path), ("verify", url)):
+        said = call(*words)
+        assert said.exit_code, said.output
+        assert "er22" not in said.output
+        assert "hunter2" not in said.output
+    path.unlink()
+    assert secrets_below(tmp_path) == []
 
 
 def secrets_below(folder: Path) -> list[str]:

@@ -102,7 +102,9 @@ def request(
     placed, turn, upend = stored(upright, heights, widths, orientations)
     if mirror is not None:
         upend[:, 0] ^= np.asarray(mirror, bool)
-    return Request(list(encoded), [header.stream for header in headers], placed, turn, upend, drawn or {}, frames)
+    return Request(
+        [header.encoded for header in headers], [header.stream for header in headers], placed, turn, upend, drawn or {}, frames
+    )
 
 
 def engine(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import PngImagePlugin
 
 from pipeline.check import Header, check_header
+from pipeline.layout import orientation, still
 from tests.pipeline.children import run_python
-from tests.pipeline.images import HEIGHT, WIDTH, encode, good, photo, seen_by_pil, turned
+from tests.pipeline.images import HEIGHT, WIDTH, encode, engine, good, photo, request, seen_by_pil, turned
 
 ANY = 10**8
 AVIF = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(100)
@@ -74,9 +75,7 @@ def test_a_header_tells_format_channels_and_depth(name: str, expected: tuple[str
         (b"<html><body>404 not found</body></html>", "HTML"),
         (b"<?xml version='1.0'?><svg/>", "XML"),
         (b"%PDF-1.4 ...", "a PDF"),
-        (encode(photo().convert("CMYK"), "TIFF"), "photometric interpretation 5"),
-        (encode(photo().convert("YCbCr"), "TIFF"), "photometric interpretation 6"),
-        (encode(photo().convert("LA"), "TIFF"), "2 samples a pixel"),
+        (encode(photo().convert("LAB"), "TIFF"), "pixels of type LAB"),
         (encode(photo().convert("F"), "TIFF"), "pixels of type float32"),
         (encode(photo(), "JPEG2000"), "JPEG 2000"),
         (encode(photo(), "JPEG2000", no_jp2=True), "JPEG 2000"),
@@ -252,6 +251,102 @@ def test_headers_damaged_at_random_never_kill_or_raise() -> None:
     assert done.stdout.strip() == "survived", f"{done.returncode}: {done.stderr[-2000:]}"
 
 
+NUMBERS = st.one_of(st.integers(0, 400), st.integers(0, 2**64 - 1), st.sampled_from([2**31, 2**32 - 1, 2**63, 2**64 - 1]))
+TAGS = st.one_of(st.sampled_from([256, 257, 258, 262, 273, 274, 277, 279, 284, 324, 325]), st.integers(0, 65535))
+
+
+@st.composite
+def directories(draw: st.DrawFn) -> bytes:
+    """A TIFF, or BigTIFF, whose first directory holds whatever numbers."""
+    order, big = draw(st.sampled_from("<>")), draw(st.booleans())
+    room, top = ("Q", 2**64) if big else ("I", 2**32)
+    entries = draw(st.lists(st.tuples(TAGS, st.integers(0, 20), NUMBERS, NUMBERS), max_size=6))
+    said = draw(st.one_of(st.just(len(entries)), NUMBERS)) % (top if big else 2**16)
+    place = draw(st.one_of(st.just(16 if big else 8), NUMBERS)) % top
+    head = struct.pack(f"{order}HHHQ", 43, 8, 0, place) if big else struct.pack(f"{order}HI", 42, place)
+    body = struct.pack(f"{order}{'Q' if big else 'H'}", said)
+    for tag, kind, count, value in entries:
+        body += struct.pack(f"{order}HH{room}{room}", tag, kind, count % top, value % top)
+    return {"<": b"II", ">": b"MM"}[order] + head + body + draw(st.binary(max_size=40))
+
+
+@st.composite
+def pngs(draw: st.DrawFn) -> bytes:
+    """A PNG of chunks in any order, some of which lie about their length."""
+    kinds = st.sampled_from([b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"eXIf", b"IEND"])
+    body = b"\x89PNG\r\n\x1a\n"
+    if draw(st.booleans()):
+        sides = draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
+        body += chunk(
+            b"IHDR", struct.pack(">IIBBBBB", *sides, *draw(st.tuples(*[st.integers(0, 16)] * 2, *[st.integers(0, 2)] * 3)))
+        )
+    for kind, data, lie in draw(st.lists(st.tuples(kinds, st.binary(max_size=30), st.booleans()), max_size=6)):
+        made = chunk(kind, data)
+        body += struct.pack(">I", draw(NUMBERS) % 2**32) + made[4:] if lie else made
+    return body + chunk(b"IEND", b"")
+
+
+@st.composite
+def webps(draw: st.DrawFn) -> bytes:
+    """A WebP of chunks in any order, some of which lie about their length."""
+    kinds = st.sampled_from([b"VP8X", b"VP8 ", b"VP8L", b"ANIM", b"ANMF", b"EXIF", b"ALPH"])
+    body = b"WEBP" + draw(st.sampled_from([b"", b"VP8X" + struct.pack("<IB9x", 10, 8)]))
+    for kind, data, lie in draw(st.lists(st.tuples(kinds, st.binary(max_size=30), st.booleans()), max_size=6)):
+        body += kind + struct.pack("<I", draw(NUMBERS) % 2**32 if lie else len(data)) + data
+    return b"RIFF" + struct.pack("<I", draw(st.one_of(st.just(len(body)), NUMBERS)) % 2**32) + body
+
+
+@given(file=st.one_of(directories(), pngs(), webps(), directories().map(lambda block: with_exif(block))))
+def test_whatever_a_structure_says_the_walk_through_it_answers(file: bytes) -> None:
+    """Without the net that the check spreads below it."""
+    found = orientation(file)
+    assert isinstance(found, str) or 1 <= found <= 8
+    assert bytes(still(file)).startswith(file[:8])
+    check_header(file, ANY)
+
+
+@pytest.mark.parametrize("count", [2**63, 2**64 - 1])
+@pytest.mark.parametrize("place", [0, 2**63, 2**64 - 1])
+def test_a_bigtiff_of_numbers_that_no_c_integer_holds_is_an_exif_block_that_tells_nothing(count: int, place: int) -> None:
+    block = b"II" + struct.pack("<HHHQQ", 43, 8, 0, 16, 1) + struct.pack("<HHQQ", 274, 3, count, place)
+    assert header(with_exif(block)).orientation == 1
+    assert "directory lies outside" in refusal(block)
+
+
+def test_an_exception_in_the_check_is_a_reason_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(encoded: bytes) -> int:
+        raise OverflowError("a number too large")
+
+    monkeypatch.setattr("pipeline.check.orientation", fail)
+    assert refusal(good()["jpeg"]) == "the header check failed on it (OverflowError: a number too large)"
+
+
+# --- animated PNGs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cpu", "dali"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+@pytest.mark.parametrize("default_image", [False, True])
+def test_of_an_animated_png_the_default_image_alone_is_decoded(mode: str, default_image: bool, name: str) -> None:
+    plain = photo().convert(mode)
+    more = [plain.rotate(90), plain.rotate(180)]
+    animated = encode(plain, "PNG", save_all=True, append_images=more, default_image=default_image)
+    files = [animated, encode(plain, "PNG")]
+    pixels, failures = engine(name).run(request(files))
+    assert not failures
+    assert np.array_equal(*pixels["image"])
+    assert header(animated).encoded == still(animated)
+    assert header(files[1]).encoded is files[1], "a file without an animation is not copied"
+
+
+def test_damage_in_an_animation_never_reaches_a_decoder() -> None:
+    whole = encode(photo(), "PNG", save_all=True, append_images=[photo().rotate(90)])
+    undamaged = header(whole).encoded
+    for kind in (b"acTL", b"fcTL", b"fdAT"):
+        at = whole.rindex(kind) + 8
+        assert header(whole[:at] + b"\xee\xee" + whole[at + 2 :]).encoded == undamaged
+
+
 # --- files made by hand -----------------------------------------------------------------------------------------------
 
 
@@ -263,6 +358,11 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     buffer = io.BytesIO()
     PngImagePlugin.putchunk(buffer, kind, body)
     return buffer.getvalue()
+
+
+def with_exif(block: bytes) -> bytes:
+    """The photo as a JPEG with this EXIF block."""
+    return good()["jpeg"][:2] + segment(b"Exif\0\0" + block) + good()["jpeg"][2:]
 
 
 def webp_with(block: bytes) -> bytes:

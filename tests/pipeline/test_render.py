@@ -53,7 +53,9 @@ BAD = {
     "truncated tiff": good()["tiff"][:-20],
     "truncated bmp": good()["bmp"][:-20],
     "truncated ppm": good()["ppm"][:-20],
-    "cmyk tiff": encode(photo().convert("CMYK"), "TIFF"),
+    "float tiff": encode(photo().convert("F"), "TIFF"),
+    "truncated cmyk tiff": encode(photo().convert("CMYK"), "TIFF", compression="tiff_lzw")[:-20],
+    "damaged fax": encode(photo().convert("1"), "TIFF", compression="group4")[:20] + bytes(3000),
     "too large": encode(Image.new("L", (500, 500)), "PNG"),
     "damaged png": good()["png"][:400] + bytes(60) + good()["png"][460:],
 }

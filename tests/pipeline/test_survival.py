@@ -97,7 +97,7 @@ def test_a_bug_of_ours_is_no_killer(tmp_path: Path) -> None:
             print(error)
     """
     done = run_python(script, PYTHONPATH=f"{tmp_path}:{ROOT}")
-    assert "the search for images that kill the decoder failed (exit code 1)" in done.stdout, done.stderr
+    assert "a process that was to decode images failed (an error of ours)" in done.stdout, done.stderr
     assert "pipeline.render" in done.stdout
 
 
@@ -107,7 +107,7 @@ KILLED = """
     from tests.pipeline.images import good
     from tests.pipeline.test_render import recipe, sample
 
-    render = SurvivingRenderer(recipe("cpu"))
+    render = SurvivingRenderer(recipe("cpu"), run=sys.argv[2])
     if sys.argv[1] == "shot":  # as the kernel does when memory runs out
         render._renderer.engine.run = lambda request: os.kill(os.getpid(), signal.SIGKILL)
     render([sample("first", good()["jpeg"]), sample("last", good()["png"])], 0)
@@ -115,17 +115,105 @@ KILLED = """
 """
 
 
-def test_deaths_that_no_image_explains_stop_the_run_in_words(tmp_path: Path) -> None:
+def test_deaths_of_one_run_that_no_image_explains_stop_it_in_words(tmp_path: Path) -> None:
     here = {"TMPDIR": str(tmp_path)}
-    assert run_python(KILLED, "shot", **here).returncode == -signal.SIGKILL
+    assert run_python(KILLED, "shot", "first", **here).returncode == -signal.SIGKILL
     (mark,) = tmp_path.glob("pseudolabel-*/*/unit-*")
-    survived = run_python(KILLED, "", **here)
-    assert survived.stdout == "rendered\n", survived.stderr
-    assert not mark.exists()
-    mark.write_bytes(b"...")  # three more died
-    stopped = run_python(KILLED, "", **here)
+    mark.write_text("first\n" * 3)  # two more of its processes died
+    stopped = run_python(KILLED, "", "first", **here)
     assert "RunError: 3 processes died while they rendered the 2 samples from first to last" in stopped.stderr
     assert "is there enough memory?" in stopped.stderr
+    again = run_python(KILLED, "", "second", **here)
+    assert again.stdout == "rendered\n", again.stderr
+    assert not mark.exists()
+
+
+def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
+    """Each call is a run of its own, as that of a user who killed the ones before."""
+    from pipeline.marks import Marks
+
+    here = {"TMPDIR": str(tmp_path)}
+    assert run_python(KILLED, "shot", "1", **here).returncode == -signal.SIGKILL
+    (mark,) = tmp_path.glob("pseudolabel-*/*/unit-*")
+    mark.write_text("1\n2\n3\n4\n")
+    assert Marks(mark.parent, "5").deaths(mark.name) == (0, 4)
+    done = run_python(KILLED, "", "5", **here)
+    assert done.stdout == "rendered\n", done.stderr
+
+
+def test_processes_of_one_ray_job_are_one_run_and_others_are_not() -> None:
+    script = """
+        import sys, types
+        from pipeline.survival import _this_run
+        assert _this_run() != _this_run(), "without Ray each is its own"
+        context = types.SimpleNamespace(get_node_id=lambda: "node", get_job_id=lambda: "job")
+        sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+        print(_this_run())
+    """
+    done = run_python(script)
+    assert done.stdout == "node-job\n", done.stderr
+
+
+def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[str, str]) -> None:
+    script = """
+        import json, sys
+        from pipeline.survival import SurvivingRenderer
+        from tests.pipeline.images import good
+        from tests.pipeline.test_render import recipe, sample
+        from tests.pipeline.test_survival import killer
+
+        render = SurvivingRenderer(recipe("cpu"), aside=True)
+        files = [killer(), good()["jpeg"]]
+        print(json.dumps([render([sample("namesake", file)], 0).failures for file in files]))
+    """
+    done = run_python(script, **blind)
+    assert json.loads(done.stdout) == [{"0": "the decoder's process died on this image (SIGFPE)"}, {}], done.stderr
+
+
+def test_preview_pairs_inspect_and_verify_survive_a_decoders_death(blind: dict[str, str], tmp_path: Path) -> None:
+    """One script for all, since each process takes seconds to start."""
+    script = """
+        import json, sys
+        from pathlib import Path
+        from pipeline.materialize.run import render
+        from pipeline.materialize.verify import verify
+        from pipeline.preview import sheet
+        from pipeline.recipe import parse_recipe
+        from pipeline.shards.inspect import inspect
+        from pipeline.shards.opening import open_corpus
+        from pipeline.shards.pack import pack
+        from pipeline.stream import pairs
+        from tests.pipeline.images import good
+        from tests.pipeline.test_survival import killer
+
+        photos, shards, out = (Path(sys.argv[1]) / name for name in ("photos", "shards", "out"))
+        photos.mkdir()
+        for n in range(6):
+            (photos / f"{n}.jpg").write_bytes(good()["jpeg"])
+        pack(str(photos), str(shards), labels="none")
+        document = {"name": "a", "seed": 0, "corpus": {"shards": str(shards)}, "image": {"size": 32}, "engine": "cpu",
+                    "tasks": {"rotation": {}}, "training": {"batch": 2}, "failures": {"budget": 3}}
+        recipe = parse_recipe(document)
+        render(recipe, str(out), here=True)
+        tar = next(shards.glob("*.tar"))
+        body = tar.read_bytes()
+        at = body.index(good()["jpeg"], body.index(b"3.jpg"))
+        bad = killer() if len(killer()) <= len(good()["jpeg"]) else killer()[: len(good()["jpeg"])]
+        tar.write_bytes(body[:at] + bad + body[at + len(bad) :])
+        (shards / "index.parquet").touch()  # it is believed, so that the shard is rendered again
+        told = {"preview": sheet(recipe, samples=5).height > 0}
+        told["pairs"] = sum(len(batch["id"]) for batch in pairs(recipe))
+        told["inspect"] = [bad.reason for bad in inspect(open_corpus(str(shards)), deep=True).quarantine]
+        told["verify"] = sorted(problem.reason for problem in verify(str(out), deep=1.0).problems)
+        print(json.dumps(told))
+    """
+    done = run_python(script, str(tmp_path), **blind)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["preview"]
+    assert told["pairs"] == 5
+    assert told["verify"] == ["rendered again it has other bytes"]
+    assert told["inspect"] == ["the decoder's process died on this image (SIGFPE)"]
 
 
 def test_the_killer_is_refused_by_the_check_that_is_not_blindfolded() -> None:

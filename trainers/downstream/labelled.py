@@ -133,7 +133,12 @@ def open_labelled(recipe: Recipe) -> Labelled:
         raise UserError(
             "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
         )
-    train, test = (open_corpus(shards, recipe.corpus.image, keys=recipe.corpus.keys) for shards in (spec.train, spec.test))
+    corpus = recipe.corpus
+    train, test = (
+        open_corpus(shards, corpus.image, index_in=corpus.index, keys=corpus.keys) for shards in (spec.train, spec.test)
+    )
+    _refuse_text(train, "train")
+    _refuse_text(test, "test")
     classes = class_map(train, test)
     for words in classes.warnings():
         log.warning("%s", words)
@@ -145,3 +150,11 @@ def open_labelled(recipe: Recipe) -> Labelled:
         test=test,
         classes=classes,
     )
+
+
+def _refuse_text(corpus: Corpus, side: str) -> None:
+    text = next((text for i, count in enumerate(corpus.counts) if count for text in corpus.unread_labels(i)), None)
+    if text:
+        raise UserError(
+            f"downstream.{side}: the `cls` of {text} is no class number: write numbers from 0 there, or pack a folder per class"
+        )

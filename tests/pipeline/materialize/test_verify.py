@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
+from pipeline.materialize.rendered import open_rendered
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
-from pipeline.shards.members import scan
+from pipeline.shards.index import Index
+from pipeline.shards.members import Members, scan
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -43,17 +49,10 @@ def test_a_changed_a_cut_and_a_missing_file_are_named(spec: MakeRecipe, tmp_path
 
 def test_a_sample_that_is_neither_pair_nor_quarantined_is_found(spec: MakeRecipe, tmp_path: Path) -> None:
     """The tables are forged, with right checksums: only the sums can tell."""
-    import hashlib
-
     out = tmp_path / "out"
     render(spec(), str(out), here=True)
-    rows = pq.read_table(out / "shards.parquet")
-    forged = rows.to_pylist()
-    forged[2]["samples"] += 1
-    pq.write_table(type(rows).from_pylist(forged, schema=rows.schema), out / "shards.parquet")
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["sha256"]["shards.parquet"] = hashlib.sha256((out / "shards.parquet").read_bytes()).hexdigest()
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    forged_shards(out, lambda rows: rows[2].update(samples=rows[2]["samples"] + 1))
+    forged = pq.read_table(out / "shards.parquet").to_pylist()
     (problem,) = verify(str(out)).problems
     assert problem.file == forged[2]["shard"]
     assert f"are not the {forged[2]['samples']} samples" in problem.reason
@@ -69,8 +68,117 @@ def test_deep_finds_that_the_source_is_no_longer_what_was_rendered(spec: MakeRec
     twin.write_bytes(other.read_bytes())
     twin.with_suffix(".members.parquet").unlink()
     problems = verify(str(tmp_path / "out"), deep=1.0).problems
-    assert [problem.reason for problem in problems] == ["rendered again it has other bytes"]
+    assert [problem.reason for problem in problems] == ["the input shard is not the one that was rendered"]
     assert problems[0].file.startswith(twin.stem)
+
+
+def forge(out: Path, name: str, content: bytes) -> None:
+    """Replace a file that describes a rendered corpus, and its checksum with it."""
+    (out / name).write_bytes(content)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+def forged_shards(out: Path, change: Callable[[list[dict]], object]) -> None:
+    table = pq.read_table(out / "shards.parquet")
+    rows = table.to_pylist()
+    change(rows)
+    buffer = io.BytesIO()
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), buffer)
+    forge(out, "shards.parquet", buffer.getvalue())
+
+
+def test_what_describes_the_corpus_is_held_against_the_manifest_too(spec: MakeRecipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    render(spec(), str(out), here=True)
+    index, identity = Index.load(str(out)), json.loads((out / "identity.json").read_text())
+    first = min(index.rows)
+    index.rows[first] = replace(index.rows[first], samples=1)
+    index.save(str(out))
+    (out / "identity.json").write_text(json.dumps({**identity, "seed": 99}))
+    members = out / first.replace(".tar", ".members.parquet")
+    found = Members.load(str(members))
+    labels = pa.array([7] * len(found), pa.int32())
+    Members(found.table.set_column(found.table.column_names.index("label"), "label", labels), found.shard_bytes).save(
+        str(members)
+    )
+    other = max(index.rows).replace(".tar", ".members.parquet")
+    (out / other).write_bytes(b"PAR1 no more")
+    problems = {problem.file: problem.reason for problem in verify(str(out)).problems}
+    assert "checksum" in problems.pop("index.parquet")
+    assert "checksum" in problems.pop("identity.json")
+    assert problems.pop(members.name) == "does not say what lies in its tar"
+    assert problems.pop(other).startswith("cannot be read: damaged: ")
+    assert not problems
+    recipe = json.loads((out / "recipe.json").read_text())
+    (out / "recipe.json").write_text(json.dumps({**recipe, "seed": 99}))
+    with pytest.raises(UserError, match=r"recipe\.json is not the one that the manifest names"):
+        verify(str(out))
+
+
+def test_a_manifest_of_an_earlier_version_passes_and_what_it_does_not_tell_is_said(spec: MakeRecipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    render(spec(), str(out), here=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for name in ("recipe.json", "identity.json"):
+        del manifest["sha256"][name]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    verdict = verify(str(out))
+    assert verdict.problems == []
+    assert verdict.notes == [
+        "recipe.json and identity.json: not checked, for the manifest is of a version that kept no checksum of them"
+    ]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd.tar", "..", "s3://bucket/x.tar", "a/b.tar", "x.tar\0", ""])
+@pytest.mark.parametrize("where", ["outputs", "kept"])
+def test_no_name_in_the_manifests_tables_is_followed_out_of_the_folder(
+    spec: MakeRecipe, tmp_path: Path, name: str, where: str
+) -> None:
+    out = tmp_path / "out"
+    render(spec(), str(out), here=True)
+
+    def change(rows: list[dict]) -> None:
+        file = {**rows[3]["outputs"][0], "name": name}
+        rows[3] |= {where: file if where == "kept" else [file]}
+
+    forged_shards(out, change)
+    with pytest.raises(UserError, match="which is no file of a render in this folder"):
+        verify(str(out))
+
+
+@pytest.mark.parametrize("damage", [{"samples": None}, {"bytes": -1}, {"outputs": None}, {"outputs": [None]}, {"shard": None}])
+def test_tables_that_no_render_writes_are_refused_in_words(spec: MakeRecipe, tmp_path: Path, damage: dict) -> None:
+    out = tmp_path / "out"
+    render(spec(), str(out), here=True)
+    forged_shards(out, lambda rows: rows[0].update(damage))
+    with pytest.raises(UserError, match="what its manifest names is damaged"):
+        open_rendered(str(out))
+
+
+@pytest.mark.parametrize(
+    "manifest", ["5", "[]", "{}", "[" * 100_000, '{"version": 1}', '{"version": 1, "complete": 1, "totals": {}, "sha256": 7}', ""]
+)
+def test_a_damaged_manifest_is_refused_in_a_line_that_names_it(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"(manifest\.json is damaged|not a rendered corpus of version 1)") as found:
+        open_rendered(str(tmp_path))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"shard": 5}', "null"])
+def test_a_damaged_commit_record_is_named(spec: MakeRecipe, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    render(spec(), str(out), here=True)
+    record = min((out / "commits").iterdir())
+    whole = record.read_text()
+    record.write_text(damage)
+    with pytest.raises(RunError, match=f"{record.name} is damaged; delete it, and the same command renders its shard again"):
+        render(spec(), str(out), here=True)
+    record.unlink()
+    assert render(spec(), str(out), here=True).rendered == 1
+    assert record.read_text() == whole
 
 
 def test_an_unfinished_render_is_refused(spec: MakeRecipe, tmp_path: Path) -> None:

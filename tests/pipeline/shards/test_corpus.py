@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from math import ceil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.index import Index
+from pipeline.shards.index import SCHEMA, Index, Row, save_table
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import write_atomic
 
@@ -157,13 +159,41 @@ def test_opening_some_shards_keeps_what_the_index_says_of_the_others(shards: Pat
 
 
 def test_another_tools_index_parquet_is_left_alone(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import pyarrow as pa
-
     pq.write_table(pa.table({"x": [1]}), shards / "index.parquet")
     before = (shards / "index.parquet").read_bytes()
     assert open_corpus(str(shards)).samples == 14
     assert (shards / "index.parquet").read_bytes() == before
     assert "left alone" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"samples": None}, {"samples": -1}, {"samples": 10**12}, {"bytes": None}, {"shard": None}])
+def test_an_index_whose_rows_cannot_be_is_named_and_made_again(
+    shards: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, int | None]
+) -> None:
+    open_corpus(str(shards))
+    path, classes = shards / "index.parquet", ["cat", "dog"]
+    rows = pq.read_table(path).to_pylist()
+    rows[1 if "shard" not in wrong else 0] |= wrong  # nulls come last where a table is sorted
+    save_table(pa.Table.from_pylist(rows, schema=SCHEMA), classes, str(shards))
+    corpus = open_corpus(str(shards))
+    assert (corpus.counts.tolist(), corpus.classes) == ([5, 0, 9], classes)
+    assert f"{path}: damaged" in caplog.text
+    again = Index.load(str(shards))
+    assert ([row.samples for row in again.rows.values()], again.classes) == ([5, 0, 9], classes)
+
+
+@pytest.mark.parametrize("classes", ["5", '{"a": 1}', '["a", 7]', "[", "[" * 100_000])
+def test_classes_that_are_no_names_are_said_and_left_alone(shards: Path, caplog: pytest.LogCaptureFixture, classes: str) -> None:
+    """Nothing but the index knows the names: it is for its owner to say what becomes of it."""
+    open_corpus(str(shards))
+    path = shards / "index.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"classes": classes.encode()}), path)
+    before = path.read_bytes()
+    corpus = open_corpus(str(shards))
+    assert (corpus.counts.tolist(), corpus.classes) == ([5, 0, 9], None)
+    assert f"{path}: damaged: its classes are no list of names; it is left alone" in caplog.text
+    assert path.read_bytes() == before
 
 
 def test_what_an_interrupted_pack_left_is_refused(shards: Path) -> None:
@@ -183,6 +213,40 @@ def test_damaged_shards_stop_the_opening_or_are_kept_with_their_reason(shards: P
     assert corpus.samples == 0
     with pytest.raises(ShardError, match="truncated"):
         corpus.read(0, np.array([0]))
+
+
+def test_empty_files_and_links_that_lead_nowhere_are_damaged_shards(shards: Path) -> None:
+    (shards / "a.tar").write_bytes(b"")
+    (shards / "d.tar").symlink_to("nowhere.tar")
+    with pytest.raises(ShardError, match=r"a\.tar: is empty: 0 bytes.* \(and 1 more damaged of 4 shards\)"):
+        open_corpus(str(shards))
+    corpus = open_corpus(str(shards), keep_damaged=True)
+    assert (list(corpus.damaged), corpus.samples) == ([0, 3], 9)
+    assert "cannot be read" in corpus.damaged[3]
+    rows = Index.load(str(shards)).rows
+    Index(rows | {"a.tar": Row(0, 0)}).save(str(shards))
+    assert list(open_corpus(str(shards), keep_damaged=True).damaged) == [0, 3], "whatever an index says"
+
+
+def test_archives_that_are_passed_over_are_named(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_corpus(str(shards))
+    assert caplog.text == ""
+    for name in ("d.tar.gz", "e.TGZ", "notes.txt"):
+        (shards / name).write_bytes(b"x")
+    assert open_corpus(str(shards)).samples == 14
+    assert "2 compressed archives beside the shards are no part of the corpus, such as d.tar.gz" in caplog.text
+
+
+def test_a_link_in_a_shard_is_the_file_that_it_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "1.jpg").write_bytes(b"one")
+    (tmp_path / "src" / "2.jpg").hardlink_to(tmp_path / "src" / "1.jpg")
+    (tmp_path / "src" / "3.jpg").symlink_to("1.jpg")
+    (tmp_path / "src" / "4.jpg").symlink_to("no.jpg")
+    subprocess.run(["tar", "-cf", "s.tar", "-C", "src", *(f"{n}.jpg" for n in range(1, 5))], cwd=tmp_path, check=True)
+    samples = open_corpus(str(tmp_path / "s.tar")).read(0, np.arange(4))
+    assert [bytes(sample.encoded) for sample in samples] == [b"one", b"one", b"one", b""]
+    assert [sample.problem for sample in samples] == [None] * 3 + ["its jpg is a link to a file that the shard does not hold"]
 
 
 def test_a_shard_that_vanished_or_shrank_is_said_so_when_read(shards: Path) -> None:

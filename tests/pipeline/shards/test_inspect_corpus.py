@@ -6,12 +6,17 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.recipe import parse_recipe
+from pipeline.render import Renderer
 from pipeline.shards.inspect import Spread, inspect
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
+from tests.pipeline.images import good
+from tests.pipeline.test_unusual import FILES
 
 
 def encoded(size: tuple[int, int], format: str, mode: str = "RGB", **options) -> bytes:
@@ -80,15 +85,40 @@ def test_only_a_deep_look_finds_a_damaged_body(tmp_path: Path, make_tar, format:
     extension = format.lower()
     make_tar(tmp_path / "s.tar", [(f"good.{extension}", whole), (f"hole.{extension}", bytes(hole)), (f"cut.{extension}", cut)])
     corpus = open_corpus(str(tmp_path))
-    deep = {row.key: row.reason for row in inspect(corpus, deep=True).quarantine}
-    assert "good" not in deep
-    assert "cut" in deep
+    report = inspect(corpus, deep=True)
+    refused, spoilt = ({row.key: row.reason for row in rows} for rows in (report.quarantine, report.spoilt))
+    assert "good" not in refused | spoilt
+    assert "cut" in refused | spoilt
     if format in ("JPEG", "PNG"):
-        assert "hole" in deep
-    assert set(deep) >= {row.key for row in inspect(corpus).quarantine}
+        assert "hole" in refused | spoilt
+    assert set(refused) >= {row.key for row in inspect(corpus).quarantine}
+    assert inspect(corpus).spoilt == []
     if format == "JPEG":
-        assert inspect(corpus).quarantine == [], "a header check does not see it"
-        assert deep["cut"].startswith("damaged: ")
+        assert (inspect(corpus).quarantine, refused) == ([], {}), "runs decode it, as far as it goes"
+        assert set(spoilt) == {"hole", "cut"}
+
+
+def test_a_deep_look_names_what_a_run_refuses_and_nothing_else(tmp_path: Path, make_tar) -> None:
+    random, files = np.random.default_rng(3), {f"good {name}": file for name, file in good().items() if "pixel" not in name}
+    files |= {f"odd {name}": file for name, file in FILES.items()}
+    for name, file in list(files.items()):
+        damaged = bytearray(file)
+        for at in random.integers(20, len(file), 6):
+            damaged[at] ^= 0xFF
+        files[f"damaged {name}"] = bytes(damaged)
+    members = [(f"{n:03d}.jpg", file) for n, file in enumerate(files.values())]
+    make_tar(tmp_path / "s.tar", members)
+    corpus = open_corpus(str(tmp_path))
+    report = inspect(corpus, deep=True, max_pixels=10**6)
+    recipe = {"name": "r", "seed": 0, "engine": "cpu", "corpus": {"shards": str(tmp_path)}, "tasks": {}}
+    whole = {"size": 16, "crop": "random", "scale": [1, 1], "ratio": [0.01, 100], "flip": False, "max_pixels": 10**6}
+    run = Renderer(parse_recipe({**recipe, "image": whole}))(corpus.read(0, np.arange(len(files))), 0)
+    assert [row.key for row in report.quarantine] == [f"{n:03d}" for n in sorted(run.failures)]
+    assert [row.reason for row in report.quarantine] == [run.failures[n] for n in sorted(run.failures)]
+    assert 20 < len(run.failures) < len(files)
+    assert report.spoilt
+    assert not {row.key for row in report.spoilt} & {row.key for row in report.quarantine}
+    assert report.formats["tiff, by Pillow"] > 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import tarfile
 from pathlib import Path
@@ -88,6 +89,37 @@ def test_a_compressed_tar_keeps_its_own_order(tmp_path: Path) -> None:
     assert list(samples(tmp_path / "out").items()) == [("x/b", (b"b.jpg", 0)), ("x/a", (b"a.jpg", 0))]
 
 
+@pytest.mark.parametrize("options", ["-cf", "-czf"])
+def test_links_in_a_tar_are_packed_and_those_that_lead_nowhere_are_named(tmp_path: Path, options: str) -> None:
+    (tmp_path / "src" / "x").mkdir(parents=True)
+    for name in ("1", "2"):
+        (tmp_path / "src" / "x" / f"{name}.jpg").write_bytes(name.encode())
+    (tmp_path / "src" / "x" / "3.jpg").hardlink_to(tmp_path / "src" / "x" / "1.jpg")
+    (tmp_path / "src" / "x" / "0.jpg").symlink_to("2.jpg")
+    (tmp_path / "src" / "x" / "4.jpg").symlink_to("no.jpg")
+    subprocess.run(
+        ["tar", options, "s.tar.gz" if "z" in options else "s.tar", "--sort=name", "-C", "src", "x"], cwd=tmp_path, check=True
+    )
+    report = pack(str(tmp_path / ("s.tar.gz" if "z" in options else "s.tar")), str(tmp_path / "out"))
+    packed = {key: body for key, (body, _) in samples(tmp_path / "out").items()}
+    assert packed == {"x/0": b"2", "x/1": b"1", "x/2": b"2", "x/3": b"1"}
+    assert report.skipped == {"link that leads nowhere": 1}
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz"])
+def test_of_two_files_of_one_name_in_a_tar_the_last_is_packed_and_that_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").mkdir()
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        for path, body in (("x/a.jpg", b"first"), ("x/b.jpg", b"other"), ("./x/a.jpg", b"last")):
+            info = tarfile.TarInfo(path)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    report = pack(str(tmp_path / name), str(tmp_path / "out"))
+    assert {key: body for key, (body, _) in samples(tmp_path / "out").items()} == {"x/a": b"last", "x/b": b"other"}
+    assert report.skipped == {"replaced by a later file of the same name in the tar": 1}
+    assert (tmp_path / "out" / "skipped.tsv").read_text().endswith("\tx/a.jpg\n")
+
+
 def test_what_is_no_image_is_skipped_and_counted_in_words(tmp_path: Path) -> None:
     src = tmp_path / "src" / "c"
     src.mkdir(parents=True)
@@ -102,6 +134,15 @@ def test_what_is_no_image_is_skipped_and_counted_in_words(tmp_path: Path) -> Non
         "hidden": 2,
         "link that leads nowhere": 1,
     }
+    assert report.skipped_files == f"{tmp_path}/out/skipped.tsv"
+    assert (tmp_path / "out" / "skipped.tsv").read_text().splitlines() == [
+        "hidden\tc/._a.jpg",
+        "hidden\tc/.hidden.jpg",
+        "link that leads nowhere\tc/gone.png",
+        "not an image by name (.txt)\tc/more.txt",
+        "not an image by name (.txt)\tc/notes.txt",
+        "not an image by name (no extension)\tc/README",
+    ]
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as archive:
         assert archive.getnames() == ["c/a.jpg", "c/a.cls", "c/b.heic", "c/b.cls"]
 

@@ -52,22 +52,44 @@ def test_ustar_prefixes_are_joined() -> None:
     assert [member.name for member in walked(tar_of([(name, b"x")], tarfile.USTAR_FORMAT))] == [name]
 
 
-@pytest.mark.parametrize("data", [b"", bytes(1024), bytes(10240)], ids=["no bytes", "two end blocks", "a padded end"])
+@pytest.mark.parametrize("data", [bytes(1024), bytes(10240)], ids=["two end blocks", "a padded end"])
 def test_an_empty_tar_has_no_members(data: bytes) -> None:
     assert walked(data) == []
 
 
-def test_folders_and_links_are_no_members() -> None:
+def test_a_file_of_no_bytes_is_no_tar() -> None:
+    with pytest.raises(ShardError, match=r"x\.tar: is empty: 0 bytes"):
+        walked(b"")
+
+
+def test_links_are_the_files_that_they_stand_for() -> None:
+    links = [
+        ("d/hard.jpg", tarfile.LNKTYPE, "d/a.jpg"),
+        ("d/soft.jpg", tarfile.SYMTYPE, "a.jpg"),
+        ("e/up.jpg", tarfile.SYMTYPE, "../d/a.jpg"),
+    ]
+    links += [
+        ("e/twice.jpg", tarfile.SYMTYPE, "up.jpg"),
+        ("gone.jpg", tarfile.SYMTYPE, "no.jpg"),
+        ("out.jpg", tarfile.SYMTYPE, "/d/a.jpg"),
+    ]
+    links += [("to-a-folder", tarfile.SYMTYPE, "d"), ("later.jpg", tarfile.SYMTYPE, "z.jpg"), ("d", tarfile.DIRTYPE, "")]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, kind in (("d", tarfile.DIRTYPE), ("s", tarfile.SYMTYPE), ("h", tarfile.LNKTYPE)):
+        for name, kind, target in [("d/a.jpg", tarfile.REGTYPE, ""), *links, ("z.jpg", tarfile.REGTYPE, "")]:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "a.jpg"
-            archive.addfile(info)
-        info = tarfile.TarInfo("a.jpg")
-        info.size = 2
-        archive.addfile(info, io.BytesIO(b"ok"))
-    assert [member.name for member in walked(buffer.getvalue())] == ["a.jpg"]
+            info.type, info.linkname = kind, target
+            info.size = 5 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(name[:5].encode()))
+    data = buffer.getvalue()
+    found = {
+        member.name: data[member.offset : member.offset + member.size] if member.size >= 0 else None for member in walked(data)
+    }
+    assert found == {
+        **dict.fromkeys(("d/a.jpg", "d/hard.jpg", "d/soft.jpg", "e/up.jpg", "e/twice.jpg"), b"d/a.j"),
+        **dict.fromkeys(("z.jpg", "later.jpg"), b"z.jpg"),
+        **dict.fromkeys(("gone.jpg", "out.jpg", "to-a-folder")),
+    }
 
 
 def test_absolute_and_parent_names_stay_as_they_are() -> None:
@@ -162,3 +184,46 @@ def test_no_body_is_read(tmp_path: Path) -> None:
     with Counting(path) as file:
         assert len(list(walk(file, "big.tar", path.stat().st_size))) == 10
     assert Counting.count < 50_000
+
+
+def block(kind: bytes, size: int, name: bytes = b"x") -> bytes:
+    """A header of a kind that `tarfile` itself would not write; sizes that octal digits do not hold in base 256."""
+    head = bytearray(512)
+    head[: len(name)], head[156:157], head[257:265] = name, kind, b"ustar  \0"
+    head[124:136] = b"\x80" + size.to_bytes(11, "big")
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("size", [2 * 2**20, 200 * 2**30, 2**80])
+def test_a_name_of_200_gb_is_a_damaged_header(kind: bytes, size: int) -> None:
+    whole = tar_of(FILES[:1])
+    with pytest.raises(ShardError, match=rf"damaged header before byte 2048: a name or pax header of {size} bytes"):
+        walked(whole[:1536] + block(kind, size) + bytes(2048))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_chain_of_headers_is_a_damaged_header(kind: bytes) -> None:
+    with pytest.raises(ShardError, match="one header stands before another too often"):
+        walked(block(kind, 0) * 5000 + tar_of(FILES))
+    assert len(walked((block(kind, 9) + b"9 path=a\n".ljust(512, b"\0")) * 5 + tar_of(FILES))) == len(FILES)
+
+
+@settings(max_examples=100)
+@given(
+    blocks=st.lists(
+        st.one_of(
+            st.builds(block, st.sampled_from([b"0", b"5", b"L", b"K", b"x", b"g", b"S"]), st.integers(0, 2**81)),
+            st.binary(min_size=512, max_size=512),
+            st.sampled_from(
+                [b"30 GNU.sparse.map=1,2,3,4,5,6\n", b"22 GNU.sparse.size=9\n", b"12 size=abc\n", b"9999 path=a\n"]
+            ).map(lambda text: text.ljust(512, b"\0")),
+        ),
+        max_size=8,
+    )
+)
+def test_headers_of_any_kind_and_size_never_escape_as_another_error(blocks: list[bytes]) -> None:
+    with suppress(ShardError):
+        walked(b"".join(blocks) + bytes(1024))

@@ -1,0 +1,54 @@
+"""Decodes a window of an image on the CPU: what it cannot decode is quarantined by a run, and named by `inspect --deep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.check import Header
+from pipeline.codec import cpu_decoder, nvimgcodec
+from pipeline.engines.base import UNDECODABLE
+from pipeline.unusual import Undecodable, UnusualImage
+
+
+class WindowDecoder:
+    """nvimgcodec decodes only the window; one thread's own."""
+
+    def __init__(self) -> None:
+        codec = nvimgcodec()
+        self._decoder, self._region = cpu_decoder(1), codec.Region
+        self._params = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
+
+    def __call__(self, stream: object, window: Sequence[int]) -> np.ndarray:
+        """Decode.
+
+        Args:
+            stream: as in `pipeline.check.Header`.
+            window: top, left, height, width in the photo as it is stored; of an unusual image upright.
+
+        Returns:
+            uint8 (height, width, 3).
+
+        Raises:
+            Undecodable: with the reason.
+        """
+        top, left, height, width = window
+        if isinstance(stream, UnusualImage):
+            return stream.window(top, left, height, width)
+        region = stream.get_sub_code_stream(region=self._region(top, left, top + height, left + width))  # type: ignore[attr-defined]
+        decoded = self._decoder.decode(region, params=self._params)
+        if decoded is None:
+            raise Undecodable(UNDECODABLE)
+        return np.asarray(decoded)
+
+    def whole(self, header: Header) -> str | None:
+        """Decode a whole image and throw the pixels away; returns why it cannot be decoded, or None."""
+        height, width = header.height, header.width
+        if header.orientation in (5, 6, 7, 8):
+            height, width = width, height
+        try:
+            self(header.stream, (0, 0, height, width))
+        except Undecodable as error:
+            return str(error)
+        return None
