@@ -29,7 +29,6 @@ from pipeline.storage import (
 
 # What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
 _CIRCUMSTANCES: dict[str, Any] = {
-    "corpus": {"index"},
     "placement": True,
     "failures": True,
     "render": True,
