@@ -252,7 +252,9 @@ class Downstream(Section):
     train: Shards = Field(description="Labelled shards to learn from.")
     test: Shards = Field(description="Labelled shards to test on.")
     labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels used, the same of each class.")
-    layer: str | None = Field(None, description="Layer whose pooled features are probed, such as `layer3`; else the last that was trained.")
+    layer: str | None = Field(
+        None, description="Layer whose pooled features are probed, such as `layer3`; else the last that was trained."
+    )
     epochs: int = Field(20, ge=1, description="Epochs of fine-tuning.")
     batch: int = Field(128, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer(lr=5e-4)
