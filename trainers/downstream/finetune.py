@@ -161,7 +161,7 @@ def _work(config: dict[str, Any]) -> None:
         return
     parts = gathered([(right, labels)], world)
     if context.get_world_rank() == 0:
-        answer = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
+        answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
         answer["statistics"] = {name: value.cpu() for name, value in model.named_buffers() if "running_" in name}
         ray.get(job.board.conclude.remote(answer))
 
