@@ -19,6 +19,7 @@ from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.passes import Batch, Pass, some_left
 from trainers.downstream.pretrained import read_pretrained
 from trainers.downstream.scores import score
+from trainers.downstream.statistics import MOST_IMAGES, remeasure
 from trainers.fit import fit
 from trainers.loop import Job, summary, train
 from trainers.precision import autocast
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Fine-tune the run's pretrained backbone on `downstream.train` and test it, beside the same network from random weights.
+
+    Batch normalisation is tested, and kept in `classifier.pt`, by statistics that are measured after training on plain training
+    images: in some ten steps the running ones have not yet left the start.
 
     Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned),
     `finetune.quarantine.json` (the images that could not be used) and the logs.
@@ -93,7 +97,9 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
             if init == "pretrained":
                 names = list(data.classes.names[: data.classes.trained])
-                folder.write_weights("classifier.pt", {"classifier": state["model"], "classes": names})
+                folder.write_weights(
+                    "classifier.pt", {"classifier": {**state["model"], **answer["statistics"]}, "classes": names}
+                )
         outcome = {
             "pretraining": backbone.identity,
             "differs": backbone.differs,
@@ -149,17 +155,19 @@ def _work(config: dict[str, Any]) -> None:
     if model is None:
         return
     assert isinstance(model, Classifier)
-    data, images = config["data"], Pass(config["data"].testing())
+    data, context = config["data"], ray.train.get_context()
+    world, images = context.get_world_size(), Pass(data.testing())
+    remeasure({"tuned": model.eval().backbone}, Pass(data.training_some(MOST_IMAGES)), data.recipe, world)
     try:
         right, labels = count_right(model, images, data.recipe, len(data.classes.names))
         bad = images.quarantined("downstream.test")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
         ray.get(job.board.refuse.remote(error))
         return
-    context = ray.train.get_context()
-    parts = gathered([(right, labels)], context.get_world_size())
+    parts = gathered([(right, labels)], world)
     if context.get_world_rank() == 0:
-        answer = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
+        answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
+        answer["statistics"] = {name: value.cpu() for name, value in model.named_buffers() if "running_" in name}
         ray.get(job.board.conclude.remote(answer))
 
 

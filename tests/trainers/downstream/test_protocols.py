@@ -90,6 +90,9 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     for name, weight in zeros.items():
         if weight.ndim > 1:
             assert torch.equal(classifier["classifier"][f"backbone.network.{name}"], weight), name
+    variances = [value for name, value in classifier["classifier"].items() if name.endswith("running_var")]
+    assert variances
+    assert not torch.cat(variances).any()  # measured after training, whose own would not have left 1 in four steps
     for name, found in (("evaluate", probed), ("finetune", tuned)):
         rows = folder.read_json(f"{name}.quarantine.json")
         assert [(row["set"], row["shard"], row["key"]) for row in rows] == [
