@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.home import PACKAGES
 
 EXCLUDES = [
-    ".git/", ".venv/", "venv/", "runs/", "node_modules/", "__pycache__/", ".*_cache/", ".hypothesis/",
+    ".git", ".venv/", "venv/", "runs/", "node_modules/", "__pycache__/", ".*_cache/", ".hypothesis/",
     "*.tar", "*.tar.*", "*.tgz", "*.zip", "*.parquet", "*.pt", "*.pth", "*.ckpt",
     ".env*", ".netrc", ".aws/", ".ssh/", ".ray/", ".kube/", "*.pem", "*.key",
 ]  # fmt: skip

@@ -26,17 +26,24 @@ class NodeAddress(TorchConfig):
 
 
 class Rendezvous(_TorchBackend):
-    """Starts the process group of a worker group: NCCL where workers have GPUs, else gloo."""
+    """Starts the process group of a worker group, with the backend that Ray Train has chosen: NCCL on GPUs, else gloo."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Open the store on the first worker's node, and let all workers join."""
-        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
         host, port, descriptor = worker_group.execute_single(0, listen)
         worker_group.execute(_set_torch_distributed_env_vars)
         world = len(worker_group)
         waiting = [
             worker_group.execute_single_async(
-                rank, join, backend, rank, world, host, port, descriptor if rank == 0 else None, backend_config.timeout_s
+                rank,
+                join,
+                backend_config.backend,
+                rank,
+                world,
+                host,
+                port,
+                descriptor if rank == 0 else None,
+                backend_config.timeout_s,
             )
             for rank in range(world)
         ]
