@@ -9,11 +9,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import scrubbed_document
-from trainers.pretraining import BACKBONE
-from trainers.runs import RunFolder
-
-RECIPE = "recipe.json"
-"""The resolved recipe that pretraining wrote."""
+from trainers.pretraining import BACKBONE, RECIPE
+from trainers.runs import RunFolder, differences
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +45,11 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
             f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}"
         )
     document = folder.read_json(RECIPE) or {}
-    differs = differences(document, scrubbed_document(recipe.model_dump(mode="json"))) if document else {}
+    found = differences(document, scrubbed_document(recipe.model_dump(mode="json"))) if document else []
     if saved["identity"] != folder.identity("pretrain"):
-        shown = [f"{key} {was} (here {now})" for key, (was, now) in differs.items() if not key.startswith("downstream")]
+        shown = [str(difference) for difference in found if not difference.key.startswith("downstream")]
         what = ", ".join(shown[:6]) + (", …" if len(shown) > 6 else "")
         log.warning("%s was pretrained with another recipe%s", folder.path(BACKBONE), f": {what}" if shown else "")
-    return Pretrained(saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), differs)
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """The keys of two documents whose values differ, dotted, each with both values; None for one that is not there."""
-    found: dict[str, list[Any]] = {}
-    for key in (*one, *(key for key in other if key not in one)):
-        was, now = one.get(key), other.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            found |= differences(was, now, f"{prefix}{key}.")
-        elif was != now:
-            found[f"{prefix}{key}"] = [was, now]
-    return found
+    return Pretrained(
+        saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), {key: [was, now] for key, was, now in found}
+    )
