@@ -75,10 +75,11 @@ def test_tuning_says_which_layers_start_random(data: Callable[..., Labelled], ca
 def test_checkpoints_that_began_from_another_backbone_are_not_gone_on_with(labelled: MakeRecipe) -> None:
     folder = RunFolder(labelled())
     folder.make()
-    Path(checkpoints := folder.checkpoints("finetune-random")).mkdir(parents=True)
-    kept = f"{checkpoints.rpartition('/')[2]}/step.json"
+    checkpoints = Path(folder.checkpoints("finetune-random"))
+    kept = f"{checkpoints.name}/step.json"
     folder.write_json("finetune.json", {"pretraining": "first"})
     for pretraining, there in (("first", True), ("second", False), ("second", True)):
+        checkpoints.mkdir(parents=True, exist_ok=True)
         folder.write_json(kept, {})
         finetune._forget_other(folder, pretraining)
         assert (folder.read_json(kept) is not None) == there
