@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,7 @@ def pillow() -> Any:
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags: what cannot be decoded is a quarantine row
     return Image
 
 

@@ -13,7 +13,6 @@ import tempfile
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any
@@ -94,6 +93,12 @@ class Aside:
             _spare[:] = [self._child]
             self._child = None
 
+    def end(self) -> None:
+        """End the process, whose memory is wanted."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
 
 class _Child:
     """The process, and our end of the pipe to it; it ends when nobody holds this any more."""
@@ -108,7 +113,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HOME), *sys.path)))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HOME), *(path or os.getcwd() for path in sys.path)))},
             )
         self.stop = weakref.finalize(self, _stop, self._owner, self._process, self.pipe, self._words)
 
@@ -193,7 +198,8 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
     """
     killers: dict[int, str] = {}
     start = shot = 0
-    with closing(Aside(Renderings, recipe.model_copy(update={"tasks": {}}), 1, center)) as aside:
+    aside = Aside(Renderings, recipe.model_copy(update={"tasks": {}}), 1, center)
+    try:
         while start < len(samples):
             survived = 0
             try:
@@ -202,11 +208,15 @@ def find_killers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: 
                 break
             except Died as death:
                 start += survived
+                if start == len(samples):  # of none of them
+                    break
                 if death.from_outside and shot < MOST_SHOTS:
                     shot += 1
                 else:
                     killers[start] = death.reason
                     start, shot = start + 1, 0
+    finally:
+        aside.end()
     return killers
 
 

@@ -46,9 +46,9 @@ class Marks:
                 path.unlink(missing_ok=True)
 
     def deaths(self, name: str) -> tuple[int, int]:
-        """How many processes were killed at the piece called `name`: those of this run, and those of any.
+        """How many processes were killed at the piece called `name`: those of this run, and those of all runs.
 
-        None while somebody is at it, and alive; nor where that is long ago.
+        Both are 0 while somebody is at it, and alive, and where the deaths are longer ago than `KEPT`.
         """
         path = self._folder / name
         if not path.exists():

@@ -31,6 +31,7 @@ def pack(
         Labels, typer.Option(help="`folder`: the topmost folder of each file is its class; `none`: images without labels.")
     ] = Labels.folder,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of a shard at most: 256MiB, 1GB, ...")] = "256MiB",
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Larger files are skipped, and said to be.")] = "1GiB",
     clips: Annotated[
         bool, typer.Option("--clips", help="Files named alike up to their first dot (a.0.jpg, a.1.jpg) are frames of one sample.")
     ] = False,
@@ -50,10 +51,10 @@ def pack(
     from pipeline.storage import join
 
     with recorded("pack", result) as outcome:
-        size = _bytes(shard_size)
+        size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
         outcome.begin(beside(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress, clips)
+            report = run(src, dst, labels.value, size, progress, clips, most)
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
         say(pack_table(report))
@@ -93,7 +94,7 @@ def inspect(
         say(*inspect_tables(report))
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: str, option: str) -> int:
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     from pipeline.errors import UserError
@@ -101,4 +102,4 @@ def _bytes(text: str) -> int:
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise UserError(f"--shard-size {text}: not a size; write it like 256MiB, 256MB or 1GB") from None
+        raise UserError(f"{option} {text}: not a size; write it like 256MiB, 256MB or 1GB") from None

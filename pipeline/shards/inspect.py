@@ -191,6 +191,8 @@ def _look(corpus: Corpus, i: int, aside: Aside) -> _Tally:
                     tally.heights[height] += 1
                 done, shots = done + 1, 0
         except Died as death:
+            if done == len(keys):  # of none of them
+                break
             shots += 1
             if not death.from_outside or shots > MOST_SHOTS:
                 tally.refused.append(Refused(corpus.urls[i], keys[done], death.reason))

@@ -25,6 +25,9 @@ _OURS = re.compile(
 )
 SKIPPED = "skipped.tsv"
 """Beside the shards: the files that were left out, a line each of the reason and the path."""
+MOST_BYTES = 2**30
+"""Bytes of a file that is packed, unless another number is given."""
+
 log = logging.getLogger(__name__)
 
 _WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
@@ -78,6 +81,7 @@ def pack(
     shard_size: int = 256 * 2**20,
     progress: Callable[[int, int], None] | None = None,
     clips: bool = False,
+    max_bytes: int = MOST_BYTES,
 ) -> PackReport:
     """Pack images into `dst/shard-000000.tar`, ..., each with its members' places beside it, and `dst/index.parquet` last.
 
@@ -93,6 +97,7 @@ def pack(
         progress: called with (bytes of images packed, bytes of all).
         clips: files of a folder whose names agree up to the first dot (`clip7.0.jpg`, `clip7.1.jpg`) make one sample, whose key
             ends there.
+        max_bytes: larger files are skipped: a file is held in memory while it is packed.
 
     Raises:
         UserError: nothing to pack, an image in no folder where labels are asked for, a clip whose frames lie apart, or `dst` is
@@ -104,7 +109,7 @@ def pack(
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
     source = open_source(src)
-    items, skipped, classes = _plan(source, labels == "folder", src, clips)
+    items, skipped, classes = _plan(source, labels == "folder", src, clips, max_bytes)
     dst = storage.absolute(dst)
     _claim(dst)
     index = Index(classes=classes)
@@ -128,12 +133,16 @@ def _words_of(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
-def _plan(source: Source, by_folder: bool, src: str, clips: bool) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
+def _plan(
+    source: Source, by_folder: bool, src: str, clips: bool, max_bytes: int
+) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
     """Which files are packed, and under which key and label; which are not, with the reason; and the classes."""
     skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
     images: list[tuple[File, str, str]] = []
     for file in source.files:
         reason, stem, ext = _judge(file, clips)
+        if not reason and file.size > max_bytes:
+            reason = f"larger than {max_bytes:,} bytes (--max-bytes)"
         if reason:
             skipped.append((reason, file.path))
         else:
@@ -254,6 +263,7 @@ def _write_shards(
                 done += waiting.item.size
                 if progress:
                     progress(done, total)
+                waiting = None  # its bytes go before the next ones come
                 waiting = next(samples, None)
             shard.tar.finish()
         Members.of(shard.rows, shard.tar.position).save(storage.join(dst, name.removesuffix(".tar") + ".members.parquet"))
@@ -275,8 +285,12 @@ class _Ready:
 def _samples(source: Source, items: list[_Item]) -> Iterator[_Ready]:
     read = source.read([file for item in items for file in item.files])
     for item in items:
-        images = [(ext, body) for ext, (_, body) in zip(item.exts, read)]
-        yield _Ready(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
+        yield _ready(item, read)
+
+
+def _ready(item: _Item, read: Iterator[tuple[File, bytes]]) -> _Ready:
+    images = [(ext, body) for ext, (_, body) in zip(item.exts, read)]
+    return _Ready(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
 
 
 class _Shard:

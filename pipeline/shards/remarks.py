@@ -72,7 +72,7 @@ class Remarks:
         if self.unread:
             found.append(
                 f"{self.unread} samples have a `cls` that is no class number, such as {self.text}: they have no label; "
-                "to pretrain takes none"
+                "pretraining needs none"
             )
         return found
 

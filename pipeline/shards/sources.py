@@ -32,7 +32,7 @@ _FOREIGN = {
     b"Rar!": "a RAR archive: unpack it, and pack the folder",
 }
 _FIRST = 6  # bytes
-_READERS, _AHEAD = 8, 32
+_READERS, _AHEAD, _AHEAD_BYTES = 8, 32, 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +172,23 @@ def _in_turn(
 
 
 def _ahead(read: Callable[[File], bytes], files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
-    """Read files in order, a few ahead of who takes them."""
+    """Read files in order, a few ahead of who takes them, no more of their bytes than `_AHEAD_BYTES` or one file."""
     waiting: deque[tuple[File, Future[bytes]]] = deque()
-    pool = ThreadPoolExecutor(_READERS)
+    pool, held = ThreadPoolExecutor(_READERS), 0
+
+    def oldest() -> tuple[File, bytes]:
+        nonlocal held
+        done, future = waiting.popleft()
+        held -= done.size
+        return done, future.result()
+
     try:
         for file in files:
+            while waiting and (len(waiting) >= _AHEAD or held + file.size > _AHEAD_BYTES):
+                yield oldest()
+            held += file.size
             waiting.append((file, pool.submit(read, file)))
-            if len(waiting) >= _AHEAD:
-                done, future = waiting.popleft()
-                yield done, future.result()
         while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+            yield oldest()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -267,7 +267,11 @@ def served(photos: Path, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     "place", ["s3://KEY:{}@bucket/x.tar", "http://me:{}@127.0.0.1:1/x.tar", "http://127.0.0.1:1/x.tar?sig={}"]
 )
-def test_a_secret_with_slashes_is_neither_printed_nor_in_the_result(call: Call, tmp_path: Path, place: str) -> None:
+def test_a_secret_with_slashes_is_neither_printed_nor_in_the_result(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    for module in ("files", "listing"):
+        monkeypatch.setattr(f"pipeline.storage.{module}.pause", lambda attempt: None)
     url = place.format("hunt/er22/hunter2")
     path = tmp_path / "recipe.yaml"
     document = {"name": "x", "seed": 0, "corpus": {"shards": url}, "tasks": {"rotation": {}}, "storage": {"runs": str(tmp_path)}}

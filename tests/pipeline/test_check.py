@@ -296,13 +296,35 @@ def webps(draw: st.DrawFn) -> bytes:
     return b"RIFF" + struct.pack("<I", draw(st.one_of(st.just(len(body)), NUMBERS)) % 2**32) + body
 
 
-@given(file=st.one_of(directories(), pngs(), webps(), directories().map(lambda block: with_exif(block))))
+FILES = st.one_of(directories(), pngs(), webps(), directories().map(lambda block: with_exif(block)))
+
+
+@given(file=FILES)
 def test_whatever_a_structure_says_the_walk_through_it_answers(file: bytes) -> None:
     """Without the net that the check spreads below it."""
     found = orientation(file)
     assert isinstance(found, str) or 1 <= found <= 8
     assert bytes(still(file)).startswith(file[:8])
-    check_header(file, ANY)
+
+
+def test_whatever_a_structure_says_the_check_answers() -> None:
+    """In a process of its own, so that a killed decoder is a failed test and not the end of all tests."""
+    script = """
+        from hypothesis import HealthCheck, given, settings
+        from pipeline.check import check_header
+        from tests.pipeline.test_check import FILES
+
+        @settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(FILES)
+        def look(file):
+            reason = check_header(file, 10**7)
+            assert not (isinstance(reason, str) and "header check failed" in reason), reason
+
+        look()
+        print("survived")
+    """
+    done = run_python(script)
+    assert done.stdout.strip() == "survived", f"{done.returncode}: {done.stderr[-2000:]}"
 
 
 @pytest.mark.parametrize("count", [2**63, 2**64 - 1])

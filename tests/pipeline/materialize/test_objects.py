@@ -26,6 +26,8 @@ from pipeline.recipe import Recipe
 MakeRecipe = Callable[..., Recipe]
 Fault = Callable[[str, str], str | None]
 _REFUSALS = {"503": "SlowDown", "403": "AccessDenied"}
+_SOURCE = {"recipe.json", "manifest.json"}
+"""The recipe names the source, and the manifest holds its checksum."""
 
 
 def in_bucket(url: str) -> dict[str, bytes]:
@@ -123,7 +125,7 @@ def test_from_bucket_to_bucket_gives_the_bytes_of_a_local_render(
     assert render(spec(f"{bucket}/in", epochs=2), f"{bucket}/out", here=True).pairs == 144
     local, remote = tree(tmp_path / "out"), in_bucket(f"{bucket}/out")
     assert remote.keys() == local.keys()
-    assert {name for name in local if local[name] != remote[name]} == {"recipe.json"}, "which names the source"
+    assert {name for name in local if local[name] != remote[name]} == _SOURCE
     assert verify(f"{bucket}/out", deep=0.2, seed=0).problems == []
     assert render(spec(f"{bucket}/in", epochs=2), f"{bucket}/out", here=True).rendered == 0
 
@@ -254,7 +256,7 @@ def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     assert (again.shards, again.rendered < 8) == (8, True)
     render(spec(epochs=2), str(tmp_path / "out"), here=True)
     local, remote = tree(tmp_path / "out"), in_bucket(f"{bucket}/out")
-    assert {name for name in local.keys() | remote if local.get(name) != remote.get(name)} == {"recipe.json"}
+    assert {name for name in local.keys() | remote if local.get(name) != remote.get(name)} == _SOURCE
     for name in left.keys() - {"render.unfinished"}:
         assert remote[name] == left[name], "what is committed stays as it was"
 
@@ -267,7 +269,7 @@ def test_google_storage_gives_the_bytes_of_a_local_render(
     assert render(spec(f"{gs_bucket}/in"), f"{gs_bucket}/out", here=True).pairs == 72
     there = {name: storage.read_all(f"{gs_bucket}/out/{name}") for name, _ in storage.walk(f"{gs_bucket}/out")}
     local = tree(tmp_path / "out")
-    assert {name for name in local.keys() | there if local.get(name) != there.get(name)} == {"recipe.json"}
+    assert {name for name in local.keys() | there if local.get(name) != there.get(name)} == _SOURCE
     assert verify(f"{gs_bucket}/out").problems == []
     with pytest.raises(UserError, match=r"gs://nobody-has-this/out cannot be"):
         render(spec(), "gs://nobody-has-this/out", here=True)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.errors import RunError, UserError
 from pipeline.shards import pack as packing
+from pipeline.shards import sources
 from pipeline.shards.index import Index
 from pipeline.shards.members import Members, scan
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
+from pipeline.shards.sources import File
 
 CLASSES = ["astronaut", "cat", "coffee"]
 
@@ -353,3 +355,38 @@ def test_an_unsorted_tar_on_a_web_server_is_packed_in_sorted_order(photos: Path,
     pack(serve(tmp_path / "web") + "/photos.tar", str(tmp_path / "out"))
     pack(str(photos), str(tmp_path / "local"))
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tar.gz"])
+def test_a_file_over_the_limit_is_skipped_unread(tmp_path: Path, form: str) -> None:
+    """By its size in the listing, or in the header of the tar."""
+    folder = tmp_path / "photos" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"a" * 100)
+    (folder / "b.jpg").write_bytes(b"b" * 101)
+    src = folder.parent
+    if form != "folder":
+        src = tmp_path / f"photos.{form}"
+        with tarfile.open(src, "w:gz" if form == "tar.gz" else "w") as archive:
+            archive.add(folder, "cat")
+    report = pack(str(src), str(tmp_path / "out"), max_bytes=100)
+    assert (report.samples, report.skipped) == (1, {"larger than 100 bytes (--max-bytes)": 1})
+
+
+@given(sizes=st.lists(st.integers(0, 12), max_size=40))
+def test_no_more_bytes_wait_than_the_limit_or_one_file(sizes: list[int]) -> None:
+    asked = 0
+
+    def read(file: File) -> bytes:
+        nonlocal asked
+        asked += file.size
+        return bytes(file.size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_AHEAD_BYTES", 10)
+        patch.setattr(sources, "_READERS", 1)
+        taken, files = 0, [File(str(n), size) for n, size in enumerate(sizes)]
+        for _, body in sources._ahead(read, files):
+            taken += len(body)
+            assert asked - taken <= max(10, *sizes)
+    assert taken == sum(sizes)
