@@ -158,8 +158,8 @@ def test_bench_watches_the_pixels_where_training_gets_them(
     monkeypatch.setattr(bench, "units", lambda source, crops: Arrived(source))
     seen: list[Any] = []
 
-    def watched(*given: Any) -> Iterator[Any]:
-        for item in steps(*given):
+    def watched(*given: Any, **named: Any) -> Iterator[Any]:
+        for item in steps(*given, **named):
             seen.append(item[1]["rotation.input"])
             yield item
 

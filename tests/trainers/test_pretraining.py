@@ -158,7 +158,7 @@ def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: MakeRecipe, t
 
 def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: MakeRecipe) -> None:
     spec = run_recipe(optimizer={"name": "sgd", "lr": 1e30, "warmup": 0}, log_steps=1000)
-    with pytest.raises(RunError, match=r"^at step \d+ the loss of rotation is not finite: lower training.optimizer.lr"):
+    with pytest.raises(RunError, match=r"^at step \d+ the loss of .* is not finite: lower training\.optimizer\.lr"):
         pretrain(spec)
     assert not list(Path(RunFolder(spec).checkpoints("pretrain")).glob("step-*"))
 

@@ -39,7 +39,7 @@ def state(module: nn.Module) -> dict[str, torch.Tensor]:
 def test_each_layer_then_puts_out_channels_of_mean_0_and_deviation_1(
     recipe: Callable[..., Recipe], crops: Callable[[int, int], np.ndarray]
 ) -> None:
-    spec, embedding = recipe("rotation"), network()
+    spec, embedding = recipe("rotation", precision="float32"), network()
     before, seen = state(embedding), {}
     remeasure({"it": embedding}, split(crops(40, 32), 40), spec)
     for name, layer in embedding.named_modules():
@@ -59,7 +59,7 @@ def test_each_layer_then_puts_out_channels_of_mean_0_and_deviation_1(
 def test_of_one_batch_they_are_those_of_torchs_own_tool(
     recipe: Callable[..., Recipe], crops: Callable[[int, int], np.ndarray]
 ) -> None:
-    spec, embedding, theirs = recipe("rotation"), network(), network()
+    spec, embedding, theirs = recipe("rotation", precision="float32"), network(), network()
     images, pixels = crops(40, 32), Normaliser(spec.image.mean, spec.image.std)
     remeasure({"it": embedding}, split(images, 40), spec)
     torch.optim.swa_utils.update_bn((pixels(batch.image) for batch in split(images, 40)), theirs)
@@ -72,7 +72,7 @@ def test_they_do_not_depend_on_the_number_of_ranks(
     recipe: Callable[..., Recipe], crops: Callable[[int, int], np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three ranks in threads that add up as gloo would; the last batch leaves one of them nothing to do."""
-    spec, alone, ranks = recipe("rotation"), network(), [network() for _ in range(3)]
+    spec, alone, ranks = recipe("rotation", precision="float32"), network(), [network() for _ in range(3)]
     images = crops(38, 32)
     remeasure({"it": alone}, split(images, 12), spec)
     met, sums = Barrier(3), {}
