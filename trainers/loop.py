@@ -28,7 +28,7 @@ from trainers.inputs import decodable, to_device
 from trainers.ledger import Ledger
 from trainers.objectives import Outcome
 from trainers.optim import build_optimizer, place
-from trainers.precision import compute_dtype, disagreements
+from trainers.precision import checked, compute_dtype
 from trainers.ranks import gathered, summed
 from trainers.runs import RunFolder
 
@@ -133,11 +133,11 @@ class _Run:
         self._parallel.train()
         tally = _Tally(job.objectives, self._device)
         started = settled = time.perf_counter()
-        checked = compute_dtype(self._device, self._precision) is torch.float32
+        is_checked = False
         for step, columns in feed:
-            if not checked:
+            if not is_checked:
                 self._check_precision(columns)
-                checked = True
+                is_checked = True
             tally.failures += [text for text in columns["failure"] if text]
             if self._ledger:
                 self._ledger.write(step, columns["id"])
@@ -177,12 +177,10 @@ class _Run:
                 self._model(batch, name)
 
         self._model.eval()
-        found = disagreements(self._device, run)
+        self._precision, why = checked(self._device, self._precision, run)
         self._parallel.train()
-        if found:
-            self._precision = "float32"
-            what = f"bfloat16 is wrong on this processor for {found[0]}" + (f" and {len(found) - 1} more" if found[1:] else "")
-            self._job.board.note.remote(f"{what}; rank {self._rank} computes in float32", self._step)
+        if why:
+            self._job.board.note.remote(f"rank {self._rank}: {why}", self._step)
 
     def _check_finite(self) -> None:
         found = [one for one in gathered([self._finite.found()], self._world) if one is not None]

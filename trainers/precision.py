@@ -117,6 +117,23 @@ def disagreements(device: torch.device | str, run: Callable[[], object]) -> list
     return found
 
 
+def checked(device: torch.device | str, precision: Precision, run: Callable[[], object]) -> tuple[Precision, str]:
+    """The precision in which a network can be computed here, and why it is not the one that was asked for, if it is not.
+
+    Args:
+        device: the network's.
+        precision: asked for.
+        run: as of `disagreements`.
+
+    Returns:
+        `precision` and an empty text; or `float32` and what disagrees, where `bfloat16` is not to be trusted.
+    """
+    if compute_dtype(device, precision) is torch.float32 or not (found := disagreements(device, run)):
+        return precision, ""
+    more = f" and {len(found) - 1} more" if found[1:] else ""
+    return "float32", f"bfloat16 is wrong on this processor for {found[0]}{more}: it computes in float32"
+
+
 class _IdleTapsInFloat32(TorchFunctionMode):
     """Runs convolutions with idle taps without autocast."""
 

@@ -17,7 +17,7 @@ from pipeline.shards.pack import pack
 from tests.cluster_of_one import kill_worker, wait_for_another, workers
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
-from trainers import loop
+from trainers import precision
 from trainers.board import Record
 from trainers.pretraining import pretrain
 from trainers.runs import RunFolder
@@ -167,11 +167,11 @@ def test_a_run_whose_bfloat16_is_wrong_computes_in_float32_and_says_so(
     run_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = pretrain(run_recipe({"storage": {"runs": str(tmp_path / "exact")}}, epochs=1, precision="float32"))
-    monkeypatch.setattr(loop, "disagreements", lambda device, run: run() or ["conv2d(16x64x1x1, 64x64x3x3) (not finite)"])
+    monkeypatch.setattr(precision, "disagreements", lambda device, run: run() or ["conv2d(16x64x1x1, 64x64x3x3) (not finite)"])
     found = pretrain(run_recipe(epochs=1, precision="bfloat16"))
     assert losses(found) == losses(exact)
     assert [event["what"] for event in found["events"]] == [
-        "bfloat16 is wrong on this processor for conv2d(16x64x1x1, 64x64x3x3) (not finite); rank 0 computes in float32"
+        "rank 0: bfloat16 is wrong on this processor for conv2d(16x64x1x1, 64x64x3x3) (not finite): it computes in float32"
     ]
 
 

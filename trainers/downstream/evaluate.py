@@ -11,7 +11,7 @@ from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.backbones import Backbone, build_backbone
 from trainers.board import Record, open_board
-from trainers.downstream.features import FeatureSet, extract
+from trainers.downstream.features import FeatureSet, checked_recipe, extract
 from trainers.downstream.knn import knn
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import linear_probe
@@ -116,12 +116,15 @@ def _work(config: dict[str, Any]) -> None:
             backbone.load(config["weights"])
         place(backbone, ray.train.torch.get_device())
         embeddings[init] = backbone.embedding(config["layer"])
+    recipe, why = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device())
+    if why:
+        board.note.remote(f"rank {context.get_world_rank()}: {why}", 0)
     try:
-        remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), data.recipe, world)
+        remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), recipe, world)
         sets, quarantine = {}, []
         for side, source in (("train", data.training_once()), ("test", data.testing())):
             images = Pass(source)
-            sets[side] = extract(embeddings, images, data.recipe, world)
+            sets[side] = extract(embeddings, images, recipe, world)
             quarantine += [{"set": side, **row} for row in images.quarantined(f"downstream.{side}")]
         if len(sets["train"].y) < 2:
             raise UserError("downstream.train: one image only can be used, and probes need two")

@@ -13,7 +13,7 @@ from pipeline.recipe.schema import Recipe
 from trainers.downstream.histogram import colour_histogram
 from trainers.downstream.passes import Batch
 from trainers.inputs import Normaliser
-from trainers.precision import autocast
+from trainers.precision import autocast, checked
 from trainers.ranks import gathered
 
 
@@ -28,6 +28,13 @@ class FeatureSet:
 
     x: dict[str, np.ndarray]
     y: np.ndarray
+
+
+def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device) -> tuple[Recipe, str]:
+    """The recipe with a precision in which these networks can be computed on this device, see `trainers.precision.checked`."""
+    images = torch.zeros(4, 3, recipe.image.size, recipe.image.size, device=device).contiguous(memory_format=torch.channels_last)
+    found, why = checked(device, recipe.training.precision, lambda: [network(images) for network in networks])
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": found})}), why
 
 
 @torch.inference_mode()

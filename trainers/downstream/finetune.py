@@ -15,6 +15,7 @@ from pipeline.recipe.schema import Recipe
 from trainers.backbones import build_backbone
 from trainers.board import Record, open_board
 from trainers.downstream.classifier import OBJECTIVE, Classifier
+from trainers.downstream.features import checked_recipe
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.passes import Batch, Pass, some_left
 from trainers.downstream.pretrained import read_pretrained
@@ -157,9 +158,13 @@ def _work(config: dict[str, Any]) -> None:
     assert isinstance(model, Classifier)
     data, context = config["data"], ray.train.get_context()
     world, images = context.get_world_size(), Pass(data.testing())
-    remeasure({"tuned": model.eval().backbone}, Pass(data.training_some(MOST_IMAGES)), data.recipe, world)
+    tuned = model.eval().backbone
+    recipe, why = checked_recipe(data.recipe, [tuned], next(model.parameters()).device)
+    if why:
+        job.board.note.remote(f"rank {context.get_world_rank()}: {why}", 0)
+    remeasure({"tuned": tuned}, Pass(data.training_some(MOST_IMAGES)), recipe, world)
     try:
-        right, labels = count_right(model, images, data.recipe, len(data.classes.names))
+        right, labels = count_right(model, images, recipe, len(data.classes.names))
         bad = images.quarantined("downstream.test")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
         ray.get(job.board.refuse.remote(error))
