@@ -310,8 +310,9 @@ def _asked(call: Callable[[], Any], where: str) -> Any:
             f"({str(error).splitlines()[0]})"
         ) from error
     except (OSError, RuntimeError, ValueError, OverflowError, RpcError) as error:
+        words = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"no job server of a Ray cluster answers at {where}: {str(error).splitlines()[0].rstrip('.')}. Name it with --address, or start one with "
+            f"no job server of a Ray cluster answers at {where}: {words}. Name it with --address, or start one with "
             "`ray start --head`"
         ) from error
 
