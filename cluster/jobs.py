@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = ("render", "pretrain", "finetune", "evaluate")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "pseudolabel"
-_POLL_SECONDS, _STOP_SECONDS, _REDIALS = 0.5, 120.0, 5
+_CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
 _DEFAULT = "http://127.0.0.1:8265"
 """Where `ray start --head` puts the job server if it is not told otherwise."""
 
@@ -298,18 +299,22 @@ def _only(address: str) -> Iterator[None]:
 
 
 def _asked(call: Callable[[], Any], where: str) -> Any:
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RpcError
 
     try:
+        host, _, port = where.rpartition(":")
+        if "://" not in where and host and port.isdigit():  # Ray itself tries for a minute
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         return call()
     except AuthenticationError as error:
         raise UserError(
             f"{where}: the cluster wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token "
             f"({str(error).splitlines()[0]})"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError, RpcError) as error:
+        words = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"no job server of a Ray cluster answers: {str(error).splitlines()[0]}. Name it with --address, or start one with "
+            f"no job server of a Ray cluster answers at {where}: {words}. Name it with --address, or start one with "
             "`ray start --head`"
         ) from error
 

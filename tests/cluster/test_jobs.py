@@ -268,7 +268,10 @@ def test_mistakes_are_refused_before_anything_is_sent(
     assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
     assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
     assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
-    assert "no job server of a Ray cluster answers" in refused(2, "list")
+    assert "no job server of a Ray cluster answers at http://127.0.0.1" in refused(2, "list")
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    assert "no job server of a Ray cluster answers at 127.0.0.1" in refused(2, "list")
 
 
 def test_what_may_not_or_cannot_be_sent_is_not_sent(head: Head, workshop: Path, tmp_path: Path) -> None:
