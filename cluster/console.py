@@ -83,7 +83,7 @@ def keep_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
-        encoding, line_buffering = stream.encoding, stream.line_buffering
-        kept = Stream(stream.detach(), encoding, "backslashreplace", line_buffering=line_buffering)
+        how = {"encoding": stream.encoding, "line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        kept = Stream(stream.detach(), errors="backslashreplace", **how)
         setattr(sys, name, kept)
         setattr(sys, f"__{name}__", kept)

@@ -101,3 +101,20 @@ def test_what_the_encoding_lacks_is_written_in_numbers(tmp_path: Path, environme
     text = " ".join(done.stdout.split())
     assert "1 class: \\u0141" in text
     assert "one class only: all images lie in the folder \\u0141; if the classes lie below it, pack that folder" in text
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_on_stderr_arrives_while_the_command_goes_on(unbuffered: str) -> None:
+    script = "import sys; from cluster.console import keep_streams; keep_streams(); print('x', file=sys.stderr); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline() == "x\n"
+    assert child.poll() is None
+    child.communicate("\n")
