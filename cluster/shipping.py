@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -38,8 +38,9 @@ def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
     chosen, sizes = [], Counter[str]()
     for path in [Path(only).resolve()] if only else _files(folder):
         part = path.relative_to(folder)
-        chosen.append(part)
-        sizes[part.parts[0]] += path.stat().st_size
+        with suppress(FileNotFoundError):  # gone since it was listed
+            sizes[part.parts[0]] += path.stat().st_size
+            chosen.append(part)
     if sizes.total() > _MOST_BYTES:
         largest, size = sizes.most_common(1)[0]
         raise UserError(
