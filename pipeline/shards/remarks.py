@@ -63,18 +63,21 @@ class Remarks:
         """
         found = []
         if self.several and not chosen:
-            line = (
-                f"{self.several} samples hold several images, such as {self.example}: the first is taken, no other is looked at"
-            )
+            who = _samples(self.several, "holds", "hold")
+            line = f"{who} several images, such as {self.example}: the first is taken, no other is looked at"
             if self.numbered:
                 line += "; a name ends at its first dot, so photos named like IMG.0001.jpg become one sample: pack them anew"
             found.append(f"{line}; `corpus.image` chooses by the extension")
         if self.unread:
+            who = _samples(self.unread, "has", "have")
             found.append(
-                f"{self.unread} samples have a `cls` that is no class number, such as {self.text}: they have no label; "
-                "pretraining needs none"
+                f"{who} a `cls` that is no class number, such as {self.text}: they have no label; pretraining needs none"
             )
         return found
+
+
+def _samples(count: int, one: str, several: str) -> str:
+    return f"1 sample {one}" if count == 1 else f"{count:,} samples {several}"
 
 
 def unread_labels(members: Members) -> list[tuple[int, Part]]:
