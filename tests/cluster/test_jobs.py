@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,20 @@ pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
 
 _WAIT_SECONDS = 600.0
 STEPS = 96
+_PORTS = (
+    "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export", "node-manager", "object-manager",
+    "ray-client-server",
+)  # fmt: skip
 _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that the system gives to nobody who asks for any: another Ray may be starting at the same time."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Head:
@@ -61,10 +69,9 @@ class Head:
             "HOME": str(self.folder),  # no token of the user's own
         }
         words = [
-            "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=6",
-            f"--ray-client-server-port={free_port()}", "--disable-usage-stats", f"--object-store-memory={300 * 2**20}",
-            f"--temp-dir={self.folder}",
+            "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--num-cpus=6", "--disable-usage-stats", f"--object-store-memory={300 * 2**20}", f"--temp-dir={self.folder}",
+            *(f"--{what}-port={free_port()}" for what in _PORTS),
         ]  # fmt: skip
         self._log = log.open("wb")
         script = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
@@ -96,9 +103,14 @@ class Head:
         out, err = process.communicate(timeout=_WAIT_SECONDS)
         return subprocess.CompletedProcess([], process.returncode, out, err)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs: it ends when a process of Ray's ends."""
+        return self._process.poll() is None
+
     def logs(self) -> str:
-        """What the jobs have printed so far."""
-        return "\n".join(path.read_text() for path in self.folder.rglob("job-driver-*.log"))
+        """What the head and the jobs have printed so far."""
+        return "\n".join(path.read_text() for path in (Path(self._log.name), *self.folder.rglob("job-driver-*.log")))
 
     def close(self) -> None:
         head = psutil.Process(self._process.pid)
@@ -196,6 +208,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     end = time.monotonic() + _WAIT_SECONDS
     while len(lines(log)) < 10:
         assert time.monotonic() < end, head.logs()
+        assert head.alive, head.logs()
         time.sleep(0.1)
     flowing.clear()
 
