@@ -55,6 +55,7 @@ class Labelled:
         train: labelled samples to learn from, already reduced to the recipe's share.
         test: labelled samples to test on.
         classes: what their labels mean.
+        tested: where the test samples lie: absolute paths or URLs, which mean the same on every machine of a cluster.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Labelled:
     train: Corpus
     test: Corpus
     classes: ClassMap
+    tested: tuple[str, ...]
 
     def training(self) -> Source:
         """Epochs of randomly cropped training images, the last batch of each filled up."""
@@ -90,13 +92,12 @@ class Labelled:
             labels: int64 (classes,): how many images of each label were tested.
 
         Returns:
-            `test`, the URLs of its shards as the recipe names them; `classes` in both sets together; `tested` of `total` images;
+            `test`, where its shards lie; `classes` in both sets together; `tested` of `total` images;
             `chance`, the accuracy of always naming the most frequent class of those tested.
         """
-        shards = [self.spec.test] if isinstance(self.spec.test, str) else self.spec.test
         tested = int(labels.sum())
         return {
-            "test": [absolute(url) for url in shards],
+            "test": list(self.tested),
             "classes": len(self.classes.names),
             "tested": tested,
             "total": self.test.samples,
@@ -149,6 +150,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         train=train if spec.labels == 1 else train.select_share(spec.labels, recipe.seed),
         test=test,
         classes=classes,
+        tested=tuple(absolute(url) for url in ([spec.test] if isinstance(spec.test, str) else spec.test)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +116,13 @@ def test_a_batch_without_a_usable_image_costs_nothing_and_breaks_nothing(labelle
     outcome = model(batch)["class"]
     assert outcome.loss.tolist() == [0, 0, 0, 0]
     assert outcome.count == outcome.metric == outcome.trivial == 0
+
+
+def test_a_relative_path_of_the_test_set_means_the_same_in_every_process(
+    labelled: Labelling, shard: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = shard("train", [0, 1]), Path(shard("test", [0, 1]))
+    monkeypatch.chdir(test.parent)
+    data = open_labelled(labelled(train=train, test=test.name))
+    monkeypatch.chdir("/")  # workers of Ray run in folders of their own
+    assert data.measured(np.array([1, 1]))["test"] == [str(test)]
