@@ -20,8 +20,9 @@ from tests.pipeline.test_unusual import FILES
 
 
 def encoded(size: tuple[int, int], format: str, mode: str = "RGB", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise(size, 60).convert(mode).save(buffer, format, **options)
+    """Noise, the same at each call (that of `Image.effect_noise` is another one)."""
+    buffer, noise = io.BytesIO(), np.random.default_rng(0).normal(128, 60, size[::-1]).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).convert(mode).save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -94,8 +95,9 @@ def test_only_a_deep_look_finds_a_damaged_body(tmp_path: Path, make_tar, format:
     assert set(refused) >= {row.key for row in inspect(corpus).quarantine}
     assert inspect(corpus).spoilt == []
     if format == "JPEG":
-        assert (inspect(corpus).quarantine, refused) == ([], {}), "runs decode it, as far as it goes"
-        assert set(spoilt) == {"hole", "cut"}
+        assert inspect(corpus).quarantine == []
+        assert "cut" in spoilt, "runs decode it, as far as it goes"
+        assert refused.keys() | spoilt.keys() == {"hole", "cut"}  # some holes cannot be decoded at all
 
 
 def test_a_deep_look_names_what_a_run_refuses_and_nothing_else(tmp_path: Path, make_tar) -> None:
