@@ -1,4 +1,4 @@
-"""Finds the first loss or gradient that is not finite: at which step, and in which layer."""
+"""Finds the first loss, metric or gradient that is not finite: at which step, and in which layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Diverged(RunError):
 
 
 class Finding(NamedTuple):
-    """The first step at which something was not finite, whether that was a loss (or only a gradient), and what in words."""
+    """The first step with something not finite, whether that was a loss or metric (not only a gradient), and what in words."""
 
     step: int
     is_loss: bool
@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
 
 class FiniteCheck:
-    """Remembers the first step whose losses or gradients are not all finite, on the device: no step waits for it.
+    """Remembers the first step whose losses, metrics or gradients are not all finite, on the device: no step waits for it.
 
     Args:
         model: its gradients are looked at.
@@ -39,10 +39,11 @@ class FiniteCheck:
         self._finite: Tensor | None = None
 
     def look(self, step: int, outcomes: Mapping[str, Outcome]) -> None:
-        """Look at a step's losses and gradients; to be called before the optimizer's step."""
+        """Look at a step's losses, metrics and gradients; to be called before the optimizer's step."""
         losses = [outcomes[name].loss.detach().sum() for name in self._losses]
+        metrics = [outcomes[name].metric for name in self._losses]
         norms = [torch.linalg.vector_norm(gradient) for _, gradient in self._gradients()]
-        finite = torch.stack([value.float() for value in (*losses, *norms)]).isfinite()
+        finite = torch.stack([value.float() for value in (*losses, *metrics, *norms)]).isfinite()
         if self._finite is None:
             self._finite = torch.ones_like(finite)
         first = (self._step < 0) & ~finite.all()
@@ -54,12 +55,12 @@ class FiniteCheck:
         step = int(self._step)
         if step < 0 or self._finite is None:
             return None
-        losses, gradients = self._finite.tolist()[: len(self._losses)], self._finite.tolist()[len(self._losses) :]
-        bad = [name for name, finite in zip(self._losses, losses) if not finite]
-        if bad:
-            return Finding(step, True, f"the loss of {' and '.join(bad)} is not finite")
+        finite_ones, n = self._finite.tolist(), len(self._losses)
+        for what, flags in (("loss", finite_ones[:n]), ("metric", finite_ones[n : 2 * n])):
+            if bad := [name for name, finite in zip(self._losses, flags) if not finite]:
+                return Finding(step, True, f"the {what} of {' and '.join(bad)} is not finite")
         # Gradients are computed from the last layer to the first, so the last one in order is where it began.
-        layers = [name for (name, _), finite in zip(self._gradients(), gradients) if not finite]
+        layers = [name for (name, _), finite in zip(self._gradients(), finite_ones[2 * n :]) if not finite]
         return Finding(step, False, f"the losses are finite, and the gradient of {layers[-1]} is not")
 
     def _gradients(self) -> list[tuple[str, Tensor]]:

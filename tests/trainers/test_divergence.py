@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,15 @@ def test_a_loss_is_named_before_the_gradients_that_follow_from_it() -> None:
     check = FiniteCheck(model, ("rotation", "jigsaw"), torch.device("cpu"))
     look(check, model, 3, loss=float("inf"))
     assert check.found() == Finding(3, True, "the loss of rotation is not finite")
+
+
+def test_a_metric_that_is_not_finite_is_found_too() -> None:
+    model = network()
+    check = FiniteCheck(model, ("rotation", "jigsaw"), torch.device("cpu"))
+    found = outcomes(torch.ones(4))
+    found["jigsaw"] = replace(found["jigsaw"], metric=torch.tensor(torch.nan))
+    check.look(2, found)
+    assert check.found() == Finding(2, True, "the metric of jigsaw is not finite")
 
 
 @pytest.mark.parametrize(
