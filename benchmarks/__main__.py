@@ -25,7 +25,7 @@ from benchmarks.check import save_references
 from benchmarks.photos import prepare
 from benchmarks.report import gates, markdown, plot
 from benchmarks.sections import Entry, sections
-from cluster.machine import this_machine, versions
+from cluster.reports.machine import this_machine, versions
 
 _SIZES = ("500x375", "1600x1200", "32x32")
 _UNCHECKED = ("floor", "ours_disk")  # what they deliver is no pixels; rendering to disk is proved by `pseudolabel verify`

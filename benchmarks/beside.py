@@ -42,8 +42,8 @@ def ask(what: str, folder: Path) -> dict[str, Any]:
 
 def plan(_: Path) -> dict[str, Any]:
     """Open a corpus of 100,000 indexed shards and plan training over it, down to the first unit's samples."""
-    from pipeline.order import Geometry, Schedule
-    from pipeline.recipe.schema import Order
+    from pipeline.ordering.order import Geometry, Schedule
+    from pipeline.recipe.schema import OrderSection
     from pipeline.shards.index import Index, Row
     from pipeline.shards.opening import open_corpus
     from pipeline.storage import expand
@@ -53,7 +53,7 @@ def plan(_: Path) -> dict[str, Any]:
         open_corpus([f"{folder}/shard-000000.tar"])  # what the first call imports is not what planning takes
         before, started = _peak(), time.perf_counter()
         corpus = open_corpus(folder)
-        schedule = Schedule(corpus.counts, Geometry.of(Order(), 256, 700_000), seed=1, epochs=10)
+        schedule = Schedule(corpus.counts, Geometry.of(OrderSection(), 256, 700_000), seed=1, epochs=10)
         schedule.unit(0)
         seconds = time.perf_counter() - started
         listed = len(expand(folder))
@@ -108,10 +108,10 @@ def stages(folder: Path) -> dict[str, Any]:
     import torch
 
     from benchmarks.contenders.ours import recipe_of
-    from pipeline.check import Header, check_header
     from pipeline.draws import Draws
     from pipeline.engines.cpu import CpuEngine
-    from pipeline.render import Renderer
+    from pipeline.images.check import Header, check_header
+    from pipeline.rendering.renderer import Renderer
     from pipeline.shards.opening import open_corpus
 
     torch.set_num_threads(1)
@@ -185,7 +185,7 @@ def bytes_(folder: Path) -> dict[str, Any]:
     """Bytes a photo through the object store: what the blocks of each placement hold, for one pair and for four."""
     from benchmarks.contenders import rays
     from benchmarks.contenders.ours import recipe_of
-    from pipeline.stream import open_source, units
+    from pipeline.streaming.plan import open_source, units
 
     found = {}
     with rays.quietly():

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from benchmarks import clips
-from cluster.words import metric
+from cluster.reports.formatting import metric
 from pipeline import pairs
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.tasks import registry
-from trainers.inputs import decodable, to_device
+from trainers.learning.pretext import PretextModel
+from trainers.networks.inputs import decodable, to_device
 from trainers.objectives import objective_class
-from trainers.pretext import PretextModel
 
 _TEST_BATCHES = 64
 

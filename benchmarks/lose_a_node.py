@@ -83,7 +83,7 @@ def run(nodes: Nodes, words: list[str], ready: Callable[[], bool], lose: int | N
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "12"
     started, lost = time.perf_counter(), False
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([sys.executable, "-m", "cluster", *words], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "pseudolabel", *words], env=environment, stdout=log, stderr=log)
         while process.poll() is None:
             if lose is not None and not lost and ready():
                 nodes.lose(lose)

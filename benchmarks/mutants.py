@@ -159,7 +159,7 @@ def examine(watch: Watch, place: Path, count: int, engine: str) -> None:
     """Send one batch through every command on one engine."""
     here = place / engine
     shards, recipe = here / "shards", here / "recipe.json"
-    call = ("-m", "cluster")
+    call = ("-m", "pseudolabel")
     watch.run(engine, "pack", *call, "pack", place / "photos", shards, "--labels", "none")
     found = json.loads(watch.run(engine, "inspect --deep", *call, "inspect", shards, "--deep", "--json") or "{}")
     accounted = sum(found.get("formats", {}).values()) + len(found.get("quarantine", []))

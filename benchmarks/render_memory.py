@@ -86,13 +86,13 @@ def make_many(folder: Path, shards: int) -> None:
 
 def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
     """One step of the driver's work; its seconds, and how far the peak rose."""
-    from pipeline.engines import build_engine
-    from pipeline.materialize.commit import COMMITS, Output, Record
+    from pipeline.materialize.commit import COMMITS, CommitRecord, Output
     from pipeline.materialize.folder import claim, look
-    from pipeline.materialize.plan import shaping
+    from pipeline.materialize.job import shaping
     from pipeline.materialize.publish import publish
     from pipeline.materialize.run import plan
     from pipeline.recipe import parse_recipe
+    from pipeline.rendering.engine import build_engine
 
     recipe = parse_recipe(document(shards))
     identity = build_engine(recipe).identity()
@@ -115,7 +115,7 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
     there, wanted = {"half": (0, 2), "rest": (1, 2)}[step]
     for i in range(there, len(job.corpus.urls), wanted):  # without the care that records are written with
         output = Output(job.output(i, 0), 10_000_000, f"{i:064x}", 1000)
-        record = Record(job.shard(i), 10240, 1000, [output], [])
+        record = CommitRecord(job.shard(i), 10240, 1000, [output], [])
         text = json.dumps({**vars(record), "outputs": [{n: getattr(output, n) for n in output.__slots__}]})
         Path(out, COMMITS, f"{job.stem(i)}.json").write_text(text)
     return {}

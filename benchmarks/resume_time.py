@@ -19,15 +19,15 @@ from typing import Any
 from PIL import Image
 from skimage import data
 
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.writing import TarWriter
-from pipeline.units import Source, row_bytes
-from trainers.board import open_board
-from trainers.feed import Feed
-from trainers.fit import fit
-from trainers.session import connect
+from trainers.learning.rank_stream import RankStream
+from trainers.running.fit import fit
+from trainers.running.run_log import open_run_log
+from trainers.running.session import connect
 
 SHARD = 1000
 PLACES = (0.1, 0.9)
@@ -52,16 +52,16 @@ def work(config: dict[str, Any]) -> None:
     """The worker: the first batch, and how long it took."""
     import ray
 
-    feed = Feed(config["source"], 0, 1)
+    feed = RankStream(config["source"], 0, 1)
     next(iter(feed))
     ray.get(config["board"].conclude.remote({"seconds": feed.first_batch}))
 
 
-def first_batch(recipe: Recipe, source: Source) -> float:
+def first_batch(recipe: Recipe, source: UnitSource) -> float:
     """Seconds from the start of the stream to its first batch, in a worker of its own."""
     import ray
 
-    board = open_board()
+    board = open_run_log()
     fit(work, {"source": source, "board": board}, recipe, "resume", board, [])
     return float(ray.get(board.answer.remote())["seconds"])
 
@@ -93,10 +93,10 @@ def main() -> None:
     schedule = Schedule(corpus.counts, geometry, recipe.seed, 1)
     connect(recipe)
     found: dict[float, list[float]] = {place: [] for place in PLACES}
-    first_batch(recipe, Source(recipe, corpus, schedule))  # the first start of all loads libraries from disk
+    first_batch(recipe, UnitSource(recipe, corpus, schedule))  # the first start of all loads libraries from disk
     for _ in range(given.rounds):
         for place, seconds in found.items():
-            seconds.append(first_batch(recipe, Source(recipe, corpus, schedule, int(place * schedule.steps))))
+            seconds.append(first_batch(recipe, UnitSource(recipe, corpus, schedule, int(place * schedule.steps))))
     for place, seconds in found.items():
         each = ", ".join(f"{one:.2f}" for one in seconds)
         print(f"at {place:.0%} of {schedule.steps} steps: first batch after {statistics.median(seconds):.2f} s ({each})")

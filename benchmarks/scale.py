@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
-from pipeline.units import Source, row_bytes
-from trainers.session import connect
+from trainers.running.session import connect
 
 SAMPLES = 1000
 
@@ -78,7 +78,7 @@ def sent(shards: int) -> None:
 
 def units(count: int) -> None:
     """Units a second through Ray Data, rendered by two actors, read by this process."""
-    from pipeline.stream import units as stream
+    from pipeline.streaming.plan import units as stream
 
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def units(count: int) -> None:
         schedule = Schedule(corpus.counts, geometry, 1, -(-count // 16))
         connect(recipe)
         seen, started = 0, 0.0
-        for _ in stream(Source(recipe, corpus, schedule)).iter_batches(batch_size=None):
+        for _ in stream(UnitSource(recipe, corpus, schedule)).iter_batches(batch_size=None):
             started = started or time.perf_counter()
             seen += 1
             if seen > count:

@@ -19,7 +19,7 @@ from pipeline.draws import Draws
 from pipeline.engines.cpu import CpuOps
 from pipeline.labels import Classes, Direction, Order
 from pipeline.tasks import Task, registry
-from trainers.backbones import seeded
+from trainers.networks.backbones import seeded
 
 _CHUNK = 500
 _HELD_OUT = 0.25

@@ -11,8 +11,8 @@ import argparse
 
 import numpy as np
 
-from pipeline.order import Geometry, Schedule
-from pipeline.quality import mixing
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.ordering.quality import mixing
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.commands import bench, cleaning, images, jobs, learning, machine, pairs, rendering
-from cluster.console import PlainConsole, Stream, keep_streams, printable
-from cluster.outcome import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
-from pipeline.connection import let_threads_sleep
+from cluster.console import OutputStream, PlainConsole, keep_streams, printable
+from cluster.jobs.command_result import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
 from pipeline.errors import RunError, UserError
+from pipeline.streaming.connection import let_threads_sleep
 
 DEBUG = "PSEUDOLABEL_DEBUG"
 
@@ -108,7 +108,7 @@ def main() -> None:
 
 def _unwritten() -> int:
     """The exit code of a command that has done its work, 0 if its output arrived too."""
-    assert isinstance(sys.stdout, Stream)
+    assert isinstance(sys.stdout, OutputStream)
     sys.stdout.flush()
     if sys.stdout.lost is None:
         return 0

@@ -32,7 +32,7 @@ class PlainConsole(Console):
         return super().render_str(printable(text), **{**how, "markup": False, "emoji": False})
 
 
-class Stream(io.TextIOWrapper):
+class OutputStream(io.TextIOWrapper):
     """A standard stream whose failures are kept for the command's end: they undo no work, and what follows is dropped.
 
     What its encoding lacks is written as a backslash and a number.
@@ -84,6 +84,6 @@ def keep_streams() -> None:
         if stream is None:
             stream = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
         how = {"encoding": stream.encoding, "line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        kept = Stream(stream.detach(), errors="backslashreplace", **how)
+        kept = OutputStream(stream.detach(), errors="backslashreplace", **how)
         setattr(sys, name, kept)
         setattr(sys, f"__{name}__", kept)

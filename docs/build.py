@@ -19,8 +19,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cluster.pictures.preview import sheet
 from pipeline.labels import Classes, Colours, Direction, LabelKind, Order, Pixels, Region
-from pipeline.preview import sheet
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
 from pipeline.tasks import Task, registry

@@ -16,8 +16,8 @@ _HOMES = {
     "parse_recipe": "pipeline.recipe",
     "Task": "pipeline.tasks",
     "registry": "pipeline.tasks",
-    "dataset": "pipeline.stream",
-    "pairs": "pipeline.stream",
+    "dataset": "pipeline.streaming.plan",
+    "pairs": "pipeline.streaming.plan",
     "open_corpus": "pipeline.shards.opening",
 }
 

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cluster.pictures.preview import sheet as sheet
     from pipeline.errors import RunError as RunError
     from pipeline.errors import UserError as UserError
     from pipeline.materialize.run import render as render
     from pipeline.materialize.verify import verify as verify
-    from pipeline.preview import sheet as sheet
     from pipeline.recipe import Recipe as Recipe
     from pipeline.recipe import load_recipe as load_recipe
     from pipeline.recipe import parse_recipe as parse_recipe
     from pipeline.shards.inspect import inspect as inspect
     from pipeline.shards.opening import open_corpus as open_corpus
     from pipeline.shards.pack import pack as pack
-    from pipeline.stream import dataset as dataset
-    from pipeline.stream import pairs as pairs
+    from pipeline.streaming.plan import dataset as dataset
+    from pipeline.streaming.plan import pairs as pairs
     from pipeline.tasks import Task as Task
     from pipeline.tasks import registry as registry
     from trainers.downstream.evaluate import evaluate as evaluate
@@ -41,19 +41,19 @@ _HOMES = {
     "RunError": "pipeline.errors",
     "Task": "pipeline.tasks",
     "UserError": "pipeline.errors",
-    "dataset": "pipeline.stream",
+    "dataset": "pipeline.streaming.plan",
     "evaluate": "trainers.downstream.evaluate",
     "finetune": "trainers.downstream.finetune",
     "inspect": "pipeline.shards.inspect",
     "load_recipe": "pipeline.recipe",
     "open_corpus": "pipeline.shards.opening",
     "pack": "pipeline.shards.pack",
-    "pairs": "pipeline.stream",
+    "pairs": "pipeline.streaming.plan",
     "parse_recipe": "pipeline.recipe",
     "pretrain": "trainers.pretraining",
     "registry": "pipeline.tasks",
     "render": "pipeline.materialize.run",
-    "sheet": "pipeline.preview",
+    "sheet": "cluster.pictures.preview",
     "verify": "pipeline.materialize.verify",
 }
 __all__ = [

@@ -24,7 +24,7 @@ import pseudolabel
 from pipeline.draws import sample_id
 from pipeline.materialize.run import render
 from pipeline.recipe import load_recipe, parse_recipe
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Sample
 from pipeline.shards.pack import pack
 
@@ -323,3 +323,44 @@ def test_the_data_plane_knows_no_networks_and_loads_nothing_heavy_at_once() -> N
 def test_no_files_import_each_other_in_a_circle() -> None:
     graph = {name: {other for other in _imports(path) if other in MODULES and other != name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
+
+
+FLOORS = {
+    plane: re.findall(r"`(\w+)`", row)
+    for plane, row in re.findall(
+        r"^\| `(\w+)/` \| (`errors`.*|`networks`.*|`console`.*) \|$", (ROOT / "docs/architecture.md").read_text(), re.M
+    )
+}
+"""The folders and files at the top of each plane, from the ground up, as the docs have them."""
+
+
+@pytest.mark.parametrize("plane", PLANES[:3])
+def test_no_file_imports_from_a_floor_above_its_own(plane: str) -> None:
+    floors = FLOORS[plane]
+    assert sorted(floors) == sorted({name.split(".")[1] for name in MODULES if name.startswith(f"{plane}.")})
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if name.startswith(f"{plane}.")
+        for other in _imports(path)
+        if other.startswith(f"{plane}.") and floors.index(other.split(".")[1]) > floors.index(name.split(".")[1])
+    ]
+    assert wrong == []
+
+
+MOST_ENTRIES = {"pipeline": 15, "trainers": 10, "cluster": 10}
+
+
+@pytest.mark.parametrize("plane", MOST_ENTRIES)
+def test_the_top_of_a_plane_is_seen_at_a_glance(plane: str) -> None:
+    entries = [path.name for path in (ROOT / plane).iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")]
+    assert len(entries) <= MOST_ENTRIES[plane], sorted(entries)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    found: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

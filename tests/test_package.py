@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import pseudolabel
-from pipeline.connection import connect_ray
 from pipeline.errors import UserError
-from pipeline.home import HOME, PACKAGES, importer, namesake
-from pipeline.isolate import find_killers
+from pipeline.processes.home import HOME, PACKAGES, importer, namesake
 from pipeline.recipe import Recipe
+from pipeline.rendering.find_crashers import find_crashers
 from pipeline.shards.opening import open_corpus
+from pipeline.streaming.connection import connect_ray
 from tests.test_docs import HEAVY
 
 _YOURS = 'raise SystemExit("yours")\n'
@@ -118,7 +118,7 @@ def test_a_process_that_tries_decoders_is_ours(
     samples = open_corpus(str(tiles)).read(0, [0])
     (tmp_path / "pipeline.py").write_text(_YOURS)
     monkeypatch.chdir(tmp_path)
-    assert find_killers(samples, run_recipe({"engine": "cpu"}), 0, center=False) == {}
+    assert find_crashers(samples, run_recipe({"engine": "cpu"}), 0, center=False) == {}
 
 
 def test_what_workers_would_find_is_known_before_they_start(shadowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +146,10 @@ def test_a_worker_imports_ours_by_a_function_that_it_need_not_find(shadowed: Pat
     sent = cloudpickle.dumps(importer())
     code = (
         f"import sys, pickle; sys.path.append({str(HOME)!r}); pickle.loads({sent!r})(); "
-        "from pipeline.units import Source; print(Source.__module__)"
+        "from pipeline.rendering.units import Source; print(Source.__module__)"
     )
     done = run(shadowed, "-c", code)
-    assert (done.returncode, done.stdout) == (0, "pipeline.units\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "pipeline.rendering.units\n"), done.stderr
 
 
 def test_a_ray_of_the_users_own_whose_workers_would_import_his_is_refused(

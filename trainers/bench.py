@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches import ahead
-from pipeline.memory import keep_memory
 from pipeline.recipe.schema import Recipe
-from pipeline.render import Columns
-from pipeline.stream import sends_crops, steps, units
-from pipeline.units import STAGES, Source, UnitRenderer
+from pipeline.rendering.renderer import Columns
+from pipeline.rendering.units import STAGES, UnitRenderer, UnitSource
+from pipeline.streaming.batches import ahead
+from pipeline.streaming.memory import keep_memory
+from pipeline.streaming.plan import sends_crops, steps, units
 from trainers.pretraining import prepared
-from trainers.session import connect
-from trainers.threads import network_threads
+from trainers.running.session import connect
+from trainers.running.threads import network_threads
 
 RECEIVE, STEP = "receive", "step"
 _BATCHES_AHEAD, _WARM_STEPS = 2, 2
@@ -177,7 +177,7 @@ def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
     return Stage(name, watch.images, sum(watch.busy), waiting, (p50, p90, p99), cpu, leaving)
 
 
-def _stream(source: Source, seconds: float, threads: int) -> _Stream:
+def _stream(source: UnitSource, seconds: float, threads: int) -> _Stream:
     """What a training worker sees that only takes batches, from its second one on."""
     keep_memory()
     started = time.perf_counter()
@@ -211,7 +211,7 @@ def _own_gpu() -> int | None:
     return 0 if ray.get_gpu_ids() else None
 
 
-def _unit(source: Source, gpu: int | None) -> Columns:
+def _unit(source: UnitSource, gpu: int | None) -> Columns:
     """A unit's columns, with the pixels where a training worker gets them."""
     place = source.recipe.placement
     if place.render == "trainer":
@@ -219,13 +219,13 @@ def _unit(source: Source, gpu: int | None) -> Columns:
     return source.maker(place.threads, lambda stage, unit: None)(0)
 
 
-def _steps(source: Source, seconds: float, threads: int) -> _Watch:
+def _steps(source: UnitSource, seconds: float, threads: int) -> _Watch:
     """Training steps on one batch, again and again, its way to the device included: the network without its data plane."""
     import torch
 
-    from trainers.gradients import accumulate
-    from trainers.optim import build_optimizer, place
-    from trainers.pretext import PretextModel
+    from trainers.learning.gradients import accumulate
+    from trainers.learning.optim import build_optimizer, place
+    from trainers.learning.pretext import PretextModel
 
     recipe = source.recipe
     device = torch.device("cpu" if _own_gpu() is None else "cuda")

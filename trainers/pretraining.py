@@ -8,30 +8,28 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from pipeline.engines import settled
 from pipeline.errors import UserError
 from pipeline.labels import Classes, Direction, Order
 from pipeline.materialize.rendered import RenderedSource, for_training
-from pipeline.order import Geometry, Schedule
-from pipeline.quality import mixing
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.ordering.quality import mixing
 from pipeline.recipe.schema import Recipe
+from pipeline.rendering.engine import settled
+from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_training_corpus
 from pipeline.storage import exists, make_folder, scrubbed_document
-from pipeline.stream import file_bytes, sent_bytes
-from pipeline.units import Source, row_bytes
-from trainers.board import Record, open_board
-from trainers.fit import fit
-from trainers.history import learnt
-from trainers.loop import Job, summary, train
+from pipeline.streaming.plan import file_bytes, sent_bytes
+from trainers.learning.history import learnt
+from trainers.learning.loop import TrainingJob, summary, train
+from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
-from trainers.preflight import check_batch
-from trainers.pretext import PretextModel
-from trainers.runs import RunFolder, decisive, differences
-from trainers.session import alone, connect
-from trainers.tracking import tracked
+from trainers.running.fit import fit
+from trainers.running.preflight import check_batch
+from trainers.running.run_log import Record, open_run_log
+from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder, decisive, differences
+from trainers.running.session import connect, exclusive
+from trainers.running.tracking import tracked
 
-BACKBONE = "backbone.pt"
-RESULT, RECIPE = "pretrain.json", "recipe.json"
 _MOST_NAMED = 5  # of the keys that differ
 
 log = logging.getLogger(__name__)
@@ -47,13 +45,13 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
 
     Args:
         recipe: what to train on what; where its shards are a rendered corpus, crop and tasks are those of that corpus.
-        listeners: called with each log line, see `trainers.board.Record`.
+        listeners: called with each log line, see `trainers.running.run_log.Record`.
         fresh: start anew even if there are checkpoints of this recipe, or its run is over.
 
     Returns:
-        What `trainers.loop.summary` says of the run, and of each task whether it is `learnt` (see `trainers.history.learnt`);
-        `events`, what befell it; `order`, how well it mixes beside a full shuffle (see `pipeline.quality.Mixing`); and for a
-        mixture the share of each corpus: asked for, ordered, and trained.
+        What `trainers.learning.loop.summary` says of the run; for each task whether it is `learnt`, see
+        `trainers.learning.history.learnt`; `events`, what befell the run; `order`, how well it mixes beside a full shuffle,
+        see `pipeline.ordering.quality.Mixing`; and for a mixture the share of each corpus: asked for, ordered, and trained.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
@@ -65,7 +63,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         log.warning("%s holds the end of this run already; to train it anew ask for that (--fresh)", folder.url)
         return outcome
     connect(recipe)
-    with alone(f"pretrain into {folder.url}"):
+    with exclusive(f"pretrain into {folder.url}"):
         folder.make()
         if said := _replaces(folder, recipe):
             log.warning("%s", said)
@@ -74,17 +72,17 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         if fresh:
             folder.clear(checkpoints)
             if _result_of(folder) == identity:
-                folder.remove(RESULT)  # else the run, once interrupted, would pass for over
+                folder.remove(PRETRAINED)  # else the run, once interrupted, would pass for over
         make_folder(folder.path(checkpoints))
         folder.write_json(f"{checkpoints}/{RECIPE}", document)
-        job = Job(
+        job = TrainingJob(
             stage="pretrain",
             folder=folder.path(checkpoints),
             source=source,
             build=partial(PretextModel, recipe, recipe.seed),
             objectives=tuple(recipe.tasks),
             optimizer=spec.optimizer,
-            board=open_board(),
+            board=open_run_log(),
         )
         with tracked(recipe, "pretrain") as tracker:
             events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])])
@@ -105,7 +103,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             "mixture": _mixture(source.schedule, state["trained"]),
         }
         folder.write_json("quarantine.json", state["quarantine"])
-        folder.write_json(RESULT, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+        folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
         try:
             folder.clear(checkpoints)
         except OSError as error:  # the run is over all the same
@@ -130,7 +128,7 @@ def _replaces(folder: RunFolder, recipe: Recipe) -> str | None:
 
 def _result_of(folder: RunFolder) -> str | None:
     """The identity of the run whose end the folder holds."""
-    found = folder.read_json(RESULT)
+    found = folder.read_json(PRETRAINED)
     return None if found is None else str(found["identity"])
 
 
@@ -143,7 +141,7 @@ def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 def _over(folder: RunFolder) -> dict[str, Any] | None:
     """What a run of this recipe returned that is over, if it is and its weights are there."""
-    found, identity = folder.read_json(RESULT), folder.identity("pretrain")
+    found, identity = folder.read_json(PRETRAINED), folder.identity("pretrain")
     if found is None or found.pop("identity") != identity or not exists(folder.path(BACKBONE)):
         return None
     if folder.read_weights(BACKBONE)["identity"] != identity:
@@ -166,7 +164,7 @@ def _mixture(schedule: Schedule, trained: list[int]) -> dict[str, dict[str, floa
     }
 
 
-def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
+def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
     """The recipe as it will run, its pairs in their order, and its network; what cannot be made is refused here.
 
     Raises:
@@ -192,7 +190,7 @@ def prepared(recipe: Recipe) -> tuple[Recipe, Source, PretextModel]:
     image = not all(isinstance(task.label_kind(), Classes | Direction | Order) for task in recipe.tasks.values())
     if rendered:
         return recipe, RenderedSource(recipe, corpus, schedule, image=image, rendered=rendered), model
-    return recipe, Source(chosen, corpus, schedule, image=image), model
+    return recipe, UnitSource(chosen, corpus, schedule, image=image), model
 
 
 def _work(config: dict[str, Any]) -> None:

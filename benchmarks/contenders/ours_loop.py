@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
-from pipeline.memory import keep_memory
-from pipeline.stream import pairs
+from pipeline.streaming.memory import keep_memory
+from pipeline.streaming.plan import pairs
 
 PASSES = False
 

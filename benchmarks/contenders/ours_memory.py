@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job, members
 from pipeline.draws import sample_id
-from pipeline.memory import keep_memory
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Sample
+from pipeline.streaming.memory import keep_memory
 
 PASSES = False
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from benchmarks.contenders import rays
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
-from pipeline.batches import ahead
-from pipeline.memory import keep_memory
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_corpus
-from pipeline.stream import steps, units
-from pipeline.units import Source, row_bytes
+from pipeline.streaming.batches import ahead
+from pipeline.streaming.memory import keep_memory
+from pipeline.streaming.plan import steps, units
 
 PASSES = False
 
@@ -25,7 +25,7 @@ def batches(job: Job) -> Iterator[Batch]:
     recipe = recipe_of(job, **placement)
     corpus = open_corpus(recipe.corpus.shards)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
-    source = Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, recipe.training.epochs))
+    source = UnitSource(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, recipe.training.epochs))
     source = replace(source, image=not job.tasks or bool({"occlusion", "colorization"} & set(job.tasks)))  # as in training
     keep_memory()  # as a training worker does
     with rays.quietly():

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.gpu_check.checks import Machine, steps
 from benchmarks.gpu_check.steps import Found, run
-from cluster.machine import this_machine, versions
+from cluster.reports.machine import this_machine, versions
 
 _MARKS = {"ok": "[green]ok[/]", "failed": "[red]failed[/]", "skipped": "skipped", "pending": "pending"}
 _WIDTH = 150

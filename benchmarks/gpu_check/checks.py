@@ -21,7 +21,7 @@ from benchmarks.gpu_check import photos
 from benchmarks.gpu_check.steps import Failed, Skipped, Step, Turn
 
 _HERE = Path(__file__).resolve().parents[2]
-_PSEUDOLABEL = (sys.executable, "-m", "cluster")
+_PSEUDOLABEL = (sys.executable, "-m", "pseudolabel")
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 _ON_CPU = "no GPU: DALI and the network ran on the CPU"
 
@@ -223,7 +223,7 @@ def _resume(machine: Machine, turn: Turn) -> dict[str, Any]:
     """Kill a pretraining once it has a checkpoint, with all its processes, and start it again."""
     from pipeline.recipe import load_recipe
     from tests.trainers.ledgers import due, trained
-    from trainers.runs import RunFolder
+    from trainers.running.runs import RunFolder
 
     path = machine.recipe("resumed", epochs=8, checkpoint_epochs=2)
     recipe = load_recipe(path)

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.gpu_check.photos import windows
 from benchmarks.photos import jpeg
-from cluster.doctor import near
+from cluster.doctor.checks import near
 from pipeline.draws import sample_id
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Sample
 
 SIZE = 224

@@ -24,9 +24,9 @@ def bench(
 
     Example: [bold]pseudolabel bench recipe.yaml --set placement.actors=4[/]
     """
-    from cluster.bench import bench_tables
-    from cluster.progress import busy
-    from cluster.show import say, say_json
+    from cluster.reports.bench import bench_tables
+    from cluster.reports.progress import busy
+    from cluster.reports.terminal import say, say_json
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])

@@ -23,12 +23,12 @@ def clean(
 
     Example: [bold]pseudolabel clean recipe.yaml --yes[/]
     """
-    from cluster.results import leftovers_table
-    from cluster.show import say
-    from cluster.words import amount
+    from cluster.reports.formatting import amount
+    from cluster.reports.tables import leftovers_table
+    from cluster.reports.terminal import say
     from pipeline.recipe import load_recipe
-    from trainers.leftovers import discard, leftovers
-    from trainers.runs import RunFolder
+    from trainers.running.leftovers import discard, leftovers
+    from trainers.running.runs import RunFolder
 
     loaded = load_recipe(recipe, overrides or [])
     found = leftovers(loaded)

@@ -44,9 +44,9 @@ def pack(
 
     Example: [bold]pseudolabel pack photos/ shards/[/]
     """
-    from cluster.outcome import beside, recorded
-    from cluster.progress import counted
-    from cluster.show import pack_table, say
+    from cluster.jobs.command_result import beside, recorded
+    from cluster.reports.progress import counted
+    from cluster.reports.terminal import pack_table, say
     from pipeline.shards.pack import pack as run
     from pipeline.storage import join
 
@@ -79,8 +79,8 @@ def inspect(
 
     Example: [bold]pseudolabel inspect shards/ --deep[/]
     """
-    from cluster.progress import counted
-    from cluster.show import inspect_tables, say, say_json
+    from cluster.reports.progress import counted
+    from cluster.reports.terminal import inspect_tables, say, say_json
     from pipeline.shards.inspect import inspect as run
     from pipeline.shards.opening import open_corpus
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.options import AsJson
-from cluster.console import Stream
-from cluster.outcome import UNREAD
+from cluster.console import OutputStream
+from cluster.jobs.command_result import UNREAD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster.jobs import Job, Jobs
+    from cluster.jobs.ray_jobs import ClusterJob, Jobs
     from pipeline.recipe import Recipe
 
 Address = Annotated[
@@ -63,9 +63,9 @@ def submit(
 
     Example: [bold]pseudolabel submit -- pretrain recipe.yaml --set training.epochs=20[/]
     """
-    from cluster.jobs import stable_id
-    from cluster.outcome import Outcome
-    from cluster.shipping import snapshot
+    from cluster.jobs.command_result import CommandResult
+    from cluster.jobs.ray_jobs import stable_id
+    from cluster.jobs.shipping import snapshot
     from pipeline.errors import UserError
     from pipeline.recipe import load_recipe
     from pipeline.storage import is_local
@@ -75,7 +75,7 @@ def submit(
     jobs = _jobs(address)
     folder, entrypoint = _package(command, given, loaded, jobs.here, ship)
     _check(command, loaded, jobs)
-    outcome, url = Outcome(command, given["result"]), _result(command, given, loaded)
+    outcome, url = CommandResult(command, given["result"]), _result(command, given, loaded)
 
     def sending(id: str) -> None:
         if jobs.here or not is_local(given["result"] or url):
@@ -133,7 +133,7 @@ def stop(id: JobId, address: Address = None) -> None:
 
 
 def _jobs(address: str | None) -> Jobs:
-    from cluster.jobs import Jobs
+    from cluster.jobs.ray_jobs import Jobs
 
     jobs = Jobs(address)
     if jobs.guessed:
@@ -146,7 +146,7 @@ def _jobs(address: str | None) -> Jobs:
 
 def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
     """The command and its arguments, refused as the command itself would refuse them."""
-    from cluster.jobs import COMMANDS
+    from cluster.jobs.ray_jobs import COMMANDS
     from pipeline.errors import UserError
     from pipeline.recipe.suggest import unknown_name
 
@@ -164,8 +164,8 @@ def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship:
     import shlex
     from pathlib import Path
 
-    from cluster.jobs import settled_paths
-    from cluster.shipping import is_checkout
+    from cluster.jobs.ray_jobs import settled_paths
+    from cluster.jobs.shipping import is_checkout
     from pipeline.errors import UserError
     from pipeline.storage import absolute, is_local, scrubbed
 
@@ -199,8 +199,8 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
     there = jobs.nodes()
     if there is None:
         return
-    from trainers.capacity import check_nodes, pieces
-    from trainers.preflight import check_render, check_resources, check_room
+    from trainers.running.capacity import check_nodes, pieces
+    from trainers.running.preflight import check_render, check_resources, check_room
 
     trains = command != "render"
     (check_resources if trains else check_render)(loaded, sum(node.cpus for node in there), sum(node.gpus for node in there))
@@ -211,8 +211,8 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
 
 def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
     """Where the command's result lies if `--result` does not say it."""
-    from cluster.outcome import RESULT, beside
-    from trainers.runs import RunFolder
+    from cluster.jobs.command_result import RESULT, beside
+    from trainers.running.runs import RunFolder
 
     return beside(given["out"], command) if command == "render" else RunFolder(loaded).path(f"{command}.{RESULT}")
 
@@ -226,10 +226,10 @@ def _passed(names: list[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def _follow(jobs: Jobs, job: Job) -> None:
+def _follow(jobs: Jobs, job: ClusterJob) -> None:
     def write(text: str) -> None:
         print(text, end="", flush=True)
-        if isinstance(sys.stdout, Stream) and sys.stdout.is_unread:
+        if isinstance(sys.stdout, OutputStream) and sys.stdout.is_unread:
             raise SystemExit(UNREAD)
 
     try:
@@ -243,10 +243,10 @@ def _follow(jobs: Jobs, job: Job) -> None:
         raise typer.Exit(ended.code)
 
 
-def _show(jobs: list[Job], json: bool, alone: bool = False) -> None:
+def _show(jobs: list[ClusterJob], json: bool, alone: bool = False) -> None:
     from dataclasses import asdict
 
-    from cluster.show import jobs_table, say, say_json
+    from cluster.reports.terminal import jobs_table, say, say_json
 
     if json:
         say_json(asdict(jobs[0]) if alone else [asdict(job) for job in jobs])

@@ -8,7 +8,7 @@ from cluster.commands.interrupts import interruptible
 from cluster.commands.options import Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
-    from cluster.outcome import Outcome
+    from cluster.jobs.command_result import CommandResult
     from pipeline.recipe import Recipe
 
 _RESUMES = "the same command goes on from the last checkpoint"
@@ -22,12 +22,12 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
     Example: [bold]pseudolabel pretrain recipe.yaml --set training.epochs=20[/]
     """
-    from cluster.outcome import recorded
-    from cluster.progress import training
-    from cluster.results import metric_names, pretext_table, stage_table
-    from cluster.show import say
+    from cluster.jobs.command_result import recorded
+    from cluster.reports.progress import training
+    from cluster.reports.tables import metric_names, pretext_table, stage_table
+    from cluster.reports.terminal import say
     from pipeline.materialize.rendered import is_rendered
-    from trainers.threads import advice
+    from trainers.running.threads import thread_advice
 
     with recorded("pretrain", result) as outcome:
         loaded = _load(recipe, overrides)
@@ -51,7 +51,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         say(
             pretext_table(found["tasks"], board.metrics, found["steps"]),
             stage_table(stages),
-            *filter(None, [advice(loaded, stages)]),
+            *filter(None, [thread_advice(loaded, stages)]),
         )
         _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
@@ -61,8 +61,8 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
     Example: [bold]pseudolabel finetune recipe.yaml --set downstream.labels=0.1[/]
     """
-    from cluster.outcome import recorded, scores
-    from cluster.progress import training
+    from cluster.jobs.command_result import recorded, scores
+    from cluster.reports.progress import training
 
     with recorded("finetune", result) as outcome:
         loaded = _load(recipe, overrides)
@@ -83,8 +83,8 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
 
     Example: [bold]pseudolabel evaluate recipe.yaml --set downstream.layer=layer3[/]
     """
-    from cluster.outcome import recorded, scores
-    from cluster.progress import training
+    from cluster.jobs.command_result import recorded, scores
+    from cluster.reports.progress import training
 
     with recorded("evaluate", result) as outcome:
         loaded = _load(recipe, overrides)
@@ -108,7 +108,7 @@ def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
     from pipeline.materialize.rendered import for_training
     from pipeline.recipe import load_recipe
-    from trainers.session import check_early
+    from trainers.running.session import check_early
 
     loaded = for_training(load_recipe(recipe, overrides or []))[0]
     check_early(loaded)
@@ -117,7 +117,7 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
 
 def _index(shards: str | list[str], recipe: Recipe) -> None:
     """Open shards once with progress, which indexes those that are not yet; also refuses at once what is not there."""
-    from cluster.progress import counted
+    from cluster.reports.progress import counted
     from pipeline.shards.opening import open_corpus
 
     with counted("indexing", "shard") as progress:
@@ -130,12 +130,12 @@ def _index_downstream(recipe: Recipe) -> None:
         _index(recipe.downstream.test, recipe)
 
 
-def _begin(recipe: Recipe, outcome: Outcome, command: str) -> None:
+def _begin(recipe: Recipe, outcome: CommandResult, command: str) -> None:
     """Refuse a run folder that cannot be written before hours go into what should be stored there; then the work begins."""
-    from cluster.outcome import RESULT
+    from cluster.jobs.command_result import RESULT
     from pipeline import storage
     from pipeline.errors import UserError
-    from trainers.runs import RunFolder
+    from trainers.running.runs import RunFolder
 
     folder = RunFolder(recipe)
     probe = folder.path(".writable")
@@ -149,11 +149,11 @@ def _begin(recipe: Recipe, outcome: Outcome, command: str) -> None:
     outcome.begin(folder.path(f"{command}.{RESULT}"))
 
 
-def _report(recipe: Recipe, outcome: Outcome, *files: str, results: bool = False) -> None:
-    from cluster.report import HTML, JSON, write_report
-    from cluster.results import downstream_tables
-    from cluster.show import say
-    from trainers.runs import RunFolder
+def _report(recipe: Recipe, outcome: CommandResult, *files: str, results: bool = False) -> None:
+    from cluster.reports.report import HTML, JSON, write_report
+    from cluster.reports.tables import downstream_tables
+    from cluster.reports.terminal import say
+    from trainers.running.runs import RunFolder
 
     folder = RunFolder(recipe)
     report = write_report(recipe)

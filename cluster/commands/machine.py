@@ -15,9 +15,9 @@ def doctor(json: AsJson = False) -> None:
 
     Example: [bold]pseudolabel doctor[/]
     """
-    from cluster.doctor import examine
-    from cluster.progress import busy
-    from cluster.show import doctor_tables, say, say_json
+    from cluster.doctor.checks import examine
+    from cluster.reports.progress import busy
+    from cluster.reports.terminal import doctor_tables, say, say_json
 
     with busy("testing engines") as now:
         findings = examine(now)

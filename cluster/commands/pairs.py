@@ -18,7 +18,7 @@ def tasks(
 
     Example: [bold]pseudolabel tasks jigsaw[/]
     """
-    from cluster.show import say, task_panels, tasks_table
+    from cluster.reports.terminal import say, task_panels, tasks_table
     from pipeline.errors import UserError
     from pipeline.recipe.suggest import unknown_name
     from pipeline.tasks import registry
@@ -48,9 +48,9 @@ def preview(
 
     Example: [bold]pseudolabel preview recipe.yaml -o sheet.png --samples 8[/]
     """
-    from cluster.progress import counted
-    from cluster.show import say
-    from pipeline.preview import page, save, sheet, with_all_tasks
+    from cluster.pictures.preview import page, save, sheet, with_all_tasks
+    from cluster.reports.progress import counted
+    from cluster.reports.terminal import say
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -78,7 +78,7 @@ def colours(
     """
     import yaml
 
-    from pipeline.colours import learn_colours
+    from cluster.pictures.palette import learn_colours
     from pipeline.recipe import load_recipe
 
     learnt = learn_colours(load_recipe(recipe, overrides or []), count, samples)

@@ -30,16 +30,16 @@ def render(
 
     Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
     """
-    from cluster.outcome import beside, recorded
-    from cluster.progress import counted, rendering
-    from cluster.show import render_table, say
+    from cluster.jobs.command_result import beside, recorded
+    from cluster.reports.progress import counted, rendering
+    from cluster.reports.terminal import render_table, say
     from pipeline.errors import RunError
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
     from pipeline.storage import absolute, join
-    from trainers.preflight import check_render
-    from trainers.session import alone, connect
+    from trainers.running.preflight import check_render
+    from trainers.running.session import connect, exclusive
 
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
@@ -48,7 +48,7 @@ def render(
         with interruptible(_RESUMES):
             connect(loaded, check_render)
             _quiet()
-            with alone(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
+            with exclusive(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
                 report = run(loaded, out, retry_failed, indexing, progress)
         outcome.counts = {
             "shards": report.shards,
@@ -87,9 +87,9 @@ def verify(
     """
     from dataclasses import asdict
 
-    from cluster.outcome import beside, recorded
-    from cluster.progress import counted
-    from cluster.show import say, say_json, verify_tables
+    from cluster.jobs.command_result import beside, recorded
+    from cluster.reports.progress import counted
+    from cluster.reports.terminal import say, say_json, verify_tables
     from pipeline.materialize.verify import verify as run
     from pipeline.storage import is_writable
 

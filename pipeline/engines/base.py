@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.tasks.base import Drawn, Task
-from pipeline.unusual import Undecodable, UnusualImage
+from pipeline.engines.vocabulary import Drawn, Renderable
+from pipeline.images.unusual import Undecodable, UnusualImage
 
 UNDECODABLE = "the image's data is damaged: it could not be decoded"
 """The reason both engines give where a decoder fails."""
@@ -21,7 +21,7 @@ class Request:
 
     Args:
         encoded: the files' bytes, a sample's frames after each other.
-        streams: their parsed code streams, or `UnusualImage`s, see `pipeline.check.Header`.
+        streams: their parsed code streams, or `UnusualImage`s, see `pipeline.images.check.Header`.
         windows: int32 (m, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
         turn: bool (m,): turn the resized crop a quarter counter-clockwise.
         mirror: bool (m, 2): then mirror it left and right, and top and bottom.
@@ -90,7 +90,7 @@ class Engine(Protocol):
         """Engine and library versions: what the pixels depend on besides the request."""
 
 
-def pixel_shapes(tasks: Mapping[str, Task], size: int, frames: int = 1) -> dict[str, tuple[int, ...]]:
+def pixel_shapes(tasks: Mapping[str, Renderable], size: int, frames: int = 1) -> dict[str, tuple[int, ...]]:
     """Names of the pixel columns, `image`, of clips `frames`, and each `<task>.input`, with the shape of one row."""
     strip = {"frames": (frames * size, size, 3)} if frames > 1 else {}
     return {"image": (size, size, 3), **strip, **{f"{name}.input": task.input_shape(size) for name, task in tasks.items()}}

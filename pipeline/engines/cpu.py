@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.engines.base import Request
 from pipeline.engines.decoding import WindowDecoder
-from pipeline.engines.field import normal_field
+from pipeline.engines.noise_field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
-from pipeline.tasks.base import Drawn, Task
-from pipeline.unusual import Undecodable, UnusualImage
+from pipeline.engines.vocabulary import Drawn, Renderable
+from pipeline.images.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
 """Of crops that a thread works on together: a share of a core's second-level cache."""
@@ -42,7 +42,7 @@ class Threads:
 
 
 def inputs_of(
-    tasks: Mapping[str, Task], image: np.ndarray, drawn: Mapping[str, Drawn], threads: Threads
+    tasks: Mapping[str, Renderable], image: np.ndarray, drawn: Mapping[str, Drawn], threads: Threads
 ) -> dict[str, np.ndarray]:
     """What every task makes of crops: all tasks of a few crops at a time, which stay in the processor's cache meanwhile.
 
@@ -82,7 +82,7 @@ class CpuEngine:
 
     name = "cpu"
 
-    def __init__(self, tasks: dict[str, Task], size: int, threads: int = 1, reduced: bool = False) -> None:
+    def __init__(self, tasks: Mapping[str, Renderable], size: int, threads: int = 1, reduced: bool = False) -> None:
         import cv2
 
         self._tasks, self._size, self._cv2 = tasks, size, cv2

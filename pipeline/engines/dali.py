@@ -6,18 +6,19 @@ The graph is the same on both devices; only `device=` differs. Every drawn numbe
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from pipeline.codec import quiet
 from pipeline.draws import Draws
 from pipeline.engines.base import UNDECODABLE, Request, as_files, pixel_shapes
-from pipeline.engines.field import normal_field
-from pipeline.engines.room import DeviceRoom, HostRoom
+from pipeline.engines.noise_field import normal_field
+from pipeline.engines.output_buffers import DeviceBuffers, HostBuffers
+from pipeline.engines.vocabulary import Drawn, Renderable
 from pipeline.errors import RunError
-from pipeline.tasks.base import Drawn, Task
+from pipeline.images.codec import quiet
 
 _DECODER = "decoders.image_slice"
 _SAMPLE = re.compile(r"sample #(\d+)", re.IGNORECASE)
@@ -40,7 +41,7 @@ class DaliEngine:
 
     def __init__(
         self,
-        tasks: dict[str, Task],
+        tasks: Mapping[str, Renderable],
         size: int,
         threads: int = 1,
         device_id: int | None = None,
@@ -53,10 +54,10 @@ class DaliEngine:
         gpu = device_id is not None
         self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu, frames)
         self._pipeline.build()
-        self._room = DeviceRoom(device_id) if stay else HostRoom()
+        self._buffers = DeviceBuffers(device_id) if stay else HostBuffers()
 
     def run(self, request: Request) -> tuple[dict[str, Any], dict[int, str]]:
-        columns = self._room.make(self._shapes, len(request))
+        columns = self._buffers.make(self._shapes, len(request))
         failures: dict[int, str] = {}
         for start in range(0, len(request), self._batch):
             self._part(request, np.arange(start, min(start + self._batch, len(request))), columns, failures)
@@ -90,7 +91,7 @@ class DaliEngine:
                         self._part(request, half, columns, failures)
                     return
                 continue
-            self._room.put(columns, rows, outputs)
+            self._buffers.put(columns, rows, outputs)
             return
 
     def _feed(self, part: Request) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _cause(message: str) -> str:
 
 
 def build_graph(
-    tasks: dict[str, Task], size: int, threads: int, batch: int, device_id: int | None, gpu: bool, frames: int = 1
+    tasks: Mapping[str, Renderable], size: int, threads: int, batch: int, device_id: int | None, gpu: bool, frames: int = 1
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Define the graph without building it.
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.check import Header
-from pipeline.codec import cpu_decoder, nvimgcodec
 from pipeline.engines.base import UNDECODABLE
-from pipeline.unusual import Undecodable, UnusualImage
+from pipeline.images.check import Header
+from pipeline.images.codec import cpu_decoder, nvimgcodec
+from pipeline.images.unusual import Undecodable, UnusualImage
 
 
 class WindowDecoder:
@@ -24,7 +24,7 @@ class WindowDecoder:
         """Decode.
 
         Args:
-            stream: as in `pipeline.check.Header`.
+            stream: as in `pipeline.images.check.Header`.
             window: top, left, height, width in the photo as it is stored; of an unusual image upright.
 
         Returns:

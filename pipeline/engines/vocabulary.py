@@ -7,7 +7,13 @@ batch.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.draws import Stream
+
+Drawn = dict[str, Any]
+"""What a task drew for n samples: arrays whose first axis is n. `label` and `mask` become columns of the batch."""
 
 
 class Ops(Protocol):
@@ -38,8 +44,8 @@ class Ops(Protocol):
         """Add normal noise of variance `gain` (n,) x pixel + `level` (n,) squared, levels of 0..255; rounded, clipped.
 
         The model of sensor noise of Foi et al. 2008: `gain` is shot noise, `level` noise that does not depend on the light. The
-        numbers are the sum of two cuts out of `pipeline.engines.field.normal_field`, their top left corners, (y, x), at `corners`
-        (n, 2, 2), divided by the root of two. (h, w, c) -> (h, w, c) with sides of at most the crop's.
+        numbers are the sum of two cuts out of `pipeline.engines.noise_field.normal_field`, their top left corners, (y, x),
+        at `corners` (n, 2, 2), divided by the root of two. (h, w, c) -> (h, w, c) with sides of at most the crop's.
         """
 
     def blur(self, image: Any, sigma: Any) -> Any:
@@ -66,3 +72,18 @@ class Ops(Protocol):
 
     def paste(self, image: Any, other: Any, mask: Any) -> Any:
         """Where `mask`, uint8 (n, h, w), is 1 the pixels of `other`, elsewhere those of the image. (h, w, 3) -> (h, w, 3)."""
+
+
+class Renderable(Protocol):
+    """What an engine needs of a task; `pipeline.tasks.Task` says what each of them does."""
+
+    frames: ClassVar[int]
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one input for crops of `size` pixels."""
+
+    def draw(self, rng: Stream, size: int) -> Drawn:
+        """Draw the parameters of n samples."""
+
+    def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
+        """Carry out what was drawn, in the words of `ops`."""

@@ -23,7 +23,7 @@ _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Column:
+class StoredColumn:
     """A column of the batch on disk.
 
     Args:
@@ -46,7 +46,7 @@ class Column:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
-def stored_columns(recipe: Recipe) -> list[Column]:
+def stored_columns(recipe: Recipe) -> list[StoredColumn]:
     """The columns that a recipe's pairs have on disk: inputs and labels of its tasks, and the crop where a label names it.
 
     Raises:
@@ -57,23 +57,23 @@ def stored_columns(recipe: Recipe) -> list[Column]:
     kinds = {name: task.label_kind() for name, task in recipe.tasks.items()}
     found = []
     if any(getattr(kind, "target", None) == "image" for kind in kinds.values()):
-        found.append(Column("image", f"image.{form}", "pixels", shapes["image"], "uint8"))
+        found.append(StoredColumn("image", f"image.{form}", "pixels", shapes["image"], "uint8"))
     draws = Draws(recipe.seed, 0, np.zeros(1, np.uint64))
     for name in sorted(recipe.tasks):
-        found.append(Column(f"{name}.input", f"{name}.input.{form}", "pixels", shapes[f"{name}.input"], "uint8"))
+        found.append(StoredColumn(f"{name}.input", f"{name}.input.{form}", "pixels", shapes[f"{name}.input"], "uint8"))
         drawn = recipe.tasks[name].draw(draws.stream(name), recipe.image.size)
         if "label" in drawn:
             label = np.asarray(drawn["label"])
             if label.dtype.kind not in "iu" and label.ndim == 1:
                 raise UserError(f"tasks.{name}: a label of type {label.dtype} cannot be stored, only whole numbers and arrays")
             kind, ext = ("class", "cls") if label.ndim == 1 else ("array", "json")
-            found.append(Column(f"{name}.label", f"{name}.label.{ext}", kind, label.shape[1:], label.dtype.name))  # type: ignore[arg-type]
+            found.append(StoredColumn(f"{name}.label", f"{name}.label.{ext}", kind, label.shape[1:], label.dtype.name))  # type: ignore[arg-type]
         if "mask" in drawn:
-            found.append(Column(f"{name}.mask", f"{name}.{MASK}", "mask", drawn["mask"].shape[1:], "uint8"))
+            found.append(StoredColumn(f"{name}.mask", f"{name}.{MASK}", "mask", drawn["mask"].shape[1:], "uint8"))
     return found
 
 
-def encoder(column: Column, spec: Render) -> Callable[[np.ndarray], bytes]:
+def encoder(column: StoredColumn, spec: Render) -> Callable[[np.ndarray], bytes]:
     """What turns one row of a column into the bytes of its file."""
     match column.kind:
         case "class":
@@ -90,7 +90,7 @@ def encoder(column: Column, spec: Render) -> Callable[[np.ndarray], bytes]:
     return lambda row: write(row.reshape(-1, *row.shape[-2:]))  # patches lie below each other
 
 
-def decode(column: Column, data: bytes | memoryview) -> np.ndarray:
+def decode(column: StoredColumn, data: bytes | memoryview) -> np.ndarray:
     """One row of a column from the bytes of its file.
 
     Raises:
@@ -142,6 +142,6 @@ def _opencv(form: str, quality: int | None) -> Callable[[np.ndarray], bytes]:
     return encode
 
 
-def as_row(column: Column) -> dict[str, Any]:
+def as_row(column: StoredColumn) -> dict[str, Any]:
     """Plain data that describes the column, for the manifest."""
     return {"name": column.name, "member": column.member, "shape": list(column.shape), "dtype": column.dtype}

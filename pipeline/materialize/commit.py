@@ -43,7 +43,7 @@ class Bad:
 
 
 @dataclass(frozen=True)
-class Record:
+class CommitRecord:
     """What became of an input shard.
 
     Args:
@@ -72,17 +72,17 @@ class Record:
         write_json(join(out, f"{COMMITS}/{stem}{_ENDING}"), asdict(self))
 
     @classmethod
-    def load(cls, out: str, stem: str) -> Record:
+    def load(cls, out: str, stem: str) -> CommitRecord:
         """Read what `save` wrote; FileNotFoundError where the shard is not done."""
         return cls.parse(read_all(join(out, f"{COMMITS}/{stem}{_ENDING}")).decode())
 
     @classmethod
-    def parse(cls, text: str) -> Record:
+    def parse(cls, text: str) -> CommitRecord:
         """A record from its file's text; ValueError where it is damaged."""
         return _RECORD.validate_json(text, strict=True)
 
 
-_RECORD = TypeAdapter(Record)
+_RECORD = TypeAdapter(CommitRecord)
 
 
 def committed(out: str) -> set[str]:
@@ -115,16 +115,16 @@ def failure_url(out: str, stem: str) -> str:
     return join(out, f"{FAILED}/{stem}{_ENDING}")
 
 
-def records(out: str, stems: Iterable[str]) -> Iterator[Record]:
+def records(out: str, stems: Iterable[str]) -> Iterator[CommitRecord]:
     """The records of some shards, in their order, a few read ahead.
 
     Raises:
         RunError: one of them is not there, or cannot be read.
     """
 
-    def load(stem: str) -> Record:
+    def load(stem: str) -> CommitRecord:
         try:
-            return Record.load(out, stem)
+            return CommitRecord.load(out, stem)
         except FileNotFoundError:
             shared = f"; is {out} a folder that all machines share?" if is_local(out) else ""
             raise RunError(f"{join(out, COMMITS)}: the commit record {stem}{_ENDING} is not there{shared}") from None

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.materialize.commit import BAD, COMMITS, FAILED, committed, failed, write_json
-from pipeline.materialize.plan import Job, difference
+from pipeline.materialize.job import RenderJob, difference
 from pipeline.storage import TEMPORARY, join
 
 IDENTITY, RECIPE, MANIFEST = "identity.json", "recipe.json", "manifest.json"
@@ -30,7 +30,7 @@ class State:
     """The manifest is there, and nothing was begun after it."""
 
 
-def look(job: Job) -> State:
+def look(job: RenderJob) -> State:
     """See what of a job is done, from the names in the folder alone.
 
     Raises:
@@ -80,7 +80,7 @@ def check_access(out: str) -> None:
         raise UserError(f"{out} cannot be read: {error}") from None
 
 
-def claim(job: Job, recipe: dict[str, Any]) -> None:
+def claim(job: RenderJob, recipe: dict[str, Any]) -> None:
     """Make the folder this job's own, and tidy it of what killed runs left half written.
 
     Raises:
@@ -91,7 +91,7 @@ def claim(job: Job, recipe: dict[str, Any]) -> None:
             storage.make_folder(join(job.out, folder))
         with storage.write_atomic(job.url(UNFINISHED)) as file:
             file.write(_WORDS)
-        discard_unfinished(job, finished=False)
+        discard_unfinished_shards(job, finished=False)
         if _identity(job.out) is None:
             write_json(job.url(RECIPE), recipe)
             write_json(job.url(IDENTITY), job.identity)
@@ -99,7 +99,7 @@ def claim(job: Job, recipe: dict[str, Any]) -> None:
         raise UserError(f"{job.out} cannot be written: {error}") from None
 
 
-def discard_unfinished(job: Job, finished: bool) -> None:
+def discard_unfinished_shards(job: RenderJob, finished: bool) -> None:
     """Remove what killed writers left half written in any folder of the job, see `pipeline.storage.discard_unfinished`."""
     for folder in ("", COMMITS, FAILED, BAD):
         storage.discard_unfinished(join(job.out, folder) if folder else job.out, finished)

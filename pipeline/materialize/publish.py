@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import RunError
 from pipeline.materialize.columns import as_row, stored_columns
-from pipeline.materialize.commit import Record, failed, failure_url, load_failure, records, write_json
-from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, UNFINISHED, discard_unfinished
-from pipeline.materialize.plan import Job, shaping, versions
-from pipeline.quarantine import check_budget
+from pipeline.materialize.commit import CommitRecord, failed, failure_url, load_failure, records, write_json
+from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, UNFINISHED, discard_unfinished_shards
+from pipeline.materialize.job import RenderJob, shaping, versions
+from pipeline.rendering.quarantine import check_budget
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.index import SCHEMA, save_table
 
@@ -65,7 +65,7 @@ class Totals:
     quarantined: int = 0
 
 
-def publish(job: Job, done: list[int]) -> Totals:
+def publish(job: RenderJob, done: list[int]) -> Totals:
     """Write what describes the shards that are done, and those that failed; running it again writes the same.
 
     Args:
@@ -82,12 +82,12 @@ def publish(job: Job, done: list[int]) -> Totals:
         raise RunError(f"{job.out}: the manifest cannot be written: {error}; run the same command again") from error
 
 
-def _publish(job: Job, done: set[int]) -> Totals:
+def _publish(job: RenderJob, done: set[int]) -> Totals:
     totals, index = Totals(len(job.corpus.urls), len(job.corpus.urls) - len(done)), _Rows(SCHEMA)
     broken = {i: load_failure(job.out, job.stem(i)) for i in range(len(job.corpus.urls)) if i not in done}
     sums = {}
     some: list[dict[str, str]] = []
-    with _Table(SHARDS_SCHEMA) as shards, _Table(QUARANTINE_SCHEMA) as quarantine:
+    with _IndexTable(SHARDS_SCHEMA) as shards, _IndexTable(QUARANTINE_SCHEMA) as quarantine:
         for i, record in _in_order(job, done):
             if record is None:
                 shards.add({"shard": job.shard(i), "bytes": int(job.corpus.sizes[i]), "failure": broken[i]["reason"]})
@@ -132,25 +132,25 @@ def _publish(job: Job, done: set[int]) -> Totals:
     return totals
 
 
-def _count(totals: Totals, record: Record) -> None:
+def _count(totals: Totals, record: CommitRecord) -> None:
     totals.samples += record.samples
     totals.pairs += sum(output.pairs for output in record.outputs)
     totals.quarantined += record.quarantined
 
 
-def _in_order(job: Job, done: set[int]) -> Iterator[tuple[int, Record | None]]:
+def _in_order(job: RenderJob, done: set[int]) -> Iterator[tuple[int, CommitRecord | None]]:
     """Every shard of the corpus in its order, with its record if it is done."""
     loaded = records(job.out, (job.stem(i) for i in sorted(done)))
     for i in range(len(job.corpus.urls)):
         yield i, next(loaded) if i in done else None
 
 
-def _tidy(job: Job, done: set[int]) -> None:
+def _tidy(job: RenderJob, done: set[int]) -> None:
     """Remove what killed processes left half written, notes of failures that are no more, and the mark of the unfinished."""
     current = {job.stem(i) for i in range(len(job.corpus.urls)) if i not in done}
     for stem in failed(job.out) - current:
         storage.remove(failure_url(job.out, stem))
-    discard_unfinished(job, finished=True)
+    discard_unfinished_shards(job, finished=True)
     storage.remove(job.url(UNFINISHED))
 
 
@@ -180,14 +180,14 @@ class _Rows:
         self._rows = []
 
 
-class _Table:
+class _IndexTable:
     """A Parquet table that grows by rows, compressed in memory; the same rows make the same bytes."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema, self._rows, self._buffer = schema, [], io.BytesIO()  # type: ignore[var-annotated]
         self._writer = pq.ParquetWriter(self._buffer, schema, compression="zstd")
 
-    def __enter__(self) -> _Table:
+    def __enter__(self) -> _IndexTable:
         return self
 
     def __exit__(self, *error: object) -> None:

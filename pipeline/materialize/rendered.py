@@ -18,16 +18,16 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
-from pipeline.materialize.columns import Column, decode, stored_columns
+from pipeline.materialize.columns import StoredColumn, decode, stored_columns
 from pipeline.materialize.folder import MANIFEST, RECIPE
 from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, QUARANTINE_SCHEMA, SHARDS, SHARDS_SCHEMA
 from pipeline.materialize.writers import group_rows
 from pipeline.recipe.load import parse_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.render import Clock, Columns
+from pipeline.rendering.renderer import Clock, Columns
+from pipeline.rendering.units import UnitSource, chosen_task, seconds_column
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, join, open_seekable, read_all
-from pipeline.units import Source, chosen_task, seconds_column
 
 _CACHED_GROUPS = 16
 _OUTPUTS = r"^(quarantine/)?[A-Za-z0-9._-]+\.(tar|parquet)$"
@@ -54,7 +54,7 @@ class _Manifest(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Rendered:
+class RenderedCorpus:
     """A rendered corpus; cheap to pickle.
 
     Args:
@@ -77,7 +77,7 @@ class Rendered:
         return self.shards.column("samples").fill_null(0).to_numpy().astype(np.int64)
 
     @property
-    def columns(self) -> list[Column]:
+    def columns(self) -> list[StoredColumn]:
         """The stored columns, under the names that they have there."""
         members = {column["name"]: column["member"] for column in self.manifest["columns"]}
         return [replace(column, member=members[column.name]) for column in stored_columns(self.recipe)]
@@ -114,7 +114,7 @@ def _rendered_folder(shards: str | list[str]) -> bool:
         return False
 
 
-def open_rendered(url: str) -> Rendered:
+def open_rendered(url: str) -> RenderedCorpus:
     """Read what describes a rendered corpus.
 
     Raises:
@@ -147,7 +147,7 @@ def open_rendered(url: str) -> Rendered:
         _check_tables(shards, quarantine)
     except (ValueError, RecursionError, pa.ArrowException, OSError) as error:
         raise UserError(f"{url}: what its manifest names is damaged: {error}") from None
-    return Rendered(url, parse_recipe(document, join(url, RECIPE)), manifest, shards, quarantine)
+    return RenderedCorpus(url, parse_recipe(document, join(url, RECIPE)), manifest, shards, quarantine)
 
 
 def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
@@ -177,7 +177,7 @@ def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
             raise ValueError(f"{SHARDS} names {stranger!r}, which is no file of a render in this folder")
 
 
-def for_training(recipe: Recipe) -> tuple[Recipe, Rendered | None]:
+def for_training(recipe: Recipe) -> tuple[Recipe, RenderedCorpus | None]:
     """The recipe of a training run, and the rendered corpus that its shards are, if they are one.
 
     Raises:
@@ -195,7 +195,7 @@ def for_training(recipe: Recipe) -> tuple[Recipe, Rendered | None]:
     return resolve(recipe, rendered), rendered
 
 
-def resolve(recipe: Recipe, rendered: Rendered) -> Recipe:
+def resolve(recipe: Recipe, rendered: RenderedCorpus) -> Recipe:
     """The recipe of a training run on a rendered corpus: crop and tasks as they were rendered, everything else its own.
 
     Raises:
@@ -221,14 +221,14 @@ def resolve(recipe: Recipe, rendered: Rendered) -> Recipe:
 
 
 @dataclass(frozen=True)
-class RenderedSource(Source):
+class RenderedSource(UnitSource):
     """Units out of a rendered corpus, the same columns as `Source` makes of the original one. Drawings are taken in turn.
 
     Args:
         rendered: the corpus; None is refused.
     """
 
-    rendered: Rendered | None = field(default=None, kw_only=True)
+    rendered: RenderedCorpus | None = field(default=None, kw_only=True)
 
     def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
         reader = _Reader(self)
@@ -339,7 +339,7 @@ class _Reader:
         return found
 
 
-def tensors(values: Any, column: Column) -> np.ndarray:
+def tensors(values: Any, column: StoredColumn) -> np.ndarray:
     """The rows of a Parquet column of tensors, without a copy."""
     values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
     start = values.offset * column.row_bytes
@@ -347,7 +347,7 @@ def tensors(values: Any, column: Column) -> np.ndarray:
     return data.view(column.dtype).reshape(len(values), *column.shape)
 
 
-def _bad_rows(rendered: Rendered) -> dict[tuple[str, int], dict[int, tuple[str, str]]]:
+def _bad_rows(rendered: RenderedCorpus) -> dict[tuple[str, int], dict[int, tuple[str, str]]]:
     """Key and reason of the missing rows, by (shard, drawing), then row."""
     found: dict[tuple[str, int], dict[int, tuple[str, str]]] = {}
     for bad in rendered.quarantine.to_pylist():

@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.connection import connect_ray, quiet_data
-from pipeline.engines import build_engine, engine_name, settled
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
-from pipeline.materialize.commit import Record, failure_url, load_failure, save_failure
+from pipeline.materialize.commit import CommitRecord, failure_url, load_failure, save_failure
 from pipeline.materialize.folder import State, check_access, claim, look
-from pipeline.materialize.plan import CHUNK, Job, identity_of, known_sums, shaping
+from pipeline.materialize.job import CHUNK, RenderJob, identity_of, known_sums, shaping
 from pipeline.materialize.publish import publish
 from pipeline.materialize.shard import OutputError, ShardRenderer
-from pipeline.metrics import Gauges, Meter
-from pipeline.quarantine import check_budget
 from pipeline.recipe.schema import Recipe
+from pipeline.rendering.engine import build_engine, engine_name, settled
+from pipeline.rendering.quarantine import check_budget
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus, warn_of_namesakes
 from pipeline.shards.remarks import Remarks
 from pipeline.storage import absolute, is_local, remove
 from pipeline.storage.files import pause
+from pipeline.streaming.connection import connect_ray, quiet_data
+from pipeline.streaming.metrics import Gauges, Meter
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Report:
+class RenderReport:
     """What a render leaves.
 
     Args:
@@ -74,7 +74,7 @@ class Report:
     seconds: float
 
 
-def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[int, int], None] | None = None) -> Job:
+def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[int, int], None] | None = None) -> RenderJob:
     """What a render of this recipe is, before anything is written.
 
     Args:
@@ -99,7 +99,7 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     )
     warn_of_namesakes(corpus)
     _say_what_is_left_out(corpus)
-    return Job(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
+    return RenderJob(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
 
 
 def _say_what_is_left_out(corpus: Corpus) -> None:
@@ -138,7 +138,7 @@ def render(
     progress: Callable[[Progress], None] | None = None,
     chunk: int = CHUNK,
     here: bool = False,
-) -> Report:
+) -> RenderReport:
     """Render a corpus to disk on Ray, to which it connects if this process is not connected; the same call again completes it.
 
     Each input shard is one piece of work: its outputs are written, each whole or not at all, and then its commit record. A shard
@@ -179,7 +179,7 @@ def render(
     broken = [load_failure(job.out, job.stem(i)) for i in sorted(shards.difference(done))]
     reasons = {row["shard"]: row["reason"] for row in broken}
     seconds = time.perf_counter() - started
-    return Report(job.out, totals.shards, len(rendered), totals.samples, totals.pairs, totals.quarantined, reasons, seconds)
+    return RenderReport(job.out, totals.shards, len(rendered), totals.samples, totals.pairs, totals.quarantined, reasons, seconds)
 
 
 def _engine_chosen(recipe: Recipe, here: bool) -> Recipe:
@@ -205,7 +205,7 @@ def _engine_identity(recipe: Recipe, here: bool) -> dict[str, str]:
     return answer
 
 
-def _run(job: Job, todo: list[int], state: State, progress: Callable[[Progress], None] | None, here: bool) -> set[int]:
+def _run(job: RenderJob, todo: list[int], state: State, progress: Callable[[Progress], None] | None, here: bool) -> set[int]:
     """Render the shards of `todo`; returns those that are done."""
     corpus = job.corpus
     counted = int(corpus.counts[state.done].sum()) if state.done else 0
@@ -245,7 +245,7 @@ def _run(job: Job, todo: list[int], state: State, progress: Callable[[Progress],
     return done
 
 
-def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
+def _rows(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     """What each shard's actor says of it, in whatever order they finish."""
     import ray
     import ray.data
@@ -276,7 +276,7 @@ def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
         raise RunError(f"the render was stopped by Ray: {_first_line(error)}; the same command goes on from there") from error
 
 
-def _rows_here(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
+def _rows_here(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     """The same from this process."""
     actor = _RenderShards(job, np.asarray(todo, np.int64), job.recipe.placement.threads)
     for number in range(len(todo)):
@@ -287,7 +287,7 @@ def _rows_here(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, Non
 class _RenderShards:
     """Actor: renders one shard a call, commits it, and says how it went in a row. It raises for nothing that has a name."""
 
-    def __init__(self, job: Job, todo: np.ndarray, threads: int) -> None:
+    def __init__(self, job: RenderJob, todo: np.ndarray, threads: int) -> None:
         self._job, self._todo, self._threads = job, todo, threads
         self._render: ShardRenderer | None = None
         self._meter = Meter(job.recipe.name, "render")
@@ -313,11 +313,11 @@ class _RenderShards:
             row |= {"status": STOPPED, "words": f"{job.shard(i)}: {error}"}
         return {**row, "seconds": time.perf_counter() - started}
 
-    def _record(self, i: int) -> Record:
+    def _record(self, i: int) -> CommitRecord:
         """The shard's record; written by whoever was first."""
         job = self._job
         try:
-            return Record.load(job.out, job.stem(i))
+            return CommitRecord.load(job.out, job.stem(i))
         except (OSError, ValueError):  # not done, or of no use
             pass
         if self._render is None:

@@ -11,18 +11,18 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from pipeline.batches import ahead
 from pipeline.errors import RunError, ShardError
 from pipeline.materialize.columns import stored_columns
-from pipeline.materialize.commit import BAD, Bad, Output, Record
-from pipeline.materialize.plan import Job, identity_of
+from pipeline.materialize.commit import BAD, Bad, CommitRecord, Output
+from pipeline.materialize.job import RenderJob, identity_of
 from pipeline.materialize.writers import Form, Writer
-from pipeline.render import Pairs
+from pipeline.rendering.crash_safe import CrashSafeRenderer
+from pipeline.rendering.renderer import Pairs
 from pipeline.shards import naming
 from pipeline.shards.corpus import Sample
 from pipeline.shards.writing import TarWriter
 from pipeline.storage import join, write_atomic
-from pipeline.survival import SurvivingRenderer
+from pipeline.streaming.batches import ahead
 
 _Chunk = list[tuple[Sample, dict[str, memoryview]]]
 Told = Callable[[int, int, list[str], dict[str, float]], None]
@@ -38,16 +38,16 @@ class ShardRenderer:
     Args:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
-        told: called after each chunk, as `pipeline.metrics.Meter.rendered` is.
+        told: called after each chunk, as `pipeline.streaming.metrics.Meter.rendered` is.
         aside: as for `SurvivingRenderer`.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.
     """
 
-    def __init__(self, job: Job, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
+    def __init__(self, job: RenderJob, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
         self._job, self._told = job, told
-        self._render = SurvivingRenderer(job.recipe, threads, aside=aside)
+        self._render = CrashSafeRenderer(job.recipe, threads, aside=aside)
         here = identity_of(job.recipe, self._render.engine_identity())["engine"]
         if here != job.identity["engine"]:
             raise RunError(
@@ -56,7 +56,7 @@ class ShardRenderer:
         self._form = Form(job.recipe, stored_columns(job.recipe))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def __call__(self, i: int, out: str | None = None) -> Record:
+    def __call__(self, i: int, out: str | None = None) -> CommitRecord:
         """Render shard `i` and write its outputs, but not its commit record.
 
         Args:
@@ -100,7 +100,7 @@ class ShardRenderer:
                 writer.finish()
             if keeper:
                 keeper.finish()
-        return Record(
+        return CommitRecord(
             shard=job.shard(i),
             bytes=int(job.corpus.sizes[i]),
             samples=samples,

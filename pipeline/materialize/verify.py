@@ -18,8 +18,8 @@ import numpy as np
 from pipeline.draws import permutation
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.folder import IDENTITY, RECIPE, read_identity
-from pipeline.materialize.plan import CHUNK, Job, difference, identity_of, known_sums
-from pipeline.materialize.rendered import Rendered, open_rendered
+from pipeline.materialize.job import CHUNK, RenderJob, difference, identity_of, known_sums
+from pipeline.materialize.rendered import RenderedCorpus, open_rendered
 from pipeline.materialize.shard import ShardRenderer
 from pipeline.materialize.threads import mapped
 from pipeline.shards.index import NAME as INDEX
@@ -92,7 +92,7 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
     return verdict
 
 
-def _check_described(rendered: Rendered, verdict: Verdict) -> None:
+def _check_described(rendered: RenderedCorpus, verdict: Verdict) -> None:
     """The files that describe the corpus, beside those that `open_rendered` held against the manifest."""
     sums = rendered.manifest["sha256"]
     for name in (INDEX, IDENTITY):
@@ -111,7 +111,7 @@ def _check_described(rendered: Rendered, verdict: Verdict) -> None:
         )
 
 
-def _files(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
+def _files(rendered: RenderedCorpus) -> Iterator[tuple[dict[str, Any], bool]]:
     """Every file that the manifest names, and whether it holds pairs."""
     for row in rendered.rows():
         for output in row["outputs"] or ():
@@ -120,7 +120,7 @@ def _files(rendered: Rendered) -> Iterator[tuple[dict[str, Any], bool]]:
             yield row["kept"], False
 
 
-def _unaccounted(rendered: Rendered) -> Iterator[Problem]:
+def _unaccounted(rendered: RenderedCorpus) -> Iterator[Problem]:
     """Each sample of each drawing must be a pair or a row of the quarantine table."""
     columns = zip(rendered.quarantine.column("shard").to_pylist(), rendered.quarantine.column("epoch").to_pylist())
     bad = Counter(columns)
@@ -137,7 +137,7 @@ def _unaccounted(rendered: Rendered) -> Iterator[Problem]:
                 yield Problem(row["shard"], f"drawing {epoch}: {words}")
 
 
-def _check_file(rendered: Rendered, output: dict[str, Any], holds_pairs: bool) -> list[Problem]:
+def _check_file(rendered: RenderedCorpus, output: dict[str, Any], holds_pairs: bool) -> list[Problem]:
     url = join(rendered.url, output["name"])
     try:
         found = size_of(url)
@@ -154,7 +154,7 @@ def _check_file(rendered: Rendered, output: dict[str, Any], holds_pairs: bool) -
     return []
 
 
-def _check_pairs(rendered: Rendered, url: str, output: dict[str, Any]) -> list[Problem]:
+def _check_pairs(rendered: RenderedCorpus, url: str, output: dict[str, Any]) -> list[Problem]:
     """Count the pairs in the file itself, and see that none lacks a part or is there twice."""
     problems = []
     if rendered.recipe.render.format == "parquet":
@@ -199,14 +199,14 @@ def _sha256(url: str, size: int) -> str:
     return found.hexdigest()
 
 
-def _render_again(rendered: Rendered, share: float, seed: int | None, verdict: Verdict) -> None:
+def _render_again(rendered: RenderedCorpus, share: float, seed: int | None, verdict: Verdict) -> None:
     if not 0 < share <= 1:
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
     spec = recipe.corpus
     corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, keys=spec.keys)
-    job = Job(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
-    from pipeline.engines import build_engine
+    job = RenderJob(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
+    from pipeline.rendering.engine import build_engine
 
     here = identity_of(recipe, build_engine(recipe).identity())
     if lines := difference(job.identity, here):

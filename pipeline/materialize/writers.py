@@ -11,11 +11,11 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from pipeline.materialize.columns import Column, encoder
+from pipeline.materialize.columns import StoredColumn, encoder
 from pipeline.materialize.commit import Output
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
-from pipeline.shards.members import Members, Part, Rows, sidecar
+from pipeline.shards.members import Member, MemberRows, Members, sidecar
 from pipeline.shards.writing import TarWriter
 from pipeline.storage import write_atomic
 
@@ -55,7 +55,7 @@ class Form:
         columns: its stored columns.
     """
 
-    def __init__(self, recipe: Recipe, columns: list[Column]) -> None:
+    def __init__(self, recipe: Recipe, columns: list[StoredColumn]) -> None:
         self.columns, self._spec = columns, recipe.render
         self._encode: dict[str, Callable[[np.ndarray], Any]] = {}
         for column in columns:
@@ -86,13 +86,13 @@ class Form:
 class _Tar:
     """A WebDataset tar."""
 
-    def __init__(self, file: IO[bytes], columns: list[Column]) -> None:
-        self._tar, self._columns, self._rows, self._pairs = TarWriter(file), columns, Rows(), 0
+    def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
+        self._tar, self._columns, self._rows, self._pairs = TarWriter(file), columns, MemberRows(), 0
 
     def add(self, key: str, row: int, sample: Sample, others: dict[str, bytes], files: Mapping[str, Any]) -> None:
         members = {column.member: files[column.name] for column in self._columns}
         members |= {ext: body for ext, body in others.items() if ext not in members}
-        parts = [Part(ext, self._tar.add(f"{key}.{ext}", body), len(body)) for ext, body in members.items()]
+        parts = [Member(ext, self._tar.add(f"{key}.{ext}", body), len(body)) for ext, body in members.items()]
         self._rows.add(key, parts, None if sample.label < 0 else sample.label, None)
         self._pairs += 1
 
@@ -110,7 +110,7 @@ class _Tar:
 class _Table:
     """A Parquet table: tensors as binary values of fixed size, their shapes and types in the fields' metadata."""
 
-    def __init__(self, file: IO[bytes], columns: list[Column]) -> None:
+    def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
         import pyarrow.parquet as pq
 
         self._columns, self._file, self._pairs = columns, _Hashed(file), 0
@@ -145,12 +145,12 @@ class _Table:
         self._waiting = {name: [] for name in self._schema.names}
 
 
-def group_rows(columns: list[Column]) -> int:
+def group_rows(columns: list[StoredColumn]) -> int:
     """Rows in a row group of Parquet."""
     return max(1, min(_MOST_GROUP_ROWS, _GROUP_BYTES // max(1, sum(column.row_bytes for column in columns))))
 
 
-def table_schema(columns: list[Column]) -> Any:
+def table_schema(columns: list[StoredColumn]) -> Any:
     """The schema of a rendered Parquet table."""
     import pyarrow as pa
 
@@ -170,7 +170,7 @@ def table_schema(columns: list[Column]) -> Any:
     return pa.schema(fields)
 
 
-def _bytes_of(column: Column) -> Callable[[np.ndarray], Any]:
+def _bytes_of(column: StoredColumn) -> Callable[[np.ndarray], Any]:
     if column.kind == "class":
         return int
     return lambda row: np.ascontiguousarray(row).tobytes()

@@ -62,21 +62,21 @@ Shards = Annotated[str | list[str], BeforeValidator(_shards)]
 Budget = Annotated[int | float, BeforeValidator(_budget)]
 
 
-class Part(Section):
+class CorpusPart(Section):
     """One corpus of a mixture."""
 
     shards: Shards = Field(description="Its shards, as in `corpus.shards`.")
     weight: float = Field(1.0, gt=0, description="Its share of the samples of an epoch, relative to the other weights.")
 
 
-class Corpus(Section):
+class CorpusSection(Section):
     """The unlabelled images: one corpus, or a mixture of several."""
 
     shards: Shards = Field(
         default=[],
         description="Folder, pattern (braces, globs) or list of WebDataset shards, as paths or URLs (s3://, gs://, http://).",
     )
-    mix: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Part] = Field(
+    mix: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], CorpusPart] = Field(
         default_factory=dict,
         description="In place of `shards`: several corpora by name, each with `shards` and `weight`, its share of the samples.",
     )
@@ -103,7 +103,7 @@ class Corpus(Section):
     )
 
     @model_validator(mode="after")
-    def _one_or_several(self) -> Corpus:
+    def _one_or_several(self) -> CorpusSection:
         if bool(self.shards) == bool(self.mix):
             raise ValueError("needs `shards`, or `mix` with several corpora")
         return self
@@ -178,7 +178,7 @@ class Failures(Section):
     )
 
 
-class Order(Section):
+class OrderSection(Section):
     """The order of training; the defaults follow from batch and image size."""
 
     lanes: int | None = Field(None, ge=1, description="Places of the corpus that one batch is drawn from; must divide the batch.")
@@ -191,7 +191,7 @@ class Order(Section):
     )
 
 
-class Backbone(Section):
+class BackboneSection(Section):
     """The network whose features are wanted."""
 
     name: str = Field("resnet18", description="Any torchvision classification model, or `resnet10`.")
@@ -214,7 +214,7 @@ class Optimizer(Section):
 class Training(Section):
     """Pretraining on the pretext tasks."""
 
-    backbone: Backbone = Backbone()
+    backbone: BackboneSection = BackboneSection()
     epochs: int = Field(
         10,
         ge=1,
@@ -229,7 +229,7 @@ class Training(Section):
     task_weights: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="`fixed`: the tasks' `weight`; `uncertainty`: these times what is learnt (Kendall et al. 2018)."
     )
-    order: Order = Order()
+    order: OrderSection = OrderSection()
     workers: Workers = Field(
         1,
         description="Ray Train workers: a number, or `[least, most]`, as many as the cluster has room for at the time; or `0`: "
@@ -360,7 +360,7 @@ class Recipe(Section):
         strict=True,
         description="All chance comes from it. Required: a run nobody can repeat is not worth its hours.",
     )
-    corpus: Corpus
+    corpus: CorpusSection
     image: Image = Image()
     tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)] = Field(
         default_factory=dict, description="Pretext tasks by name, each with its parameters (`{}` for the defaults)."

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.check import Header, check_frames
-from pipeline.codec import pillow
 from pipeline.engines.decoding import WindowDecoder
 from pipeline.errors import ShardError
-from pipeline.isolate import MOST_SHOTS, Aside, Died
+from pipeline.images.check import Header, check_frames
+from pipeline.images.codec import pillow
+from pipeline.processes.child import MOST_KILLS_FROM_OUTSIDE, ChildProcess, Died
 from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.remarks import Remarks
 
@@ -45,7 +45,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DamagedShard:
     """A shard that cannot be read; nothing of it counts in the report beside its bytes."""
 
     shard: str
@@ -61,7 +61,7 @@ class Duplicate:
 
 
 @dataclass
-class Report:
+class CorpusReport:
     """What is in a corpus.
 
     Args:
@@ -96,7 +96,7 @@ class Report:
     duplicates: list[Duplicate] = field(default_factory=list)
     quarantine: list[Refused] = field(default_factory=list)
     spoilt: list[Refused] = field(default_factory=list)
-    damaged: list[Damaged] = field(default_factory=list)
+    damaged: list[DamagedShard] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Report:
 
 
 @dataclass
-class _Tally:
+class _CorpusTally:
     """What one shard holds."""
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -120,7 +120,7 @@ class _Tally:
 
 def inspect(
     corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
-) -> Report:
+) -> CorpusReport:
     """Check the header of every image, as a run does before decoding; one that kills its process is a bad one.
 
     Args:
@@ -130,14 +130,14 @@ def inspect(
         max_pixels: images of more pixels are refused, and not decoded.
         progress: called with (shards done, shards).
     """
-    report = Report(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
-    tallies: dict[int, _Tally] = {}
+    report = CorpusReport(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
+    tallies: dict[int, _CorpusTally] = {}
     threads = min(_THREADS, os.cpu_count() or 1, len(corpus.urls))
-    pool, asides = ThreadPoolExecutor(threads), SimpleQueue[Aside]()
+    pool, asides = ThreadPoolExecutor(threads), SimpleQueue[ChildProcess]()
     for _ in range(threads):
-        asides.put(Aside(_Looker, corpus, deep, max_pixels))
+        asides.put(ChildProcess(_Looker, corpus, deep, max_pixels))
 
-    def look(i: int) -> _Tally:
+    def look(i: int) -> _CorpusTally:
         aside = asides.get()
         try:
             return _look(corpus, i, aside)
@@ -159,7 +159,7 @@ def inspect(
         pool.shutdown(cancel_futures=True)
         for _ in range(threads):
             asides.get().close()
-    report.damaged = [Damaged(corpus.urls[i], broken[i]) for i in sorted(broken)]
+    report.damaged = [DamagedShard(corpus.urls[i], broken[i]) for i in sorted(broken)]
     remarks = Remarks()
     for i in sorted(tallies):
         remarks.add(tallies[i].remarks)
@@ -169,10 +169,10 @@ def inspect(
     return report
 
 
-def _look(corpus: Corpus, i: int, aside: Aside) -> _Tally:
+def _look(corpus: Corpus, i: int, aside: ChildProcess) -> _CorpusTally:
     """Count a shard, whose samples are looked at in a process that each of them may kill."""
     members = corpus.members(i)
-    tally = _Tally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
+    tally = _CorpusTally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
     tally.remarks.add_images(members)
     unread = corpus.unread_labels(i)
     tally.remarks.add_labels(len(unread), next(iter(unread), ""))
@@ -194,7 +194,7 @@ def _look(corpus: Corpus, i: int, aside: Aside) -> _Tally:
             if done == len(keys):  # of none of them
                 break
             shots += 1
-            if not death.from_outside or shots > MOST_SHOTS:
+            if not death.from_outside or shots > MOST_KILLS_FROM_OUTSIDE:
                 tally.refused.append(Refused(corpus.urls[i], keys[done], death.reason))
                 done, shots = done + 1, 0
     return tally
@@ -266,7 +266,7 @@ def damage_in(header: Header) -> str | None:
     return None
 
 
-def _sum_up(report: Report, tallies: list[_Tally], classes: list[str] | None) -> None:
+def _sum_up(report: CorpusReport, tallies: list[_CorpusTally], classes: list[str] | None) -> None:
     def total(counters: Iterator[Counter[Any]]) -> Counter[Any]:
         whole: Counter[Any] = Counter()
         for counter in counters:
@@ -293,7 +293,7 @@ def _spread(sizes: Counter[int]) -> Spread | None:
     return Spread(values[0], values[int(np.searchsorted(below, (below[-1] + 1) // 2))], values[-1])
 
 
-def _find_duplicates(report: Report, corpus: Corpus, tallies: dict[int, _Tally]) -> None:
+def _find_duplicates(report: CorpusReport, corpus: Corpus, tallies: dict[int, _CorpusTally]) -> None:
     if not tallies:
         return
     ids, times = np.unique(np.concatenate([tally.ids for tally in tallies.values()]), return_counts=True)

@@ -58,11 +58,11 @@ _LABEL_PROBLEM = "cls is not "  # how the words of earlier versions begin, which
 log = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):
+class DamagedIndex(ValueError):
     """A file of ours whose content cannot be: it may be made again."""
 
 
-class Part(NamedTuple):
+class Member(NamedTuple):
     """A member of a sample: extension, first byte and size of its body."""
 
     ext: str
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 
 @dataclass
-class Rows:
+class MemberRows:
     """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
 
     unread: int = 0
@@ -98,12 +98,12 @@ class Rows:
         for values in self._columns.values():
             values.clear()
 
-    def add(self, key: str, parts: list[Part], label: int | None, problem: str | None) -> None:
+    def add(self, key: str, parts: list[Member], label: int | None, problem: str | None) -> None:
         """Append a sample; the first of its parts that is an image becomes its image."""
         image = next((part for part in parts if naming.is_image(part.ext)), None)
         others = [part._asdict() for part in parts if part is not image]
         if image is None:
-            image, problem = Part("", 0, 0), problem or _no_image(parts)
+            image, problem = Member("", 0, 0), problem or _no_image(parts)
         self.append(key, *image, label, others, problem)
 
 
@@ -127,7 +127,7 @@ class Members:
     text: str = ""
 
     @classmethod
-    def of(cls, rows: Rows, shard_bytes: int) -> Members:
+    def of(cls, rows: MemberRows, shard_bytes: int) -> Members:
         """The table of the samples added to `rows`."""
         return cls(rows.table(), shard_bytes)
 
@@ -159,7 +159,7 @@ class Members:
         An extension that fits wholly (`left.jpg`) goes before one whose last part fits.
         """
         wanted = image.lower().lstrip(".")
-        rows = Rows()
+        rows = MemberRows()
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
             parts = sorted(_parts_of(row), key=lambda part: part.offset)
             whole = [part for part in parts if part.ext == wanted]
@@ -167,7 +167,7 @@ class Members:
             problem = None if row["problem"] == _no_image(parts) else row["problem"]
             if chosen is None:
                 there = ", ".join(part.ext for part in parts)
-                chosen, problem = Part("", 0, 0), problem or f"no member with extension {wanted} (there are: {there})"
+                chosen, problem = Member("", 0, 0), problem or f"no member with extension {wanted} (there are: {there})"
             others = [part._asdict() for part in parts if part is not chosen]
             rows.append(row["key"], *chosen, row["label"], others, problem)
         return Members.of(rows, self.shard_bytes)
@@ -182,7 +182,7 @@ class Members:
             image: only members of this extension are frames; else all images.
         """
         wanted = image.lower().lstrip(".") if image else None
-        rows = Rows()
+        rows = MemberRows()
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
             parts = sorted(_parts_of(row), key=lambda part: part.offset)
             shown = [part for part in parts if (f".{part.ext}".endswith(f".{wanted}") if wanted else naming.is_image(part.ext))]
@@ -192,7 +192,7 @@ class Members:
             if len(shown) != frames:
                 there = ", ".join(part.ext for part in parts)
                 problem = problem or f"{len(shown)} images, and corpus.frames asks for {frames} (there are: {there})"
-            rows.append(row["key"], *(shown[0] if shown else Part("", 0, 0)), row["label"], others, problem)
+            rows.append(row["key"], *(shown[0] if shown else Member("", 0, 0)), row["label"], others, problem)
         return Members.of(rows, self.shard_bytes)
 
     def save(self, url: str) -> None:
@@ -215,7 +215,7 @@ class Members:
         try:
             table = pq.ParquetFile(pa.BufferReader(content)).read()
         except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
-            raise Damaged(f"{url}: damaged: {error}") from None
+            raise DamagedIndex(f"{url}: damaged: {error}") from None
         try:
             about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
         except ValueError:
@@ -224,7 +224,7 @@ class Members:
             raise ValueError(f"{url}: not a table of members of version {VERSION}")
         table = _without_label_problems(table)
         if wrong := _impossible(table, about.get("shard_bytes")):
-            raise Damaged(f"{url}: damaged: {wrong}")
+            raise DamagedIndex(f"{url}: damaged: {wrong}")
         return cls(table, about["shard_bytes"], about.get("digest"))
 
 
@@ -319,8 +319,8 @@ def load_or_scan(
         fits = beside and (since is None or (changed(beside) or since) >= since)
         members = Members.load(beside) if beside and fits else None
         if members is not None and members.shard_bytes == shard_bytes and samples not in (None, len(members)):
-            raise Damaged(f"{beside}: damaged: it holds {len(members)} samples, {samples} by the index")
-    except Damaged as error:
+            raise DamagedIndex(f"{beside}: damaged: it holds {len(members)} samples, {samples} by the index")
+    except DamagedIndex as error:
         members = scan(url)
         _make_again(members, beside or "", error)
         return (members.preferring(prefer) if prefer else members), True
@@ -331,7 +331,7 @@ def load_or_scan(
     return members.preferring(prefer) if prefer else members, False
 
 
-def _make_again(members: Members, url: str, error: Damaged) -> None:
+def _make_again(members: Members, url: str, error: DamagedIndex) -> None:
     try:
         if not is_writable(url):
             raise PermissionError("http storage cannot be written")
@@ -377,11 +377,11 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
     return info.size == size and (not plain or naming.plain(info.name).lower() == name.lower())
 
 
-def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
-    rows = Rows()
+def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> MemberRows:
+    rows = MemberRows()
     seen: set[str] = set()
     for key, group in groupby(_parts(file, url, length, digest), key=lambda entry: entry[0]):
-        parts: list[Part] = []
+        parts: list[Member] = []
         label: int | None = None
         problem = (
             "a sample of this key came before in the shard (members of one sample must be adjacent)" if key in seen else None
@@ -403,19 +403,19 @@ def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> Rows:
     return rows
 
 
-def _parts_of(row: dict[str, Any]) -> list[Part]:
+def _parts_of(row: dict[str, Any]) -> list[Member]:
     """All members of a row of the table."""
-    image = [Part(row["ext"], row["offset"], row["size"])] if row["ext"] else []
-    return [*(Part(**part) for part in row["others"]), *image]
+    image = [Member(row["ext"], row["offset"], row["size"])] if row["ext"] else []
+    return [*(Member(**part) for part in row["others"]), *image]
 
 
-def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tuple[str, Part]]:
+def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tuple[str, Member]]:
     for name, offset, size in tar.walk(file, url, length):
         file.seek(offset)
         digest.update(f"{name}\0{offset}\0{size}\0".encode())
         digest.update(file.read(min(max(size, 0), _BEGINNING)))
         if (named := naming.split(naming.plain(name))) is not None:
-            yield named[0], Part(named[1], offset, size)
+            yield named[0], Member(named[1], offset, size)
 
 
 def read_label(text: bytes) -> tuple[int | None, str | None]:
@@ -432,5 +432,5 @@ def read_label(text: bytes) -> tuple[int | None, str | None]:
     return (None if value == -1 else value), None
 
 
-def _no_image(parts: list[Part]) -> str:
+def _no_image(parts: list[Member]) -> str:
     return f"no image member (there are: {', '.join(part.ext for part in parts)})"

@@ -15,8 +15,8 @@ from pipeline import storage
 from pipeline.errors import RunError, UserError
 from pipeline.shards import naming
 from pipeline.shards.index import NAME, UNFINISHED, Index, Row
-from pipeline.shards.members import Members, Part, Rows, sidecar
-from pipeline.shards.sources import File, Source, open_source
+from pipeline.shards.members import Member, MemberRows, Members, sidecar
+from pipeline.shards.sources import File, ImageSource, open_images
 from pipeline.shards.writing import TarWriter, header, padded
 
 _OURS = re.compile(
@@ -108,7 +108,7 @@ def pack(
         raise UserError(f"labels '{labels}': known are folder and none")
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
-    source = open_source(src)
+    source = open_images(src)
     items, skipped, classes = _plan(source, labels == "folder", src, clips, max_bytes)
     dst = storage.absolute(dst)
     _claim(dst)
@@ -134,7 +134,7 @@ def _words_of(error: OSError) -> str:
 
 
 def _plan(
-    source: Source, by_folder: bool, src: str, clips: bool, max_bytes: int
+    source: ImageSource, by_folder: bool, src: str, clips: bool, max_bytes: int
 ) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
     """Which files are packed, and under which key and label; which are not, with the reason; and the classes."""
     skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
@@ -249,7 +249,7 @@ def _claim(dst: str) -> None:
 
 
 def _write_shards(
-    source: Source, items: list[_Item], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
+    source: ImageSource, items: list[_Item], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
 ) -> None:
     total, done = sum(item.size for item in items), 0
     samples = _samples(source, items)
@@ -282,7 +282,7 @@ class _Ready:
         return sum(len(header(f"{self.item.key}.{ext}", len(body))) + padded(len(body)) for ext, body in self.parts)
 
 
-def _samples(source: Source, items: list[_Item]) -> Iterator[_Ready]:
+def _samples(source: ImageSource, items: list[_Item]) -> Iterator[_Ready]:
     read = source.read([file for item in items for file in item.files])
     for item in items:
         yield _ready(item, read)
@@ -299,9 +299,9 @@ class _Shard:
     def __init__(self, file: IO[bytes]) -> None:
         self.tar = TarWriter(file)
         self.samples = 0
-        self.rows = Rows()
+        self.rows = MemberRows()
 
     def add(self, sample: _Ready) -> None:
-        parts = [Part(ext, self.tar.add(f"{sample.item.key}.{ext}", body), len(body)) for ext, body in sample.parts]
+        parts = [Member(ext, self.tar.add(f"{sample.item.key}.{ext}", body), len(body)) for ext, body in sample.parts]
         self.rows.add(sample.item.key, parts, sample.item.label, None)
         self.samples += 1

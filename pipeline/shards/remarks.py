@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.shards import naming
-from pipeline.shards.members import Members, Part
+from pipeline.shards.members import Member, Members
 
 _NUMBERED = re.compile(r"\d+\.[^.]+")
 
@@ -80,14 +80,14 @@ def _samples(count: int, one: str, several: str) -> str:
     return f"1 sample {one}" if count == 1 else f"{count:,} samples {several}"
 
 
-def unread_labels(members: Members) -> list[tuple[int, Part]]:
+def unread_labels(members: Members) -> list[tuple[int, Member]]:
     """The rows without a label that have a `cls`, and its place: it says -1, or is no class number."""
     others = members.table.column("others").combine_chunks()
     rows, parts = pc.list_parent_indices(others), pc.list_flatten(others)
     wanted = pc.equal(pc.struct_field(parts, "ext"), "cls")
     unlabelled = members.labels < 0
     found = zip(rows.filter(wanted).to_pylist(), parts.filter(wanted).to_pylist())
-    return [(row, Part(**part)) for row, part in found if unlabelled[row]]
+    return [(row, Member(**part)) for row, part in found if unlabelled[row]]
 
 
 def _images_beside(others: pa.ChunkedArray) -> np.ndarray:

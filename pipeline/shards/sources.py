@@ -45,7 +45,7 @@ class File:
     offset: int = 0
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Files to pack."""
 
     files: list[File]
@@ -57,7 +57,7 @@ class Source(Protocol):
         """The bytes of some of the files, which are in the order of `files`."""
 
 
-def open_source(src: str) -> Source:
+def open_images(src: str) -> ImageSource:
     """The files of a folder, a `.tar` or a compressed tar.
 
     Raises:

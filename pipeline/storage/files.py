@@ -27,7 +27,7 @@ from pipeline.storage.backends import (
     scheme_of,
     size_in,
 )
-from pipeline.storage.traffic import counted
+from pipeline.storage.traffic import count_bytes
 
 ATTEMPTS = 5
 TEMPORARY = ".tmp"
@@ -172,7 +172,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int | None]]) -> list[byte
     """
     if is_local(url):
         with open(absolute(url), "rb") as file:
-            return counted([_read_local(file, start, end) for start, end in ranges])
+            return count_bytes([_read_local(file, start, end) for start, end in ranges])
     fs, path = backend(url)
     wanted = dict(enumerate(ranges))
     got: dict[int, bytes] = {}
@@ -193,7 +193,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int | None]]) -> list[byte
         if not wanted:
             break
         pause(attempt)
-    return counted([got[index] for index in range(len(ranges))])
+    return count_bytes([got[index] for index in range(len(ranges))])
 
 
 @contextmanager

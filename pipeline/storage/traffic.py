@@ -8,7 +8,7 @@ _lock = threading.Lock()
 _read = 0
 
 
-def counted(parts: list[bytes]) -> list[bytes]:
+def count_bytes(parts: list[bytes]) -> list[bytes]:
     """Add what was read to the count, and pass it on."""
     global _read
     with _lock:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.engines.vocabulary import Drawn
 from pipeline.labels import Classes, LabelKind
 
 if TYPE_CHECKING:
     from pipeline.draws import Stream
     from pipeline.engines.vocabulary import Ops
-
-Drawn = dict[str, Any]
-"""What a task drew for n samples: arrays whose first axis is n. `label` and `mask` become columns of the batch."""
 
 
 class Task(BaseModel, ABC):

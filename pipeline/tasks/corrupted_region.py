@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from pipeline.draws import Stream
-from pipeline.engines.field import ROOM
+from pipeline.engines.noise_field import REACH
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Region
 from pipeline.tasks.base import Drawn, Task
@@ -68,7 +68,7 @@ class CorruptedRegion(Task):
         matrix[:, :, 2] = np.where((fault == "moved")[:, None], by, 0)
         return {
             "matrix": matrix,
-            "corners": rng.integers("corners", ROOM + 1, shape=(2, 2)),
+            "corners": rng.integers("corners", REACH + 1, shape=(2, 2)),
             "gain": np.zeros(rng.n),
             "level": np.where(fault == "noise", _NOISE, 0.0),
             "sigma": np.where(fault == "blur", size / self.grid / 4, 0.0),

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.draws import Stream
-from pipeline.engines.field import ROOM
+from pipeline.engines.noise_field import REACH
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Pixels
 from pipeline.tasks.base import Drawn, Task
@@ -44,7 +44,7 @@ class Denoising(Task):
     def draw(self, rng: Stream, size: int) -> Drawn:
         level, shot = rng.uniform("level", *self.level), rng.uniform("shot") < self.shot
         return {
-            "corners": rng.integers("corners", ROOM + 1, shape=(2, 2)),
+            "corners": rng.integers("corners", REACH + 1, shape=(2, 2)),
             "gain": np.where(shot, level**2 / 128, 0.0),
             "level": np.where(shot, 0.0, level),
         }

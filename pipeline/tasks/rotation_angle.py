@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.draws import Stream
-from pipeline.engines.field import ROOM
+from pipeline.engines.noise_field import REACH
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Classes, Direction
 from pipeline.tasks.base import Drawn, Task
@@ -63,7 +63,7 @@ class RotationAngle(Task):
         return {
             "matrix": np.concatenate([turn, shift[:, :, None]], axis=2),
             "sigma": np.full(rng.n, _SIGMA),
-            "corners": rng.integers("corners", ROOM + 1, shape=(2, 2)),
+            "corners": rng.integers("corners", REACH + 1, shape=(2, 2)),
             "gain": np.zeros(rng.n),
             "level": np.full(rng.n, _NOISE),
             "label": vector if self.answer == "vector" else (part * self.classes).astype(np.int64),

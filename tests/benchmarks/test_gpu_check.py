@@ -15,7 +15,7 @@ from benchmarks.gpu_check import checks, photos
 from benchmarks.gpu_check.__main__ import table
 from benchmarks.gpu_check.checks import Machine
 from benchmarks.gpu_check.steps import Failed, Found, Skipped, Step, Turn, run
-from pipeline.check import check_header
+from pipeline.images.check import check_header
 from pipeline.recipe import load_recipe
 
 

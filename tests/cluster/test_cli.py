@@ -22,7 +22,7 @@ COMMANDS = ("pack", "inspect", "tasks", "preview", "pretrain", "finetune", "eval
 
 def shell(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cluster", *words],
+        [sys.executable, "-m", "pseudolabel", *words],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_ctrl_c_is_exit_code_130_and_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "recipe.yaml"
     os.mkfifo(pipe)
     child = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "preview", str(pipe)],
+        [sys.executable, "-m", "pseudolabel", "preview", str(pipe)],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is started with Ctrl-C ignored

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster.console import PlainConsole, PlainFormatter, printable
-from cluster.progress import Bar, Lines
+from cluster.reports.progress import Bar, Lines
 from tests.cluster.conftest import Call
 
 ODD = ("[old] cat", ":cat:", "[bold]x[/]", "[/]", "\x1b[31mred\x9b", "käse")

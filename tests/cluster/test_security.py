@@ -30,7 +30,7 @@ from pipeline.shards import naming
 from pipeline.shards.pack import pack
 from pipeline.storage import write_atomic
 from tests.cluster.conftest import Call
-from trainers.runs import RunFolder
+from trainers.running.runs import RunFolder
 
 _SECRET = "hunter2"
 
@@ -85,7 +85,7 @@ print(json.dumps([sorted(found), ray.cluster_resources()["CPU"]]))
 @pytest.mark.parametrize(
     "start",
     [
-        "from trainers.session import connect; connect(recipe)",
+        "from trainers.running.session import connect; connect(recipe)",
         "import ray; from pipeline import dataset; dataset(recipe).take(1)",
     ],
     ids=["of a command", "of a user's own Ray Dataset"],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.engines.room import DeviceRoom
+from pipeline.engines.output_buffers import DeviceBuffers
 
 
 class OnDevice(torch.Tensor):
@@ -23,7 +23,7 @@ class OnDevice(torch.Tensor):
         return self.as_subclass(torch.Tensor)
 
 
-class StayingRoom(DeviceRoom):
+class StayingBuffers(DeviceBuffers):
     """A room whose columns are such tensors."""
 
     def make(self, shapes: Mapping[str, tuple[int, ...]], n: int) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
+from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_training_corpus
-from pipeline.units import Source, row_bytes
-from trainers.runs import RunFolder
+from trainers.running.runs import RunFolder
 
 Steps = dict[int, Counter[int]]
 
@@ -41,7 +41,7 @@ def due(recipe: Recipe) -> Steps:
     spec, corpus = recipe.training, open_training_corpus(recipe.corpus)
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe))
     schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
-    source, steps = Source(recipe, corpus, schedule), {}
+    source, steps = UnitSource(recipe, corpus, schedule), {}
     for window, numbers in enumerate(schedule.windows()):
         for group in range(geometry.groups):
             ids = [sample.id for sample in source.read(window * geometry.groups + group).samples]

@@ -52,7 +52,7 @@ class Tempest:
     def start(self, path: Path | None = None, **settings: Any) -> None:
         """Start the driver, with another recipe if asked to; settings are keys of `training` and their values."""
         sets = [word for key, value in settings.items() for word in ("--set", f"training.{key}={json.dumps(value)}")]
-        words = [sys.executable, "-m", "cluster", "pretrain", str(path or self._path), *sets]
+        words = [sys.executable, "-m", "pseudolabel", "pretrain", str(path or self._path), *sets]
         environment = {**os.environ, **_SOON, "RAY_ADDRESS": self._cluster.address}
         with self._log.open("ab") as log:
             self.driver = subprocess.Popen(words, env=environment, stdout=log, stderr=log)

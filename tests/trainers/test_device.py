@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.render import Columns, Renderer
+from pipeline.rendering.renderer import Columns, Renderer
+from pipeline.rendering.units import chosen_task
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import registry
-from pipeline.units import chosen_task
 from tests.trainers.device import OnDevice
-from trainers.gradients import accumulate
-from trainers.loop import _Tally
-from trainers.pretext import PretextModel
+from trainers.learning.gradients import accumulate
+from trainers.learning.loop import _Tally
+from trainers.learning.pretext import PretextModel
 
 TASKS = sorted({type(task().label_kind()): name for name, task in registry().items() if task.frames == 1}.values())
 """A task of each kind of label."""

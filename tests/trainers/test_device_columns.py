@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pipeline.engines import dali
-from pipeline.engines.room import DeviceRoom
-from pipeline.order import Geometry, Schedule
+from pipeline.engines.output_buffers import DeviceBuffers
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
+from pipeline.rendering.units import UnitSource
 from pipeline.shards.opening import open_training_corpus
 from pipeline.shards.pack import pack
-from pipeline.stream import _ReadUnits, steps
-from pipeline.units import Source
-from tests.pipeline.images import encode, photo
-from tests.pipeline.test_render import BAD
+from pipeline.streaming.plan import _ReadUnits, steps
+from tests.pipeline.made_images import encode, photo
+from tests.pipeline.rendering.test_renderer import BAD
 from tests.tiles import FOUR_TASKS
 from trainers import bench
-from trainers.gradients import accumulate
-from trainers.loop import _Tally
-from trainers.pretext import PretextModel
+from trainers.learning.gradients import accumulate
+from trainers.learning.loop import _Tally
+from trainers.learning.pretext import PretextModel
 
 _INDEX = (Tensor.__getitem__, Tensor.__setitem__)
 _UNWRAPS = (Tensor.to, Tensor.cpu)
@@ -73,15 +73,15 @@ def test_what_a_device_would_not_bear_is_found(use: Callable[[Tensor], Any]) -> 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> int:
     """A GPU, for what renders: DALI's CPU graph, whose pixels stay where numpy cannot have them."""
-    made, engine = DeviceRoom.make, dali.DaliEngine
+    made, engine = DeviceBuffers.make, dali.DaliEngine
 
-    def elsewhere(self: DeviceRoom, shapes: Any, n: int) -> dict[str, Any]:
+    def elsewhere(self: DeviceBuffers, shapes: Any, n: int) -> dict[str, Any]:
         return {name: column.as_subclass(Elsewhere) for name, column in made(self, shapes, n).items()}
 
     def on_cpu(tasks: Any, size: int, threads: int, device_id: int | None, **more: Any) -> Any:
         return engine(tasks, size, threads, None, **more)
 
-    monkeypatch.setattr(DeviceRoom, "make", elsewhere)
+    monkeypatch.setattr(DeviceBuffers, "make", elsewhere)
     monkeypatch.setattr(dali, "DaliEngine", on_cpu)
     return 0
 
@@ -89,7 +89,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> int:
 class Arrived:
     """Encoded units as Ray Data hands them to a rank."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: UnitSource) -> None:
         self._source = source
 
     def iter_batches(self, **given: Any) -> Iterator[Any]:
@@ -110,10 +110,10 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def source(run_recipe: Callable[..., Recipe], damaged: str) -> Callable[..., Source]:
+def source(run_recipe: Callable[..., Recipe], damaged: str) -> Callable[..., UnitSource]:
     """`source(**training)`: an epoch of the damaged crops with the four tasks, placement `trainer`."""
 
-    def make(**training: Any) -> Source:
+    def make(**training: Any) -> UnitSource:
         recipe = run_recipe(
             {
                 "corpus": {"shards": damaged},
@@ -125,14 +125,14 @@ def source(run_recipe: Callable[..., Recipe], damaged: str) -> Callable[..., Sou
         )
         corpus = open_training_corpus(recipe.corpus)
         geometry = Geometry(batch=16, lanes=4, groups=2, window=2)
-        return Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 1))
+        return UnitSource(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 1))
 
     return make
 
 
 @pytest.mark.parametrize("training", [{}, {"tasks_per_sample": "one"}], ids=["all", "one"])
 def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pixels(
-    source: Callable[..., Source], device: int, training: dict[str, Any]
+    source: Callable[..., UnitSource], device: int, training: dict[str, Any]
 ) -> None:
     given = source(**training)
     told: dict[int | None, list[Tensor]] = {}
@@ -151,7 +151,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
 
 
 def test_bench_watches_the_pixels_where_training_gets_them(
-    source: Callable[..., Source], device: int, monkeypatch: pytest.MonkeyPatch
+    source: Callable[..., UnitSource], device: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = source()
     monkeypatch.setattr(bench, "_own_gpu", lambda: device)

@@ -17,9 +17,9 @@ from tests.cluster_of_one import workers
 from tests.trainers.ledgers import due, trained
 from tests.trainers.tempest import Tempest
 from tests.web import Serve
-from trainers.capacity import Node
-from trainers.preflight import check_room
-from trainers.runs import RunFolder
+from trainers.running.capacity import Node
+from trainers.running.preflight import check_room
+from trainers.running.runs import RunFolder
 
 
 @pytest.mark.xdist_group("elastic")

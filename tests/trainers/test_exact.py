@@ -20,9 +20,9 @@ from pipeline.shards.writing import TarWriter
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from tests.web import Serve
-from trainers.board import Record
 from trainers.pretraining import pretrain
-from trainers.runs import RunFolder
+from trainers.running.run_log import Record
+from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -17,10 +17,10 @@ from pipeline.shards.pack import pack
 from tests.cluster_of_one import kill_worker, wait_for_another, workers
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
-from trainers import precision
-from trainers.board import Record
+from trainers.networks import precision
 from trainers.pretraining import pretrain
-from trainers.runs import RunFolder
+from trainers.running.run_log import Record
+from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

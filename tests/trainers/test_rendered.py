@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.batches import batches
 from pipeline.errors import UserError
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.materialize.run import render
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
+from pipeline.rendering.units import UnitSource
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
-from pipeline.units import Source
+from pipeline.streaming.batches import batches
 from tests.tiles import FOUR_TASKS
 from trainers.pretraining import pretrain
 
@@ -60,12 +60,12 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
     recipe = run_recipe(on(shards, tasks=EVERY_LABEL, render=section))
     render(recipe, str(tmp_path / "out"), here=True)
     corpus, geometry = open_corpus(str(shards)), Geometry(16, lanes=8, groups=4, window=2)
-    live = Source(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 2))
+    live = UnitSource(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, 2))
     own, rendered = for_training(run_recipe({"corpus": {"shards": str(tmp_path / "out")}, "image": {}, "tasks": {}}))
     assert rendered is not None
     there = RenderedSource(own, rendered.corpus(), Schedule(rendered.counts, geometry, own.seed, 2), rendered=rendered)
 
-    def steps(source: Source) -> list:
+    def steps(source: UnitSource) -> list:
         make = source.maker(1, lambda stage, unit: None)
         return list(batches(source.schedule, 0, 0, 1, (make(n) for n in range(source.schedule.units()))))
 
@@ -85,7 +85,6 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_rendered_corpus_trains_to_the_same_losses(run_recipe: MakeRecipe, shards: Path, tmp_path: Path) -> None:
-    # In bfloat16 some processors leave parts of a small map's gradient unset, see `trainers.optim`, and no loss repeats itself.
     live = pretrain(run_recipe(on(shards, tasks=FOUR_TASKS), precision="float32"))
     out = tmp_path / "out"
     render(run_recipe(on(shards, tasks=FOUR_TASKS, render={"epochs": 3, "format": "parquet"})), str(out), here=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.recipe.schema import Recipe
-from trainers.backbones import build_backbone, seeded
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import build_backbone, seeded
+from trainers.networks.inputs import Normaliser
 from trainers.objectives import Outcome
 
 OBJECTIVE = "class"

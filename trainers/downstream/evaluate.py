@@ -9,8 +9,6 @@ import numpy as np
 
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.backbones import Backbone, build_backbone
-from trainers.board import Record, open_board
 from trainers.downstream.features import FeatureSet, checked_recipe, extract
 from trainers.downstream.knn import knn
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
@@ -19,12 +17,14 @@ from trainers.downstream.passes import Pass
 from trainers.downstream.pretrained import Pretrained, read_pretrained
 from trainers.downstream.scores import score
 from trainers.downstream.statistics import MOST_IMAGES, remeasure
-from trainers.fit import fit
-from trainers.optim import place
-from trainers.runs import RunFolder
-from trainers.session import alone, connect
+from trainers.learning.optim import place
+from trainers.networks.backbones import Backbone, build_backbone
+from trainers.running.fit import fit
+from trainers.running.run_log import Record, open_run_log
+from trainers.running.runs import EVALUATED, RunFolder
+from trainers.running.session import connect, exclusive
 
-RESULT, QUARANTINE = "evaluate.json", "evaluate.quarantine.json"
+QUARANTINE = "evaluate.quarantine.json"
 VECTOR = "feature vector"
 """What results call the layer whose features are probed where the recipe names none: what the network's own classifier sees."""
 
@@ -58,8 +58,8 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     layer = probed_layer(data, backbone)  # here, so that a layer that does not exist is refused at once
     folder = RunFolder(recipe)
     connect(recipe)
-    with alone(f"evaluate into {folder.url}"):
-        board = open_board()
+    with exclusive(f"evaluate into {folder.url}"):
+        board = open_run_log()
         config = {"data": data, "weights": backbone.weights, "layer": layer, "board": board}
         fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
         answer = ray.get(board.answer.remote())
@@ -72,7 +72,7 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             "quarantined": len(quarantine),
         }
         folder.write_json(QUARANTINE, quarantine)
-        folder.write_json(RESULT, outcome)
+        folder.write_json(EVALUATED, outcome)
         return outcome
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.histogram import colour_histogram
 from trainers.downstream.passes import Batch
-from trainers.inputs import Normaliser
-from trainers.precision import autocast, checked
-from trainers.ranks import gathered
+from trainers.learning.ranks import gathered
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import autocast, checked
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FeatureSet:
 
 
 def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device) -> tuple[Recipe, str]:
-    """The recipe with a precision in which these networks can be computed on this device, see `trainers.precision.checked`."""
+    """The recipe with a precision in which this device computes these networks rightly, and why if it was changed."""
     images = torch.zeros(4, 3, recipe.image.size, recipe.image.size, device=device).contiguous(memory_format=torch.channels_last)
     found, why = checked(device, recipe.training.precision, lambda: [network(images) for network in networks])
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": found})}), why

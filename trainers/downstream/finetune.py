@@ -12,8 +12,6 @@ import torch
 
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.backbones import build_backbone
-from trainers.board import Record, open_board
 from trainers.downstream.classifier import OBJECTIVE, Classifier
 from trainers.downstream.features import checked_recipe
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
@@ -21,16 +19,18 @@ from trainers.downstream.passes import Batch, Pass, some_left
 from trainers.downstream.pretrained import read_pretrained
 from trainers.downstream.scores import score
 from trainers.downstream.statistics import MOST_IMAGES, remeasure
-from trainers.fit import fit
-from trainers.loop import Job, summary, train
-from trainers.precision import autocast
-from trainers.preflight import check_batch
-from trainers.ranks import gathered
-from trainers.runs import RunFolder
-from trainers.session import alone, connect
-from trainers.tracking import tracked
+from trainers.learning.loop import TrainingJob, summary, train
+from trainers.learning.ranks import gathered
+from trainers.networks.backbones import build_backbone
+from trainers.networks.precision import autocast
+from trainers.running.fit import fit
+from trainers.running.preflight import check_batch
+from trainers.running.run_log import Record, open_run_log
+from trainers.running.runs import FINETUNED, RunFolder
+from trainers.running.session import connect, exclusive
+from trainers.running.tracking import tracked
 
-RESULT, QUARANTINE = "finetune.json", "finetune.quarantine.json"
+QUARANTINE = "finetune.quarantine.json"
 BEGUN = "finetune.begun.json"
 """Names the backbone that checkpoints began from: those of another one are not gone on with."""
 
@@ -71,20 +71,20 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     untrained = _untrained(data, backbone.weights)
     folder = RunFolder(recipe)
     connect(recipe)
-    with alone(f"finetune into {folder.url}"):
+    with exclusive(f"finetune into {folder.url}"):
         _forget_other(folder, backbone.identity)
         rows, curves, stages, quarantine = [], {}, {}, []
         for init in INITS:
             source = data.training()
             stage = f"finetune-{init}"
-            job = Job(
+            job = TrainingJob(
                 stage=stage,
                 folder=folder.checkpoints(stage),
                 source=source,
                 build=partial(Classifier, data.recipe, data.classes.trained, weights[init]),
                 objectives=(OBJECTIVE,),
                 optimizer=data.spec.optimizer,
-                board=open_board(),
+                board=open_run_log(),
             )
             with tracked(recipe, stage) as tracker:
                 takers = [tracker, *(listeners or [])]
@@ -113,13 +113,13 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             "stages": stages,
         }
         folder.write_json(QUARANTINE, quarantine)
-        folder.write_json(RESULT, outcome)
+        folder.write_json(FINETUNED, outcome)
         return outcome
 
 
 def _forget_other(folder: RunFolder, pretraining: str) -> None:
     """Clear checkpoints that began from another backbone than this: they bear the recipe's name, and the recipe is the same."""
-    before = folder.read_json(BEGUN) or folder.read_json(RESULT) or {}
+    before = folder.read_json(BEGUN) or folder.read_json(FINETUNED) or {}
     if before.get("pretraining", pretraining) != pretraining:
         for init in INITS:
             folder.clear(f"finetune-{init}-{folder.identity(f'finetune-{init}')}")
@@ -140,7 +140,7 @@ def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
     return found
 
 
-def _answer(job: Job) -> dict[str, Any]:
+def _answer(job: TrainingJob) -> dict[str, Any]:
     import ray
 
     answer: dict[str, Any] = ray.get(job.board.answer.remote())

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.draws import permutation
-from pipeline.engines import settled
 from pipeline.errors import UserError
-from pipeline.order import Geometry, Schedule
-from pipeline.recipe.schema import Downstream, Order, Recipe
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.recipe.schema import Downstream, OrderSection, Recipe
+from pipeline.rendering.engine import settled
+from pipeline.rendering.units import EncodedUnit, UnitSource, row_bytes
 from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import absolute
-from pipeline.units import EncodedUnit, Source, row_bytes
 from trainers.downstream.classes import ClassMap, class_map
 
 INITS = ("pretrained", "random")
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LabelledSource(Source):
+class LabelledSource(UnitSource):
     """A source whose samples bear the labels of a `ClassMap`; to one without a label, that is a problem like any other.
 
     Args:
@@ -65,23 +65,23 @@ class Labelled:
     classes: ClassMap
     tested: tuple[str, ...]
 
-    def training(self) -> Source:
+    def training(self) -> UnitSource:
         """Epochs of randomly cropped training images, the last batch of each filled up."""
         schedule = Schedule(self.train.counts, self._geometry(), self.recipe.seed, self.spec.epochs, tail="wrap")
         return LabelledSource(self.recipe, self.train, schedule, labels=self.classes.train)
 
-    def training_once(self) -> Source:
+    def training_once(self) -> UnitSource:
         """Every training image once, its centre, in order."""
         return self._once(self.train, self.classes.train, shuffle=False)
 
-    def training_some(self, most: int) -> Source:
+    def training_some(self, most: int) -> UnitSource:
         """Of the training images at most so many, drawn by the seed, in a shuffled order: the centre of each, once."""
         chosen, ends = permutation(self.train.samples, "statistics", self.recipe.seed)[:most], np.cumsum(self.train.counts)
         parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
         some = self.train.select([part - start for part, start in zip(parts, ends - self.train.counts)])
         return self._once(some, self.classes.train, shuffle=True)
 
-    def testing(self) -> Source:
+    def testing(self) -> UnitSource:
         """Every test image once, its centre, in order."""
         return self._once(self.test, self.classes.test, shuffle=False)
 
@@ -113,12 +113,12 @@ class Labelled:
             "only_in_train": list(self.classes.untested),
         }
 
-    def _once(self, corpus: Corpus, labels: dict[int, int], shuffle: bool) -> Source:
+    def _once(self, corpus: Corpus, labels: dict[int, int], shuffle: bool) -> UnitSource:
         schedule = Schedule(corpus.counts, self._geometry(), self.recipe.seed, 1, tail="pad", shuffle=shuffle)
         return LabelledSource(self.recipe, corpus, schedule, center=True, labels=labels)
 
     def _geometry(self) -> Geometry:
-        geometry = Geometry.of(Order(), self.spec.batch, row_bytes(self.recipe))
+        geometry = Geometry.of(OrderSection(), self.spec.batch, row_bytes(self.recipe))
         geometry.check_workers(self.recipe.training.most_workers)
         return geometry
 

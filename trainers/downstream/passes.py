@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.quarantine import Quarantine
-from pipeline.units import Source
-from trainers.feed import Feed
-from trainers.inputs import to_device
-from trainers.ranks import gathered
+from pipeline.rendering.quarantine import Quarantine
+from pipeline.rendering.units import UnitSource
+from trainers.learning.rank_stream import RankStream
+from trainers.learning.ranks import gathered
+from trainers.networks.inputs import to_device
 
 Rows = list[dict[str, str]]
 """Quarantined samples: shard, key and reason of each."""
@@ -44,7 +44,7 @@ class Pass:
         source: images with labels; samples of weight 0 are left out, whether they cannot be decoded or have no label.
     """
 
-    source: Source
+    source: UnitSource
     _failures: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ class Pass:
         import ray.train.torch
 
         context, device = ray.train.get_context(), ray.train.torch.get_device()
-        for _, columns in Feed(self.source, context.get_world_rank(), context.get_world_size()):
+        for _, columns in RankStream(self.source, context.get_world_rank(), context.get_world_size()):
             self._failures += [text for text in columns["failure"] if text]
             yield usable(columns, device)
 

@@ -9,8 +9,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import scrubbed_document
-from trainers.pretraining import BACKBONE, RECIPE
-from trainers.runs import RunFolder, differences
+from trainers.running.runs import BACKBONE, RECIPE, RunFolder, differences
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.passes import Batch
-from trainers.inputs import Normaliser
-from trainers.precision import autocast
-from trainers.ranks import summed
+from trainers.learning.ranks import summed
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import autocast
 
 MOST_IMAGES = 16_384
 """How many images are enough: statistics of some thousand differ little from those of all (Wu & Johnson 2021, section 3.1)."""

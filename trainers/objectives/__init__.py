@@ -10,7 +10,7 @@ from functools import cache
 from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
+from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective, Outcome
 
 __all__ = ["Objective", "Outcome", "build_objective", "objective_class", "registry"]
@@ -44,7 +44,7 @@ def objective_class(task: Task) -> type[Objective]:
 
 
 def build_objective(task: Task, backbone: Backbone, image_size: int) -> Objective:
-    """The head, loss and metric of a task, randomly initialised from torch's generator (see `trainers.backbones.seeded`).
+    """The head, loss and metric of a task, randomly initialised from torch's generator, see `trainers.networks.backbones.seeded`.
 
     Args:
         task: decides the kind of label and the input's shape.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.labels import LabelKind
 from pipeline.tasks import Task
-from trainers.backbones import Backbone, Output
-from trainers.inputs import Normaliser
-from trainers.precision import in_float32
+from trainers.networks.backbones import Backbone, Output
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import in_float32
 
 
 @dataclass(frozen=True)

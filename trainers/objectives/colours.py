@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from pipeline.labels import Colours
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import Backbone
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import in_float32
 from trainers.objectives.base import Objective, Outcome
 from trainers.objectives.decoder import Corrector
 from trainers.objectives.pixels import chroma, enlarged
-from trainers.precision import in_float32
 
 UNIFORM = 0.5
 """Part of a uniform distribution that is mixed into the shares before rare colours are weighed by them (Zhang et al. 2016)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.labels import Direction
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
+from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import Backbone
+from trainers.networks.inputs import Normaliser
 from trainers.objectives.base import Objective
 
 HIDDEN = 512

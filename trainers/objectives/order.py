@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pipeline.labels import Order
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
+from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
 

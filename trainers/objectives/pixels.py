@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from pipeline.labels import Pixels
 from pipeline.tasks import Task
-from trainers.backbones import Backbone, Output
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import Backbone, Output
+from trainers.networks.inputs import Normaliser
 from trainers.objectives.base import Objective, Outcome
 from trainers.objectives.decoder import WIDEST, Corrector, Decoder
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from pipeline.labels import Region
 from pipeline.tasks import Task
-from trainers.backbones import Backbone
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import Backbone
+from trainers.networks.inputs import Normaliser
 from trainers.objectives.base import Objective, Outcome
 from trainers.objectives.decoder import Decoder
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines import settled
 from pipeline.recipe import parse_recipe
+from pipeline.rendering.engine import settled
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pipeline.draws import Draws
 from pipeline.engines import Request
 from pipeline.tasks import Task, registry
 from tests.pipeline.children import run_python
-from tests.pipeline.images import FRAMES, encode, engine, good, photo, request, turned
+from tests.pipeline.made_images import FRAMES, encode, engine, good, photo, request, turned
 
 SIZE = 48
 COUNT = 64

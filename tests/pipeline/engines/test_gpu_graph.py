@@ -13,7 +13,7 @@ from pipeline.engines import gpus_visible
 from pipeline.engines.dali import build_graph
 from pipeline.labels import Pixels
 from pipeline.tasks import Drawn, Task, registry
-from tests.pipeline.images import FRAMES, good, request
+from tests.pipeline.made_images import FRAMES, good, request
 
 SIZE = 48
 

@@ -10,7 +10,7 @@ from pipeline.engines.cpu import CpuEngine
 from pipeline.engines.dali import build_graph
 from pipeline.tasks import Task, registry
 from tests.pipeline.engines.test_gpu_graph import operators
-from tests.pipeline.images import FRAMES, good, of_one_image, request
+from tests.pipeline.made_images import FRAMES, good, of_one_image, request
 
 SIZE = 48
 TASKS = {name: task() for name, task in registry().items()}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.engines import Engine
-from tests.pipeline.images import encode, engine, good, photo, request, seen_by_pil, turned
+from tests.pipeline.made_images import encode, engine, good, photo, request, seen_by_pil, turned
 
 # Levels of 255, mean and greatest difference over a crop; measured 0.004 and 1 for the CPU engine.
 CPU_TO_PIL = (0.01, 1)

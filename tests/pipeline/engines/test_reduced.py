@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.engines import settled
 from pipeline.engines.cpu import CpuEngine
 from pipeline.errors import UserError
 from pipeline.recipe import parse_recipe
-from tests.pipeline.images import encode, good, photo, request, turned
+from pipeline.rendering.engine import settled
+from tests.pipeline.made_images import encode, good, photo, request, turned
 
 SIZE = 24
 # Mean difference, levels of 255, from the full decode of the window rounded to reduced pixels.

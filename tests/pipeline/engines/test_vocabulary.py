@@ -13,7 +13,7 @@ from skimage import data
 
 from pipeline.draws import Draws
 from pipeline.engines.cpu import CpuOps
-from pipeline.engines.field import ROOM, normal_field
+from pipeline.engines.noise_field import REACH, normal_field
 from pipeline.engines.vocabulary import Ops
 
 COUNT = 12
@@ -79,7 +79,7 @@ def noisy(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def some_noise(size: int) -> np.ndarray:
-    corners = np.random.default_rng(3).integers(0, ROOM + 1, (COUNT, 4))
+    corners = np.random.default_rng(3).integers(0, REACH + 1, (COUNT, 4))
     strengths = np.stack([np.arange(COUNT) % 3, np.arange(COUNT) % 4 * 15], axis=1)  # none at all among them
     return np.concatenate([corners, strengths], axis=1).astype(np.float32)
 
@@ -255,7 +255,7 @@ def test_a_word_means_the_same_in_plain_numpy(engine: Callable[..., np.ndarray],
 def test_noise_has_the_strength_that_is_asked_for() -> None:
     """Mean and deviation over many drawn places, of flat grey: those of a normal distribution."""
     count, size = 400, 32
-    corners = Draws(0, 0, np.arange(count, dtype=np.uint64)).stream("here").integers("corners", ROOM + 1, shape=(2, 2))
+    corners = Draws(0, 0, np.arange(count, dtype=np.uint64)).stream("here").integers("corners", REACH + 1, shape=(2, 2))
     image = np.full((count, size, size, 3), 100, np.uint8)
     for gain, level, expected in [(0.0, 20.0, 20.0), (2.0, 0.0, 200**0.5), (1.0, 5.0, 125**0.5)]:
         found = CpuOps(size).noise(image, corners, np.full(count, gain), np.full(count, level)) - 100.0

@@ -146,7 +146,7 @@ class Storm:
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "RAY_ADDRESS": self._cluster.address, "PYTHONWARNINGS": "ignore"}
         with self._log.open("ab") as log:
-            words = [sys.executable, "-m", "cluster", "render", str(self._recipe), "--out", str(out)]
+            words = [sys.executable, "-m", "pseudolabel", "render", str(self._recipe), "--out", str(out)]
             return subprocess.Popen(words, env=environment, stdout=log, stderr=log)
 
     def _wait(self, driver: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -25,7 +25,7 @@ from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from tests.pipeline.children import run_python
 from tests.pipeline.materialize.storm import settle
-from tests.pipeline.test_survival import blind, killer
+from tests.pipeline.rendering.test_crash_safe import blind, killer
 
 __all__ = ["blind"]  # a fixture
 
@@ -254,7 +254,7 @@ def test_an_image_that_kills_the_decoder_costs_itself_alone(
     make_tar(corpus / "a-killer.tar", [("x/1.jpg", photo(1)), ("x/2.jpg", killer()), ("x/3.jpg", photo(3))])
     recipe = spec(corpus, {"placement": {"actors": 1, "cpus": 0.5}}).model_dump_json()
     (tmp_path / "recipe.json").write_text(recipe)
-    words = [sys.executable, "-m", "cluster", "render", str(tmp_path / "recipe.json"), "--out", str(tmp_path / "out")]
+    words = [sys.executable, "-m", "pseudolabel", "render", str(tmp_path / "recipe.json"), "--out", str(tmp_path / "out")]
     environment = {**os.environ, **blind, "RAY_TMPDIR": tempfile.gettempdir()}  # whose path must be short
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

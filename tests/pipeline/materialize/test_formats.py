@@ -17,11 +17,11 @@ from pipeline import pairs
 from pipeline.draws import sample_id
 from pipeline.errors import UserError
 from pipeline.materialize.columns import decode, encoder, stored_columns
-from pipeline.materialize.plan import identity_of
+from pipeline.materialize.job import identity_of
 from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Render
 from pipeline.shards.opening import open_corpus
@@ -155,7 +155,7 @@ def test_a_corpus_whose_masks_have_their_former_name_is_read_back_and_belongs_to
     recipe, out = spec(), str(tmp_path / "out")
     with monkeypatch.context() as before:
         before.setattr("pipeline.materialize.columns.MASK", "label.png")
-        before.setattr("pipeline.materialize.plan.MASK", "label.png")
+        before.setattr("pipeline.materialize.job.MASK", "label.png")
         render(recipe, out, here=True)
     assert {"occlusion.label.png"} == {name for sample in samples(tmp_path / "out") for name in sample if "label.png" in name}
     assert verify(out).problems == []

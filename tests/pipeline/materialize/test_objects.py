@@ -229,7 +229,7 @@ def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     place = {"placement": {"actors": 2, "cpus": 0.5}}
     recipe = spec(f"{bucket}/in", place, epochs=2)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    words = [sys.executable, "-m", "cluster", "render", str(tmp_path / "recipe.json"), "--out", f"{bucket}/out"]
+    words = [sys.executable, "-m", "pseudolabel", "render", str(tmp_path / "recipe.json"), "--out", f"{bucket}/out"]
     begun: list[str] = []
     reached, told = threading.Event(), threading.Event()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.materialize.plan import known_sums, shaping
+from pipeline.materialize.job import known_sums, shaping
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus, open_training_corpus
-from trainers.runs import RunFolder
+from trainers.running.runs import RunFolder
 
 BODY = 200_000
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from pipeline.recipe import parse_recipe
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.shards.inspect import Spread, inspect
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
-from tests.pipeline.images import good
-from tests.pipeline.test_unusual import FILES
+from tests.pipeline.images.test_unusual import FILES
+from tests.pipeline.made_images import good
 
 
 def encoded(size: tuple[int, int], format: str, mode: str = "RGB", **options) -> bytes:

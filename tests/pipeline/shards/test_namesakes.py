@@ -12,15 +12,15 @@ import pytest
 
 from pipeline import pairs
 from pipeline.draws import sample_id
-from pipeline.materialize.plan import identity_of
+from pipeline.materialize.job import identity_of
 from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
-from pipeline.order import Geometry, Schedule
+from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.recipe.schema import Corpus as Spec
+from pipeline.recipe.schema import CorpusSection as Spec
 from pipeline.shards.inspect import inspect
 from pipeline.shards.opening import open_corpus, open_training_corpus
-from tests.pipeline.images import good
+from tests.pipeline.made_images import good
 
 MakeTar = Callable[..., Path]
 SHARDS, EACH = 6, 5

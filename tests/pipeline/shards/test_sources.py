@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.outcome import beside
+from cluster.jobs.command_result import beside
 from pipeline.errors import RunError, UserError
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
-from pipeline.shards.sources import open_source
+from pipeline.shards.sources import open_images
 
 
 def archive(path: Path, photos: Path, mode: str) -> Path:
@@ -26,7 +26,7 @@ def archive(path: Path, photos: Path, mode: str) -> Path:
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.tar.xz"])
 def test_a_tar_is_read_by_its_content_under_any_name_of_a_tar(photos: Path, tmp_path: Path, name: str, mode: str) -> None:
-    source = open_source(str(archive(tmp_path / name, photos, mode)))
+    source = open_images(str(archive(tmp_path / name, photos, mode)))
     (first, body), *_ = source.read(source.files)
     assert len(source.files) == 8
     assert body == (photos / first.path).read_bytes()
@@ -37,7 +37,7 @@ def test_a_compressed_tar_that_was_cut_off_is_called_so(photos: Path, tmp_path: 
     whole = archive(tmp_path / "whole.tar", photos, mode).read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cut\.tar\.gz: truncated: its end is missing, .* load it again"):
-        open_source(str(tmp_path / "cut.tar.gz"))
+        open_images(str(tmp_path / "cut.tar.gz"))
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_a_compressed_tar_that_was_cut_off_is_called_so(photos: Path, tmp_path: 
 def test_other_files_are_refused_with_what_to_do(tmp_path: Path, name: str, start: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(start + bytes(2000))
     with pytest.raises(UserError, match=words):
-        open_source(str(tmp_path / name))
+        open_images(str(tmp_path / name))
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
     with pytest.raises(UserError, match="neither a folder nor a tar"):
-        open_source(str(tmp_path / "a.tar"))
+        open_images(str(tmp_path / "a.tar"))
 
 
 def test_a_photo_in_place_of_shards_is_refused_with_what_makes_some(photos: Path, tmp_path: Path) -> None:

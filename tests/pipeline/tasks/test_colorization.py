@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.labels import Pixels
 from pipeline.tasks.colorization import Colorization
-from tests.pipeline.images import engine, good, request
+from tests.pipeline.made_images import engine, good, request
 
 
 @pytest.mark.parametrize("name", ["cpu", "dali"])

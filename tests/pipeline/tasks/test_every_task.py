@@ -11,7 +11,7 @@ from pipeline.draws import Draws, sample_id
 from pipeline.labels import Classes, Colours, Direction, Order, Pixels, Region
 from pipeline.tasks import Drawn, Task, registry
 from tests.pipeline.children import run_python
-from tests.pipeline.images import FRAMES, by_cpu_ops, encode, engine, photo, request
+from tests.pipeline.made_images import FRAMES, by_cpu_ops, encode, engine, photo, request
 from tests.pipeline.test_draws import KEYS, chi_squared, chi_squared_bound
 
 IDS = np.array([sample_id(f"k/{n}") for n in range(KEYS)], np.uint64)

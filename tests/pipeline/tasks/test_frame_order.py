@@ -10,7 +10,7 @@ from pipeline.draws import Draws
 from pipeline.errors import UserError
 from pipeline.recipe import parse_recipe
 from pipeline.tasks.frame_order import FrameOrder
-from tests.pipeline.images import clip, engine, request
+from tests.pipeline.made_images import clip, engine, request
 from tests.pipeline.tasks.test_shortcuts import BOUND
 from tests.pipeline.test_draws import chi_squared, chi_squared_bound
 

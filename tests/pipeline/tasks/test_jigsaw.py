@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.draws import Draws
 from pipeline.tasks.jigsaw import Jigsaw, distant_permutations
-from tests.pipeline.images import engine, good, request
+from tests.pipeline.made_images import engine, good, request
 
 COUNT = 200
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.draws import Draws
 from pipeline.tasks.occlusion import Occlusion
-from tests.pipeline.images import engine, good, request
+from tests.pipeline.made_images import engine, good, request
 
 COUNT = 4000
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.draws import Draws
 from pipeline.engines import Engine
 from pipeline.tasks.rotation import Rotation
-from tests.pipeline.images import engine, good, request
+from tests.pipeline.made_images import engine, good, request
 
 COUNT = 32
 

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from pipeline.recipe import Recipe
-from tests.pipeline.images import encode
+from tests.pipeline.made_images import encode
 
 DAMAGED = b"\xff\xd8\xff\xe0 no more of it"
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from pipeline.batches import batches
-from pipeline.units import Source, UnitRenderer
+from pipeline.rendering.units import UnitRenderer, UnitSource
+from pipeline.streaming.batches import batches
 from trainers.downstream.passes import Batch, usable
 
 
-def images_of(source: Source) -> Iterator[Batch]:
+def images_of(source: UnitSource) -> Iterator[Batch]:
     """The batches of a source on one rank, without Ray."""
     render = UnitRenderer(source, 1)
     made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))

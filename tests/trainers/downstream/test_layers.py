@@ -13,13 +13,13 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Backbone as Spec
-from trainers.backbones import build_backbone
+from pipeline.recipe.schema import BackboneSection as Spec
 from trainers.downstream import finetune
 from trainers.downstream.evaluate import probed_layer
 from trainers.downstream.labelled import Labelled, open_labelled
 from trainers.downstream.pretrained import Pretrained, read_pretrained
-from trainers.runs import RunFolder
+from trainers.networks.backbones import build_backbone
+from trainers.running.runs import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
 

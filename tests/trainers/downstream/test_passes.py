@@ -12,10 +12,9 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.units import UnitRenderer
+from pipeline.rendering.units import UnitRenderer
 from tests.trainers.device import OnDevice
 from tests.trainers.downstream.images import images_of
-from trainers.backbones import build_backbone
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
 from trainers.downstream.features import extract
@@ -23,7 +22,8 @@ from trainers.downstream.finetune import count_right
 from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
 from trainers.downstream.passes import some_left
 from trainers.downstream.statistics import remeasure
-from trainers.gradients import accumulate
+from trainers.learning.gradients import accumulate
+from trainers.networks.backbones import build_backbone
 
 Labelling = Callable[..., Recipe]
 

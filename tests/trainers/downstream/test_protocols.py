@@ -13,11 +13,11 @@ from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from tests.tiles import Finished
-from trainers.backbones import build_backbone
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import evaluate
 from trainers.downstream.finetune import finetune
-from trainers.runs import RunFolder
+from trainers.networks.backbones import build_backbone
+from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Backbone as Spec
-from trainers.backbones import build_backbone
+from pipeline.recipe.schema import BackboneSection as Spec
 from trainers.downstream import statistics
 from trainers.downstream.passes import Batch
 from trainers.downstream.statistics import remeasure
-from trainers.inputs import Normaliser
+from trainers.networks.backbones import build_backbone
+from trainers.networks.inputs import Normaliser
 
 
 def split(images: np.ndarray, size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:

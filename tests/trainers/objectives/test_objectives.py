@@ -13,11 +13,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from pipeline.errors import UserError
 from pipeline.labels import LabelKind
 from pipeline.tasks import registry as tasks
-from trainers.inputs import Normaliser
+from trainers.learning.pretext import PretextModel
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import autocast
 from trainers.objectives import build_objective, objective_class, registry
 from trainers.objectives.pixels import AbsolutePixelsObjective, PixelsObjective, cells, chroma, psnr
-from trainers.precision import autocast
-from trainers.pretext import PretextModel
 
 FALLS = {"rotation": 0.8, "jigsaw": 0.8, "occlusion": 0.8, "colorization": 0.8}
 """Share of its first value below which each loss must fall in 20 steps on one batch."""

@@ -13,9 +13,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipeline.recipe import Recipe
 from pipeline.tasks import registry
-from trainers.inputs import decodable, to_device
-from trainers.loop import _Tally
-from trainers.pretext import PretextModel
+from trainers.learning.loop import _Tally
+from trainers.learning.pretext import PretextModel
+from trainers.networks.inputs import decodable, to_device
 
 CUDA = torch.device("cuda")
 

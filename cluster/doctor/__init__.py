@@ -1,0 +1,1 @@
+"""`pseudolabel doctor`: what this machine can do, and whether its engines render rightly."""

@@ -1,0 +1,331 @@
+"""Jobs on a Ray cluster: submitted once under a stable name, followed, left alone and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cluster.jobs.command_result import JOB
+from pipeline.errors import RunError, UserError
+from pipeline.storage import absolute, is_local
+from pipeline.streaming.connection import quiet_console
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from trainers.running.capacity import Node
+
+COMMANDS = ("render", "pretrain", "finetune", "evaluate")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_OURS = "pseudolabel"
+_CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
+_DEFAULT = "http://127.0.0.1:8265"
+"""Where `ray start --head` puts the job server if it is not told otherwise."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_RACES, _MOST_NODES = 10, 10_000
+_UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
+"""The kind of a node that no autoscaler has started, as Ray's status has it: made of the node's id, in camel case."""
+_SHARDS = ("shards", "mix", "train", "test")
+"""Keys of the recipe that name shards."""
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """A job as the cluster tells of it.
+
+    Args:
+        id: its name on the cluster.
+        status: Ray's word for it: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        command: what it does.
+        started, ended: Unix time, seconds; None while it has not.
+        exit_code: of its process, when it has ended.
+        message: Ray's words on it.
+    """
+
+    id: str
+    status: str
+    command: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    message: str
+
+    @property
+    def code(self) -> int:
+        """The exit code that speaks for the job: its own, 130 if it was stopped."""
+        if self.status == "SUCCEEDED":
+            return 0
+        return 130 if self.status == "STOPPED" else self.exit_code if self.exit_code and self.exit_code > 0 else 1
+
+
+class Jobs:
+    """The jobs of one cluster.
+
+    Args:
+        address: URL of its job server; else what `RAY_API_SERVER_ADDRESS` or `RAY_ADDRESS` says, or the URL that Ray's job server
+            has by default on this machine.
+
+    Raises:
+        UserError: there is no cluster, or it does not let us in.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        quiet_console()
+        named = address or next(filter(None, map(os.environ.get, _OVERRIDING)), None)
+        where = named or _DEFAULT
+        with _only(where):
+            self._client = _asked(lambda: JobSubmissionClient(where), where)
+        self.url: str = self._client.get_address()
+        self.guessed = named is None
+
+    @property
+    def here(self) -> bool:
+        """Whether the cluster's head is on this machine, so that paths mean the same there."""
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+    def nodes(self) -> list[Node] | None:
+        """What the cluster's nodes hold; None where an autoscaler may add to them, or where that cannot be told."""
+        import requests
+        from ray.util.state import list_nodes
+        from ray.util.state.exception import RayStateApiException
+
+        from trainers.running.capacity import Node
+
+        try:
+            status = self._client._do_request("GET", "/api/cluster_status").json()["data"]
+            kinds = ((status.get("clusterStatus") or {}).get("autoscalerReport") or {}).get("activeNodes") or {}
+            if not kinds or not all(_UNSCALED.fullmatch(kind) for kind in kinds):
+                return None
+            with _only(self.url):
+                there = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES)
+        except (KeyError, requests.RequestException, RayStateApiException):
+            return None
+        held = [node.resources_total or {} for node in there]
+        return [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in held]
+
+    def all(self) -> list[ClusterJob]:
+        """Our jobs, the oldest first."""
+        found = [_job(info) for info in self._client.list_jobs() if _OURS in (info.metadata or {}) and info.submission_id]
+        return sorted(found, key=lambda job: job.started or 0)
+
+    def find(self, name: str) -> ClusterJob:
+        """A job by its id; of several attempts under one id, the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self._attempts(name)
+        if not found:
+            raise UserError(f"no job {name} on this cluster; `pseudolabel list` shows those that there are")
+        return found[-1]
+
+    def submit(
+        self, name: str, entrypoint: str, runtime_env: dict[str, Any], command: str, sending: Callable[[str], None]
+    ) -> tuple[ClusterJob, bool]:
+        """Start a job, unless one of this name is under way.
+
+        The cluster takes an id once only. A job that is run again after it has ended is a new attempt, `<name>-2` and so on; of
+        two who ask for the same attempt at once one gets it, and the other one finds it under way.
+
+        Args:
+            name: of the job, an id that is the same each time.
+            entrypoint: its command line.
+            runtime_env: its surroundings, in Ray's words.
+            command: what it does, for `list`.
+            sending: called with the id before the job is sent.
+
+        Returns:
+            The job, and whether it was started by this call.
+
+        Raises:
+            UserError: the cluster refuses it.
+        """
+        for _ in range(_RACES):
+            attempts = self._attempts(name)
+            if attempts and attempts[-1].status not in ENDED:
+                return attempts[-1], False
+            id = f"{name}-{len(attempts) + 1}" if attempts else name
+            sending(id)
+            variables = {**runtime_env.get("env_vars", {}), JOB: id}
+            try:
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    runtime_env={**runtime_env, "env_vars": variables},
+                    metadata={_OURS: command},
+                    submission_id=id,
+                )
+            except (RuntimeError, ValueError) as error:  # the latter: what is to be shipped is too large
+                if len(self._attempts(name)) == len(attempts):
+                    raise UserError(f"the cluster refuses the job: {error}") from error
+                continue  # somebody else was faster
+            return self.find(id), True
+        raise RunError(f"{name}: others keep submitting and ending the same job; `pseudolabel list` shows them")
+
+    def follow(self, id: str, write: Callable[[str], None]) -> ClusterJob:
+        """Pass on a job's log from its beginning until it ends.
+
+        Raises:
+            RunError: the cluster cannot be reached any more.
+        """
+        written = 0
+
+        async def tail() -> None:
+            nonlocal written
+            place = 0
+            async for text in self._client.tail_job_logs(id):
+                fresh = text[max(0, written - place) :]  # after a lost connection the log comes from its beginning again
+                place += len(text)
+                if fresh:
+                    write(fresh)
+                written = max(written, place)
+
+        for attempt in range(_REDIALS):
+            try:
+                asyncio.run(tail())
+                return self._ended(id)
+            except (RuntimeError, OSError) as error:
+                if attempt == _REDIALS - 1:
+                    raise RunError(
+                        f"the cluster does not answer any more: {error}; `pseudolabel attach {id}` tries again"
+                    ) from error
+                time.sleep(2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def stop(self, id: str) -> ClusterJob:
+        """Stop a job and wait until it has ended.
+
+        Raises:
+            RunError: it does not end.
+        """
+        self._client.stop_job(id)
+        return self._ended(id, _STOP_SECONDS)
+
+    def _ended(self, id: str, seconds: float | None = None) -> ClusterJob:
+        """The job once it has ended: the log may be at its end a moment earlier."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while (job := _job(self._client.get_job_info(id))).status not in ENDED:
+            if end is not None and time.monotonic() > end:
+                raise RunError(f"{id} is {job.status} still, {seconds:g} seconds after it was told to stop")
+            time.sleep(_POLL_SECONDS)
+        return job
+
+    def _attempts(self, name: str) -> list[ClusterJob]:
+        """The jobs `name`, `name-2`, `name-3`, ..., in this order."""
+        numbered = {}
+        for job in self.all():
+            rest = job.id.removeprefix(name)
+            if job.id == name:
+                numbered[1] = job
+            elif rest != job.id and rest[:1] == "-" and rest[1:].isdigit():
+                numbered[int(rest[1:])] = job
+        return [numbered[number] for number in sorted(numbered)]
+
+
+def workplace(command: str, recipe: Recipe, out: str | None) -> str:
+    """What a command does and where its results go: what no two processes may do at once."""
+    from trainers.running.runs import RunFolder
+
+    return f"{command} into {absolute(out) if out else RunFolder(recipe).url}"
+
+
+def stable_id(command: str, recipe: Recipe, out: str | None) -> str:
+    """The id of a run: equal for the same command on the same recipe with the same output, whatever its placement is."""
+    from pipeline.materialize.job import shaping
+    from trainers.running.runs import RunFolder
+
+    what = str(sorted(shaping(recipe).items())) if command == "render" else RunFolder(recipe).identity(command)
+    return f"{recipe.name}-{command}-{hashlib.sha256(f'{workplace(command, recipe, out)} {what}'.encode()).hexdigest()[:8]}"
+
+
+def settled_paths(recipe: Recipe, here: bool) -> dict[str, Any]:
+    """The recipe's keys whose relative paths must be made absolute, since the job runs in a folder of its own.
+
+    Args:
+        recipe: the recipe.
+        here: whether the cluster is on this machine.
+
+    Returns:
+        The new values, for `--set`.
+
+    Raises:
+        UserError: a relative path, and the cluster is elsewhere.
+    """
+    document = recipe.model_dump(mode="json")
+    given: dict[str, Any] = {}
+    for section in ("corpus", "downstream"):
+        given |= {f"{section}.{key}": value for key, value in (document[section] or {}).items() if key in _SHARDS}
+    given["storage.runs"] = document["storage"]["runs"]
+    moved = {key: _absolute(value) for key, value in given.items()}
+    changed = {key: value for key, value in moved.items() if value != given[key]}
+    if changed and not here:
+        key = next(iter(changed))
+        raise UserError(
+            f"{key} is {given[key]}, a path relative to this folder, and the cluster is elsewhere: "
+            "give a URL (s3://, gs://), or the absolute path of a disk that all its nodes share"
+        )
+    return changed
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str):
+        return absolute(value) if is_local(value) and not value.startswith("/") else value
+    if isinstance(value, list):
+        return [_absolute(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: {**part, "shards": _absolute(part["shards"])} for key, part in value.items()}
+    return value
+
+
+@contextmanager
+def _only(address: str) -> Iterator[None]:
+    """An address that is given goes before the environment's; Ray has it the other way round."""
+    held = {name: os.environ.pop(name) for name in _OVERRIDING if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
+
+
+def _asked(call: Callable[[], Any], where: str) -> Any:
+    from ray.exceptions import AuthenticationError, RpcError
+
+    try:
+        host, _, port = where.rpartition(":")
+        if "://" not in where and host and port.isdigit():  # Ray itself tries for a minute
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        return call()
+    except AuthenticationError as error:
+        raise UserError(
+            f"{where}: the cluster wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, ValueError, OverflowError, RpcError) as error:
+        words = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"no job server of a Ray cluster answers at {where}: {words}. Name it with --address, or start one with "
+            "`ray start --head`"
+        ) from error
+
+
+def _job(info: Any) -> ClusterJob:
+    return ClusterJob(
+        id=info.submission_id,
+        status=str(info.status),
+        command=(info.metadata or {}).get(_OURS, ""),
+        started=info.start_time and info.start_time / 1000,
+        ended=info.end_time and info.end_time / 1000,
+        exit_code=info.driver_exit_code,
+        message=" ".join((info.message or "").split()),
+    )

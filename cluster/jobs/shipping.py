@@ -1,0 +1,91 @@
+"""What travels to a cluster: a copy of the working directory as it is now, without what is large or secret."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.processes.home import PACKAGES
+
+EXCLUDES = [
+    ".git", ".venv/", "venv/", "runs/", "node_modules/", "__pycache__/", ".*_cache/", ".hypothesis/",
+    "*.tar", "*.tar.*", "*.tgz", "*.zip", "*.parquet", "*.pt", "*.pth", "*.ckpt",
+    ".env*", ".netrc", ".aws/", ".ssh/", ".ray/", ".kube/", "*.pem", "*.key",
+]  # fmt: skip
+"""What a working directory may hold that is no code: large, or secret."""
+
+_IGNORE_FILES = (".gitignore", ".rayignore")
+_MOST_BYTES = 500 * 2**20  # of Ray's own limit
+
+
+@contextmanager
+def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
+    """A copy of a folder, in which nothing changes while it is sent; it is gone after the block.
+
+    Args:
+        folder: what is copied, without `EXCLUDES` and without what its `.gitignore` and `.rayignore` files name.
+        only: the one file that is copied of it.
+
+    Raises:
+        UserError: a file cannot be read, or there is more than a cluster takes.
+    """
+    chosen, sizes = [], Counter[str]()
+    for path in [Path(only).resolve()] if only else _files(folder):
+        part = path.relative_to(folder)
+        with suppress(FileNotFoundError):  # gone since it was listed
+            sizes[part.parts[0]] += path.stat().st_size
+            chosen.append(part)
+    if sizes.total() > _MOST_BYTES:
+        largest, size = sizes.most_common(1)[0]
+        raise UserError(
+            f"{folder} has {sizes.total() / 2**20:,.0f} MiB to ship, {size / 2**20:,.0f} of them in {largest}, and a cluster "
+            f"takes {_MOST_BYTES / 2**20:g}: name in .gitignore or .rayignore what the job does not need, or use --no-ship"
+        )
+    with tempfile.TemporaryDirectory(prefix="pseudolabel-") as place:
+        for part in chosen:
+            target = Path(place, part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copy(folder / part, target)
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            except OSError as error:
+                raise UserError(
+                    f"{folder / part} cannot be shipped ({error.strerror}): name it in .gitignore or .rayignore, or use --no-ship"
+                ) from None
+        yield Path(place)
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is a checkout of this project, whose own code is to run on the cluster."""
+    return all((folder / name / "__init__.py").is_file() for name in PACKAGES)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """The files below a folder that travel; links are followed, and pipes and sockets are none."""
+    from pathspec import GitIgnoreSpec
+
+    rules = [(root, GitIgnoreSpec.from_lines(EXCLUDES))]
+
+    def travels(path: Path, folder: bool) -> bool:
+        names = [(spec, f"{path.relative_to(base)}{'/' if folder else ''}") for base, spec in rules if path.is_relative_to(base)]
+        return not any(spec.match_file(name) for spec, name in names)
+
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        here = Path(place)
+        if (real := here.resolve()) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in _IGNORE_FILES:
+            if name in files:
+                rules.append((here, GitIgnoreSpec.from_lines((here / name).read_text(errors="replace").splitlines())))
+        folders[:] = sorted(name for name in folders if travels(here / name, True))
+        yield from (path for name in sorted(files) if (path := here / name).is_file() and travels(path, False))

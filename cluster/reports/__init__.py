@@ -1,0 +1,1 @@
+"""What commands show: tables on the terminal, progress, and the report of a run."""

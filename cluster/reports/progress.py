@@ -1,0 +1,230 @@
+"""How far a long step is, on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cluster.console import PlainConsole
+from cluster.reports.formatting import amount, duration, metric
+
+if TYPE_CHECKING:
+    from pipeline.materialize.run import Progress as RenderProgress
+
+LINE_SECONDS = 60.0
+"""Between the lines that stand in for a bar where there is no terminal."""
+
+_SOME = 0.05
+"""From this share of waiting on, what is waited for is named."""
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Pace:
+    """Rate and time left of something that counts up; a count that falls starts anew."""
+
+    clock: Clock = time.monotonic
+    _first: tuple[float, int] | None = None
+    _last: int = 0
+
+    def at(self, done: int, total: int) -> tuple[float | None, float | None]:
+        """Things a second since the first count, and seconds until `total`; None while nothing can be said."""
+        now = self.clock()
+        if self._first is None or done < self._last:
+            self._first = (now, done)
+        self._last = done
+        since, base = self._first
+        if done <= base or now <= since:
+            return None, None
+        rate = (done - base) / (now - since)
+        return rate, max(0, total - done) / rate
+
+
+class Display(Protocol):
+    """Shows one step of work."""
+
+    def show(self, title: str, done: int, total: int, words: str, detail: Any = None) -> None:
+        """Bring the display up to date.
+
+        Args:
+            title: what is being done.
+            done: how much of it.
+            total: of how much.
+            words: what else belongs on the line.
+            detail: values of each task, for training: name -> (loss, metric, trivial metric), all as words.
+        """
+
+
+class Lines:
+    """Plain lines: the first, one a minute, and the last of each title."""
+
+    def __init__(self, write: Callable[[str], None], clock: Clock = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._title, self._written = "", 0.0
+
+    def show(self, title: str, done: int, total: int, words: str, detail: Any = None) -> None:
+        now = self._clock()
+        if title == self._title and done < total and now - self._written < LINE_SECONDS:
+            return
+        self._title, self._written = title, now
+        tasks = [f"{name} loss {loss}, {value}" for name, (loss, value, _) in (detail or {}).items()]
+        self._write("; ".join([f"{title}: {words}" if words else title, *tasks]))
+
+
+class Bar:
+    """A bar, and for training a table of the tasks below it."""
+
+    def __init__(self, console: Console, waiting: str = "") -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(32),
+            TextColumn("{task.fields[words]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._detail: Any = None
+        self._task = self._progress.add_task(waiting, total=None, words="") if waiting else None
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
+
+    def show(self, title: str, done: int, total: int, words: str, detail: Any = None) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task(title)
+        self._progress.update(self._task, description=title, completed=done, total=total, words=words)
+        self._detail = detail
+
+    def _render(self) -> Group:
+        return Group(self._progress, *([_tasks_table(self._detail)] if self._detail else []))
+
+
+@contextmanager
+def counted(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of a step that counts; shows nothing if it never does.
+
+    Args:
+        title: what is being done.
+        unit: what is counted, in the singular; `B` stands for bytes.
+
+    Yields:
+        To be called with (done, total).
+    """
+    pace = Pace()
+    with _display() as display:
+
+        def tick(done: int, total: int) -> None:
+            rate, left = pace.at(done, total)
+            words = [f"{amount(done, unit) if unit == 'B' else format(done, ',')} of {amount(total, unit)}"]
+            words += [f"{amount(rate, unit)}/s"] if rate else []
+            words += [f"{duration(left)} left"] if left else []
+            display.show(title, done, total, ", ".join(words))
+
+        yield tick
+
+
+@contextmanager
+def busy(title: str) -> Iterator[Callable[[str], None]]:
+    """A step of which only the parts are known; to be called with the name of each part as it begins."""
+    with _display(title) as display:
+        display.show(title, 0, 1, "")
+        yield lambda part: display.show(f"{title}: {part}", 0, 1, "")
+
+
+@dataclass
+class TrainingBoard:
+    """Listens to a run's log lines and shows them.
+
+    Args:
+        stage: name of the command.
+        phases: what its parts are, by the `stage` of their log lines; the steps of each begin anew.
+        display: where to show it.
+        metrics: name of each task's metric; `accuracy` where it is not here.
+    """
+
+    stage: str
+    phases: Mapping[str, str]
+    display: Display
+    metrics: dict[str, str] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    _phase: str = ""
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Show a line, see `trainers.running.run_log.Record`."""
+        step, steps = record["step"], record["steps"]
+        phase = self.phases.get(record["stage"], "")
+        if phase != self._phase:
+            self._phase, self.pace = phase, Pace(self.pace.clock)
+        _, left = self.pace.at(step, steps)
+        words = [
+            f"step {step} of {steps}",
+            f"{record['samples_per_second']:,.0f} img/s",
+            f"waiting for data {record['wait_share']:.0%}"
+            + (f" ({record['wait_cause']})" if record["wait_share"] > _SOME else ""),
+            f"{record['quarantined']} quarantined",
+            *([f"{duration(left)} left"] if left else []),
+        ]
+        detail = {
+            name: (
+                f"{task['loss']:.3f}",
+                *(metric(self.metrics.get(name, "accuracy"), task[key]) for key in ("metric", "trivial")),
+            )
+            for name, task in record["tasks"].items()
+        }
+        self.display.show(" ".join(filter(None, (self.stage, phase))), step, steps, ", ".join(words), detail)
+
+
+@contextmanager
+def training(stage: str, phases: Mapping[str, str], first: str = "starting workers") -> Iterator[TrainingBoard]:
+    """Progress of a run; `TrainingBoard.take` is a listener for it, and until it hears something `first` is shown."""
+    with _display(f"{stage}: {first}") as display:
+        if isinstance(display, Lines):
+            display.show(f"{stage}: {first}", 0, 1, "")
+        yield TrainingBoard(stage, phases, display)
+
+
+@contextmanager
+def rendering() -> Iterator[Callable[[RenderProgress], None]]:
+    """Progress of a render; to be called after each shard."""
+    pace = Pace()
+    with _display() as display:
+
+        def tick(at: RenderProgress) -> None:
+            rate, left = pace.at(at.samples_done, at.samples)
+            words = [
+                f"{at.shards_done:,} of {amount(at.shards, 'shard')}",
+                f"{at.samples_done:,} of {amount(at.samples, 'sample')}",
+                *([f"{rate:,.0f} img/s"] if rate else []),
+                *([f"{duration(left)} left"] if left else []),
+                f"{at.quarantined:,} quarantined",
+                *([f"{amount(at.failed, 'shard')} failed"] if at.failed else []),
+            ]
+            display.show("rendering", at.samples_done, at.samples, ", ".join(words))
+
+        yield tick
+
+
+@contextmanager
+def _display(waiting: str = "") -> Iterator[Display]:
+    console = PlainConsole(stderr=True)
+    if not console.is_terminal:
+        yield Lines(lambda text: console.print(text, soft_wrap=True, highlight=False))
+        return
+    bar = Bar(console, waiting)
+    with bar.live:
+        yield bar
+
+
+def _tasks_table(detail: dict[str, tuple[str, str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for heading, justify in (("task", "left"), ("loss", "right"), ("metric", "right"), ("trivial answer", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for name, values in detail.items():
+        table.add_row(name, *values)
+    return table

@@ -1,0 +1,196 @@
+"""The report of a run: all that its folder holds, as `report.json` for programs and `report.html`, one file, for people."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.reports.formatting import amount, duration, metric
+from cluster.reports.machine import Machine, this_machine, versions
+from cluster.reports.tables import (
+    beside_words,
+    by_test_set,
+    coverage_words,
+    downstream_rows,
+    gain_words,
+    metric_names,
+    pretext_notes,
+    score_words,
+    stage_rows,
+)
+from pipeline.errors import RunError, UserError
+from pipeline.recipe import Recipe
+from pipeline.storage import scrubbed_document, write_atomic
+from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, RunFolder
+
+JSON, HTML = "report.json", "report.html"
+
+_ROWS = 4  # of the preview sheet
+_BLUE, _GREY = "#2f6fdf", "#8a93a3"
+
+
+def write_report(recipe: Recipe) -> dict[str, Any]:
+    """Gather what the run's folder holds so far and write `report.json` and `report.html` into it.
+
+    Args:
+        recipe: the recipe of the command that has just ended.
+
+    Returns:
+        The content of `report.json`: `pretrain`, `downstream` (all rows), `test_sets` (the same rows by what they were measured
+        on, see `cluster.reports.tables.by_test_set`), `chance` and `baseline` (where there is one test set), `quarantined`;
+        `name`, `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of what was pretrained, else of the command;
+        and `differs`, for each downstream command the keys in which its recipe was another, with both values. What no command has
+        computed yet is None, or empty.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    folder = RunFolder(recipe)
+    found = {name: folder.read_json(name) for name in (PRETRAINED, FINETUNED, EVALUATED, RECIPE)}
+    machine = this_machine()
+    report = scrubbed_document(_gather(recipe, found, machine))
+    page = _page(recipe, report, machine)
+    try:
+        folder.write_json(JSON, report)
+        with write_atomic(folder.path(HTML)) as file:
+            file.write(page.encode())
+    except OSError as error:
+        raise RunError(f"the report cannot be written: {error}; the run's results are complete without it") from error
+    return report
+
+
+def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str, Any]:
+    pretrain = found[PRETRAINED]
+    # Results of another backbone than the one the folder now holds have no place beside its curves.
+    current = {"evaluate": found[EVALUATED], "finetune": found[FINETUNED]}
+    downstream = {
+        command: part
+        for command, part in current.items()
+        if part and (pretrain is None or part["pretraining"] == pretrain["identity"])
+    }
+    measured = by_test_set(downstream.values())
+    only = measured[0] if len(measured) == 1 else {}
+    document, digest = recipe.model_dump(mode="json"), recipe.digest()
+    if pretrain is not None and found[RECIPE] is not None and "recipe_sha256" in pretrain:
+        document, digest = found[RECIPE], pretrain["recipe_sha256"]
+    return {
+        "name": recipe.name,
+        "seed": document["seed"],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pretrain": pretrain,
+        "downstream": [row for part in downstream.values() for row in part["downstream"]],
+        "test_sets": measured,
+        "chance": only.get("chance"),
+        "baseline": only.get("baseline"),
+        "quarantined": pretrain["quarantined"] if pretrain else None,
+        "recipe": document,
+        "recipe_sha256": digest,
+        "differs": {command: part["differs"] for command, part in downstream.items() if "differs" in part},
+        "versions": versions(),
+        "machine": machine.as_dict(),
+    }
+
+
+def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cluster.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Any] = {
+        "share": lambda value: metric("accuracy", value),
+        "duration": duration,
+        "score": score_words,
+        "gain": gain_words,
+        "coverage": coverage_words,
+    }
+    environment.filters |= filters
+    pretrain = report["pretrain"]
+    names = metric_names(recipe)
+    sheet, no_sheet = _sheet(recipe)
+    return environment.get_template("report.html").render(
+        report=report,
+        measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": beside_words(one)} for one in report["test_sets"]],
+        tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
+        notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
+        stages=stage_rows(pretrain["stages"]) if pretrain else [],
+        sheet=sheet,
+        no_sheet=no_sheet,
+        machine={
+            "processor": f"{machine.cpu}, {machine.cores} cores",
+            "memory": amount(machine.memory, "B"),
+            "GPU": "; ".join(machine.gpus) or "none",
+            "system": machine.system,
+        },
+        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
+    )
+
+
+def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Each task's last numbers in words, and its curves."""
+    shown = []
+    for name, task in tasks.items():
+        measured = names.get(name, "metric")
+        shown.append(
+            {
+                "name": name,
+                "measured": "PSNR" if measured == "psnr" else measured,
+                "loss": f"{task['loss'][-1]:.3f}",
+                "metric": metric(measured, task["metric"]),
+                "trivial": metric(measured, task["trivial"]),
+                "behind": task.get("learnt", "") is False,
+                "curves": _curves(task, measured),
+            }
+        )
+    return shown
+
+
+def _curves(task: dict[str, Any], measured: str) -> str:
+    """Loss and metric over the steps, the trivial answer's metric dashed; an SVG as a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    factor = 100 if measured == "accuracy" else 1
+    unit = {"accuracy": "accuracy, %", "psnr": "PSNR, dB"}.get(measured, measured)
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": _GREY,
+        "svg.hashsalt": "report",
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(6.4, 2.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(task["step"], task["loss"], color=_BLUE, linewidth=1.6)
+        left.set_title("loss", loc="left", fontsize=9)
+        right.plot(task["step"], [factor * value for value in task["metrics"]], color=_BLUE, linewidth=1.6)
+        right.axhline(factor * task["trivial"], color=_GREY, linestyle="--", linewidth=1.2)
+        right.set_title(f"{unit} (dashed: trivial answer)", loc="left", fontsize=9)
+        for axes in (left, right):
+            axes.set_xlabel("step")
+            axes.grid(axis="y", color="#e6e9ee")
+            axes.set_axisbelow(True)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return _uri("image/svg+xml", file.getvalue())
+
+
+def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
+    """The preview sheet as a data URI, or why there is none: a report is wanted where the corpus is out of reach, too."""
+    from cluster.pictures.preview import sheet
+
+    try:
+        picture = sheet(recipe, _ROWS)
+    except (UserError, RunError) as error:
+        return None, str(error)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return _uri("image/png", file.getvalue()), None
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

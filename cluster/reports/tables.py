@@ -1,0 +1,211 @@
+"""What a run came to: its tasks, where its time went, and what its features are worth, as rows and as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cluster.reports.formatting import amount, duration, metric
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from trainers.running.leftovers import Leftover
+
+STAGES = {
+    "read": "shards to encoded bytes",
+    "check": "headers",
+    "render": "decode, crop, and where pairs are sent, tasks",
+    "tasks": "pairs of crops, in the training workers",
+    "transfer": "fetch units, make batches",
+    "wait": "training waits for data",
+    "step": "training computes",
+}
+"""Stages of a run in the order of a sample's way, with what happens there."""
+
+
+def metric_names(recipe: Recipe) -> dict[str, str]:
+    """The name of each task's metric."""
+    from trainers.objectives import objective_class
+
+    return {name: objective_class(task).metric for name, task in recipe.tasks.items()}
+
+
+def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, str], steps: int = 0) -> Table:
+    """Each task's first and last loss, and its last metric beside the trivial answer's; below it, what was not learnt."""
+    table = Table(
+        title="pretext tasks",
+        caption="\n".join(pretext_notes(tasks, steps)) or None,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("task")
+    for heading in ("loss at first", "loss at last", "metric", "trivial answer", "also"):
+        table.add_column(heading, justify="right")
+    for name, task in tasks.items():
+        measured = metrics.get(name, "")
+        values = (f"{metric(measured, task[key])}" for key in ("metric", "trivial"))
+        also = ", ".join(f"{key} {metric(key, value)}" for key, value in task.get("also", {}).items())
+        table.add_row(name, f"{task['loss'][0]:.3f}", f"{task['loss'][-1]:.3f}", *values, also)
+    return table
+
+
+def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
+    """Sentences on the tasks of a pretraining that are not better than the trivial answer, and on a run too short to tell.
+
+    Args:
+        tasks: what `trainers.pretraining.pretrain` says of them; those of earlier versions say nothing of it.
+        steps: updates of the run.
+    """
+    behind, untold = ([name for name, task in tasks.items() if task.get("learnt", "") is said] for said in (False, None))
+    notes = []
+    if behind:
+        notes.append(
+            f"not yet learnt: {', '.join(behind)} (over the last log lines no better than the trivial answer by more than "
+            "three standard errors); train longer before you judge the features"
+        )
+    if untold:
+        notes.append(f"too short to tell what was learnt of {', '.join(untold)}: {amount(steps, 'step')}")
+    return notes
+
+
+def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
+    """Stage, what happens there, milliseconds an image, share of the run's time.
+
+    The time of a rank is `wait` and `step`; the other stages run beside it.
+    """
+    seconds = {"step": stages["total"] - stages["wait"], **stages}
+    images, total = max(stages["samples"], 1), stages["total"] or 1.0
+    waits = stages.get("waits") or {}
+    of_what = {"wait": f", mostly for {max(waits, key=waits.__getitem__)}"} if any(waits.values()) else {}
+    return [
+        (name, what + of_what.get(name, ""), 1000 * seconds[name] / images, seconds[name] / total)
+        for name, what in STAGES.items()
+        if seconds.get(name) or (name in seconds and name != "tasks")  # which are made there, or not at all
+    ]
+
+
+def stage_table(stages: Mapping[str, Any]) -> Table:
+    """Where the time went."""
+    first = f"first batch after {stages['first_batch'] or 0:.1f} s, training took {duration(stages['seconds'])}"
+    table = Table(title="stages", caption=first, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.add_column("stage")
+    table.add_column("what")
+    table.add_column("ms an image", justify="right")
+    table.add_column("of the time", justify="right")
+    for name, what, each, share in stage_rows(stages):
+        table.add_row(name, what, f"{each:.2f}", f"{share:.1%}")
+    return table
+
+
+def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
+    """What a run's folder holds beside results, and whether it goes."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("what")
+    table.add_column("size", justify="right")
+    table.add_column("")
+    table.add_column("why")
+    for leftover in found:
+        table.add_row(leftover.name, amount(leftover.size, "B"), "may go" if leftover in going else "stays", leftover.what)
+    return table
+
+
+_MEASURED = ("test", "classes", "tested", "total", "chance")
+_FEW_STEPS = 100
+
+
+def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the results of commands were measured on, each with its rows: numbers of one test set have one chance level.
+
+    Args:
+        parts: what `evaluate` and `finetune` return; those of earlier versions do not say what they were measured on, and are a
+            set each.
+
+    Returns:
+        For each set `test`, `classes`, `tested`, `total` and `chance` as in a row of a result, None where it is not known;
+        `baseline`, where `evaluate` gave one; and `rows`, those of the results as they are.
+    """
+    sets: list[dict[str, Any]] = []
+    for part in parts:
+        for row in part["downstream"]:
+            about = {key: row.get(key, part.get(key)) for key in _MEASURED}
+            known = about["test"] is not None
+            found = next((one for one in sets if known and all(one[key] == about[key] for key in _MEASURED)), None)
+            if found is None:
+                found = next((one for one in sets if not known and one.get("part") is part), None)
+            if found is None:
+                found = {**about, "baseline": None, "rows": [], "part": part}
+                sets.append(found)
+            found["rows"].append(row)
+            found["baseline"] = part.get("baseline") if found["baseline"] is None else found["baseline"]
+    return [{key: value for key, value in one.items() if key != "part"} for one in sets]
+
+
+def downstream_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a protocol and number of labels: `protocol` in words, `labels`, and each start's result under its name."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        key = (_protocol(row), row["labels"])
+        found.setdefault(key, {"protocol": key[0], "labels": key[1]})[row["init"]] = row
+    return list(found.values())
+
+
+def _protocol(row: Mapping[str, Any]) -> str:
+    """The protocol, the layer that it looked at, and how long it trained."""
+    layer = f" on {row['layer']}" if "layer" in row else ""
+    steps = row.get("steps")
+    trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
+    return f"{row['protocol']}{layer}{trained}"
+
+
+def score_words(row: Mapping[str, Any] | None) -> str:
+    """An accuracy with its standard error, in per cent; nothing where there is none."""
+    if row is None:
+        return ""
+    error = row.get("standard_error")
+    beside = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * row['accuracy']:.1f}{beside} %"
+
+
+def gain_words(row: Mapping[str, Any]) -> str:
+    """What pretraining gained, in points, with its standard error, as if the two starts were tested on different images."""
+    if "random" not in row or "pretrained" not in row:
+        return ""
+    gain = 100 * (row["pretrained"]["accuracy"] - row["random"]["accuracy"])
+    errors = [row[init].get("standard_error") for init in ("random", "pretrained")]
+    return f"{gain:+.1f}" if None in errors else f"{gain:+.1f} ± {100 * math.hypot(*errors):.1f}"
+
+
+def coverage_words(row: Mapping[str, Any]) -> str:
+    """How many of the test set's images were tested."""
+    one = row.get("pretrained") or row["random"]
+    return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
+
+
+def beside_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What needs no network, by name, as far as it is known."""
+    named = (("chance", "chance"), ("colour histogram, no network", "baseline"))
+    return [(words, measured[key]) for words, key in named if measured[key] is not None]
+
+
+def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Pretrained against random, protocol by protocol, with what needs no network; a table for each test set."""
+    return [_downstream_table(measured) for measured in report["test_sets"]]
+
+
+def _downstream_table(measured: Mapping[str, Any]) -> Table:
+    beside = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in beside_words(measured))
+    title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
+    caption = f"{beside}\n± is a standard error: how far the draw of the test images alone moves a number"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.add_column("protocol")
+    for heading in ("labels", "tested", "random", "pretrained", "gain"):
+        table.add_column(heading, justify="right")
+    for row in downstream_rows(measured["rows"]):
+        both = [score_words(row.get(init)) for init in ("random", "pretrained")]
+        table.add_row(row["protocol"], f"{row['labels']:,}", coverage_words(row), *both, gain_words(row))
+    return table

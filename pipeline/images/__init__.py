@@ -1,0 +1,1 @@
+"""Image files before they are pixels: the header check, file layouts, codecs, and Pillow for unusual kinds."""

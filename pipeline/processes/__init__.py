@@ -1,0 +1,1 @@
+"""Child processes that find our packages and whose death can be survived."""

@@ -1,0 +1,1 @@
+"""Samples and drawn parameters become pairs; crashes are confined, bad samples counted."""

@@ -1,0 +1,149 @@
+"""Rendering that outlives its decoder: the crash of a process is confined to the sample that causes it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from pipeline.draws import hash64
+from pipeline.errors import RunError
+from pipeline.processes.child import ChildProcess, Died
+from pipeline.recipe.schema import Recipe
+from pipeline.rendering.find_crashers import Renderings, find_crashers, portable
+from pipeline.rendering.in_flight import InFlight, is_old
+from pipeline.rendering.renderer import Pairs, Renderer
+from pipeline.shards.corpus import Sample
+
+_MOST_DEATHS = 3
+_KILLER = "killer-"
+
+
+class CrashSafeRenderer:
+    """A `Renderer` that remembers, on this machine's disk, at what a process died, and leaves the sample out that did it.
+
+    What is remembered is forgotten after a week, or by deleting the folder.
+
+    Args:
+        recipe: the recipe.
+        threads: CPU threads of the engine.
+        center: as for `Renderer`.
+        gpu: as for `Renderer`.
+        aside: render in a process of its own, so that this one lives on; else this one dies, and whoever takes its place looks
+            for the sample.
+        run: names the run, whose deaths are counted together; else it is that of the Ray job, or of this process.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        threads: int = 1,
+        center: bool = False,
+        gpu: int | None = None,
+        aside: bool = False,
+        run: str | None = None,
+    ) -> None:
+        self._recipe, self._center = recipe, center
+        self._aside = ChildProcess(Renderings, recipe, threads, center) if aside else None
+        self._renderer = None if aside else Renderer(recipe, threads, center, gpu)
+        # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.
+        identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self.engine_identity().items())))
+        self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"
+        self._marks = InFlight(self._folder, run or _this_run())
+        self._killers: dict[tuple[int, str], str] = {}
+        for file in self._folder.glob(f"{_KILLER}*"):
+            if is_old(file):
+                file.unlink(missing_ok=True)
+                continue
+            number, _, content = file.name.removeprefix(_KILLER).partition("-")
+            self._killers[int(number, 16), content] = file.read_text()
+
+    def engine_identity(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        if self._renderer is not None:
+            return self._renderer.engine.identity()
+        assert self._aside is not None
+        (identity,) = self._aside.call("identity")
+        return dict(identity)
+
+    def close(self) -> None:
+        """End the process of its own, if there is one."""
+        if self._aside is not None:
+            self._aside.close()
+
+    def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
+        """Render as `Renderer` does; a sample that kills the decoder is a failure with that reason.
+
+        Raises:
+            RunError: processes of this run died at these samples again and again, though each of them can be rendered alone.
+        """
+        if not samples:
+            return self._rendered(samples, epoch)
+        name = f"unit-{epoch}-{samples[0].id:016x}-{samples[-1].id:016x}"
+        ours, all_of_them = self._marks.deaths(name)
+        if all_of_them:
+            self._look(samples, epoch, ours)
+        with self._marks.at(name):
+            return self._rendered(samples, epoch)
+
+    def _rendered(self, samples: Sequence[Sample], epoch: int) -> Pairs:
+        for deaths in count(1):
+            left = [self._unless_killer(sample) for sample in samples]
+            if self._renderer is not None:
+                return self._renderer(left, epoch)
+            assert self._aside is not None
+            try:
+                (pairs,) = self._aside.call("batch", portable(left), epoch)
+            except Died:
+                self._look(samples, epoch, deaths)
+            else:
+                return pairs
+        raise AssertionError("it counts for ever")
+
+    def _look(self, samples: Sequence[Sample], epoch: int, deaths: int) -> None:
+        """A process died while it worked on these: find out, in another process, whether a sample did it.
+
+        Args:
+            samples: the samples.
+            epoch: as of `__call__`.
+            deaths: how many processes of this run did. One that is killed with its run, by a user or a scheduler, is none: the
+                next run counts from 0.
+        """
+        samples = [self._unless_killer(sample) for sample in samples]
+        killers = find_crashers(samples, self._recipe, epoch, self._center)
+        for i, reason in killers.items():
+            number, content = samples[i].id, _content(samples[i])
+            self._killers[number, content] = reason
+            (self._folder / f"{_KILLER}{number:016x}-{content}").write_text(reason)
+        if not killers and deaths >= _MOST_DEATHS:
+            raise RunError(
+                f"{deaths} processes died while they rendered the {len(samples)} samples from {samples[0].key} to "
+                f"{samples[-1].key}, though each of them can be rendered alone: is there enough memory? "
+                "Lower training.batch or placement.actors"
+            )
+
+    def _unless_killer(self, sample: Sample) -> Sample:
+        if not any(number == sample.id for number, _ in self._killers):
+            return sample
+        reason = self._killers.get((sample.id, _content(sample)))
+        return sample if reason is None else replace(sample, encoded=b"", sizes=(), problem=reason)
+
+
+def _content(sample: Sample) -> str:
+    """What tells a sample from another of its name, or from itself once it is repaired."""
+    return hashlib.blake2b(sample.encoded, digest_size=8).hexdigest()
+
+
+def _this_run() -> str:
+    """The run that this process works for: all processes of one Ray job on one machine, or this process alone."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return secrets.token_hex(8)
+    context = ray.get_runtime_context()
+    return f"{context.get_node_id()}-{context.get_job_id()}"

@@ -1,0 +1,148 @@
+"""From encoded bytes to a batch of pairs: check, draw, hand to the engine, and say what could not be decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.draws import Draws
+from pipeline.engines import Engine, Request, pixel_shapes
+from pipeline.engines.output_buffers import rows_on
+from pipeline.images.check import Header, check_frames
+from pipeline.recipe.schema import Recipe
+from pipeline.rendering.engine import build_engine
+from pipeline.rendering.windows import center_windows, flips, random_windows, stored
+from pipeline.shards.corpus import Sample
+from pipeline.tasks import Drawn
+
+Columns = dict[str, Any]
+
+
+class Clock:
+    """A moment, by the wall's clock and by the processor's."""
+
+    def __init__(self) -> None:
+        self._now = time.perf_counter(), time.process_time()
+
+    def since(self, earlier: Clock) -> tuple[float, float]:
+        """Seconds, and processor seconds of this process, between two moments."""
+        return self._now[0] - earlier._now[0], self._now[1] - earlier._now[1]
+
+
+@dataclass
+class Pairs:
+    """A rendered batch of n samples.
+
+    Args:
+        columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
+            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. Of clips `image` is the first frame, and
+            `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could not be decoded; it keeps its
+            place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
+        failures: the reason for each row of weight 0.
+        seconds: time spent in each stage, by name.
+        cpu: processor time of this process in each stage, by name, seconds.
+    """
+
+    columns: Columns
+    failures: dict[int, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+
+def draw_tasks(recipe: Recipe, draws: Draws) -> tuple[dict[str, Drawn], Columns]:
+    """What each of a recipe's tasks draws, by its name, and the columns that are drawn and not rendered."""
+    per_task = {name: task.draw(draws.stream(name), recipe.image.size) for name, task in recipe.tasks.items()}
+    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+
+
+class Renderer:
+    """Renders samples as the recipe says; holds an engine and nothing that changes.
+
+    Args:
+        recipe: the recipe.
+        threads: CPU threads of the engine.
+        center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
+        gpu: the GPU on which the pixels are wanted, None for the host; see `pipeline.rendering.engine.build_engine`.
+    """
+
+    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
+        self._recipe, self._center = recipe, center or recipe.image.crop == "center"
+        self._flip = recipe.image.flip and not center
+        self._frames = recipe.corpus.frames or 1
+        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames)
+        self.engine: Engine = build_engine(recipe, threads, gpu)
+
+    def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
+        """Render one drawing of each sample.
+
+        Args:
+            samples: what a corpus's `read` returns.
+            epoch: number of the epoch, from 0; another epoch draws anew.
+        """
+        started = Clock()
+        headers: list[Header] = []
+        failures: dict[int, str] = {}
+        good: list[int] = []
+        for row, sample in enumerate(samples):
+            found = sample.problem or check_frames(sample.files(), self._recipe.image.max_pixels)
+            if isinstance(found, str):
+                failures[row] = found
+            else:
+                headers += found
+                good.append(row)
+        checked = Clock()
+        ids = np.array([sample.id for sample in samples], np.uint64)
+        rows = np.array(good, np.int64)
+        request, drawn = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids))
+        pixels, undecoded = self.engine.run(request)
+        failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
+        columns: Columns = {
+            "id": ids,
+            "weight": np.ones(len(samples), np.float32),
+            "class": np.array([sample.label for sample in samples], np.int64),
+            **self._whole(pixels, rows, len(samples)),
+            **drawn,
+        }
+        for row in failures:
+            columns["weight"][row] = 0
+            for name in self._shapes:
+                columns[name][row] = 0
+        stages = {"check": checked.since(started), "render": Clock().since(checked)}
+        return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
+
+    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
+        """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered.
+
+        A sample's frames are of one size, and have one crop.
+        """
+        per_task, columns = draw_tasks(self._recipe, draws)
+        crops = draws.of(rows).stream("crop")
+        heights, widths, orientations = (
+            np.array([getattr(header, name) for header in headers], np.int64) for name in ("height", "width", "orientation")
+        )
+        frames, own = self._frames, slice(None, None, self._frames)
+        if self._center:
+            upright = center_windows(heights[own], widths[own])
+        else:
+            upright = random_windows(crops, heights[own], widths[own], self._recipe.image)
+        windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)
+        if self._flip:
+            mirror[:, 0] ^= flips(crops).repeat(frames)
+        drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
+        encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
+        return Request(encoded, streams, windows, turn, mirror, drawn, frames), columns
+
+    def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
+        """Pixel columns of all n rows, those that were never decoded zero."""
+        if len(rows) == n:
+            return pixels
+        whole = {}
+        for name, column in pixels.items():
+            shape, here = (n, *self._shapes[name]), isinstance(column, np.ndarray)
+            whole[name] = np.zeros(shape, np.uint8) if here else column.new_zeros(shape)
+            whole[name][rows if here else rows_on(column.device, rows)] = column
+        return whole

@@ -1,0 +1,169 @@
+"""One unit of the order at a time: read it, render it, and confine the crash of a decoder to the sample that causes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.draws import Draws, hash64
+from pipeline.ordering.order import Schedule, UnitRows
+from pipeline.recipe.schema import Recipe
+from pipeline.rendering.crash_safe import CrashSafeRenderer
+from pipeline.rendering.renderer import Clock, Columns
+from pipeline.shards.corpus import Corpus, Sample
+from pipeline.storage import without_secrets
+
+STAGES = ("read", "check", "render", "tasks")
+"""Of a sample's way to a pair. `tasks` is what a training worker renders from crops, see
+`pipeline.rendering.tasks_on_crops`; elsewhere it is part of `render`."""
+
+_EMPTY = Sample(key="", id=0, encoded=b"", ext="", label=-1, problem="an empty place at the end of the corpus")
+
+
+@dataclass(frozen=True)
+class UnitSource:
+    """All that an actor or a rank needs to make units: picklable, and small.
+
+    Args:
+        recipe: the recipe.
+        corpus: the indexed shards.
+        schedule: the order of the run.
+        step: where in the schedule to begin; units are counted from here.
+        center: render as evaluation does, see `Renderer`.
+        image: whether steps hold the crop itself too; where no label is made of its pixels, they need not.
+    """
+
+    recipe: Recipe
+    corpus: Corpus
+    schedule: Schedule
+    step: int = 0
+    center: bool = False
+    image: bool = True
+
+    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
+        """Read the samples of unit `number`, or those within some part of it, in training order."""
+        started = Clock()
+        epoch, rows = self.schedule.unit(number, self.step)
+        rows = rows.part(within)
+        samples: list[Sample] = [_EMPTY] * len(rows)
+        for shard in np.unique(rows.shards[rows.shards >= 0]):
+            places = np.flatnonzero(rows.shards == shard)
+            for place, sample in zip(places, self.corpus.read(int(shard), rows.rows[places])):
+                again = int(rows.again[place])  # the same photo twice in an epoch of a mixture is drawn twice
+                samples[place] = replace(sample, id=hash64("again", sample.id, again)) if again else sample
+        return EncodedUnit(number, epoch, rows, samples, Clock().since(started))
+
+    def corpora(self, rows: UnitRows) -> np.ndarray:
+        """Which corpus of a mixture each row is of: int64 (n,), -1 for empty places."""
+        ends = np.cumsum([portion.shards for portion in self.corpus.portions])
+        return np.where(rows.shards < 0, -1, np.searchsorted(ends, rows.shards, side="right"))
+
+    def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
+        """What turns the number of a unit into its columns, see `UnitRenderer`.
+
+        Args:
+            threads: the engine's threads.
+            say: called with stage and unit as each begins.
+        """
+        render = UnitRenderer(self, threads)
+
+        def make(number: int) -> Columns:
+            say("read", number)
+            unit = self.read(number)
+            say("render", number)
+            return render(unit)
+
+        return make
+
+
+@dataclass
+class EncodedUnit:
+    """A unit's samples as they lie in the shards."""
+
+    number: int
+    epoch: int
+    rows: UnitRows
+    samples: list[Sample]
+    read: tuple[float, float]
+    """Seconds, and processor seconds, that it took to read."""
+
+    def parts(self, rows: int) -> Iterator[EncodedUnit]:
+        """The unit in pieces of so many rows, each with its share of the time."""
+        n = len(self.samples)
+        for start in range(0, n, rows):
+            here = slice(start, start + rows)
+            samples = self.samples[here]
+            wall, cpu = (seconds * len(samples) / n for seconds in self.read)
+            yield replace(self, rows=self.rows.part(here), samples=samples, read=(wall, cpu))
+
+
+class UnitRenderer:
+    """Turns encoded units into columns of pairs.
+
+    Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 8), the time an image of each of `STAGES` and
+    then their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that
+    could not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
+
+    Args:
+        source: what to render.
+        threads: CPU threads of the engine.
+        gpu: as for `Renderer`.
+        aside: as for `SurvivingRenderer`.
+    """
+
+    def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, aside: bool = False) -> None:
+        self._source = source
+        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, aside)
+
+    def close(self) -> None:
+        """End its process, where it has one of its own."""
+        self._render.close()
+
+    def __call__(self, unit: EncodedUnit) -> Columns:
+        pairs = self._render(unit.samples, unit.epoch)
+        n = len(unit.samples)
+        return {
+            **pairs.columns,
+            **chosen_task(self._source.recipe, unit.epoch, pairs.columns["id"]),
+            "unit": np.full(n, unit.number, np.int64),
+            "seconds": seconds_column(
+                n, {"read": unit.read, **{name: (pairs.seconds[name], pairs.cpu[name]) for name in pairs.seconds}}
+            ),
+            **({"corpus": self._source.corpora(unit.rows)} if self._source.corpus.portions else {}),
+            "failure": np.array([self._failure(unit, i, pairs.failures.get(i)) for i in range(n)], object),
+        }
+
+    def _failure(self, unit: EncodedUnit, i: int, reason: str | None) -> str:
+        shard = int(unit.rows.shards[i])
+        if reason is None or shard < 0:
+            return ""
+        corpus = self._source.corpus
+        row = corpus.row(shard, int(unit.rows.rows[i]))
+        return json.dumps(
+            {"shard": without_secrets(corpus.urls[shard]), "key": unit.samples[i].key, "row": row, "reason": reason}
+        )
+
+
+def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """The column `seconds` of a unit of n samples, of the seconds and processor seconds that it spent in some of `STAGES`."""
+    row = np.array([spent.get(stage, (0.0, 0.0)) for stage in STAGES], np.float32).T.ravel()
+    return np.tile(row / max(n, 1), (n, 1))
+
+
+def row_bytes(recipe: Recipe) -> int:
+    """Bytes of one rendered row: the crop, its frames, and each task's input and mask."""
+    size = recipe.image.size
+    total = size * size * 3 * (1 + (recipe.corpus.frames or 0))
+    for task in recipe.tasks.values():
+        total += int(np.prod(task.input_shape(size))) + (size * size if getattr(task.label_kind(), "masked", False) else 0)
+    return total
+
+
+def chosen_task(recipe: Recipe, epoch: int, ids: np.ndarray) -> Columns:
+    """The column `task`, int64 (n,), each sample's task by its number in the recipe, where each trains one; else no column."""
+    if recipe.training.tasks_per_sample == "all":
+        return {}
+    return {"task": Draws(recipe.seed, epoch, ids).stream("task").integers("which", len(recipe.tasks))}

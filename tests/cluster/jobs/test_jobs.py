@@ -1,0 +1,348 @@
+"""Jobs on a real Ray cluster with a token: submitted, followed, left alone, submitted again, stopped, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from cluster.jobs.ray_jobs import settled_paths, stable_id
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from tests.cluster.conftest import Call
+from tests.cluster_of_one import QUICK
+from tests.web import Serve
+
+pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
+
+_WAIT_SECONDS = 600.0
+STEPS = 96
+_PORTS = (
+    "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export", "node-manager", "object-manager",
+    "ray-client-server",
+)  # fmt: skip
+_TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
+
+
+def free_port() -> int:
+    """A port that the system gives to nobody who asks for any: another Ray may be starting at the same time."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Head:
+    """The head of a cluster on this machine, as an operator starts it."""
+
+    def __init__(self, log: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="head-"))  # a short path: sockets lie in it
+        port, dashboard = free_port(), free_port()
+        self.url, self.address = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
+        without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = {
+            **without,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _TOKEN,
+            **QUICK,
+            "HOME": str(self.folder),  # no token of the user's own
+        }
+        words = [
+            "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--num-cpus=6", "--disable-usage-stats", f"--object-store-memory={300 * 2**20}", f"--temp-dir={self.folder}",
+            *(f"--{what}-port={free_port()}" for what in _PORTS),
+        ]  # fmt: skip
+        self._log = log.open("wb")
+        script = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+        self._process = subprocess.Popen([*script, *words], env=self.environment, stdout=self._log, stderr=self._log)
+        end = time.monotonic() + _WAIT_SECONDS
+        while not self._answers():
+            assert time.monotonic() < end, log.read_text()
+            assert self._process.poll() is None, log.read_text()
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        asked = urllib.request.Request(f"{self.url}/api/jobs/", headers={"Authorization": f"Bearer {_TOKEN}"})
+        try:
+            with urllib.request.urlopen(asked, timeout=10):
+                return True
+        except OSError:
+            return False
+
+    def start(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pseudolabel", *map(str, words)],
+            env={**self.environment, "RAY_API_SERVER_ADDRESS": self.url, **environment},
+            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+    def call(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, cwd=cwd, **environment)
+        out, err = process.communicate(timeout=_WAIT_SECONDS)
+        return subprocess.CompletedProcess([], process.returncode, out, err)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs: it ends when a process of Ray's ends."""
+        return self._process.poll() is None
+
+    def logs(self) -> str:
+        """What the head and the jobs have printed so far."""
+        return "\n".join(path.read_text() for path in (Path(self._log.name), *self.folder.rglob("job-driver-*.log")))
+
+    def close(self) -> None:
+        head = psutil.Process(self._process.pid)
+        for process in (head, *head.children(recursive=True)):
+            process.kill()
+        self._process.wait(_WAIT_SECONDS)
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    started = Head(tmp_path_factory.mktemp("head") / "head.log")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def workshop(tiles: Path, tmp_path: Path) -> Path:
+    """A folder as a user has it: recipe and shards, with relative paths, a secret, something large, and code named as ours is."""
+    shutil.copytree(tiles, tmp_path / "shards")
+    document = {
+        "name": "job",
+        "seed": 3,
+        "corpus": {"shards": "shards"},
+        "image": {"size": 32},
+        "tasks": {"rotation": {}},
+        "placement": {"cpus": 0.5},
+        "training": {
+            "backbone": {"name": "resnet10", "stem": "standard"},
+            "batch": 16,
+            "epochs": STEPS // 4,
+            "log_steps": 1,
+            "order": {"window": 2, "groups": 4},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    (tmp_path / ".env").write_text("PASSWORD=hunter2")
+    (tmp_path / "pipeline.py").write_text('raise SystemExit("yours")')
+    return tmp_path
+
+
+@contextmanager
+def growing(log: Path) -> Iterator[None]:
+    """Something writes to a log all the while."""
+    over = threading.Event()
+
+    def write() -> None:
+        with log.open("a") as file:
+            while not over.is_set():
+                file.write("a line\n" * 100)
+                file.flush()
+                over.wait(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    over.set()
+    writer.join()
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
+
+
+def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(
+    head: Head, workshop: Path, serve: Serve
+) -> None:
+    """The corpus stands still while the job is looked at: however fast the machine, it is not over before."""
+
+    def call(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        return head.call(*words, cwd=workshop, **environment)
+
+    flowing = threading.Event()
+    url = serve(workshop / "shards", ranges=False, flowing=flowing)
+    document = yaml.safe_load((workshop / "recipe.yaml").read_text())
+    document["corpus"]["shards"] = [f"{url}/{shard.name}" for shard in sorted((workshop / "shards").glob("*.tar"))]
+    (workshop / "recipe.yaml").write_text(yaml.safe_dump(document))
+    words = ("submit", "--", "pretrain", "recipe.yaml")
+    stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
+    assert stranger.returncode == 2, stranger
+    assert "token" in stranger.stderr
+    assert _TOKEN not in stranger.stdout + stranger.stderr
+
+    log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"status": "failed"}')  # of an attempt before
+    with growing(workshop / "other.log"):
+        submitted = call("submit", "--no-wait", "--", "pretrain", "recipe.yaml")
+    assert submitted.returncode == 0, submitted
+    assert "INFO" not in submitted.stderr, "lines of Ray's own"
+    id = submitted.stdout.strip()
+    attempt = json.loads(result.read_text())
+    assert (attempt["status"] in ("pending", "running"), attempt["job"]) == (True, id)
+    end = time.monotonic() + _WAIT_SECONDS
+    while len(lines(log)) < 10:
+        assert time.monotonic() < end, head.logs()
+        assert head.alive, head.logs()
+        time.sleep(0.1)
+    flowing.clear()
+
+    again = head.start(*words, cwd=workshop)
+    assert again.stderr is not None
+    assert again.stderr.readline() == f"job {id} is under way already\n"
+    assert again.stdout is not None
+    again.stdout.readline()  # of the job's log
+    again.send_signal(signal.SIGINT)
+    _, said = again.communicate(timeout=_WAIT_SECONDS)
+    assert again.returncode == 130
+    assert f"the job goes on; `pseudolabel attach {id}`" in said
+    assert json.loads(call("status", id, "--json").stdout)["status"] == "RUNNING"
+
+    # Past the job server, and on the same shards where they can be read.
+    twice = call("pretrain", "recipe.yaml", "--set", "corpus.shards=shards", RAY_ADDRESS=head.address)
+    assert (twice.returncode, "is under way on this cluster already" in twice.stderr) == (2, True), twice
+    assert json.loads(result.read_text())["status"] == "running"
+
+    stopped = call("stop", id)
+    assert (stopped.returncode, stopped.stdout) == (0, f"job {id}: STOPPED\n"), stopped
+    assert lines(log)[-1]["step"] < STEPS
+    flowing.set()
+
+    resumed = call(*words)
+    assert resumed.returncode == 0, resumed
+    assert f"job {id}-2 submitted" in resumed.stderr
+    assert "report: " in resumed.stdout
+    goes_on = re.search(rf"training goes on from step (\d+) of {STEPS} \(checkpoint step-", resumed.stdout)
+    assert goes_on, resumed.stdout  # not from the beginning
+    steps = [line["step"] for line in lines(log)]
+    assert steps == sorted(set(steps))  # each line once
+    assert steps[0] == 1  # those of the first attempt are still there
+    assert steps[-(STEPS - int(goes_on[1])) :] == list(range(int(goes_on[1]) + 1, STEPS + 1))
+    found = json.loads(result.read_text())
+    assert (found["status"], found["job"], found["counts"]["steps"]) == ("done", f"{id}-2", STEPS)
+    assert all(Path(url).exists() for url in found["artefacts"].values())
+
+    attached = call("attach", id)  # of several attempts the newest
+    assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
+    there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
+    assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
+    shipped = {path.name for path in head.folder.rglob("working_dir_files/*/*")}
+    assert {"recipe.yaml", "pipeline.py"} <= shipped
+    assert shipped.isdisjoint({".env", "runs"})
+
+
+def test_a_job_ends_as_its_command_ends_and_sees_the_named_variables_only(head: Head, workshop: Path) -> None:
+    rendered = head.call(
+        "submit", "--no-ship", "--env", "PSEUDOLABEL_DEBUG", "--", "render", "recipe.yaml", "--out", "pairs",
+        cwd=workshop, PSEUDOLABEL_DEBUG="1", UNNAMED="1",
+    )  # fmt: skip
+    assert rendered.returncode == 0, rendered
+    assert json.loads((workshop / "pairs.render.result.json").read_text())["counts"]["pairs"] == 72
+    refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
+    assert refused.returncode == 2, refused
+    assert "no `downstream` section" in refused.stdout
+    assert "FAILED" in refused.stderr
+
+
+def test_mistakes_are_refused_before_anything_is_sent(
+    call: Call, refused: Callable[..., str], workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def error(*words: str) -> str:
+        return refused(2, "submit", *words)
+
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.chdir(workshop)
+    assert "did you mean 'pretrain'?" in error("--", "pretain", "recipe.yaml")
+    assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
+    assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
+    assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
+    assert "no job server of a Ray cluster answers at http://127.0.0.1" in refused(2, "list")
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    assert "no job server of a Ray cluster answers at 127.0.0.1" in refused(2, "list")
+
+
+def test_what_may_not_or_cannot_be_sent_is_not_sent(head: Head, workshop: Path, tmp_path: Path) -> None:
+    secret = "corpus.shards=https://me:hunter2@host/a.tar"
+    done = head.call("submit", "--", "pretrain", "recipe.yaml", "--set", secret, cwd=workshop)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert "secrets" in done.stderr
+    assert "hunter2" not in done.stderr
+    (tmp_path / "elsewhere").mkdir()
+    outside = head.call("submit", "--", "pretrain", "../recipe.yaml", cwd=tmp_path / "elsewhere")
+    assert "lies outside the folder that is shipped" in outside.stderr
+    assert "no job nothing on this cluster" in head.call("status", "nothing").stderr
+
+    before = head.call("list", "--json").stdout
+    vast = head.call("submit", "--", "pretrain", "recipe.yaml", "--set", "placement.actors=50", cwd=workshop)
+    assert (vast.returncode, vast.stdout) == (2, ""), vast
+    assert "the cluster has 6: lower" in vast.stderr
+    assert head.call("list", "--json").stdout == before
+
+
+def test_a_cluster_that_nobody_named_is_said(head: Head) -> None:
+    code = f"import sys, cluster.jobs.ray_jobs as jobs; jobs._DEFAULT = {head.url!r}; from cluster.cli import main; main()"
+    call = [sys.executable, "-c", code, "list", "--json"]
+    done = subprocess.run(call, env=head.environment, capture_output=True, text=True, check=True)
+    json.loads(done.stdout)
+    assert done.stderr == (
+        f"cluster: {head.url}, Ray's default address on this machine; --address or RAY_API_SERVER_ADDRESS names another one\n"
+    )
+
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_the_id_follows_from_the_run_and_not_from_its_circumstances(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    plain = stable_id("pretrain", run_recipe(), None)
+    assert plain.startswith("run-pretrain-")
+    assert plain == stable_id("pretrain", run_recipe(workers=2, cpus=0.5), None)
+    assert plain == stable_id("pretrain", run_recipe({"placement": {"actors": 7}}), None)
+    others = [
+        stable_id("pretrain", run_recipe(epochs=4), None),
+        stable_id("pretrain", run_recipe({"seed": 4}), None),
+        stable_id("pretrain", run_recipe({"storage": {"runs": str(tmp_path / "elsewhere")}}), None),
+        stable_id("finetune", run_recipe(), None),
+        stable_id("render", run_recipe(), str(tmp_path / "a")),
+        stable_id("render", run_recipe(), str(tmp_path / "b")),
+    ]
+    assert len({plain, *others}) == 7
+
+
+def test_relative_paths_become_absolute_here_and_are_refused_elsewhere(
+    run_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed = run_recipe({"corpus": {"shards": ["a/{0..3}.tar", "s3://b/c", "/d"]}, "storage": {"runs": "runs"}})
+    assert settled_paths(mixed, here=True) == {
+        "corpus.shards": [f"{tmp_path}/a/{{0..3}}.tar", "s3://b/c", "/d"],
+        "storage.runs": f"{tmp_path}/runs",
+    }
+    with pytest.raises(UserError, match=r"corpus.shards is .*relative to this folder.*the cluster is elsewhere"):
+        settled_paths(mixed, here=False)
+    assert settled_paths(run_recipe(), here=False) == {}

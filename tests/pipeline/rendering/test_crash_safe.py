@@ -1,0 +1,220 @@
+"""A decoder that kills its process costs one sample: the others are rendered, and the killer is quarantined and remembered.
+
+The killer is real: a JPEG 2000 file whose tiles are 0 pixels wide, by which nvimgcodec divides (SIGFPE). The header check refuses
+it, so the processes here are blindfolded: they forget that one rule. That stands for the next killer, which no rule knows yet.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pipeline.children import ROOT, run_python
+from tests.pipeline.made_images import encode, good, photo
+from tests.pipeline.rendering.test_renderer import render, sample
+
+BLINDFOLD = "import pipeline.images.check\npipeline.check._JPEG_2000 = ()\n"
+
+
+def killer() -> bytes:
+    """A JPEG 2000 code stream; its tiles' width is four bytes at 24 (ISO/IEC 15444-1, A.5.1)."""
+    encoded = encode(photo(), "JPEG2000", no_jp2=True)
+    return encoded[:24] + bytes(4) + encoded[28:]
+
+
+@pytest.fixture
+def blind(tmp_path: Path) -> dict[str, str]:
+    """The environment of processes that have lost the rule, and have a folder of their own for what they remember."""
+    site, memory = tmp_path / "site", tmp_path / "memory"
+    site.mkdir()
+    memory.mkdir()
+    (site / "sitecustomize.py").write_text(BLINDFOLD)
+    return {"PYTHONPATH": f"{site}:{ROOT}", "TMPDIR": str(memory)}
+
+
+RENDER = """
+    import json, sys
+    from pipeline.rendering.crash_safe import SurvivingRenderer
+    from tests.pipeline.made_images import good
+    from tests.pipeline.rendering.test_renderer import recipe, sample
+    from tests.pipeline.rendering.test_crash_safe import killer
+
+    samples = [sample("a", good()["jpeg"]), sample("b", killer()), sample("c", good()["png"]), sample("d", b"")]
+    pairs = SurvivingRenderer(recipe("cpu"))(samples, int(sys.argv[1]))
+    print(json.dumps({"failures": pairs.failures, "image": pairs.columns["image"].sum(axis=(1, 2, 3)).tolist()}))
+"""
+
+
+def test_a_killer_is_found_quarantined_and_remembered(blind: dict[str, str]) -> None:
+    first = run_python(RENDER, "0", **blind)
+    assert first.returncode == -signal.SIGFPE, first.stderr
+    second = run_python(RENDER, "0", **blind)
+    assert second.returncode == 0, second.stderr
+    told = json.loads(second.stdout)
+    assert told["failures"] == {"1": "the decoder's process died on this image (SIGFPE)", "3": "empty file"}
+    undisturbed = render([sample("a", good()["jpeg"]), sample("c", good()["png"])]).columns["image"].sum(axis=(1, 2, 3))
+    assert np.delete(told["image"], [1, 3]).tolist() == undisturbed.tolist()
+    another_epoch = run_python(RENDER, "1", **blind)
+    assert another_epoch.returncode == 0, "it is not met unprepared again"
+    assert json.loads(another_epoch.stdout)["failures"] == told["failures"]
+
+
+def test_every_killer_of_a_unit_is_found_and_nobody_else_is_blamed(blind: dict[str, str]) -> None:
+    script = """
+        import json
+        from pipeline.rendering.find_crashers import find_crashers
+        from tests.pipeline.made_images import good
+        from tests.pipeline.rendering.test_renderer import recipe, sample
+        from tests.pipeline.rendering.test_crash_safe import killer
+
+        files = [killer(), good()["jpeg"], b"", good()["png"], killer(), good()["webp"]]
+        samples = [sample(str(i), file) for i, file in enumerate(files)]
+        samples.append(sample("known", b"", problem="no image member"))
+        print(json.dumps(find_crashers(samples, recipe("cpu"), 0, False)))
+    """
+    done = run_python(script, **blind)
+    assert done.returncode == 0, done.stderr
+    reason = "the decoder's process died on this image (SIGFPE)"
+    assert json.loads(done.stdout) == {"0": reason, "4": reason}
+
+
+def test_a_bug_of_ours_is_no_killer(tmp_path: Path) -> None:
+    """The search fails in words when its process does not die but raises."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pipeline.rendering.renderer'] = None\n")
+    script = """
+        from pipeline.errors import RunError
+        from pipeline.rendering.find_crashers import find_crashers
+        from pipeline.recipe import parse_recipe
+        from pipeline.shards.corpus import Sample
+        recipe = parse_recipe({"name": "a", "seed": 0, "corpus": {"shards": "x"}})
+        try:
+            find_crashers([Sample("a", 1, b"", "jpg", -1, None)], recipe, 0, False)
+        except RunError as error:
+            print(error)
+    """
+    done = run_python(script, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "a process that was to decode images failed (an error of ours)" in done.stdout, done.stderr
+    assert "pipeline.rendering.renderer" in done.stdout
+
+
+KILLED = """
+    import os, signal, sys
+    from pipeline.rendering.crash_safe import SurvivingRenderer
+    from tests.pipeline.made_images import good
+    from tests.pipeline.rendering.test_renderer import recipe, sample
+
+    render = SurvivingRenderer(recipe("cpu"), run=sys.argv[2])
+    if sys.argv[1] == "shot":  # as the kernel does when memory runs out
+        render._renderer.engine.run = lambda request: os.kill(os.getpid(), signal.SIGKILL)
+    render([sample("first", good()["jpeg"]), sample("last", good()["png"])], 0)
+    print("rendered")
+"""
+
+
+def test_deaths_of_one_run_that_no_image_explains_stop_it_in_words(tmp_path: Path) -> None:
+    here = {"TMPDIR": str(tmp_path)}
+    assert run_python(KILLED, "shot", "first", **here).returncode == -signal.SIGKILL
+    (mark,) = tmp_path.glob("pseudolabel-*/*/unit-*")
+    mark.write_text("first\n" * 3)  # two more of its processes died
+    stopped = run_python(KILLED, "", "first", **here)
+    assert "RunError: 3 processes died while they rendered the 2 samples from first to last" in stopped.stderr
+    assert "is there enough memory?" in stopped.stderr
+    again = run_python(KILLED, "", "second", **here)
+    assert again.stdout == "rendered\n", again.stderr
+    assert not mark.exists()
+
+
+def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
+    """Each call is a run of its own, as that of a user who killed the ones before."""
+    from pipeline.rendering.in_flight import InFlight
+
+    here = {"TMPDIR": str(tmp_path)}
+    assert run_python(KILLED, "shot", "1", **here).returncode == -signal.SIGKILL
+    (mark,) = tmp_path.glob("pseudolabel-*/*/unit-*")
+    mark.write_text("1\n2\n3\n4\n")
+    assert InFlight(mark.parent, "5").deaths(mark.name) == (0, 4)
+    done = run_python(KILLED, "", "5", **here)
+    assert done.stdout == "rendered\n", done.stderr
+
+
+def test_processes_of_one_ray_job_are_one_run_and_others_are_not() -> None:
+    script = """
+        import sys, types
+        from pipeline.rendering.crash_safe import _this_run
+        assert _this_run() != _this_run(), "without Ray each is its own"
+        context = types.SimpleNamespace(get_node_id=lambda: "node", get_job_id=lambda: "job")
+        sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+        print(_this_run())
+    """
+    done = run_python(script)
+    assert done.stdout == "node-job\n", done.stderr
+
+
+def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[str, str]) -> None:
+    script = """
+        import json, sys
+        from pipeline.rendering.crash_safe import SurvivingRenderer
+        from tests.pipeline.made_images import good
+        from tests.pipeline.rendering.test_renderer import recipe, sample
+        from tests.pipeline.rendering.test_crash_safe import killer
+
+        render = SurvivingRenderer(recipe("cpu"), aside=True)
+        files = [killer(), good()["jpeg"]]
+        print(json.dumps([render([sample("namesake", file)], 0).failures for file in files]))
+    """
+    done = run_python(script, **blind)
+    assert json.loads(done.stdout) == [{"0": "the decoder's process died on this image (SIGFPE)"}, {}], done.stderr
+
+
+def test_preview_pairs_inspect_and_verify_survive_a_decoders_death(blind: dict[str, str], tmp_path: Path) -> None:
+    """One script for all, since each process takes seconds to start."""
+    script = """
+        import json, sys
+        from pathlib import Path
+        from pipeline.materialize.run import render
+        from pipeline.materialize.verify import verify
+        from cluster.pictures.preview import sheet
+        from pipeline.recipe import parse_recipe
+        from pipeline.shards.inspect import inspect
+        from pipeline.shards.opening import open_corpus
+        from pipeline.shards.pack import pack
+        from pipeline.streaming.plan import pairs
+        from tests.pipeline.made_images import good
+        from tests.pipeline.rendering.test_crash_safe import killer
+
+        photos, shards, out = (Path(sys.argv[1]) / name for name in ("photos", "shards", "out"))
+        photos.mkdir()
+        for n in range(6):
+            (photos / f"{n}.jpg").write_bytes(good()["jpeg"])
+        pack(str(photos), str(shards), labels="none")
+        document = {"name": "a", "seed": 0, "corpus": {"shards": str(shards)}, "image": {"size": 32}, "engine": "cpu",
+                    "tasks": {"rotation": {}}, "training": {"batch": 2}, "failures": {"budget": 3}}
+        recipe = parse_recipe(document)
+        render(recipe, str(out), here=True)
+        tar = next(shards.glob("*.tar"))
+        body = tar.read_bytes()
+        at = body.index(good()["jpeg"], body.index(b"3.jpg"))
+        bad = killer() if len(killer()) <= len(good()["jpeg"]) else killer()[: len(good()["jpeg"])]
+        tar.write_bytes(body[:at] + bad + body[at + len(bad) :])
+        (shards / "index.parquet").touch()  # it is believed, so that the shard is rendered again
+        told = {"preview": sheet(recipe, samples=5).height > 0}
+        told["pairs"] = sum(len(batch["id"]) for batch in pairs(recipe))
+        told["inspect"] = [bad.reason for bad in inspect(open_corpus(str(shards)), deep=True).quarantine]
+        told["verify"] = sorted(problem.reason for problem in verify(str(out), deep=1.0).problems)
+        print(json.dumps(told))
+    """
+    done = run_python(script, str(tmp_path), **blind)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["preview"]
+    assert told["pairs"] == 5
+    assert told["verify"] == ["rendered again it has other bytes"]
+    assert told["inspect"] == ["the decoder's process died on this image (SIGFPE)"]
+
+
+def test_the_killer_is_refused_by_the_check_that_is_not_blindfolded() -> None:
+    assert "JPEG 2000" in render([sample("killer", killer())]).failures[0]

@@ -1,0 +1,122 @@
+"""Ray Data's stream of units: the pairs of `pairs()`, whatever the batch, the actors, the ranks and the placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import dataset, pairs
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.recipe import Recipe
+from pipeline.rendering.engine import settled
+from pipeline.rendering.renderer import Columns
+from pipeline.rendering.units import UnitSource
+from pipeline.shards.opening import open_corpus
+from pipeline.streaming.plan import steps, units
+from tests.pipeline.made_images import good
+from tests.pipeline.shards.conftest import make_tar
+from tests.tiles import FOUR_TASKS
+
+__all__ = ["make_tar"]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def by_sample(parts: Iterator[Columns]) -> dict[int, dict[str, bytes]]:
+    """Every pixel and label of each sample, by its id."""
+    found: dict[int, dict[str, bytes]] = {}
+    for columns in parts:
+        names = [name for name in columns if name not in ("unit", "seconds", "failure")]
+        for row, sample in enumerate(columns["id"]):
+            if columns["weight"][row]:
+                assert int(sample) not in found
+                found[int(sample)] = {name: np.ascontiguousarray(columns[name][row]).tobytes() for name in names}
+    return found
+
+
+def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
+    """What each of `world` ranks receives in one epoch."""
+    corpus = open_corpus(recipe.corpus.shards)
+    geometry = Geometry(recipe.training.batch, lanes=8, groups=4, window=2)
+    source = UnitSource(settled(recipe), corpus, Schedule(corpus.counts, geometry, recipe.seed, 1, tail="pad"))
+
+    def consume(rank: int, split: Any) -> list[tuple[int, Columns]]:
+        return list(steps(source, split, rank, world))
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(consume, range(world), units(source, crops=True).streaming_split(world, equal=False)))
+
+
+@pytest.mark.parametrize(
+    ("render", "actors", "world", "batch"),
+    [("workers", 3, 2, 24), ("trainer", 2, 4, 8)],
+)
+def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(
+    run_recipe: Callable[..., Recipe], render: str, actors: int, world: int, batch: int
+) -> None:
+    expected = by_sample(pairs(run_recipe({"tasks": FOUR_TASKS})))
+    spec = run_recipe({"tasks": FOUR_TASKS, "placement": {"render": render, "actors": actors, "cpus": 0.5}}, batch=batch)
+    ranks = over_ray(spec, world)
+    assert len(expected) == 72
+    assert by_sample(columns for rank in ranks for _, columns in rank) == expected
+
+
+def test_ranks_together_hold_the_global_batches_of_the_schedule(run_recipe: Callable[..., Recipe]) -> None:
+    alone = over_ray(run_recipe(), 1)[0]
+    together = over_ray(run_recipe({"placement": {"actors": 2, "cpus": 0.5}}), 4)
+    for step, columns in alone:
+        shares = [dict(rank)[step]["id"] for rank in together]
+        assert all(len(share) == 4 for share in shares)
+        assert sorted(np.concatenate(shares).tolist()) == sorted(columns["id"].tolist())
+
+
+@pytest.fixture
+def damaged(run_recipe: Callable[..., Recipe], tmp_path: Path, make_tar: Callable[..., Path]) -> Callable[..., Recipe]:
+    """Recipes on two shards of 23 samples, two of which are bad."""
+    for shard in range(2):
+        members = [(f"{n:02d}.jpg", b"damaged" if n in (3, 8) else good()["jpeg"]) for n in range(shard, 23, 2)]
+        make_tar(tmp_path / "in" / f"{shard}.tar", members)
+
+    def make(**sections: Any) -> Recipe:
+        return run_recipe({"corpus": {"shards": str(tmp_path / "in")}, "tasks": FOUR_TASKS, **sections}, batch=8)
+
+    return make
+
+
+def test_an_epoch_of_pairs_is_a_ray_dataset_that_feeds_what_others_build_on_it(damaged: Callable[..., Recipe]) -> None:
+    parts = list(pairs(damaged(), epoch=1))
+    expected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert len(expected["id"]) == 21
+    rows = dataset(damaged(placement={"actors": 2, "cpus": 0.5}), epoch=1).materialize()
+    found = rows.take_batch(100)
+    assert list(found) == list(expected)
+    for name, column in expected.items():
+        assert found[name].dtype == column.dtype
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+    tensors = list(rows.iter_torch_batches(batch_size=8))
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in tensors[0].items()} == {
+        name: column.shape[1:] for name, column in expected.items()
+    }
+    assert [number for part in tensors for number in part["id"].tolist()] == expected["id"].tolist()
+    for frame in (rows.to_pandas(), next(iter(rows.iter_batches(batch_size=100, batch_format="pandas")))):
+        assert list(frame) == list(expected)
+        for name, column in expected.items():
+            values = np.stack(frame[name]) if column.ndim > 1 else frame[name].to_numpy(column.dtype)
+            np.testing.assert_array_equal(values, column, err_msg=name)
+    with ThreadPoolExecutor(2) as pool:  # as two workers of Ray Train
+        shards = list(pool.map(lambda split: list(split.iter_torch_batches(batch_size=4)), rows.streaming_split(2, equal=False)))
+    assert sorted(number for shard in shards for part in shard for number in part["id"].tolist()) == sorted(expected["id"])
+
+
+def test_a_dataset_with_too_many_bad_samples_says_so_to_its_reader(damaged: Callable[..., Recipe]) -> None:
+    import ray
+
+    with pytest.raises(
+        ray.exceptions.RayError, match=r"(?s)2 of \d+ samples .*over failures\.budget of 1.*not a decodable image"
+    ):
+        dataset(damaged(failures={"budget": 1})).materialize()

@@ -1,0 +1,23 @@
+"""Who may be at which work on a cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import UnderWay
+from trainers.running.session import exclusive
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_work_is_done_once_at_a_time_and_free_again_after_its_end_good_or_bad() -> None:
+    def work(within: str | None = None) -> None:
+        with exclusive("pretrain into a"):
+            if within:
+                with exclusive(within):
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work("pretrain into b")
+    with pytest.raises(UnderWay, match="pretrain into a is under way on this cluster already"):
+        work("pretrain into a")
+    work()

@@ -1,0 +1,52 @@
+"""The gradients of a step, one objective after another, so that memory holds the activations of one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers.networks.inputs import decodable, to_device
+from trainers.networks.precision import Precision, autocast
+from trainers.objectives import Outcome
+
+
+def accumulate(
+    model: nn.Module, objectives: Iterable[str], columns: Mapping[str, Any], share: float, precision: Precision
+) -> dict[str, Outcome]:
+    """Add the gradient of what all objectives minimise, over `share`, to that of the weights.
+
+    The sum is that of one backward pass over all of them, whose graph would hold every task's activations at once. Ranks exchange
+    their gradients once, in the pass of the last objective. Samples that could not be decoded are left out.
+
+    Args:
+        model: its forward takes a batch and the name of an objective, and returns that objective's outcome under its name. May be
+            wrapped for distributed training.
+        objectives: their names.
+        columns: of the batch, see `trainers.networks.inputs.decodable`; the pixels may be on the model's device already.
+        share: number of samples that the sums are divided by.
+        precision: the recipe's.
+
+    Returns:
+        The outcome of each, without graph.
+    """
+    device = next(model.parameters()).device
+    batch = to_device(decodable(columns), device)
+    found: dict[str, Outcome] = {}
+    names = list(objectives)
+    ranks = model if isinstance(model, DistributedDataParallel) else None
+    for name in names:
+        is_last = name == names[-1]
+        with nullcontext() if ranks is None or is_last else ranks.no_sync():
+            with autocast(device, precision):
+                outcome = model(batch, name)[name]
+            cost = outcome.minimised.sum() / share
+            if ranks is not None and is_last and len(names) > 1:
+                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters())  # it exchanges a weight that it has met
+            cost.backward()
+        found[name] = replace(outcome, loss=outcome.loss.detach(), cost=None)
+    return found

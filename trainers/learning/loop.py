@@ -1,0 +1,355 @@
+"""The training loop that every rank runs, for pretraining and for fine-tuning alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.draws import hash64
+from pipeline.errors import BudgetExceeded, RunError
+from pipeline.recipe.schema import Optimizer
+from pipeline.rendering.quarantine import Quarantine
+from pipeline.rendering.units import UnitSource
+from pipeline.storage import is_local
+from trainers.learning.divergence import Diverged, FiniteCheck, diverged
+from trainers.learning.gradients import accumulate
+from trainers.learning.history import History
+from trainers.learning.ledger import Ledger
+from trainers.learning.optim import build_optimizer, place
+from trainers.learning.rank_stream import FEED_STAGES, RankStream, cause
+from trainers.learning.ranks import gathered, summed
+from trainers.networks.inputs import decodable, to_device
+from trainers.networks.precision import checked, compute_dtype
+from trainers.objectives import Outcome
+from trainers.running.checkpoints import Checkpoints, State
+from trainers.running.runs import RunFolder
+
+_CHECKED_ROWS = 16
+"""Samples of a batch on which reduced precision is compared with float32."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a rank trains.
+
+    Args:
+        stage: `pretrain` or the like; names logs.
+        folder: URL of the folder of its checkpoints, see `RunFolder.checkpoints`.
+        source: the data; its schedule has all epochs, its `step` is 0.
+        build: makes the network; called on every rank, the same weights each time. Its forward is as
+            `trainers.learning.gradients` says.
+        objectives: their names.
+        optimizer: the recipe's optimizer section.
+        board: where rank 0 writes its log.
+    """
+
+    stage: str
+    folder: str
+    source: UnitSource
+    build: Callable[[], nn.Module]
+    objectives: tuple[str, ...]
+    optimizer: Optimizer
+    board: Any
+
+    def checkpoints(self) -> Checkpoints:
+        """Where its checkpoints are."""
+        return Checkpoints(self.folder, self.source.recipe.training.keep)
+
+    def state(self) -> State:
+        """What the last checkpoint of a run that is over holds: `model`, `history`, `quarantine`, `stages`; see `summary`.
+
+        The ones before it go: nobody needs them any more.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        checkpoints = self.checkpoints()
+        name = checkpoints.newest()
+        if name is None:
+            raise RunError(f"{self.stage} has left no checkpoint that can be read")
+        state = checkpoints.load(name)
+        if state["step"] != self.source.schedule.steps:
+            raise RunError(f"{self.stage}: its last checkpoint is damaged; the same command goes on from the one before")
+        checkpoints.discard_all_but(name)
+        return state
+
+
+def train(job: TrainingJob) -> nn.Module | None:
+    """Train to the end of the schedule, from the last checkpoint if there is one; to be called inside a Ray Train worker.
+
+    Returns:
+        The trained network, or None if the run stopped because too many samples were bad, or a loss or gradient was not finite.
+    """
+    try:
+        return _Run(job).run()
+    except (BudgetExceeded, Diverged) as error:  # every rank sees the same sums, so every rank comes here at the same step
+        import ray
+
+        ray.get(job.board.refuse.remote(error))
+        return None
+
+
+class _Run:
+    def __init__(self, job: TrainingJob) -> None:
+        import ray
+        import ray.train
+        import ray.train.torch
+
+        self._job, self._context = job, ray.train.get_context()
+        self._rank, self._world = self._context.get_world_rank(), self._context.get_world_size()
+        recipe = job.source.recipe
+        self._device = ray.train.torch.get_device()
+        self._model = place(job.build(), self._device)
+        self._parallel = ray.train.torch.prepare_model(self._model) if self._world > 1 else self._model
+        self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)
+        self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
+        self._history, self._line = History(), _LogLine()
+        self._share = job.source.schedule.geometry.batch / self._world  # of a batch, that of a rank, or nearly so
+        self._trained = np.zeros(len(job.source.schedule.portions), np.int64)  # of each corpus of a mixture
+        self._waits: dict[str, float] = {}
+        self._checkpoints = job.checkpoints()
+        self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
+        self._step, self._seconds = 0, 0.0
+        checkpoint = self._restore()
+        self._precision = recipe.training.precision
+        self._finite = FiniteCheck(self._model, job.objectives, self._device)
+        self._ledger = self._open_ledger()
+        if self._rank == 0:
+            actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
+            whence = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
+            ray.get(job.board.begin.remote(self._step, self._world, actors, whence))
+
+    def run(self) -> nn.Module:
+        job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
+        checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
+        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.board)
+        self._parallel.train()
+        tally = _StepTally(job.objectives, self._device)
+        started = settled = time.perf_counter()
+        is_checked = False
+        for step, columns in feed:
+            if not is_checked:
+                self._check_precision(columns)
+                is_checked = True
+            tally.failures += [text for text in columns["failure"] if text]
+            if self._ledger:
+                self._ledger.write(step, columns["id"])
+            self._advance(columns, tally)
+            self._step = step + 1
+            saves = self._step % checkpoint_steps == 0 or self._step == schedule.steps
+            logs = is_logged(self._step, schedule.steps, spec.log_steps)
+            if saves or logs:  # before each checkpoint too: it refuses what is no number
+                now = time.perf_counter()
+                self._settle(tally, now - settled, feed)
+                tally, settled = _StepTally(job.objectives, self._device), now
+            if logs:
+                self._log()
+            if saves:
+                self._checkpoint(feed, time.perf_counter() - started)
+        self._checkpoints.wait()
+        return self._model
+
+    def _advance(self, columns: dict[str, Any], tally: _StepTally) -> None:
+        # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
+        torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
+        self._optimizer.zero_grad(set_to_none=True)
+        # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
+        # falls to, and where one rank has a lane more than another.
+        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision)
+        self._finite.look(self._step, outcomes)
+        self._optimizer.step()
+        self._scheduler.step()
+        tally.add(outcomes, columns)
+
+    def _check_precision(self, columns: dict[str, Any]) -> None:
+        """Compute in float32 from here on if this processor's bfloat16 does not agree with it on this network."""
+        batch = to_device(decodable({name: column[:_CHECKED_ROWS] for name, column in columns.items()}), self._device)
+
+        def run() -> None:
+            for name in self._job.objectives:
+                self._model(batch, name)
+
+        self._model.eval()
+        self._precision, why = checked(self._device, self._precision, run)
+        self._parallel.train()
+        if why:
+            self._job.board.note.remote(f"rank {self._rank}: {why}", self._step)
+
+    def _check_finite(self) -> None:
+        found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
+        if found:
+            dtype = compute_dtype(self._device, self._precision)
+            raise diverged(min(found), str(dtype).removeprefix("torch."), self._optimizer.param_groups[0]["lr"])
+
+    def _settle(self, tally: _StepTally, seconds: float, feed: RankStream) -> None:
+        """Add what all ranks have counted to the log line that is being written."""
+        waits = torch.tensor(list(feed.since_last().values()), dtype=torch.float64, device=self._device)
+        totals = summed(tally.values, self._world)
+        spent = dict(zip(FEED_STAGES, summed(waits, self._world).tolist()))
+        self._trained += sum(gathered([np.bincount(tally.corpora, minlength=len(self._trained))], self._world))
+        self._quarantine.add(int(totals[0].item()), gathered(tally.failures, self._world))
+        self._check_finite()
+        self._line.add(totals[0].item(), seconds, spent, dict(tally.by_objective(totals)))
+
+    def _log(self) -> None:
+        line, place = self._line, self._job.source.recipe.placement
+        wait = line.spent["wait"] / self._world
+        held_up = cause(line.spent, line.seconds, place, self._world)
+        self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
+        record = {
+            "stage": self._job.stage,
+            "step": self._step,
+            "steps": self._job.source.schedule.steps,
+            "epoch": self._step / self._job.source.schedule.steps_per_epoch,
+            "lr": self._scheduler.get_last_lr()[0],
+            "samples_per_second": line.samples / line.seconds,
+            "wait_share": wait / line.seconds,
+            "wait_cause": held_up,
+            "quarantined": len(self._quarantine),
+            "tasks": {
+                name: {key: total / max(sums["count"], 1) for key, total in sums.items() if key != "count"}
+                for name, sums in line.sums.items()
+            },
+        }
+        self._history.add({**record, "counts": {name: sums["count"] for name, sums in line.sums.items()}})
+        self._line = _LogLine()
+        if self._rank == 0:
+            self._job.board.log.remote(record)
+
+    def _checkpoint(self, feed: RankStream, seconds: float) -> None:
+        # Of all ranks: each has its own share of the samples, and its own stages.
+        mine = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
+        since = dict(zip(self._before, summed(mine, self._world).tolist()))
+        stages = {name: before + since[name] for name, before in self._before.items()}
+        stages["samples"] = round(stages["samples"])
+        if self._rank > 0:
+            return
+        steps = self._job.source.schedule.steps
+        updates = {"optimizer": self._optimizer.state_dict(), "scheduler": self._scheduler.state_dict()}
+        state = {
+            "step": self._step,
+            "steps": steps,
+            "model": self._model.state_dict(),
+            **(updates if self._step < steps else {}),  # after the last step there are none to come
+            "history": self._history.state(),
+            "line": asdict(self._line),
+            "quarantine": self._quarantine.rows(),
+            "trained": self._trained.tolist(),
+            "stages": {
+                **stages,
+                "first_batch": feed.first_batch,
+                "seconds": self._seconds + seconds,
+                "waits": self._waits,
+            },
+        }
+        self._checkpoints.save(self._step, state)
+
+    def _restore(self) -> str | None:
+        """Go on from the newest checkpoint, if there is one; returns its name."""
+        from ray.train.collective import broadcast_from_rank_zero
+
+        # The first rank looks, and all take the same one.
+        name = broadcast_from_rank_zero(self._checkpoints.newest() if self._rank == 0 else None)
+        if name is None:
+            return None
+        state = self._checkpoints.load(name, self._device)
+        self._model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scheduler.load_state_dict(state["scheduler"])
+        self._step, self._seconds = int(state["step"]), state["stages"]["seconds"]
+        self._history, self._line = History(state["history"]), _LogLine(**state.get("line", {}))
+        self._before = {name: state["stages"].get(name, 0.0) for name in self._before}
+        self._trained, self._waits = np.array(state["trained"], np.int64), state["stages"]["waits"]
+        self._quarantine.restore(state["quarantine"], state["step"] * self._job.source.schedule.geometry.batch)
+        return str(name)
+
+    def _open_ledger(self) -> Ledger | None:
+        folder, tracking = RunFolder(self._job.source.recipe), self._job.source.recipe.tracking
+        if not (tracking.samples and is_local(folder.url)):
+            return None
+        return Ledger(Path(folder.path("samples")) / self._job.stage, self._step, self._rank, self._world)
+
+
+class _StepTally:
+    """Sums between two log lines: samples, then an outcome's parts a task; on the device, so that no step waits."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.also: dict[str, list[str]] = {name: [] for name in names}
+        self.steps = 0
+        self.failures: list[str] = []
+        self.values = torch.zeros(1, dtype=torch.float64, device=device)
+        self.corpora: np.ndarray = np.zeros(0, np.int64)
+
+    def add(self, outcomes: dict[str, Outcome], columns: dict[str, Any]) -> None:
+        if "corpus" in columns:
+            self.corpora = np.concatenate([self.corpora, columns["corpus"][columns["weight"] > 0]])
+        parts = [torch.tensor(float(len(columns["id"])), device=self.values.device)]
+        for name, outcome in outcomes.items():
+            self.also[name] = list(outcome.also)
+            parts += [outcome.loss.detach().sum(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
+        self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
+        self.steps += 1
+
+    def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, dict[str, float]]]:
+        """The sums of each objective and their `count`, by name, out of `values` or the ranks' sum of them."""
+        parts = iter(totals.tolist()[1:])
+        for name, also in self.also.items():
+            yield name, dict(zip(("loss", "metric", "trivial", "count", *also), islice(parts, 4 + len(also))))
+
+
+@dataclass
+class _LogLine:
+    """What goes into the next log line, over all ranks; it may have been begun before a checkpoint."""
+
+    samples: float = 0.0
+    seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, samples: float, seconds: float, spent: dict[str, float], sums: dict[str, dict[str, float]]) -> None:
+        """Add what came since the last time, see the fields."""
+        self.samples += samples
+        self.seconds += seconds
+        self.spent = _plus(self.spent, spent)
+        self.sums = {name: _plus(self.sums.get(name, {}), values) for name, values in sums.items()}
+
+
+def _plus(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + value for name, value in other.items()}
+
+
+def is_logged(step: int, steps: int, every: int) -> bool:
+    """Whether a log line is written after so many of all steps: at even distance, the last one never of a few steps only."""
+    left = steps - step
+    return left == 0 or (step % every == 0 and 2 * left >= every)
+
+
+def summary(state: State) -> dict[str, Any]:
+    """What a finished run's last checkpoint says, for reports.
+
+    Returns:
+        `tasks` (for each: `loss` and `metrics` along `step`, a curve of bounded length; the last `metric`, the `trivial` one, and
+        as `also` the last of the others; `margin`, by how much the metric exceeded the trivial one over the last lines, and
+        `margin_error`, None of few lines),
+        `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`, and `stages`: the seconds of all ranks together in
+        each stage and in `total`, the `samples` that they trained, and on the clock the `seconds` of training, those to the
+        `first_batch`, and as `waits` those of waiting by the stage that was waited for.
+    """
+    stages = state["stages"]
+    return {
+        "tasks": History(state["history"]).tasks(),
+        "samples_per_second": stages["samples"] / stages["seconds"] if stages["seconds"] else 0.0,
+        "quarantined": len(state["quarantine"]),
+        "steps": state["step"],
+        "seconds": stages["seconds"],
+        "stages": stages,
+    }

@@ -1,0 +1,86 @@
+"""The network of a pretraining run: one backbone and an objective a task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from trainers.networks.backbones import Output, build_backbone, seeded
+from trainers.networks.inputs import Normaliser, of_task
+from trainers.objectives import Outcome, build_objective, objective_class
+
+
+class PretextModel(nn.Module):
+    """A backbone that learns all tasks of a recipe at once.
+
+    It has no weight that a step leaves without a gradient, so distributed training need not look for any. Samples of weight 0
+    touch neither losses nor metrics; nor the others, where `trainers.networks.inputs.decodable` has left them out.
+
+    Attributes:
+        backbone: the shared network, built for just the outputs that the tasks read.
+        objectives: by task name, in the recipe's order.
+        log_variances: by task name, where the tasks' weights are learnt.
+
+    Args:
+        recipe: `training.backbone`, `training.task_weights`, `image` and `tasks` are read.
+        seed: of all weights.
+
+    Raises:
+        UserError: no tasks, an unknown backbone or objective.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        if not recipe.tasks:
+            raise UserError("tasks: pretraining needs at least one, such as `rotation: {}`")
+        read = {objective_class(task).needs for task in recipe.tasks.values()}
+        outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
+        size = recipe.image.size
+        self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
+        with seeded(seed):
+            heads = {name: build_objective(task, self.backbone, size) for name, task in recipe.tasks.items()}
+        self.objectives = nn.ModuleDict(heads)
+        self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
+        self.weights = {name: task.weight for name, task in recipe.tasks.items()}
+        # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.
+        learnt = recipe.tasks if recipe.training.task_weights == "uncertainty" else {}
+        self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learnt})
+
+    def forward(self, batch: dict[str, Tensor], only: str | None = None) -> dict[str, Outcome]:
+        """The outcome of every task on a batch of columns that are on the module's device (`trainers.networks.inputs.to_device`).
+
+        Where there is a column `task`, int64 (n,), a sample counts only for the task of that number.
+
+        Args:
+            batch: the columns.
+            only: the one task to look at, where not all are wanted.
+        """
+        outcomes: dict[str, Outcome] = {}
+        for number, (name, objective) in enumerate(self.objectives.items()):
+            if only not in (None, name):
+                continue
+            if "task" in batch:
+                mine, rows = of_task(batch, name, number)
+                outcome = objective(self.backbone, mine, name, self.pixels).among(rows, len(batch["weight"]))
+            else:
+                outcome = objective(self.backbone, batch, name, self.pixels)
+            outcomes[name] = self._weighed(name, outcome)
+        return outcomes
+
+    def _weighed(self, name: str, outcome: Outcome) -> Outcome:
+        """The outcome with what is to be minimised: the loss times the task's weight, or by uncertainty.
+
+        Uncertainty: loss / variance + log(variance) / 2 (Kendall et al. 2018, equation 10), times the task's weight. The second
+        term belongs to the task and not to a sample; it is spread over the samples as the loss is, in proportion to their count.
+        """
+        if name not in self.log_variances:
+            return replace(outcome, cost=self.weights[name] * outcome.loss)
+        log_variance = self.log_variances[name]
+        precision = (-log_variance).exp()
+        spread = outcome.count / len(outcome.loss)
+        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * spread)
+        return replace(outcome, cost=cost, also={**outcome.also, "precision": precision.detach() * outcome.count})

@@ -1,0 +1,282 @@
+"""Backbones: any torchvision classification network as a source of features, for images of any size."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torchvision.models import ResNet, VisionTransformer
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.resnet import BasicBlock
+
+from pipeline.errors import UserError
+from pipeline.recipe import schema
+from pipeline.recipe.suggest import unknown_name
+from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
+from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
+
+Output = Literal["vector", "map"]
+
+LARGER_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299)
+"""Pixels to which images are enlarged for a network that cannot take them as they are; the first that works."""
+
+
+class Features(NamedTuple):
+    """What a backbone makes of a batch; None where it was built without that output.
+
+    Args:
+        vector: (n, vector_width), what the network's own classifier would see.
+        map: (n, map_width, h, w), the last map with more than one position.
+    """
+
+    vector: Tensor | None
+    map: Tensor | None
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, and without anything else that its outputs do not need.
+
+    Attributes:
+        network: the torchvision network as a graph; its `state_dict` has torchvision's own names.
+        image_size: side of the images it was built for, pixels.
+        input_size: side to which images are resized that the network cannot take as they are.
+        vector_width, map_width: channels of the outputs.
+        map_size: (h, w) of the map for images of `image_size`.
+    """
+
+    network: fx.GraphModule
+
+    def __init__(self, network: fx.GraphModule, plan: NetworkPlan, outputs: tuple[Output, ...], image_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.image_size = image_size
+        self.input_size = plan.size
+        self.vector_width = plan.vector.width
+        self.map_width = plan.map.width
+        self.map_size = plan.map.extent
+        self._plan = plan
+        self._outputs = outputs
+        self._takes: dict[tuple[int, int], bool] = {}
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of normalised images, float (n, 3, h, w) of any size."""
+        out = self.network(self.resized(x))
+        vector, grid = self._plan.vector, self._plan.map
+        return Features(
+            vector=vector.pooled(out[vector.path]) if "vector" in self._outputs else None,
+            map=grid.grid(out[grid.path]) if "map" in self._outputs else None,
+        )
+
+    def resized(self, x: Tensor) -> Tensor:
+        """`x` itself where the network can take its size, else `x` resized bilinearly to `input_size`."""
+        size = (x.shape[-2], x.shape[-1])
+        if size not in self._takes:
+            self._takes[size] = refusal(self.network, self._eval_graph, size) is None
+        if self._takes[size]:
+            return x
+        return F.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
+
+    def embedding(self, layer: str | None = None) -> Embedding:
+        """A network from images to one vector each, sharing this one's weights: call it after the backbone is on its device.
+
+        Args:
+            layer: module whose result is averaged over positions, such as `layer3`; None for the feature vector (for a
+                backbone without that output, its averaged map).
+
+        Raises:
+            UserError: no such layer, or the backbone was built without it.
+        """
+        cut = self._cut(layer)
+        return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
+
+    def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
+        """Those of the weights `missing` that a layer's result depends on; `layer` as for `embedding`, whose errors it raises."""
+        end = self._cut(layer).node
+        needed = {node for node in self._eval_graph.nodes if node.name == end}
+        for node in reversed(self._eval_graph.nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        used = tuple(f"{node.target}." for node in needed if node.op in ("call_module", "get_attr"))
+        return sorted(name for name in missing if f"{name}.".startswith(used))
+
+    @property
+    def map_layer(self) -> str | None:
+        """Name of the last layer up to the map, whose weights are all those that the map depends on; of several the shortest."""
+        place = {node.name: i for i, node in enumerate(self._eval_graph.nodes)}
+        end = place[self._plan.map.node]
+        layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if place.get(cut.node, end + 1) <= end]
+        return max(layers, key=lambda layer: (layer[1], -layer[0].count(".")), default=(None, 0))[0]
+
+    def _cut(self, layer: str | None) -> Cut:
+        if layer is None:
+            return self._plan.vector if "vector" in self._outputs else self._plan.map
+        kept = {node.name for node in self._eval_graph.nodes}
+        layers = {path: cut for path, cut in self._plan.layers.items() if cut.node in kept}
+        if layer not in layers:
+            raise UserError(f"downstream.layer: {unknown_name('layer', layer, _shortest(layers))}")
+        return layers[layer]
+
+    def load(self, state: dict[str, Tensor]) -> list[str]:
+        """Take over the weights of a backbone of the same kind, whatever outputs that one was built with.
+
+        Args:
+            state: the other's `state_dict()`, or its `network.state_dict()`, which has torchvision's names.
+
+        Returns:
+            Names of weights that keep their start values because `state` lacks them: layers behind the map, where the other
+            backbone was built for its map only.
+
+        Raises:
+            UserError: the weights are another network's.
+        """
+        state = {name.removeprefix("network."): weight for name, weight in state.items()}
+        missing = set(self.network.state_dict()) - set(state)
+        shared = until(self.network, self._eval_graph, self._plan.map.node).state_dict()
+        foreign = sorted((missing & set(shared)) | (set(state) - self._plan.weights))
+        if foreign:
+            raise UserError(
+                f"these weights are not of the recipe's backbone: they differ from it in {', '.join(foreign[:3])} and others"
+            )
+        try:
+            self.network.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # other shapes
+            raise UserError(f"these weights are not of the recipe's backbone: {' '.join(str(error).split())[:300]}") from None
+        return sorted(missing)
+
+    @property
+    def _eval_graph(self) -> fx.Graph:
+        graph = self.network.eval_graph
+        assert isinstance(graph, fx.Graph)
+        return graph
+
+
+class Embedding(nn.Module):
+    """Images to one vector each, from one layer of a backbone, as in evaluation; made by `Backbone.embedding`.
+
+    Attributes:
+        width: length of the vectors.
+    """
+
+    def __init__(self, backbone: Backbone, part: fx.GraphModule, cut: Cut) -> None:
+        super().__init__()
+        self.part = part
+        self.width = cut.width
+        self._resized = backbone.resized
+        self._cut = cut
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors, float (n, width), of normalised images, float (n, 3, h, w)."""
+        return self._cut.pooled(self.part(self._resized(x)))
+
+
+def build_backbone(
+    spec: schema.BackboneSection, image_size: int, seed: int, outputs: tuple[Output, ...] = ("vector", "map")
+) -> Backbone:
+    """Build a randomly initialised backbone.
+
+    Args:
+        spec: the recipe's `training.backbone`.
+        image_size: side of the images, pixels.
+        seed: of the weights; torch's own generator is left as it was.
+        outputs: what will be used. Weights that these do not need are left out, as distributed training wants it.
+
+    Raises:
+        UserError: unknown network, arguments its builder refuses, or no image size that it can take.
+    """
+    with seeded(seed):
+        model = _construct(spec, image_size)
+    plan = _plan(spec.model_dump_json(), image_size)
+    cuts = {"vector": plan.vector, "map": plan.map}
+    paths = {cuts[output].path: cuts[output].path for output in outputs}
+    network = create_feature_extractor(model, paths, suppress_diff_warning=True)
+    return Backbone(network, plan, outputs, image_size)
+
+
+def check_backbone(spec: schema.BackboneSection, image_size: int) -> None:
+    """Refuse what `build_backbone` would refuse, without making weights."""
+    _plan(spec.model_dump_json(), image_size)
+
+
+@lru_cache(maxsize=32)
+def _plan(spec: str, image_size: int) -> NetworkPlan:
+    """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
+    with torch.device("meta"):
+        model = _construct(schema.BackboneSection.model_validate_json(spec), image_size)
+    if isinstance(model, VisionTransformer):
+        return make_plan(model, [model.image_size])
+    return make_plan(model, [image_size, *(size for size in LARGER_SIZES if size > image_size)])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator, seeded inside the block and restored after it: torch initialises weights from no other."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def model_names() -> list[str]:
+    """Names of all networks that a recipe can name."""
+    return sorted([*torchvision.models.list_models(module=torchvision.models), *_OWN])
+
+
+def _resnet10(**args: Any) -> ResNet:
+    """A ResNet with one basic block a stage, for short runs on a CPU."""
+    return ResNet(BasicBlock, [1, 1, 1, 1], **args)
+
+
+_OWN = {"resnet10": _resnet10}
+
+
+def _construct(spec: schema.BackboneSection, image_size: int) -> nn.Module:
+    small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
+    if spec.name.startswith("vit_"):
+        return _construct_vit(spec, image_size, small)
+    model = _call_builder(spec, {})
+    if small:
+        keep_resolution(model)
+    return model
+
+
+def _construct_vit(spec: schema.BackboneSection, image_size: int, small: bool) -> nn.Module:
+    with torch.device("meta"):  # a draft without weights, to read its sizes from
+        draft = _call_builder(spec, {})
+    assert isinstance(draft, VisionTransformer)
+    patch = min(draft.patch_size, max(1, image_size // 8)) if small else draft.patch_size
+    if image_size < patch:
+        raise UserError(f"training.backbone: {spec.name} needs images of {patch} px or more; set stem: small")
+    if patch < draft.patch_size:
+        return with_patches(draft, patch, image_size // patch)
+    return _call_builder(spec, {"image_size": image_size // patch * patch})
+
+
+def _call_builder(spec: schema.BackboneSection, defaults: dict[str, Any]) -> nn.Module:
+    names = model_names()
+    if spec.name not in names:
+        near = difflib.get_close_matches(spec.name, names, n=8, cutoff=0.3) or ["resnet18", "resnet50", "vit_b_16"]
+        raise UserError(
+            f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, and the rest of torchvision's {len(names) - 1}"
+        )
+    if "weights" in spec.args:
+        raise UserError("training.backbone.args.weights: a backbone starts from random weights here; leave it out")
+    if spec.name in ("googlenet", "inception_v3"):
+        defaults = {"aux_logits": False, "init_weights": True, **defaults}
+    try:
+        if spec.name in _OWN:
+            return _OWN[spec.name](**defaults, **spec.args)
+        return torchvision.models.get_model(spec.name, weights=None, **{**defaults, **spec.args})
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"training.backbone.args: {spec.name} refuses them: {error}") from None
+
+
+def _shortest(layers: dict[str, Cut]) -> list[str]:
+    """Names to offer: those of whole stages first, and no more than fit in one message."""
+    return sorted(layers, key=lambda path: path.count("."))[:24]

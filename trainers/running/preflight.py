@@ -1,0 +1,140 @@
+"""What a run needs against what the cluster has: a plan that cannot start is refused at once, and does not wait for ever."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.ordering.order import Geometry
+from pipeline.recipe.schema import Recipe
+from pipeline.streaming.connection import DATA_TASK_CPUS
+from trainers.running.capacity import Node
+
+if TYPE_CHECKING:
+    from trainers.networks.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Resources of a run, with the arithmetic behind each sum."""
+
+    cpus: float
+    gpus: float
+    cpu_words: str
+    gpu_words: str
+
+
+def needs(recipe: Recipe) -> Needs:
+    """Sum up the training workers, the fewest that will do, and the data actors of a recipe."""
+    train, place = recipe.training, recipe.placement
+    actor_gpus = place.gpus if place.render == "workers" else 0.0
+    workers = train.least_workers
+    return Needs(
+        cpus=workers * train.cpus + place.actors * place.cpus + DATA_TASK_CPUS,
+        gpus=workers * train.gpus + place.actors * actor_gpus,
+        cpu_words=f"{workers} workers x {train.cpus:g} + {place.actors} actors x {place.cpus:g} "
+        f"+ {DATA_TASK_CPUS:g} for Ray Data",
+        gpu_words=f"{workers} workers x {train.gpus:g} + {place.actors} actors x {actor_gpus:g}",
+    )
+
+
+def check_resources(recipe: Recipe, cpus: float, gpus: float) -> None:
+    """Refuse a recipe that asks for more than there is.
+
+    Args:
+        recipe: the recipe.
+        cpus: logical CPUs of the cluster.
+        gpus: GPUs of the cluster.
+
+    Raises:
+        UserError: one line, with the arithmetic and what to change.
+    """
+    _refuse(needs(recipe), cpus, gpus, "training.workers, training.cpus, ", "training.gpus or ")
+
+
+def check_room(recipe: Recipe, nodes: list[Node]) -> None:
+    """Refuse a run whose number of workers is open, where these would leave its data actors no room.
+
+    Ray Train starts as many workers as the nodes hold, up to the most, whatever else is to run there.
+
+    Args:
+        recipe: the recipe.
+        nodes: those that the cluster has, or may get.
+
+    Raises:
+        UserError: one line, with the arithmetic and what to change.
+    """
+    train, place = recipe.training, recipe.placement
+    if not isinstance(train.workers, tuple):
+        return
+    held = sum(int(min(node.cpus // train.cpus, node.gpus // train.gpus if train.gpus else float("inf"))) for node in nodes)
+    workers = max(train.least_workers, min(train.most_workers, held))
+    left = sum(node.cpus for node in nodes) - workers * train.cpus
+    asked = place.actors * place.cpus + DATA_TASK_CPUS
+    if asked > left:
+        raise UserError(
+            f"{workers} workers, as many as the nodes hold now, leave {left:g} CPUs "
+            f"to {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data: lower the most of training.workers, "
+            "or raise training.cpus so that a node holds fewer"
+        )
+
+
+def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: Geometry, workers: int, key: str) -> None:
+    """Refuse steps in which a worker has one image, where the network normalises over a batch and the positions of a map.
+
+    Where such a map has one position, there is one value a channel: less its mean it is 0, whatever the image, and torch refuses.
+
+    Args:
+        build: makes the network.
+        sides: of the images that samples of one image give it, pixels.
+        geometry: of the batch.
+        workers: the most that share it.
+        key: of the batch in the recipe.
+
+    Raises:
+        UserError: one line, with what to change.
+    """
+    if geometry.lanes // workers * geometry.per_lane > 1:
+        return
+    import torch
+
+    network = copy.deepcopy(build()).to("meta").train()
+    for side in sides:
+        try:
+            network(torch.empty(1, 3, side, side, device="meta"))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"{key}: a batch of {geometry.batch} over {workers} workers leaves one of them one image a step, and batch "
+                f"normalisation needs two where an image of {side} pixels comes down to one position: "
+                f"set {key} to {2 * workers} or more, or take fewer workers, larger images, or training.backbone.stem: small"
+            ) from None
+
+
+def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:
+    """Refuse a render that asks for more than there is; arguments and errors as in `check_resources`."""
+    place = recipe.placement
+    wanted = Needs(
+        cpus=place.actors * place.cpus + DATA_TASK_CPUS,
+        gpus=place.actors * place.gpus,
+        cpu_words=f"{place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data",
+        gpu_words=f"{place.actors} actors x {place.gpus:g}",
+    )
+    _refuse(wanted, cpus, gpus)
+
+
+def _refuse(wanted: Needs, cpus: float, gpus: float, more_cpus: str = "", more_gpus: str = "") -> None:
+    if wanted.cpus > cpus:
+        raise UserError(
+            f"the run needs {wanted.cpus:g} CPUs ({wanted.cpu_words}), the cluster has {cpus:g}: "
+            f"lower {more_cpus}placement.actors or placement.cpus, or add nodes"
+        )
+    if wanted.gpus > gpus:
+        raise UserError(
+            f"the run needs {wanted.gpus:g} GPUs ({wanted.gpu_words}), the cluster has {gpus:g}: "
+            f"lower {more_gpus}placement.gpus, or add nodes"
+        )

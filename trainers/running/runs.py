@@ -1,0 +1,172 @@
+"""The folder of a run: results as JSON, weights and checkpoints, under `storage.runs`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.recipe.schema import Recipe
+from pipeline.rendering.engine import settled
+from pipeline.storage import (
+    absolute,
+    exists,
+    is_local,
+    join,
+    make_folder,
+    names,
+    read_all,
+    remove,
+    scrubbed_document,
+    walk,
+    write_atomic,
+)
+
+# What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
+_CIRCUMSTANCES: dict[str, Any] = {
+    "placement": True,
+    "failures": True,
+    "render": True,
+    "storage": True,
+    "tracking": True,
+    "corpus": {"index"},
+    "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
+}
+
+_STAGE = re.compile(r"(pretrain|finetune-pretrained|finetune-random|evaluate)-[0-9a-f]{12}")
+_LONGEST = 60  # of a value in words
+
+BACKBONE, RECIPE = "backbone.pt", "recipe.json"
+PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
+"""Files of a run's folder: weights, recipe, and what each command came to."""
+
+
+class Difference(NamedTuple):
+    """A key of the recipe in which two documents differ, with both values; None where one has no such key."""
+
+    key: str
+    was: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} (was {_short(self.was)}, now {_short(self.now)})"
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[Difference]:
+    """Where two recipes differ, as `Recipe.model_dump(mode="json")` or `recipe.json` has them.
+
+    Args:
+        was: one document.
+        now: the other.
+        prefix: put before each key.
+
+    Returns:
+        The keys that differ, dotted, in the order of the documents; a section that one of them lacks is a key by itself.
+    """
+    found: list[Difference] = []
+    for key in [*was, *(key for key in now if key not in was)]:
+        one, other = was.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            found.append(Difference(f"{prefix}{key}", one, other))
+    return found
+
+
+def decisive(document: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The part of a recipe's document that decides what a stage computes."""
+    left_out = {**_CIRCUMSTANCES, **({"downstream": True} if stage == "pretrain" else {})}
+    kept = {key: value for key, value in document.items() if left_out.get(key) is not True}
+    return {
+        key: {inner: v for inner, v in value.items() if inner not in left_out[key]} if key in left_out else value
+        for key, value in kept.items()
+    }
+
+
+class RunFolder:
+    """Names and reads and writes what a run leaves.
+
+    Args:
+        recipe: its `storage.runs` and `name` say where.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.url = join(absolute(recipe.storage.runs), recipe.name)
+
+    def make(self) -> None:
+        """Make the folder where storage has folders."""
+        make_folder(self.url)
+
+    def path(self, name: str) -> str:
+        """URL of a file of the run."""
+        return join(self.url, name)
+
+    def identity(self, stage: str) -> str:
+        """A short name for what a stage computes: equal for recipes that differ only in circumstances."""
+        content = decisive(settled(self._recipe).model_dump(mode="json"), stage)
+        return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
+
+    def checkpoints(self, stage: str) -> str:
+        """Folder of the checkpoints of a stage, as far as another recipe does not compute something else."""
+        return self.path(f"{stage}-{self.identity(stage)}")
+
+    def stages(self, prefix: str = "") -> list[str]:
+        """Names of the folders of stages of any recipe that begin so."""
+        return [name for name in names(self.url) if name.startswith(prefix) and _STAGE.fullmatch(name)]
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file, whole or not at all, without what its URLs hold of secrets."""
+        with write_atomic(self.path(name)) as file:
+            file.write(json.dumps(scrubbed_document(content), indent=1).encode())
+
+    def read_json(self, name: str) -> Any | None:
+        """A JSON file of the run, or None if there is none."""
+        return json.loads(read_all(self.path(name))) if exists(self.path(name)) else None
+
+    def remove(self, name: str) -> None:
+        """Delete a file of the run, if it is there."""
+        remove(self.path(name))
+
+    def clear(self, name: str) -> None:
+        """Delete a folder of the run, if it is there."""
+        place = self.path(name)
+        if not exists(place):
+            return
+        if is_local(place):
+            shutil.rmtree(absolute(place))
+            return
+        for file, _ in walk(place):
+            remove(join(place, file))
+
+    def write_weights(self, name: str, content: dict[str, Any]) -> None:
+        """Write tensors and plain data."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with write_atomic(self.path(name)) as file:
+            file.write(buffer.getvalue())
+
+    def read_weights(self, name: str) -> dict[str, Any]:
+        """Weights that the run has written.
+
+        Raises:
+            UserError: there are none yet.
+        """
+        if not exists(self.path(name)):
+            raise UserError(f"no pretrained backbone at {self.path(name)}: run `pseudolabel pretrain` with this recipe first")
+        import torch
+
+        content: dict[str, Any] = torch.load(io.BytesIO(read_all(self.path(name))), map_location="cpu", weights_only=True)
+        return content
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
