@@ -39,7 +39,7 @@ class ShardRenderer:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
         told: called after each chunk, as `pipeline.streaming.metrics.Meter.rendered` is.
-        aside: as for `SurvivingRenderer`.
+        aside: as for `CrashSafeRenderer`.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.processes.child import MOST_KILLS_FROM_OUTSIDE, ChildProcess, Died
 from pipeline.recipe.schema import Recipe
-from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Sample
 
 
@@ -16,6 +15,8 @@ class Renderings:
     """What `ChildProcess` makes for rendering; arguments as of `pipeline.rendering.renderer.Renderer`."""
 
     def __init__(self, recipe: Recipe, threads: int, center: bool) -> None:
+        from pipeline.rendering.renderer import Renderer
+
         self._render = Renderer(recipe, threads, center)
 
     def identity(self) -> Iterator[dict[str, str]]:

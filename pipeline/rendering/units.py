@@ -111,7 +111,7 @@ class UnitRenderer:
         source: what to render.
         threads: CPU threads of the engine.
         gpu: as for `Renderer`.
-        aside: as for `SurvivingRenderer`.
+        aside: as for `CrashSafeRenderer`.
     """
 
     def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, aside: bool = False) -> None:

@@ -65,7 +65,7 @@ def test_warnings_steer_no_terminal() -> None:
 
 def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A shell command in which `$P` is ours."""
-    ours = f"{sys.executable} -m cluster"
+    ours = f"{sys.executable} -m pseudolabel"
     environment = {**os.environ, "P": ours, **environment}
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
 

@@ -18,7 +18,7 @@ from pipeline.shards.corpus import Sample
 from pipeline.tasks import registry
 from tests.trainers.device import OnDevice
 from trainers.learning.gradients import accumulate
-from trainers.learning.loop import _Tally
+from trainers.learning.loop import _StepTally
 from trainers.learning.pretext import PretextModel
 
 TASKS = sorted({type(task().label_kind()): name for name, task in registry().items() if task.frames == 1}.values())
@@ -67,7 +67,7 @@ def test_every_kind_of_label_is_learnt_and_counted_from_a_devices_tensors(
     assert isinstance(columns["image"], OnDevice)
     assert sum(columns["weight"]) == 7
     outcomes = accumulate(model, tasks, columns, 8, "float32")
-    tally = _Tally(tuple(tasks), torch.device("cpu"))
+    tally = _StepTally(tuple(tasks), torch.device("cpu"))
     tally.add(outcomes, columns)
     assert tally.corpora.tolist() == [0, 1, 0, 0, 1, 0, 1]
     assert tally.values[0] == 8

@@ -24,7 +24,7 @@ from tests.pipeline.rendering.test_renderer import BAD
 from tests.tiles import FOUR_TASKS
 from trainers import bench
 from trainers.learning.gradients import accumulate
-from trainers.learning.loop import _Tally
+from trainers.learning.loop import _StepTally
 from trainers.learning.pretext import PretextModel
 
 _INDEX = (Tensor.__getitem__, Tensor.__setitem__)
@@ -137,7 +137,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
     given = source(**training)
     told: dict[int | None, list[Tensor]] = {}
     for gpu in (None, device):
-        model, tally = PretextModel(given.recipe, seed=0), _Tally(tuple(given.recipe.tasks), torch.device("cpu"))
+        model, tally = PretextModel(given.recipe, seed=0), _StepTally(tuple(given.recipe.tasks), torch.device("cpu"))
         left = 0
         for _, columns in steps(given, Arrived(given), 0, 1, gpu):
             there = [name for name, column in columns.items() if isinstance(column, Elsewhere)]

@@ -24,7 +24,7 @@ from trainers.running.capacity import Node, check_nodes, pieces
 from trainers.running.preflight import check_render, check_resources, check_room
 
 ROOT = Path(__file__).parents[3]
-KUBERAY, RAY_UP = ROOT / "cluster" / "kuberay", ROOT / "cluster" / "ray_up"
+KUBERAY, RAY_UP = ROOT / "cluster" / "deploy" / "kuberay", ROOT / "cluster" / "deploy" / "ray_up"
 OVERLAYS = ("cpu", "gpu", "gcs-fault-tolerance")
 _NAME, _COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 _SECRET = re.compile(r"(password|secret|token|access_?key|credential)", re.IGNORECASE)

@@ -33,7 +33,7 @@ def places(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         monkeypatch.setenv(name, str(value))
     bin = tmp_path / "bin"
     bin.mkdir()
-    (bin / "pseudolabel").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cluster "$@"\n')
+    (bin / "pseudolabel").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pseudolabel "$@"\n')
     (bin / "pseudolabel").chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")

@@ -264,5 +264,5 @@ def test_a_recipe_survives_json_and_cannot_be_changed() -> None:
 def test_every_field_can_be_explained() -> None:
     """The recipe reference in the docs is made of the schema, which must therefore be one."""
     schema = Recipe.model_json_schema()
-    assert {"string", "array"} == {kind["type"] for kind in schema["$defs"]["Corpus"]["properties"]["shards"]["anyOf"]}
+    assert {"string", "array"} == {kind["type"] for kind in schema["$defs"]["CorpusSection"]["properties"]["shards"]["anyOf"]}
     assert {"integer", "number"} == {kind["type"] for kind in schema["$defs"]["Failures"]["properties"]["budget"]["anyOf"]}

@@ -17,7 +17,7 @@ from tests.pipeline.children import ROOT, run_python
 from tests.pipeline.made_images import encode, good, photo
 from tests.pipeline.rendering.test_renderer import render, sample
 
-BLINDFOLD = "import pipeline.images.check\npipeline.check._JPEG_2000 = ()\n"
+BLINDFOLD = "import pipeline.images.check\npipeline.images.check._JPEG_2000 = ()\n"
 
 
 def killer() -> bytes:
@@ -38,13 +38,13 @@ def blind(tmp_path: Path) -> dict[str, str]:
 
 RENDER = """
     import json, sys
-    from pipeline.rendering.crash_safe import SurvivingRenderer
+    from pipeline.rendering.crash_safe import CrashSafeRenderer
     from tests.pipeline.made_images import good
     from tests.pipeline.rendering.test_renderer import recipe, sample
     from tests.pipeline.rendering.test_crash_safe import killer
 
     samples = [sample("a", good()["jpeg"]), sample("b", killer()), sample("c", good()["png"]), sample("d", b"")]
-    pairs = SurvivingRenderer(recipe("cpu"))(samples, int(sys.argv[1]))
+    pairs = CrashSafeRenderer(recipe("cpu"))(samples, int(sys.argv[1]))
     print(json.dumps({"failures": pairs.failures, "image": pairs.columns["image"].sum(axis=(1, 2, 3)).tolist()}))
 """
 
@@ -103,11 +103,11 @@ def test_a_bug_of_ours_is_no_killer(tmp_path: Path) -> None:
 
 KILLED = """
     import os, signal, sys
-    from pipeline.rendering.crash_safe import SurvivingRenderer
+    from pipeline.rendering.crash_safe import CrashSafeRenderer
     from tests.pipeline.made_images import good
     from tests.pipeline.rendering.test_renderer import recipe, sample
 
-    render = SurvivingRenderer(recipe("cpu"), run=sys.argv[2])
+    render = CrashSafeRenderer(recipe("cpu"), run=sys.argv[2])
     if sys.argv[1] == "shot":  # as the kernel does when memory runs out
         render._renderer.engine.run = lambda request: os.kill(os.getpid(), signal.SIGKILL)
     render([sample("first", good()["jpeg"]), sample("last", good()["png"])], 0)
@@ -157,12 +157,12 @@ def test_processes_of_one_ray_job_are_one_run_and_others_are_not() -> None:
 def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[str, str]) -> None:
     script = """
         import json, sys
-        from pipeline.rendering.crash_safe import SurvivingRenderer
+        from pipeline.rendering.crash_safe import CrashSafeRenderer
         from tests.pipeline.made_images import good
         from tests.pipeline.rendering.test_renderer import recipe, sample
         from tests.pipeline.rendering.test_crash_safe import killer
 
-        render = SurvivingRenderer(recipe("cpu"), aside=True)
+        render = CrashSafeRenderer(recipe("cpu"), aside=True)
         files = [killer(), good()["jpeg"]]
         print(json.dumps([render([sample("namesake", file)], 0).failures for file in files]))
     """

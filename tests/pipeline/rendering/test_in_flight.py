@@ -17,8 +17,8 @@ from tests.pipeline.children import ROOT
 WORKER = """
 import sys
 from pathlib import Path
-from pipeline.rendering.in_flight import Marks
-with Marks(Path(sys.argv[1]), sys.argv[2]).at("piece"):
+from pipeline.rendering.in_flight import InFlight
+with InFlight(Path(sys.argv[1]), sys.argv[2]).at("piece"):
     print("at work", flush=True)
     sys.stdin.readline()
 """

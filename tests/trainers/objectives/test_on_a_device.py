@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipeline.recipe import Recipe
 from pipeline.tasks import registry
-from trainers.learning.loop import _Tally
+from trainers.learning.loop import _StepTally
 from trainers.learning.pretext import PretextModel
 from trainers.networks.inputs import decodable, to_device
 
@@ -54,7 +54,7 @@ def test_losses_and_metrics_of_every_task_are_made_where_the_pixels_are(
         batch = to_device(decodable(columns), CUDA)
         assert {(len(column), column.device.type) for column in batch.values()} == {(6, "cuda")}
         outcomes = model(batch)
-        tally = _Tally(tasks, CUDA)
+        tally = _StepTally(tasks, CUDA)
         tally.add(outcomes, columns)
         made = {name: {outcome.minimised.device.type, tally.values.device.type} for name, outcome in outcomes.items()}
     assert made == {name: {"cuda"} for name in tasks}
