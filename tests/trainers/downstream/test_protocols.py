@@ -54,6 +54,7 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
     assert all(row["accuracy"] > 0.6 for row in rows)
     folder = RunFolder(spec)
     assert folder.read_json("evaluate.json") == probed
+    assert folder.stages("evaluate") == []
     assert folder.read_json("finetune.json") == tuned
     saved = folder.read_weights("classifier.pt")
     model = Classifier(spec, 3, None)
