@@ -131,4 +131,4 @@ def recipe() -> Callable[..., Recipe]:
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """DALI in this process leaves its pixels on its device, the CPU, as on a GPU it does where placement is `trainer`."""
-    monkeypatch.setattr("pipeline.engines.dali.HostRoom", lambda: StayingRoom(None))
+    monkeypatch.setattr("pipeline.engines.dali.HostRoom", StayingRoom)
