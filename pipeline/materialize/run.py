@@ -158,7 +158,7 @@ def render(
 
     Raises:
         UserError: it cannot begin.
-        BudgetExceeded: too many samples could not be decoded.
+        BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; what is committed stays.
     """
     started = time.perf_counter()
@@ -270,8 +270,10 @@ def _rows(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, No
                 fn_constructor_args=(job, np.asarray(todo, np.int64), place.threads),
             )
         )
+        # An actor of Ray's on this node carries it out: here Ray would print an error that is none (its issue 53727).
+        (split,) = dataset.streaming_split(1)
     try:
-        yield from dataset.iter_rows()
+        yield from split.iter_rows()
     except ray.exceptions.RayError as error:
         raise RunError(f"the render was stopped by Ray: {_first_line(error)}; the same command goes on from there") from error
 

@@ -1,4 +1,4 @@
-"""The samples that could not become pairs: counted against the failure budget, and written down."""
+"""The samples that cannot be used: counted against the failure budget, and written down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], li
 
     Args:
         budget: allowed number (int) or share of the samples seen (float).
-        bad: samples that could not be decoded.
+        bad: samples that cannot be used: damaged ones, or where labels are learnt, those without one.
         seen: samples, good and bad.
         rows: gives shard, key and reason of some that are bad, the first of which the message names.
 
@@ -30,7 +30,7 @@ def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], li
         words = f"{budget}" if isinstance(budget, int) else f"{budget:.2%} of the samples"
         some = "\n".join(f"  {row['shard']} {row['key']}: {row['reason']}" for row in rows()[:5])
         raise BudgetExceeded(
-            f"{bad} of {seen} samples could not be decoded, over failures.budget of {words}. The first:\n{some}\n"
+            f"{bad} of {seen} samples cannot be used, over failures.budget of {words}. The first:\n{some}\n"
             "`pseudolabel inspect --deep` lists them all; raise the budget to go on without them"
         )
 

@@ -202,6 +202,7 @@ class Corpus:
     def select_share(self, share: float, seed: int) -> Corpus:
         """A view with the same share of every class: the ceil(share * n) samples of it whose keyed hash is lowest.
 
+        The samples without a label are shared out as a class of their own, so that they are as frequent in it as before.
         A smaller share of the same seed is a part of the larger one; shards and their order make no difference.
 
         Args:
@@ -209,21 +210,14 @@ class Corpus:
             seed: 0 or above, below 2**64.
 
         Raises:
-            UserError: samples without a label.
+            UserError: the labels mean nothing.
         """
         if not 0 < share <= 1:
             raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
         if self.disagreement:
             raise UserError(f"the corpus has no labels to take a share of: {self.disagreement}")
-        labels, hashes, usable = self._labels_and_hashes(seed)
-        unlabelled = int((usable & (labels < 0)).sum())
-        if unlabelled:
-            raise UserError(
-                f"{unlabelled} of {self.samples} samples have no label, so no share of each class can be taken; "
-                "pack a folder per class, or give each sample a `cls` member"
-            )
+        labels, hashes = self._labels_and_hashes(seed)
         order = np.lexsort((hashes, labels))
-        order = order[labels[order] >= 0]
         firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
         kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
         ends = np.cumsum(self.counts)
@@ -231,13 +225,13 @@ class Corpus:
             [part - start for part, start in zip(np.split(kept, np.searchsorted(kept, ends[:-1])), ends - self.counts)]
         )
 
-    def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         secret = seed.to_bytes(8, "little")
 
         def hash_of(key: str) -> int:
             return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=secret).digest(), "little")
 
-        labels, hashes, usable = np.empty(self.samples, np.int64), np.empty(self.samples, np.uint64), np.empty(self.samples, bool)
+        labels, hashes = np.empty(self.samples, np.int64), np.empty(self.samples, np.uint64)
         start = 0
         for i, count in enumerate(self.counts):
             if count == 0:
@@ -245,9 +239,8 @@ class Corpus:
             members, here = self.members(i), slice(start, start + int(count))
             labels[here] = members.labels
             hashes[here] = np.fromiter(map(hash_of, members.keys), np.uint64, len(members))
-            usable[here] = members.table.column("problem").is_null().to_numpy()
             start = here.stop
-        return labels, hashes, usable
+        return labels, hashes
 
     def row(self, i: int, row: int) -> int:
         """Where row `row` of shard `i` lies in the shard itself, of which the corpus may be a view."""

@@ -72,7 +72,7 @@ class Meter:
 
         self._samples = counter("samples", "Samples taken in, good and bad, once a drawing.")
         self._pairs = counter("pairs", "Pairs given out, over all tasks.")
-        self._bad = counter("quarantined", "Samples that could not be decoded, by reason, once a drawing.", "reason")
+        self._bad = counter("quarantined", "Samples that cannot be used, by reason, once a drawing.", "reason")
         self._bytes = counter("bytes", "Bytes read from storage, and written to it.", "direction")
         self._stage = _Series("Histogram", "stage_seconds", "Time of a stage for one piece of work.", tags, ("stage",))
         self._reasons: set[str] = set()

@@ -271,6 +271,9 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     it is. Samples that could not be decoded are left out and counted (Prometheus series `quarantined`); with more than
     `failures.budget` allows, whoever reads the dataset is given Ray's error with the words of `BudgetExceeded`. Connects to
     Ray as the commands do (`pipeline.streaming.connection`), if this process is not connected yet.
+
+    Read here, Ray prints an error that is none, of constructor arguments in the object store (its issue 53727); read by
+    `streaming_split(1)`, it does not.
     """
     from pipeline.rendering.quarantine import Quarantine
 

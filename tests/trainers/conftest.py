@@ -14,7 +14,6 @@ from pipeline.draws import Draws
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.tasks import registry
 from tests.pipeline.made_images import by_cpu_ops
-from tests.trainers.device import StayingBuffers
 
 Columns = dict[str, Tensor]
 
@@ -131,4 +130,4 @@ def recipe() -> Callable[..., Recipe]:
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """DALI in this process leaves its pixels on its device, the CPU, as on a GPU it does where placement is `trainer`."""
-    monkeypatch.setattr("pipeline.engines.dali.HostBuffers", lambda: StayingBuffers(None))
+    monkeypatch.setattr("pipeline.engines.dali.HostBuffers", StayingBuffers)

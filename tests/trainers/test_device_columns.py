@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pipeline.engines import dali
-from pipeline.engines.output_buffers import DeviceBuffers
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitSource
@@ -22,36 +20,11 @@ from pipeline.streaming.plan import _ReadUnits, steps
 from tests.pipeline.made_images import encode, photo
 from tests.pipeline.rendering.test_renderer import BAD
 from tests.tiles import FOUR_TASKS
+from tests.trainers.device import OnAnother, StayingBuffers
 from trainers import bench
 from trainers.learning.gradients import accumulate
 from trainers.learning.loop import _StepTally
 from trainers.learning.pretext import PretextModel
-
-_INDEX = (Tensor.__getitem__, Tensor.__setitem__)
-_UNWRAPS = (Tensor.to, Tensor.cpu)
-
-
-class Elsewhere(Tensor):
-    """A tensor that behaves as one on a device: numpy cannot have it, tensors of the host do not mix with it, and an index of
-    numpy's, which torch would copy there while everybody waits, is refused."""
-
-    def __array__(self, *given: Any, **more: Any) -> np.ndarray:
-        raise TypeError("can't convert a device tensor to numpy")
-
-    def numpy(self, *given: Any, **more: Any) -> np.ndarray:
-        raise TypeError("can't convert a device tensor to numpy")
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _INDEX:
-            if isinstance(args[1], np.ndarray):
-                raise TypeError("an index on the host: the copy to the device would wait for it")
-        else:
-            strangers = [x for x in tree_leaves((args, kwargs)) if type(x) is Tensor and x.ndim]
-            if strangers:
-                raise RuntimeError(f"expected all tensors on one device: {func}")
-        found = super().__torch_function__(func, types, args, kwargs or {})
-        return found.as_subclass(Tensor) if func in _UNWRAPS else found
 
 
 @pytest.mark.parametrize(
@@ -67,21 +40,18 @@ class Elsewhere(Tensor):
 )
 def test_what_a_device_would_not_bear_is_found(use: Callable[[Tensor], Any]) -> None:
     with pytest.raises((TypeError, RuntimeError), match="device"):
-        use((torch.arange(4.0).as_subclass(Elsewhere) * 2)[:4])
+        use((torch.arange(4.0).as_subclass(OnAnother) * 2)[:4])
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> int:
     """A GPU, for what renders: DALI's CPU graph, whose pixels stay where numpy cannot have them."""
-    made, engine = DeviceBuffers.make, dali.DaliEngine
-
-    def elsewhere(self: DeviceBuffers, shapes: Any, n: int) -> dict[str, Any]:
-        return {name: column.as_subclass(Elsewhere) for name, column in made(self, shapes, n).items()}
+    engine = dali.DaliEngine
 
     def on_cpu(tasks: Any, size: int, threads: int, device_id: int | None, **more: Any) -> Any:
         return engine(tasks, size, threads, None, **more)
 
-    monkeypatch.setattr(DeviceBuffers, "make", elsewhere)
+    monkeypatch.setattr(dali, "DeviceBuffers", lambda device_id: StayingBuffers(OnAnother))
     monkeypatch.setattr(dali, "DaliEngine", on_cpu)
     return 0
 
@@ -140,7 +110,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
         model, tally = PretextModel(given.recipe, seed=0), _StepTally(tuple(given.recipe.tasks), torch.device("cpu"))
         left = 0
         for _, columns in steps(given, Arrived(given), 0, 1, gpu):
-            there = [name for name, column in columns.items() if isinstance(column, Elsewhere)]
+            there = [name for name, column in columns.items() if isinstance(column, OnAnother)]
             assert there == ([] if gpu is None else ["image", *(f"{name}.input" for name in given.recipe.tasks)])
             left += len(columns["weight"]) - int(columns["weight"].sum())
             tally.add(accumulate(model, given.recipe.tasks, columns, 16, "float32"), columns)
@@ -165,7 +135,7 @@ def test_bench_watches_the_pixels_where_training_gets_them(
 
     monkeypatch.setattr(bench, "steps", watched)
     stream = bench._stream(given, 60.0, 1)
-    assert [type(column) for column in seen] == [Elsewhere, Elsewhere]
+    assert [type(column) for column in seen] == [OnAnother, OnAnother]
     assert stream.received.images == 16
     assert stream.received.bytes > 4 * 32 * 32 * 3
-    assert isinstance(bench._unit(given, device)["rotation.input"], Elsewhere)
+    assert isinstance(bench._unit(given, device)["rotation.input"], OnAnother)

@@ -147,13 +147,16 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
     assert result["stages"]["samples"] == 16 * result["steps"]  # also those from before the restart
 
 
-def test_too_many_bad_images_end_the_run_and_are_named(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_too_many_bad_images_end_the_run_and_are_named(
+    run_recipe: MakeRecipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for n in range(40):
         (tmp_path / "bad" / "x").mkdir(parents=True, exist_ok=True)
         (tmp_path / "bad" / "x" / f"{n}.jpg").write_bytes(b"not a photo")
     pack(str(tmp_path / "bad"), str(tmp_path / "badshards"))
     with pytest.raises(BudgetExceeded, match=r"(?s)failures.budget.*x/.*not a decodable image"):
         pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
+    assert "constructor arguments in the object store" not in capfd.readouterr().err  # Ray's words, of an error that is none
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: MakeRecipe) -> None:

@@ -61,7 +61,10 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     with exclusive(f"evaluate into {folder.url}"):
         board = open_run_log()
         config = {"data": data, "weights": backbone.weights, "layer": layer, "board": board}
-        fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
+        try:
+            fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
+        finally:
+            folder.clear(f"evaluate-{folder.identity('evaluate')}")  # Ray Train's; an evaluation has no checkpoints
         answer = ray.get(board.answer.remote())
         quarantine = answer.pop("quarantine")
         outcome: dict[str, Any] = {
@@ -116,9 +119,7 @@ def _work(config: dict[str, Any]) -> None:
             backbone.load(config["weights"])
         place(backbone, ray.train.torch.get_device())
         embeddings[init] = backbone.embedding(config["layer"])
-    recipe, why = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device())
-    if why:
-        board.note.remote(f"rank {context.get_world_rank()}: {why}", 0)
+    recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), board)
     try:
         remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), recipe, world)
         sets, quarantine = {}, []

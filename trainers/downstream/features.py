@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,19 @@ class FeatureSet:
     y: np.ndarray
 
 
-def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device) -> tuple[Recipe, str]:
-    """The recipe with a precision in which this device computes these networks rightly, and why if it was changed."""
+def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device, board: Any) -> Recipe:
+    """The recipe with a precision in which this device computes these networks rightly.
+
+    To be called on a Ray Train worker. Where that is another precision than the one asked for, the run log says why; see
+    `trainers.networks.precision.checked`.
+    """
+    import ray.train
+
     images = torch.zeros(4, 3, recipe.image.size, recipe.image.size, device=device).contiguous(memory_format=torch.channels_last)
     found, why = checked(device, recipe.training.precision, lambda: [network(images) for network in networks])
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": found})}), why
+    if why:
+        board.note.remote(f"rank {ray.train.get_context().get_world_rank()}: {why}", 0)
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": found})})
 
 
 @torch.inference_mode()

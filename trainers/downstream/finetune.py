@@ -159,9 +159,7 @@ def _work(config: dict[str, Any]) -> None:
     data, context = config["data"], ray.train.get_context()
     world, images = context.get_world_size(), Pass(data.testing())
     tuned = model.eval().backbone
-    recipe, why = checked_recipe(data.recipe, [tuned], next(model.parameters()).device)
-    if why:
-        job.board.note.remote(f"rank {context.get_world_rank()}: {why}", 0)
+    recipe = checked_recipe(data.recipe, [tuned], next(model.parameters()).device, job.board)
     remeasure({"tuned": tuned}, Pass(data.training_some(MOST_IMAGES)), recipe, world)
     try:
         right, labels = count_right(model, images, recipe, len(data.classes.names))

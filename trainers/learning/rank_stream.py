@@ -98,10 +98,9 @@ class RankStream:
         source = replace(self.source, schedule=schedule)
         tell = None if self.board is None else partial(_tell, self.board)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
-        data: Any = units(source, tell, crops=True) if self.rank == 0 else None
-        if source.recipe.training.workers:  # else this process plans and trains, and there is nothing to split
-            splits = None if data is None else data.streaming_split(self.world, equal=False)
-            data = broadcast_from_rank_zero(splits)[self.rank]
+        # An actor of Ray's carries it out, for one rank too: here Ray would print an error that is none (its issue 53727).
+        splits = units(source, tell, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
+        data = broadcast_from_rank_zero(splits)[self.rank]
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
         timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell, torch.get_num_threads()))

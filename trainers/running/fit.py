@@ -45,7 +45,7 @@ def fit(
         What befell the run: workers lost, other numbers of them, data actors replaced.
 
     Raises:
-        BudgetExceeded: too many samples could not be decoded.
+        BudgetExceeded: too many samples cannot be used.
         RunError: the loss was no number any more, or workers failed more often than `failures.restarts` allows.
     """
     import ray

@@ -42,6 +42,14 @@ def test_a_count_is_exceeded_by_one_more_and_the_error_names_the_first() -> None
         quarantine.add(1, failures(3))
 
 
+def test_the_error_does_not_say_of_a_missing_label_that_it_was_not_decoded() -> None:
+    unlabelled = json.dumps({"shard": "s.tar", "key": "k", "row": 0, "reason": "it has no label"})
+    with pytest.raises(BudgetExceeded, match=r"1 of 2 samples cannot be used, over failures\.budget of 0") as refused:
+        Quarantine(0, samples=10).add(2, [unlabelled])
+    assert "s.tar k: it has no label" in str(refused.value)
+    assert "decoded" not in str(refused.value)
+
+
 def test_a_share_is_of_the_samples_seen_but_not_of_the_first_few() -> None:
     quarantine = Quarantine(0.01, samples=100_000)
     quarantine.add(10, failures(*range(10)))

@@ -307,10 +307,12 @@ def test_a_share_depends_on_seed_and_keys_not_on_the_order_of_shards(shards: Pat
     assert len({frozenset(keys(seed, 0.2, "abc")) for seed in range(6)}) > 1
 
 
-def test_unlabelled_samples_cannot_be_shared_out(tmp_path: Path, make_tar) -> None:
-    make_tar(tmp_path / "s.tar", [("a.jpg", b""), ("b.jpg", b""), ("b.cls", b"0")])
-    with pytest.raises(UserError, match="1 of 2 samples have no label"):
-        open_corpus(str(tmp_path)).select_share(0.5, 0)
+def test_unlabelled_samples_are_shared_out_as_a_class_of_their_own(tmp_path: Path, make_tar) -> None:
+    labels = [0, None, 1, None] * 5
+    members = [(f"{n}.jpg", b"") for n in range(20)] + [(f"{n}.cls", b"%d" % c) for n, c in enumerate(labels) if c is not None]
+    make_tar(tmp_path / "s.tar", sorted(members))
+    view = open_corpus(str(tmp_path)).select_share(0.4, 0)
+    assert sorted(view.labels(0).tolist()) == [-1] * 4 + [0] * 2 + [1] * 2
 
 
 def test_folders_with_different_classes_make_no_labels(shards: Path, tmp_path: Path) -> None:

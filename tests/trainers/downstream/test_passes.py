@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,12 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.rendering.units import UnitRenderer
+from pipeline.rendering.units import UnitRenderer, UnitSource
 from tests.trainers.device import OnDevice
 from tests.trainers.downstream.images import images_of
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
-from trainers.downstream.features import extract
+from trainers.downstream.features import checked_recipe, extract
 from trainers.downstream.finetune import count_right
 from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
 from trainers.downstream.passes import some_left
@@ -26,6 +28,12 @@ from trainers.learning.gradients import accumulate
 from trainers.networks.backbones import build_backbone
 
 Labelling = Callable[..., Recipe]
+
+
+def failures_of(source: UnitSource) -> list[dict[str, Any]]:
+    """Shard, key, row and reason of each of its images that cannot be used."""
+    units = (UnitRenderer(source, 1)(source.read(number)) for number in range(source.schedule.units(0)))
+    return [json.loads(text) for unit in units for text in unit["failure"] if text]
 
 
 def test_labels_are_those_of_the_class_map(labelled: Labelling, shard: Callable[..., str]) -> None:
@@ -37,16 +45,20 @@ def test_labels_are_those_of_the_class_map(labelled: Labelling, shard: Callable[
 def test_images_that_are_damaged_or_unlabelled_are_named_and_left_out(labelled: Labelling, shard: Callable[..., str]) -> None:
     test = shard("test", [0, None, 1, 1, None], damaged=(2,))
     source = open_labelled(labelled(train=shard("train", [0, 1, 1]), test=test)).testing()
-    failures = [
-        json.loads(text)
-        for number in range(source.schedule.units(0))
-        for text in UnitRenderer(source, 1)(source.read(number))["failure"]
-        if text
-    ]
+    failures = failures_of(source)
     assert [(row["shard"], row["key"]) for row in failures] == [(test, "001"), (test, "002"), (test, "004")]
     assert failures[0]["reason"] == NO_LABEL
     assert failures[2]["reason"] == failures[0]["reason"]
     assert [len(batch.ids) for batch in images_of(source)] == [2]
+
+
+def test_a_share_of_the_labels_is_taken_where_some_images_have_none(labelled: Labelling, shard: Callable[..., str]) -> None:
+    train = shard("train", [0, 1, None, 1, 0, 1, None, 0, 1, 0])
+    data = open_labelled(labelled(train=train, test=shard("test", [0, 1]), labels=0.5))
+    labels = np.concatenate([batch.labels for batch in images_of(data.training_once())])
+    assert sorted(labels.tolist()) == [0, 0, 1, 1]
+    (left_out,) = failures_of(data.training_once())
+    assert (left_out["shard"], left_out["reason"]) == (train, NO_LABEL)
 
 
 def test_where_no_image_is_left_the_first_reason_is_given() -> None:
@@ -104,6 +116,16 @@ def test_tuning_and_its_test_never_take_a_devices_tensor_for_an_array(
     right, labels = count_right(model, images_of(data.testing()), data.recipe, 2)
     assert labels.tolist() == [0, 2]
     assert 0 <= right <= 2
+
+
+def test_a_fall_back_to_float32_is_noted_by_rank(labelled: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[str, int]] = []
+    board = SimpleNamespace(note=SimpleNamespace(remote=lambda *words: noted.append(words)))
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 3))
+    for answer in (("bfloat16", ""), ("float32", "it is wrong")):
+        monkeypatch.setattr("trainers.downstream.features.checked", lambda *_, answer=answer: answer)
+        assert checked_recipe(labelled(), [], torch.device("cpu"), board).training.precision == answer[0]
+    assert noted == [("rank 3: it is wrong", 0)]
 
 
 def test_a_batch_without_a_usable_image_costs_nothing_and_breaks_nothing(labelled: Labelling) -> None:
