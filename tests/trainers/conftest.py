@@ -14,6 +14,7 @@ from pipeline.draws import Draws
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.tasks import registry
 from tests.pipeline.made_images import by_cpu_ops
+from tests.trainers.device import StayingBuffers
 
 Columns = dict[str, Tensor]
 
