@@ -54,16 +54,16 @@ def work(config: dict[str, Any]) -> None:
 
     feed = RankStream(config["source"], 0, 1)
     next(iter(feed))
-    ray.get(config["board"].conclude.remote({"seconds": feed.first_batch}))
+    ray.get(config["run_log"].conclude.remote({"seconds": feed.first_batch}))
 
 
 def first_batch(recipe: Recipe, source: UnitSource) -> float:
     """Seconds from the start of the stream to its first batch, in a worker of its own."""
     import ray
 
-    board = open_run_log()
-    fit(work, {"source": source, "board": board}, recipe, "resume", board, [])
-    return float(ray.get(board.answer.remote())["seconds"])
+    run_log = open_run_log()
+    fit(work, {"source": source, "run_log": run_log}, recipe, "resume", run_log, [])
+    return float(ray.get(run_log.result.remote())["seconds"])
 
 
 def main() -> None:

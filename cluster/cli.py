@@ -29,12 +29,12 @@ class Commands(TyperGroup):
         except (UserError, RunError) as error:
             if os.environ.get(DEBUG):
                 _trace()
-            _say(f"error: {error}")
+            _print_error(f"error: {error}")
             raise typer.Exit(EXIT_CODES[status_of(error)]) from None
         except KeyboardInterrupt as interrupt:
             if os.environ.get(DEBUG):
                 _trace()
-            _say(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
+            _print_error(f"interrupted{f': {interrupt}' if str(interrupt) else ''}")
             raise typer.Exit(EXIT_CODES[INTERRUPTED]) from None
 
 
@@ -42,10 +42,10 @@ app = typer.Typer(
     name="pseudolabel",
     cls=Commands,
     help=(
-        "Learn from images that nobody labelled: photos become (input, pseudo-label) pairs, pairs a pretrained backbone.\n\n"
-        "The straight line: [bold]pack[/] photos into shards, look at the pairs with [bold]preview[/], [bold]pretrain[/] a "
-        "backbone, and see what it is worth with [bold]finetune[/] and [bold]evaluate[/]. What a run does stands in one YAML "
-        "file, the recipe; `recipes/` has some to start from."
+        "Learn from unlabelled images: photos become (input, pseudo-label) pairs, and pairs train a backbone.\n\n"
+        "In order: [bold]pack[/] photos into shards, look at the pairs with [bold]preview[/], [bold]pretrain[/] a backbone, and "
+        "measure it with [bold]finetune[/] and [bold]evaluate[/]. One YAML file, the recipe, describes a run; `recipes/` has "
+        "some to start from."
     ),
     epilog=f"Exit codes: 0 done, 1 the run failed, 2 a mistake in the call or the recipe. {DEBUG}=1 shows where an error arose.",
     rich_markup_mode="rich",
@@ -83,7 +83,7 @@ def _options(
     pass
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     from rich.text import Text
 
     PlainConsole(stderr=True).print(Text(printable(message), style="bold red"), soft_wrap=True)
@@ -107,12 +107,12 @@ def main() -> None:
 
 
 def _unwritten() -> int:
-    """The exit code of a command that has done its work, 0 if its output arrived too."""
+    """The exit code of a command that has done its work: 0 unless its output could not be written."""
     assert isinstance(sys.stdout, OutputStream)
     sys.stdout.flush()
     if sys.stdout.lost is None:
         return 0
     if sys.stdout.is_unread:
         return UNREAD
-    _say(f"error: the work is done, and its output could not be written to stdout: {sys.stdout.lost.strerror}")
+    _print_error(f"error: the work is done, and its output could not be written to stdout: {sys.stdout.lost.strerror}")
     return EXIT_CODES[FAILED]

@@ -1,4 +1,4 @@
-"""Where commands print: texts as they are, on streams that survive a reader who is gone, a full disk and a narrow encoding."""
+"""Where commands print: literal text, on streams that survive a closed pipe, a full disk and a narrow encoding."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class PlainConsole(Console):
 
 
 class OutputStream(io.TextIOWrapper):
-    """A standard stream whose failures are kept for the command's end: they undo no work, and what follows is dropped.
+    """A standard stream that keeps its first failure for the command's end: no work is undone, and later output is dropped.
 
-    What its encoding lacks is written as a backslash and a number.
+    Characters that its encoding lacks are written as a backslash and a number.
 
     Attributes:
         lost: the first failure, or None.
@@ -59,12 +59,12 @@ class OutputStream(io.TextIOWrapper):
         except OSError as error:
             self.lost = self.lost or error
             sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, self.fileno())  # what is buffered still must go somewhere
+            os.dup2(sink, self.fileno())  # what is still buffered must go somewhere
             os.close(sink)
 
     @property
     def is_unread(self) -> bool:
-        """Whether its reader has gone, as `head` does."""
+        """Whether its reader has closed the pipe, as `head` does."""
         return self.lost is not None and self.lost.errno == errno.EPIPE
 
 
@@ -76,7 +76,8 @@ class PlainFormatter(logging.Formatter):
 
 
 def keep_streams() -> None:
-    """Make stdout and stderr a `Stream` each, and warnings printable; a stream that the caller has closed shows nothing."""
+    """Replace stdout and stderr by `OutputStream`s, and make warnings printable; a stream that the caller has closed shows
+    nothing."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PlainFormatter())
     for name in ("stdout", "stderr"):

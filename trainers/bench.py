@@ -1,4 +1,4 @@
-"""Where a recipe's time goes: its pairs are made, sent and learned from for a few seconds, on the cluster that it will run on."""
+"""Measures where a recipe's time goes: pairs are made, sent and trained on for a few seconds, on the cluster of the run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _LARGE = 200_000
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage did while it was watched.
+    """What one stage did while it was measured.
 
     Args:
         name: `read`, `check`, `render`, `tasks` (where the training worker makes them of crops), `receive` (a training worker
             that waits for batches) or `step` (of the network).
         images: how many passed.
-        busy: seconds of work, over all processes that do it.
-        waiting: seconds that these processes did none of their stages.
+        busy: seconds of work, summed over all processes that do it.
+        waiting: seconds in which these processes worked on none of their stages.
         spread: p50, p90 and p99 over images, batches or steps, milliseconds an image.
         cpu: processor time, milliseconds an image.
-        bytes: what leaves it, bytes an image.
+        bytes: bytes an image that leave the stage.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Bench:
-    """What was found.
+    """What `bench` measured.
 
     Args:
-        stages: in the order of an image's way.
-        made: images a second that the processes that render could make if nothing held them up.
-        arrived: images a second that reached a training worker that only took them.
-        learned: images a second that all training workers' networks can take.
+        stages: in the order in which an image passes them.
+        made: images a second that the rendering processes could make if nothing held them up.
+        arrived: images a second that reached a training worker which only received them.
+        learned: images a second that the networks of all training workers can train on.
         first: seconds from the start of the stream to its first batch.
         verdict: the limiting stage and what to change.
     """
@@ -70,13 +70,13 @@ class Bench:
     verdict: str
 
 
-def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | None = None) -> Bench:
+def bench(recipe: Recipe, seconds: float = 10.0, on_progress: Callable[[str], None] | None = None) -> Bench:
     """Measure a recipe's stages.
 
     Args:
         recipe: the recipe.
-        seconds: how long the stream is watched, and how long the network.
-        told: called with the name of each as it begins.
+        seconds: how long the stream is measured, and how long the network.
+        on_progress: called with the name of each as it begins.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
@@ -88,8 +88,8 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
     worker = ray.remote(num_cpus=recipe.training.cpus, num_gpus=recipe.training.gpus, max_retries=0)
 
     def on_a_worker(name: str, work: Callable[..., Any], *more: Any) -> Any:
-        if told:
-            told(name)
+        if on_progress:
+            on_progress(name)
         return ray.get(worker(work).remote(source, seconds, *more))
 
     stream: _Stream = on_a_worker("the stream", _stream, network_threads(recipe))
@@ -119,27 +119,27 @@ def bench(recipe: Recipe, seconds: float = 10.0, told: Callable[[str], None] | N
 
 
 def limiting(recipe: Recipe, stages: list[Stage], made: float, arrived: float, learned: float) -> str:
-    """The limiting stage and what to change; arguments as in `Bench`."""
+    """Name the limiting stage and what to change, in words; arguments as in `Bench`."""
     place = recipe.placement
     by_name = {stage.name: stage for stage in stages}
     read, render, tasks = by_name["read"], by_name["render"], by_name.get("tasks")
     workers = place.render == "workers"
     rates = f"{arrived:,.0f} images a second arrive, the network takes {learned:,.0f}"
     if learned <= arrived:
-        return f"The network limits ({rates}): more rendering changes nothing, more or faster training workers do."
+        return f"The network limits ({rates}): faster rendering would not help; add training workers, or faster ones."
     if tasks and tasks.busy > tasks.waiting:
         return (
-            f"The tasks limit ({rates}): the training worker makes the pairs of crops. Raise training.threads and "
+            f"The tasks limit ({rates}): the training worker makes pairs from crops. Raise training.threads and "
             "training.cpus where processors are idle, or take more training workers."
         )
     if arrived < _HELD_UP * made:
         sent = render.bytes if workers else read.bytes
-        way = f"The way to the trainer limits: {made:,.0f} images a second could be made, {sent / 1000:,.0f} kB of each are sent"
+        way = f"The transfer to the trainer limits: {made:,.0f} images a second could be made, each sends {sent / 1000:,.0f} kB"
         smaller = "placement.render: trainer, which sends the files" if workers and read.bytes < render.bytes else "fewer actors"
         return f"{way}, and {rates}. Try {smaller}, or larger blocks (a lower training.order.groups)."
     more = "placement.actors" if workers else "placement.threads"
     if read.busy > render.busy and read.cpu * read.images < _WAITED * 1000 * read.busy:
-        return f"Reading limits ({rates}): most of its time it waits for storage. Raise {more}, or bring the shards nearer."
+        return f"Reading limits ({rates}): it waits for storage most of the time. Raise {more}, or move the shards nearer."
     reduce = read.bytes > _LARGE and not recipe.image.reduced and recipe.engine != "dali"
     options = [
         f"raise {more} where processors are idle",
@@ -150,7 +150,7 @@ def limiting(recipe: Recipe, stages: list[Stage], made: float, arrived: float, l
 
 @dataclass
 class _Watch:
-    """One stage: seconds of each image, batch or step, how many images each was, and processor seconds of all."""
+    """Measurements of one stage: seconds of each image, batch or step, the images in each, and processor seconds in all."""
 
     busy: list[float]
     sizes: list[int]
@@ -178,7 +178,7 @@ def _stage(name: str, watch: _Watch, waiting: float, leaving: float) -> Stage:
 
 
 def _stream(source: UnitSource, seconds: float, threads: int) -> _Stream:
-    """What a training worker sees that only takes batches, from its second one on."""
+    """Measure the stream in a training worker that only receives batches, from its second batch on."""
     keep_memory()
     started = time.perf_counter()
     made = ahead(steps(source, units(source, crops=True), 0, 1, _own_gpu(), threads=threads), _BATCHES_AHEAD)
@@ -205,14 +205,14 @@ def _stream(source: UnitSource, seconds: float, threads: int) -> _Stream:
 
 
 def _own_gpu() -> int | None:
-    """The GPU of this training worker, on which pixels stay that it renders itself."""
+    """The GPU on which this training worker keeps the pixels that it renders itself; None without one."""
     import ray
 
     return 0 if ray.get_gpu_ids() else None
 
 
 def _unit(source: UnitSource, gpu: int | None) -> Columns:
-    """A unit's columns, with the pixels where a training worker gets them."""
+    """The columns of the first unit, with pixels on the device where a training worker gets them."""
     place = source.recipe.placement
     if place.render == "trainer":
         return UnitRenderer(source, place.threads, gpu)(source.read(0))
@@ -220,7 +220,7 @@ def _unit(source: UnitSource, gpu: int | None) -> Columns:
 
 
 def _steps(source: UnitSource, seconds: float, threads: int) -> _Watch:
-    """Training steps on one batch, again and again, its way to the device included: the network without its data plane."""
+    """Measure repeated training steps on one batch, with its transfer to the device: the network without the data plane."""
     import torch
 
     from trainers.learning.gradients import accumulate
@@ -246,7 +246,7 @@ def _steps(source: UnitSource, seconds: float, threads: int) -> _Watch:
         optimizer.zero_grad(set_to_none=True)
         outcomes = accumulate(model, recipe.tasks, columns, rows, recipe.training.precision)
         optimizer.step()
-        next(iter(outcomes.values())).count.item()  # the device is done
+        next(iter(outcomes.values())).count.item()  # waits for the device
         took.append(time.perf_counter() - asked)
     counted = took[_WARM_STEPS:]
     return _Watch(counted, [rows] * len(counted), time.process_time() - cpu)

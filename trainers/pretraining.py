@@ -39,19 +39,20 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     """Train a backbone on the recipe's pretext tasks.
 
     Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the
-    resolved recipe, and the log. The same call after a failure goes on from the last checkpoint; after the end, when checkpoints
-    are gone, it returns at once what is there. What another recipe has left under the same name is replaced at the end, not
-    before; a warning says so at the start.
+    resolved recipe, and the log. After a failure, the same call resumes from the last checkpoint; once the run is complete, it
+    returns the stored result at once. Results of another recipe under the same name are replaced at the end, not before; a
+    warning says so at the start.
 
     Args:
-        recipe: what to train on what; where its shards are a rendered corpus, crop and tasks are those of that corpus.
+        recipe: the recipe; where its shards are a rendered corpus, crop and tasks are those of that corpus.
         listeners: called with each log line, see `trainers.running.run_log.Record`.
-        fresh: start anew even if there are checkpoints of this recipe, or its run is over.
+        fresh: start again even if there are checkpoints of this recipe, or its run is complete.
 
     Returns:
-        What `trainers.learning.loop.summary` says of the run; for each task whether it is `learnt`, see
-        `trainers.learning.history.learnt`; `events`, what befell the run; `order`, how well it mixes beside a full shuffle,
-        see `pipeline.ordering.quality.Mixing`; and for a mixture the share of each corpus: asked for, ordered, and trained.
+        The summary of the run, see `trainers.learning.loop.summary`; for each task whether it is `learnt`, see
+        `trainers.learning.history.learnt`; `events`, such as lost workers; `order`, how well it mixes compared with a full
+        shuffle, see `pipeline.ordering.quality.Mixing`; and for a mixture the share of each corpus: asked for, ordered, and
+        trained.
 
     Raises:
         UserError: the recipe cannot run as it is, or not on this cluster.
@@ -59,20 +60,20 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     """
     recipe, source, model = prepared(recipe)
     folder, spec = RunFolder(recipe), recipe.training
-    if not fresh and (outcome := _over(folder)) is not None:
-        log.warning("%s holds the end of this run already; to train it anew ask for that (--fresh)", folder.url)
+    if not fresh and (outcome := _finished_result(folder)) is not None:
+        log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
     connect(recipe)
     with exclusive(f"pretrain into {folder.url}"):
         folder.make()
-        if said := _replaces(folder, recipe):
-            log.warning("%s", said)
+        if warning := _replacement_warning(folder, recipe):
+            log.warning("%s", warning)
         identity, document = folder.identity("pretrain"), recipe.model_dump(mode="json")
         checkpoints = f"pretrain-{identity}"
         if fresh:
             folder.clear(checkpoints)
             if _result_of(folder) == identity:
-                folder.remove(PRETRAINED)  # else the run, once interrupted, would pass for over
+                folder.remove(PRETRAINED)  # else a run that is then interrupted would be taken for complete
         make_folder(folder.path(checkpoints))
         folder.write_json(f"{checkpoints}/{RECIPE}", document)
         job = TrainingJob(
@@ -89,7 +90,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         state = job.state()
         model.load_state_dict(state["model"])
         for stage in folder.stages("finetune-"):
-            folder.clear(stage)  # they began from the weights before
+            folder.clear(stage)  # they started from the previous weights
         folder.write_weights(
             BACKBONE,
             {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
@@ -106,13 +107,13 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
         try:
             folder.clear(checkpoints)
-        except OSError as error:  # the run is over all the same
+        except OSError as error:  # the run is complete all the same
             log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
 
 
-def _replaces(folder: RunFolder, recipe: Recipe) -> str | None:
-    """Words on what another recipe has left in the folder, which this one's run will replace."""
+def _replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:
+    """The warning that this run will replace another recipe's results in the folder; None if it has none."""
     theirs, identity = _result_of(folder), folder.identity("pretrain")
     if theirs in (None, identity):
         return None
@@ -127,20 +128,20 @@ def _replaces(folder: RunFolder, recipe: Recipe) -> str | None:
 
 
 def _result_of(folder: RunFolder) -> str | None:
-    """The identity of the run whose end the folder holds."""
+    """The identity of the run whose results the folder holds; None if it holds none."""
     found = folder.read_json(PRETRAINED)
     return None if found is None else str(found["identity"])
 
 
 def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A run's summary, with whether each task is learnt."""
+    """Add to a run's summary whether each task is learnt."""
     for name, task in found["tasks"].items():
         task["learnt"] = learnt(task, objective_class(recipe.tasks[name]).higher_is_better, found["steps"])
     return found
 
 
-def _over(folder: RunFolder) -> dict[str, Any] | None:
-    """What a run of this recipe returned that is over, if it is and its weights are there."""
+def _finished_result(folder: RunFolder) -> dict[str, Any] | None:
+    """The stored result of a complete run of this recipe, if there is one and its weights are there."""
     found, identity = folder.read_json(PRETRAINED), folder.identity("pretrain")
     if found is None or found.pop("identity") != identity or not exists(folder.path(BACKBONE)):
         return None
@@ -151,7 +152,7 @@ def _over(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _mixture(schedule: Schedule, trained: list[int]) -> dict[str, dict[str, float]]:
-    """Of each corpus of a mixture, the share of samples that its weight asks for, that of the order, and that of the trained."""
+    """For each corpus of a mixture its share of samples: as its weight asks, in the order, and among those trained."""
     weights = sum(portion.weight for portion in schedule.portions)
     quotas = schedule.plan(0).quotas
     return {
@@ -165,7 +166,7 @@ def _mixture(schedule: Schedule, trained: list[int]) -> dict[str, dict[str, floa
 
 
 def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
-    """The recipe as it will run, its pairs in their order, and its network; what cannot be made is refused here.
+    """Make the recipe as it will run, the source of its pairs in training order, and its network.
 
     Raises:
         UserError: the recipe cannot run as it is.

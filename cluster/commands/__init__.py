@@ -1,1 +1,1 @@
-"""The commands, a file a group; everything heavy is imported inside them, so that `--help` answers at once."""
+"""The commands, one file for each group; they import heavy modules when they run, so that `--help` answers at once."""

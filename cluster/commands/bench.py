@@ -1,4 +1,4 @@
-"""`bench`: where a recipe's time goes, before hours are spent on it."""
+"""`bench`: measures where a recipe's time goes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from cluster.commands.options import AsJson, Overrides, RecipePath
 
 def bench(
     recipe: RecipePath,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long the stream is watched, and how long the network.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long the stream is measured, and how long the network.")] = 10.0,
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
     """Measure a recipe's stages on the machine or cluster that it will run on, and say which one limits it.
 
-    Pairs are made and sent as in training, to a worker that only takes them; then the network makes steps on one batch.
+    Pairs are made and sent as in training, to a worker that only receives them; then the network trains on one batch.
 
     Example: [bold]pseudolabel bench recipe.yaml --set placement.actors=4[/]
     """
     from cluster.reports.bench import bench_tables
-    from cluster.reports.progress import busy
-    from cluster.reports.terminal import say, say_json
+    from cluster.reports.progress import named_parts
+    from cluster.reports.terminal import print_json, print_out
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    with busy("measuring") as now, redirect_stdout(io.StringIO()):  # Ray says there that its actors were stopped in mid-work
+    with (
+        named_parts("measuring") as on_progress,
+        redirect_stdout(io.StringIO()),
+        # Ray prints there that its actors were stopped at work
+    ):
         from trainers.bench import bench as run
 
-        found = run(loaded, seconds, now)
+        found = run(loaded, seconds, on_progress)
     if json:
-        say_json(asdict(found))
+        print_json(asdict(found))
     else:
-        say(*bench_tables(found))
+        print_out(*bench_tables(found))

@@ -31,7 +31,7 @@ def pack(
         Labels, typer.Option(help="`folder`: the topmost folder of each file is its class; `none`: images without labels.")
     ] = Labels.folder,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of a shard at most: 256MiB, 1GB, ...")] = "256MiB",
-    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Larger files are skipped, and said to be.")] = "1GiB",
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Skip larger files, with a warning.")] = "1GiB",
     clips: Annotated[
         bool, typer.Option("--clips", help="Files named alike up to their first dot (a.0.jpg, a.1.jpg) are frames of one sample.")
     ] = False,
@@ -46,7 +46,7 @@ def pack(
     """
     from cluster.jobs.command_result import beside, recorded
     from cluster.reports.progress import counted
-    from cluster.reports.terminal import pack_table, say
+    from cluster.reports.terminal import pack_table, print_out
     from pipeline.shards.pack import pack as run
     from pipeline.storage import join
 
@@ -57,7 +57,7 @@ def pack(
             report = run(src, dst, labels.value, size, progress, clips, most)
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
-        say(pack_table(report))
+        print_out(pack_table(report))
 
 
 def inspect(
@@ -69,18 +69,18 @@ def inspect(
     ],
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Decode every image whole, which finds damage that a run would meet or silently crop away."),
+        typer.Option("--deep", help="Decode every image completely, to find damage that a run would meet or silently crop away."),
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Look through shards: counts, formats, sizes, labels, and what would be quarantined.
+    """Inspect shards: counts, formats, sizes, labels, and what would be quarantined.
 
     Reads shards that other tools made, too, and writes an index beside those that have none.
 
     Example: [bold]pseudolabel inspect shards/ --deep[/]
     """
     from cluster.reports.progress import counted
-    from cluster.reports.terminal import inspect_tables, say, say_json
+    from cluster.reports.terminal import inspect_tables, print_json, print_out
     from pipeline.shards.inspect import inspect as run
     from pipeline.shards.opening import open_corpus
 
@@ -89,9 +89,9 @@ def inspect(
     with counted("looking through", "shard") as progress:
         report = run(corpus, deep, progress=progress)
     if json:
-        say_json(report.as_dict())
+        print_json(report.as_dict())
     else:
-        say(*inspect_tables(report))
+        print_out(*inspect_tables(report))
 
 
 def _bytes(text: str, option: str) -> int:

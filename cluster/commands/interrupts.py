@@ -1,4 +1,4 @@
-"""What a signal to a command that works on Ray becomes."""
+"""Handles Ctrl-C and SIGTERM in commands that work on Ray."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible(hint: str = "") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt, with a word on how to go on; a second Ctrl-C waits no more."""
+    """Raise KeyboardInterrupt, with a hint on how to resume, on Ctrl-C and SIGTERM; a second Ctrl-C ends the process at once."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray leaves on a signal, with exit code 0
+    except (KeyboardInterrupt, SystemExit):  # Ray raises SystemExit on a signal, with exit code 0
         raise KeyboardInterrupt(*filter(None, [hint])) from None
     finally:
         atexit.unregister(_leave_at_once)
-        atexit.register(_leave_at_once)  # after Ray has registered its own end, and so before it
+        atexit.register(_leave_at_once)  # registered after Ray's own exit handler, so it runs before that
 
 
 def _leave_at_once() -> None:
-    """From here on Ctrl-C ends the process without a word: only Ray's own end is left, whose processes end with this one."""
+    """Let Ctrl-C end the process silently from here on: only Ray's shutdown is left, and its processes end with this one."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))

@@ -1,4 +1,4 @@
-"""`submit`, `attach`, `status`, `list` and `stop`: the same commands as jobs of a Ray cluster."""
+"""`submit`, `attach`, `status`, `list` and `stop`: commands that run as jobs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ def submit(
         typer.Argument(metavar="-- COMMAND RECIPE ...", help="render, pretrain, finetune or evaluate, as without `submit`."),
     ],
     address: Address = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end and end as it does.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, and exit with its code.")] = True,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="ID", help="The job's id; else it follows from the run itself.", show_default=False),
+        typer.Option("--name", metavar="ID", help="The job's id; by default made of the command and recipe.", show_default=False),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             "--env",
             metavar="NAME",
-            help="Pass this variable of the environment on; may be repeated. Ray shows it to all who may list jobs.",
+            help="Pass this environment variable to the job; may be repeated. Ray shows it to all who may list jobs.",
             show_default=False,
         ),
     ] = None,
     ship: Annotated[
         bool,
-        typer.Option("--ship/--no-ship", help="Ship the working directory; else the recipe only, and the image has the package."),
+        typer.Option(
+            "--ship/--no-ship", help="Ship the working directory; else only the recipe: the image must have the package."
+        ),
     ] = True,
 ) -> None:
-    """Run a command on a cluster: everything that runs here runs there by one more word.
+    """Run a command as a job on a cluster: write `submit --` before it.
 
-    The job's id follows from the command and the recipe. The same call again attaches to the job that is under way, or, where it
-    has ended, starts it anew, and it goes on from what was done. Ctrl-C leaves the job alone.
+    The job's id is derived from the command and the recipe. The same call again attaches to the job if it is under way; if it has
+    ended, it is started again and resumes. Ctrl-C does not stop the job.
 
     Example: [bold]pseudolabel submit -- pretrain recipe.yaml --set training.epochs=20[/]
     """
@@ -98,7 +100,7 @@ def submit(
 
 
 def attach(id: JobId, address: Address = None) -> None:
-    """Follow a job's log from its beginning to the job's end, and end as it does.
+    """Follow a job's log from its beginning to the job's end, and exit with its code.
 
     Example: [bold]pseudolabel attach photos-pretrain-1a2b3c4d[/]
     """
@@ -107,7 +109,7 @@ def attach(id: JobId, address: Address = None) -> None:
 
 
 def status(id: JobId, address: Address = None, json: AsJson = False) -> None:
-    """Say how a job is doing.
+    """Show the status of a job.
 
     Example: [bold]pseudolabel status photos-pretrain-1a2b3c4d --json[/]
     """
@@ -123,7 +125,7 @@ def list_jobs(address: Address = None, json: AsJson = False) -> None:
 
 
 def stop(id: JobId, address: Address = None) -> None:
-    """Stop a job; submitted again, it goes on from what was done.
+    """Stop a job; if it is submitted again, it resumes.
 
     Example: [bold]pseudolabel stop photos-pretrain-1a2b3c4d[/]
     """
@@ -145,7 +147,7 @@ def _jobs(address: str | None) -> Jobs:
 
 
 def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
-    """The command and its arguments, refused as the command itself would refuse them."""
+    """Parse the command and its arguments, with the same errors as the command itself."""
     from cluster.jobs.ray_jobs import COMMANDS
     from pipeline.errors import UserError
     from pipeline.recipe.suggest import unknown_name
@@ -172,7 +174,7 @@ def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship:
     recipe = Path(given["recipe"]).resolve()
     folder = Path.cwd() if ship else recipe.parent
     if not recipe.is_relative_to(folder):
-        raise UserError(f"{recipe} lies outside the folder that is shipped, {folder}: call from its folder, or use --no-ship")
+        raise UserError(f"{recipe} is outside the folder that is shipped, {folder}: run this in its folder, or use --no-ship")
     program = ["python", "-m", "pseudolabel"] if ship and is_checkout(folder) else ["pseudolabel"]
     words = [*program, command, str(recipe.relative_to(folder))]
     for option in ("out", "result"):
@@ -195,22 +197,22 @@ def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship:
 
 
 def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
-    """Refuse what has no room on the cluster before anything is sent."""
+    """Refuse a run that does not fit the cluster before anything is sent."""
     there = jobs.nodes()
     if there is None:
         return
     from trainers.running.capacity import check_nodes, pieces
-    from trainers.running.preflight import check_render, check_resources, check_room
+    from trainers.running.preflight import check_elastic, check_render, check_resources
 
     trains = command != "render"
     (check_resources if trains else check_render)(loaded, sum(node.cpus for node in there), sum(node.gpus for node in there))
     if trains:
-        check_room(loaded, there)
+        check_elastic(loaded, there)
     check_nodes(pieces(loaded, trains), there)
 
 
 def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
-    """Where the command's result lies if `--result` does not say it."""
+    """The URL of the command's result if `--result` is not given."""
     from cluster.jobs.command_result import RESULT, beside
     from trainers.running.runs import RunFolder
 
@@ -246,11 +248,11 @@ def _follow(jobs: Jobs, job: ClusterJob) -> None:
 def _show(jobs: list[ClusterJob], json: bool, alone: bool = False) -> None:
     from dataclasses import asdict
 
-    from cluster.reports.terminal import jobs_table, say, say_json
+    from cluster.reports.terminal import jobs_table, print_json, print_out
 
     if json:
-        say_json(asdict(jobs[0]) if alone else [asdict(job) for job in jobs])
+        print_json(asdict(jobs[0]) if alone else [asdict(job) for job in jobs])
     else:
-        say(jobs_table(jobs))
+        print_out(jobs_table(jobs))
         if alone:
-            say(jobs[0].message)
+            print_out(jobs[0].message)

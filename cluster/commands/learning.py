@@ -25,7 +25,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     from cluster.jobs.command_result import recorded
     from cluster.reports.progress import training
     from cluster.reports.tables import metric_names, pretext_table, stage_table
-    from cluster.reports.terminal import say
+    from cluster.reports.terminal import print_out
     from pipeline.materialize.rendered import is_rendered
     from trainers.running.threads import thread_advice
 
@@ -34,12 +34,12 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         if not is_rendered(loaded):
             for shards in loaded.corpus.lists():
                 _index(shards, loaded)
-        with interruptible(_RESUMES), training("pretrain", {}) as board:
+        with interruptible(_RESUMES), training("pretrain", {}) as progress:
             _begin(loaded, outcome, "pretrain")
             from trainers.pretraining import pretrain as run
 
-            board.metrics = metric_names(loaded)
-            found = run(loaded, [board.take], fresh)
+            progress.metrics = metric_names(loaded)
+            found = run(loaded, [progress.take], fresh)
         stages = found["stages"]
         outcome.counts = {"steps": found["steps"], "samples": stages["samples"], "quarantined": found["quarantined"]}
         outcome.metrics = {
@@ -48,8 +48,8 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
             **{f"{name}/loss": task["loss"][-1] for name, task in found["tasks"].items()},
             **{f"{name}/metric": task["metric"] for name, task in found["tasks"].items()},
         }
-        say(
-            pretext_table(found["tasks"], board.metrics, found["steps"]),
+        print_out(
+            pretext_table(found["tasks"], progress.metrics, found["steps"]),
             stage_table(stages),
             *filter(None, [thread_advice(loaded, stages)]),
         )
@@ -57,7 +57,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
 
 
 def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, result: Result = None) -> None:
-    """Fine-tune the pretrained backbone on the recipe's labelled shards, beside the same network from random weights.
+    """Fine-tune the pretrained backbone on the recipe's labelled shards, and compare with the same network from random weights.
 
     Example: [bold]pseudolabel finetune recipe.yaml --set downstream.labels=0.1[/]
     """
@@ -68,18 +68,18 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         phases = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
-        with interruptible(_RESUMES), training("finetune", phases) as board:
+        with interruptible(_RESUMES), training("finetune", phases) as progress:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 
-            found = run(loaded, [board.take], fresh)
+            found = run(loaded, [progress.take], fresh)
         outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"]}
         _report(loaded, outcome, "classifier.pt", "finetune.quarantine.json", results=True)
 
 
 def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = None) -> None:
-    """Probe the frozen features: linear probe and kNN, beside random weights, chance and a colour histogram.
+    """Evaluate frozen features by linear probe and kNN; compare with random weights, chance and a colour histogram.
 
     Example: [bold]pseudolabel evaluate recipe.yaml --set downstream.layer=layer3[/]
     """
@@ -90,11 +90,11 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         waiting = "computing and probing features"
-        with interruptible(), training("evaluate", {}, waiting) as board:
+        with interruptible(), training("evaluate", {}, waiting) as progress:
             _begin(loaded, outcome, "evaluate")
             from trainers.downstream.evaluate import evaluate as run
 
-            found = run(loaded, [board.take])
+            found = run(loaded, [progress.take])
         outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"], "baseline": found["baseline"]}
         _report(loaded, outcome, "evaluate.quarantine.json", results=True)
@@ -116,7 +116,7 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
 
 
 def _index(shards: str | list[str], recipe: Recipe) -> None:
-    """Open shards once with progress, which indexes those that are not yet; also refuses at once what is not there."""
+    """Open shards once with progress, which indexes those without an index, and refuses missing ones at once."""
     from cluster.reports.progress import counted
     from pipeline.shards.opening import open_corpus
 
@@ -131,7 +131,7 @@ def _index_downstream(recipe: Recipe) -> None:
 
 
 def _begin(recipe: Recipe, outcome: CommandResult, command: str) -> None:
-    """Refuse a run folder that cannot be written before hours go into what should be stored there; then the work begins."""
+    """Check that the run's folder can be written, before hours of work, and write a `running` result."""
     from cluster.jobs.command_result import RESULT
     from pipeline import storage
     from pipeline.errors import UserError
@@ -152,12 +152,12 @@ def _begin(recipe: Recipe, outcome: CommandResult, command: str) -> None:
 def _report(recipe: Recipe, outcome: CommandResult, *files: str, results: bool = False) -> None:
     from cluster.reports.report import HTML, JSON, write_report
     from cluster.reports.tables import downstream_tables
-    from cluster.reports.terminal import say
+    from cluster.reports.terminal import print_out
     from trainers.running.runs import RunFolder
 
     folder = RunFolder(recipe)
     report = write_report(recipe)
     outcome.artefacts = {name: folder.path(name) for name in (*files, JSON, HTML)}
     if results:
-        say(*downstream_tables(report))
-    say(f"report: {folder.path(HTML)}")
+        print_out(*downstream_tables(report))
+    print_out(f"report: {folder.path(HTML)}")

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine can do, and whether its engines render rightly."""
+"""`doctor`: what this machine can do, and whether its engines render correctly."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from cluster.commands.options import AsJson
 
 
 def doctor(json: AsJson = False) -> None:
-    """Say what this machine can do, and test every engine that is here on generated images.
+    """Show what this machine can do, and test every installed engine on generated images.
 
-    Each engine renders each task in a process of its own and is held against PIL and against the cpu engine; on a machine with a
-    GPU this shows whether the GPU path is right. Exit code 1 if a test fails.
+    Each engine renders each task in a process of its own, and is compared with PIL and with the cpu engine; on a machine with a
+    GPU this tests rendering on it. Exit code 1 if a test fails.
 
     Example: [bold]pseudolabel doctor[/]
     """
     from cluster.doctor.checks import examine
-    from cluster.reports.progress import busy
-    from cluster.reports.terminal import doctor_tables, say, say_json
+    from cluster.reports.progress import named_parts
+    from cluster.reports.terminal import doctor_tables, print_json, print_out
 
-    with busy("testing engines") as now:
-        findings = examine(now)
+    with named_parts("testing engines") as on_progress:
+        findings = examine(on_progress)
     if json:
-        say_json(findings.as_dict())
+        print_json(findings.as_dict())
     else:
-        say(*doctor_tables(findings))
+        print_out(*doctor_tables(findings))
     if findings.failed:
         raise typer.Exit(1)

@@ -16,14 +16,14 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even if an earlier run of this recipe left a checkpoint.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start again, even if an earlier run of this recipe left a checkpoint.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]
 Result = Annotated[
     str | None,
     typer.Option(
         "--result",
         metavar="URL",
-        help="Where to write what the command came to, as JSON; else beside its output as `<command>.result.json`.",
+        help="Where to write the command's result as JSON; by default beside its output, as `<command>.result.json`.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""`tasks` and `preview`: which pairs there are, and pictures of them."""
+"""`tasks`, `preview` and `colours`: the pretext tasks, pictures of their pairs, and palettes learnt from a corpus."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def tasks(
 
     Example: [bold]pseudolabel tasks jigsaw[/]
     """
-    from cluster.reports.terminal import say, task_panels, tasks_table
+    from cluster.reports.terminal import print_out, task_panels, tasks_table
     from pipeline.errors import UserError
     from pipeline.recipe.suggest import unknown_name
     from pipeline.tasks import registry
 
     known = registry()
     if name is None:
-        say(tasks_table(known))
+        print_out(tasks_table(known))
     elif name in known:
-        say(*task_panels(name, known[name]))
+        print_out(*task_panels(name, known[name]))
     else:
         raise UserError(unknown_name("task", name, known))
 
@@ -35,12 +35,12 @@ def tasks(
 def preview(
     recipe: RecipePath,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where it goes: a .png, or a .html page.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="The file to write: a .png, or a .html page.")
     ] = "sheet.png",
-    samples: Annotated[int, typer.Option(min=1, max=100, help="Rows: samples from all over the corpus.")] = 5,
-    epoch: Annotated[int, typer.Option(min=0, help="Whose drawing to show; each epoch draws anew.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Number of rows: samples spread over the corpus.")] = 5,
+    epoch: Annotated[int, typer.Option(min=0, help="The epoch whose random draws to show; each epoch draws again.")] = 0,
     all_tasks: Annotated[
-        bool, typer.Option("--all-tasks", help="Show every task, those that the recipe lacks by their defaults.")
+        bool, typer.Option("--all-tasks", help="Show every task, with defaults for those that the recipe lacks.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -50,7 +50,7 @@ def preview(
     """
     from cluster.pictures.preview import page, save, sheet, with_all_tasks
     from cluster.reports.progress import counted
-    from cluster.reports.terminal import say
+    from cluster.reports.terminal import print_out
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -59,20 +59,21 @@ def preview(
     with counted("indexing", "shard") as progress:
         if output.lower().endswith(".html"):
             save(page(loaded, samples, epoch, progress), output)
-            say(output)
+            print_out(output)
         else:
             picture = sheet(loaded, samples, epoch, progress)
             save(picture, output)
-            say(f"{output}: {picture.width} x {picture.height} pixels")
+            print_out(f"{output}: {picture.width} x {picture.height} pixels")
 
 
 def colours(
     recipe: RecipePath,
-    count: Annotated[int, typer.Option(min=2, max=1024, help="Colours of the palette.")] = 64,
-    samples: Annotated[int, typer.Option(min=1, help="Crops that are looked at.")] = 2048,
+    count: Annotated[int, typer.Option(min=2, max=1024, help="Number of colours in the palette.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Number of crops to sample.")] = 2048,
     overrides: Overrides = None,
 ) -> None:
-    """Learn from the corpus a palette for `next_pixel` and the frequencies for `quantised_colorization`, as a part of a recipe.
+    """Learn from the corpus a palette for `next_pixel` and the frequencies for `quantised_colorization`, and print them as part
+    of a recipe.
 
     Example: [bold]pseudolabel colours recipe.yaml --count 128 > colours.yaml[/]
     """

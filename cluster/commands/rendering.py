@@ -18,21 +18,21 @@ def render(
         str, typer.Option("--out", "-o", metavar="URL", help="Folder for the pairs; a path or URL.", show_default=False)
     ],
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the shards again that failed in an earlier run.")
+        bool, typer.Option("--retry-failed", help="Try again the shards that failed in an earlier run.")
     ] = False,
     overrides: Overrides = None,
     result: Result = None,
 ) -> None:
     """Render a corpus to pairs on disk, as WebDataset or Parquet.
 
-    Each shard is written exactly once. Killed at any moment, the same command goes on where it was; shards that are done are not
-    read again. How the pairs are stored is the recipe's section `render`. Exit code 1 if shards failed.
+    Each shard is written exactly once. If the command is killed at any moment, the same command resumes; finished shards are not
+    read again. The recipe's section `render` says how pairs are stored. Exit code 1 if shards failed.
 
     Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
     """
     from cluster.jobs.command_result import beside, recorded
     from cluster.reports.progress import counted, rendering
-    from cluster.reports.terminal import render_table, say
+    from cluster.reports.terminal import print_out, render_table
     from pipeline.errors import RunError
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
@@ -60,12 +60,12 @@ def render(
         }
         names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
         outcome.artefacts = {"pairs": report.out, **{name: join(report.out, name) for name in names}}
-        say(render_table(report))
+        print_out(render_table(report))
         if report.failed:
             shard, reason = next(iter(report.failed.items()))
             raise RunError(
                 f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
-                "Put that right and run the same with --retry-failed"
+                "Fix that and run the same command with --retry-failed"
             )
 
 
@@ -74,13 +74,13 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Render a random share of the shards again and compare every byte.")
     ] = False,
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="How large that share is.")] = 0.05,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="The size of that share.")] = 0.05,
     json: AsJson = False,
     result: Result = None,
 ) -> None:
-    """Hold a rendered corpus against its manifest.
+    """Check a rendered corpus against its manifest.
 
-    Every file's checksum and count, and every sample of the original corpus accounted for as a pair or as a row of the quarantine
+    It checks every file's checksum and count, and that every sample of the original corpus is a pair or a row of the quarantine
     table. Exit code 1 if anything is wrong.
 
     Example: [bold]pseudolabel verify pairs/ --deep[/]
@@ -89,7 +89,7 @@ def verify(
 
     from cluster.jobs.command_result import beside, recorded
     from cluster.reports.progress import counted
-    from cluster.reports.terminal import say, say_json, verify_tables
+    from cluster.reports.terminal import print_json, print_out, verify_tables
     from pipeline.materialize.verify import verify as run
     from pipeline.storage import is_writable
 
@@ -103,17 +103,17 @@ def verify(
         outcome.counts["problems"] = len(verdict.problems)
         outcome.artefacts = {"pairs": url}
         if json:
-            say_json(found)
+            print_json(found)
         else:
-            say(*verify_tables(verdict))
+            print_out(*verify_tables(verdict))
         if verdict.problems:
             raise typer.Exit(1)
 
 
 def _quiet() -> None:
-    """Ray Data's own lines would stand between ours."""
+    """Silence Ray Data's log lines, which would be printed between ours."""
     import logging
 
-    import ray.data  # it sets its logger up when it is loaded
+    import ray.data  # Ray sets its logger up when it is loaded
 
     logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""`pseudolabel doctor`: what this machine can do, and whether its engines render rightly."""
+"""`pseudolabel doctor`: what this machine can do, and whether its engines render correctly."""

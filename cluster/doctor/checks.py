@@ -1,4 +1,4 @@
-"""What this machine can do, and whether its engines render rightly."""
+"""Tests what this machine can do, and whether its engines render correctly."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.errors import RunError, UserError
 from pipeline.streaming.connection import cluster_address, join_cluster
 
 MEAN_TOLERANCE, FAR, FAR_SHARE = 1.5, 16, 0.01
-"""An engine may be off by so many levels (of 255) on average, and by more than `FAR` levels in no more than this share of the
-values: decoders and resize kernels round differently, and edges carry most of it. Anything larger is another picture."""
+"""An engine may differ by `MEAN_TOLERANCE` levels (of 255) on average, and by more than `FAR` levels in at most `FAR_SHARE` of
+the values: decoders and resize kernels round differently, mostly at edges. A larger difference is another picture."""
 
 _MEANINGS = {
-    "runs": "the engine cannot be used here: set `engine` in recipes to one that passed, and see what its last words say",
-    "bad data": "damaged files would become pairs, or whole ones would be lost; do not train with this engine here",
+    "runs": "the engine cannot be used here: set `engine` in recipes to one that passed; the end of its output says why",
+    "bad data": "damaged files would become pairs, or intact ones would be lost; do not train with this engine here",
     "repeats": "the same sample gives other pixels in another batch; runs with this engine here cannot be repeated",
     "decode": "photos come out wrong: compare the versions with another machine's, and the GPU's driver with what DALI needs",
     "precision": "networks would get wrong gradients in bfloat16: runs compute in float32 here, and say so when they start",
@@ -78,22 +78,22 @@ class Findings:
         }
 
 
-def examine(now: Callable[[str], None]) -> Findings:
+def examine(on_progress: Callable[[str], None]) -> Findings:
     """Look at this machine and test its engines.
 
     Args:
-        now: called with what is being done.
+        on_progress: called with what is being done.
     """
     import torch
 
-    now("machine")
+    on_progress("machine")
     machine, gpus = this_machine(), torch.cuda.device_count()
-    now("Ray")
+    on_progress("Ray")
     cluster = _ray()
     checks: list[Check] = []
     base: EngineOutput | None = None
     for engine, absent in _engines(gpus):
-        now(engine)
+        on_progress(engine)
         if absent:
             checks.append(Check(engine, "runs", "skipped", absent))
             continue
@@ -105,7 +105,7 @@ def examine(now: Callable[[str], None]) -> Findings:
         base = rendered if engine == "cpu" else base
         checks += compare(engine, rendered, base)
     for device in ["cpu", *(f"cuda:{index}" for index in range(gpus))]:
-        now(f"bfloat16 on {device}")
+        on_progress(f"bfloat16 on {device}")
         checks.append(compare_precision(device))
     return Findings(machine, gpus, versions(), cluster, checks)
 
@@ -168,7 +168,7 @@ def _judge_tasks(engine: str, rendered: EngineOutput, base: EngineOutput | None)
 
 
 def near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning: str) -> Check:
-    """Judge an engine's pixels, uint8, by others of the same shape: whether they are off by no more than rounding makes them."""
+    """Compare an engine's pixels, uint8, with a reference of the same shape: do they differ by no more than rounding?"""
     off = np.abs(pixels.astype(np.int16) - wanted)
     mean, far = float(off.mean()), float((off > FAR).mean())
     fine = mean <= MEAN_TOLERANCE and far <= FAR_SHARE
@@ -179,7 +179,7 @@ def near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning
 
 
 def _engines(gpus: int) -> Iterator[tuple[str, str]]:
-    """Every engine, with the reason why it is not here."""
+    """Every engine, with the reason why it cannot be tested, if it cannot."""
     yield "cpu", "" if find_spec("nvidia") and find_spec("nvidia.nvimgcodec") else "nvidia-nvimgcodec is not installed"
     dali = "" if find_spec("nvidia") and find_spec("nvidia.dali") else "nvidia-dali is not installed"
     yield "dali", dali
@@ -190,7 +190,7 @@ def _engines(gpus: int) -> Iterator[tuple[str, str]]:
 
 
 def _ray() -> str:
-    """Which cluster runs would use, in words."""
+    """The cluster that runs would use, in words."""
     address = cluster_address()
     if address is None:
         return "no cluster named (RAY_ADDRESS is not set): runs start Ray on this machine"

@@ -47,7 +47,7 @@ def recipe() -> Recipe:
     """The recipe of the test: every registered task with its defaults on centred crops of clips.
 
     Raises:
-        UserError: a registered task cannot do without parameters, or not on these crops.
+        UserError: a registered task needs parameters, or cannot run on these crops.
     """
     from pipeline.tasks import registry
 
@@ -96,7 +96,7 @@ def render_apart(engine: str) -> EngineOutput:
     """Render with an engine, `cpu`, `dali` (on the CPU) or `dali:0` (on GPU 0), in another process.
 
     Raises:
-        RunError: the process failed; with its last words.
+        RunError: the process failed; with the end of its output.
     """
     command = [sys.executable, "-m", "cluster.doctor.selftest", engine]
     try:
@@ -118,7 +118,7 @@ _FILES = (("jpeg", "JPEG", "RGB"), ("jpeg-grey", "JPEG", "L"), ("png", "PNG", "R
 
 
 def _encoded(number: int, frame: int, fmt: str, mode: str) -> bytes:
-    """Smooth colours with a few edges, what photos are made of; in each frame the disc has moved on."""
+    """Encode a generated image: smooth colours with a few edges, like a photo, and a disc that moves from frame to frame."""
     from PIL import Image, ImageDraw
 
     height, width = 150 + 10 * number, 200

@@ -1,4 +1,4 @@
-"""`result.json`: what a command came to, at a URL that its caller knows, for orchestrators that import nothing of ours."""
+"""`result.json`: the result of a command, at a URL that its caller knows, for orchestrators that import nothing of ours."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RESULT = "result.json"
 PENDING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "pending", "running", "done", "failed", "refused", "interrupted"
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2, INTERRUPTED: 130}
 UNREAD = 141
-"""The exit code where all went well and the reader of stdout had gone, as a shell names a death by SIGPIPE."""
+"""The exit code of a command that succeeded after the reader of stdout had gone: a shell's code for SIGPIPE."""
 
 JOB = "PSEUDOLABEL_JOB"
-"""The variable by which a job of a cluster knows its id."""
+"""The environment variable that tells a job of a cluster its id."""
 
 
 class CommandResult:
-    """What a command came to, filled in while it works.
+    """The result of a command, filled in while it works.
 
     Args:
         command: its name.
-        given: where the caller wants it; else it lies where `begin` says.
+        given: the URL that the caller chose; else `begin` sets it.
     """
 
     def __init__(self, command: str, given: str | None = None) -> None:
@@ -45,7 +45,7 @@ class CommandResult:
         self.metrics: dict[str, float] = {}
 
     def submitted(self, url: str, job: str) -> None:
-        """A job is sent that will begin the work: until then the result is `pending`, and none of an earlier attempt is there.
+        """Write a `pending` result for a job that is being submitted, in place of any result of an earlier attempt.
 
         Args:
             url: as of `begin`.
@@ -55,16 +55,16 @@ class CommandResult:
         self._write(PENDING, None)
 
     def begin(self, url: str) -> None:
-        """The work begins: from here on there is a result, `running` at first, so that none of an earlier run is mistaken for it.
+        """Write a `running` result as the work begins, so that none of an earlier run is mistaken for it.
 
         Args:
-            url: where the result lies if the caller has not said it.
+            url: where the result goes if the caller has not chosen a URL.
         """
         self._url = self._given or url
         self._write(RUNNING, None)
 
     def end(self, error: BaseException | None) -> None:
-        """Write the result, unless nobody knows where, or the same run is under way elsewhere and writes its own."""
+        """Write the final result, unless its URL is unknown, or the same run is under way elsewhere and writes its own."""
         self._url = self._url or self._given
         if self._url is not None and not isinstance(error, UnderWay):
             self._write(status_of(error), _words(error))
@@ -95,13 +95,13 @@ class CommandResult:
             make_folder(url.rpartition("/")[0])
             with write_atomic(url) as file:
                 file.write(f"{json.dumps(result, indent=1)}\n".encode())
-        except (OSError, UserError) as problem:  # the run's own end matters more
+        except (OSError, UserError) as problem:  # how the run itself ended matters more
             print(printable(f"warning: the result cannot be written: {problem}"), file=sys.stderr)
 
 
 @contextmanager
 def recorded(command: str, given: str | None = None) -> Iterator[CommandResult]:
-    """A command's result, written however the block ends; arguments as of `Outcome`."""
+    """Yield a command's result, which is written however the block ends; arguments as of `CommandResult`."""
     outcome = CommandResult(command, given)
     try:
         yield outcome
@@ -112,7 +112,7 @@ def recorded(command: str, given: str | None = None) -> Iterator[CommandResult]:
 
 
 def beside(folder: str, command: str) -> str:
-    """Where the result of a command on a folder lies: next to it, since what is in the folder is the same after every run."""
+    """The URL of the result of a command on a folder: next to the folder, whose content is the same after every run."""
     from pipeline.storage import absolute, is_local
 
     place = absolute(folder)
@@ -120,7 +120,7 @@ def beside(folder: str, command: str) -> str:
 
 
 def status_of(error: BaseException | None) -> str:
-    """How a command ended that raised this."""
+    """The status of a command that ended with this error."""
     code = getattr(error, "exit_code", None)  # typer.Exit
     if error is None or code == 0:
         return DONE

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: submitted once under a stable name, followed, left alone and stopped."""
+"""Jobs on a Ray cluster: submitted once under a stable id, followed, listed and stopped."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "pseudolabel"
 _CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
 _DEFAULT = "http://127.0.0.1:8265"
-"""Where `ray start --head` puts the job server if it is not told otherwise."""
+"""The default URL of the job server that `ray start --head` starts."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
 _UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
-"""The kind of a node that no autoscaler has started, as Ray's status has it: made of the node's id, in camel case."""
+"""The type that Ray's status gives to a node which no autoscaler has started: made of the node's id, in camel case."""
 _SHARDS = ("shards", "mix", "train", "test")
 """Keys of the recipe that name shards."""
 
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A job as the cluster tells of it.
+    """A job as the cluster describes it.
 
     Args:
         id: its name on the cluster.
-        status: Ray's word for it: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        status: in Ray's terms: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         command: what it does.
         started, ended: Unix time, seconds; None while it has not.
         exit_code: of its process, when it has ended.
-        message: Ray's words on it.
+        message: Ray's description of its status.
     """
 
     id: str
@@ -62,7 +62,7 @@ class ClusterJob:
 
     @property
     def code(self) -> int:
-        """The exit code that speaks for the job: its own, 130 if it was stopped."""
+        """The exit code to report for the job: its own, or 130 if it was stopped."""
         if self.status == "SUCCEEDED":
             return 0
         return 130 if self.status == "STOPPED" else self.exit_code if self.exit_code and self.exit_code > 0 else 1
@@ -76,7 +76,7 @@ class Jobs:
             has by default on this machine.
 
     Raises:
-        UserError: there is no cluster, or it does not let us in.
+        UserError: no cluster answers, or it denies access.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -96,7 +96,7 @@ class Jobs:
         return urlsplit(self.url).hostname in _LOOPBACK
 
     def nodes(self) -> list[Node] | None:
-        """What the cluster's nodes hold; None where an autoscaler may add to them, or where that cannot be told."""
+        """The resources of the cluster's nodes; None if an autoscaler may add nodes, or if that is unknown."""
         import requests
         from ray.util.state import list_nodes
         from ray.util.state.exception import RayStateApiException
@@ -136,13 +136,13 @@ class Jobs:
     ) -> tuple[ClusterJob, bool]:
         """Start a job, unless one of this name is under way.
 
-        The cluster takes an id once only. A job that is run again after it has ended is a new attempt, `<name>-2` and so on; of
-        two who ask for the same attempt at once one gets it, and the other one finds it under way.
+        A cluster accepts an id only once, so a job that runs again after its end is a new attempt, `<name>-2` and so on. Of two
+        callers that ask for the same attempt at once, one starts it, and the other finds it under way.
 
         Args:
             name: of the job, an id that is the same each time.
             entrypoint: its command line.
-            runtime_env: its surroundings, in Ray's words.
+            runtime_env: Ray's runtime environment for it.
             command: what it does, for `list`.
             sending: called with the id before the job is sent.
 
@@ -174,7 +174,7 @@ class Jobs:
         raise RunError(f"{name}: others keep submitting and ending the same job; `pseudolabel list` shows them")
 
     def follow(self, id: str, write: Callable[[str], None]) -> ClusterJob:
-        """Pass on a job's log from its beginning until it ends.
+        """Write a job's log, from its beginning until the job ends.
 
         Raises:
             RunError: the cluster cannot be reached any more.
@@ -213,11 +213,11 @@ class Jobs:
         return self._ended(id, _STOP_SECONDS)
 
     def _ended(self, id: str, seconds: float | None = None) -> ClusterJob:
-        """The job once it has ended: the log may be at its end a moment earlier."""
+        """Wait until a job has ended, which may be a moment after the end of its log, and return it."""
         end = None if seconds is None else time.monotonic() + seconds
         while (job := _job(self._client.get_job_info(id))).status not in ENDED:
             if end is not None and time.monotonic() > end:
-                raise RunError(f"{id} is {job.status} still, {seconds:g} seconds after it was told to stop")
+                raise RunError(f"{id} is still {job.status}, {seconds:g} seconds after it was asked to stop")
             time.sleep(_POLL_SECONDS)
         return job
 
@@ -234,7 +234,7 @@ class Jobs:
 
 
 def workplace(command: str, recipe: Recipe, out: str | None) -> str:
-    """What a command does and where its results go: what no two processes may do at once."""
+    """A command and where its results go, in words: no two processes may do the same at once."""
     from trainers.running.runs import RunFolder
 
     return f"{command} into {absolute(out) if out else RunFolder(recipe).url}"
@@ -290,7 +290,7 @@ def _absolute(value: Any) -> Any:
 
 @contextmanager
 def _only(address: str) -> Iterator[None]:
-    """An address that is given goes before the environment's; Ray has it the other way round."""
+    """Let a given address take precedence over the environment's; in Ray it is the other way round."""
     held = {name: os.environ.pop(name) for name in _OVERRIDING if name in os.environ}
     try:
         yield
@@ -308,8 +308,8 @@ def _asked(call: Callable[[], Any], where: str) -> Any:
         return call()
     except AuthenticationError as error:
         raise UserError(
-            f"{where}: the cluster wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token "
-            f"({str(error).splitlines()[0]})"
+            f"{where}: the cluster requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into "
+            f"~/.ray/auth_token ({str(error).splitlines()[0]})"
         ) from error
     except (OSError, RuntimeError, ValueError, OverflowError, RpcError) as error:
         words = str(error).splitlines()[0].rstrip(".")

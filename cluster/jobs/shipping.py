@@ -1,4 +1,4 @@
-"""What travels to a cluster: a copy of the working directory as it is now, without what is large or secret."""
+"""Ships the working directory to a cluster: a copy as it is now, without large or secret files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXCLUDES = [
     "*.tar", "*.tar.*", "*.tgz", "*.zip", "*.parquet", "*.pt", "*.pth", "*.ckpt",
     ".env*", ".netrc", ".aws/", ".ssh/", ".ray/", ".kube/", "*.pem", "*.key",
 ]  # fmt: skip
-"""What a working directory may hold that is no code: large, or secret."""
+"""Patterns of files in a working directory that are not code, but large or secret."""
 
 _IGNORE_FILES = (".gitignore", ".rayignore")
 _MOST_BYTES = 500 * 2**20  # of Ray's own limit
@@ -26,14 +26,14 @@ _MOST_BYTES = 500 * 2**20  # of Ray's own limit
 
 @contextmanager
 def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
-    """A copy of a folder, in which nothing changes while it is sent; it is gone after the block.
+    """Yield a copy of a folder, so that nothing changes while it is sent; it is removed after the block.
 
     Args:
         folder: what is copied, without `EXCLUDES` and without what its `.gitignore` and `.rayignore` files name.
-        only: the one file that is copied of it.
+        only: the one file to copy, instead of all.
 
     Raises:
-        UserError: a file cannot be read, or there is more than a cluster takes.
+        UserError: a file cannot be read, or the copy is larger than a cluster accepts.
     """
     chosen, sizes = [], Counter[str]()
     for path in [Path(only).resolve()] if only else _files(folder):
@@ -45,7 +45,7 @@ def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
         largest, size = sizes.most_common(1)[0]
         raise UserError(
             f"{folder} has {sizes.total() / 2**20:,.0f} MiB to ship, {size / 2**20:,.0f} of them in {largest}, and a cluster "
-            f"takes {_MOST_BYTES / 2**20:g}: name in .gitignore or .rayignore what the job does not need, or use --no-ship"
+            f"accepts {_MOST_BYTES / 2**20:g}: name in .gitignore or .rayignore what the job does not need, or use --no-ship"
         )
     with tempfile.TemporaryDirectory(prefix="pseudolabel-") as place:
         for part in chosen:
@@ -68,7 +68,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The files below a folder that travel; links are followed, and pipes and sockets are none."""
+    """The files below a folder that are shipped; links are followed, pipes and sockets are left out."""
     from pathspec import GitIgnoreSpec
 
     rules = [(root, GitIgnoreSpec.from_lines(EXCLUDES))]

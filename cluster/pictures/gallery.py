@@ -1,4 +1,4 @@
-"""Pairs as one page of HTML that needs nothing beside it: a part a task, the pictures inside the page."""
+"""Pairs as one self-contained HTML page: a section for each task, with its pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PictureColumn:
 
 
 def as_html(title: str, facts: str, columns: list[PictureColumn]) -> str:
-    """A page with a part for each column, under each other."""
+    """An HTML page with a section for each column, one below the other."""
     parts = [f"<h1>{escape(title)}</h1><p>{escape(facts)}</p>"]
     for column in columns:
         about = "".join(f"<p>{escape(line)}</p>" for line in column.about)
@@ -51,7 +51,7 @@ def as_html(title: str, facts: str, columns: list[PictureColumn]) -> str:
 
 
 def _inside(picture: Image.Image, what: str) -> str:
-    """A picture as a part of the page."""
+    """A picture as HTML that contains its pixels."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()

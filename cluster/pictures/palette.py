@@ -18,12 +18,12 @@ _PIXELS = 64  # of each crop, drawn
 
 
 def learn_colours(recipe: Recipe, colours: int = 64, samples: int = 2048, step: int = 24) -> dict[str, dict[str, Any]]:
-    """What the tasks that speak of colours can take over as parameters; the same for the same corpus, seed and numbers.
+    """Learn parameters for the tasks on colours; the same corpus, seed and numbers give the same result.
 
     Args:
         recipe: corpus, image and seed are read.
         colours: size of the palette.
-        samples: crops that are looked at.
+        samples: number of crops to sample.
         step: of `quantised_colorization`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What `bench` found, as a table and a sentence."""
+"""The result of `bench` as a table and a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADINGS = ("images", "busy s", "waiting s", "p50 ms", "p90 ms", "p99 ms", "CPU
 
 
 def bench_tables(found: Bench) -> list[RenderableType]:
-    """A row a stage, and the verdict; times, processor times and bytes are an image's."""
+    """A table with a row for each stage, and the verdict; times, processor times and bytes are per image."""
     table = Table(
         title="stages",
         caption=f"could be made: {found.made:,.0f} img/s, arrived: {found.arrived:,.0f} img/s, "

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def metric(name: str, value: float) -> str:
-    """A metric's value as its name asks: a share in per cent, decibels, degrees, else the number."""
+    """A metric's value in the unit that its name implies: per cent, decibels, degrees, or none."""
     if name in ("accuracy", "cells", "whole_orders"):
         return f"{100 * value:.1f} %"
     return {"psnr": f"{value:.1f} dB", "degrees": f"{value:.1f}°"}.get(name, f"{value:.3g}")

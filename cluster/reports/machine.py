@@ -1,4 +1,4 @@
-"""The machine that a command runs on: processor, memory, GPUs, and the versions of what the project stands on."""
+"""The machine that a command runs on: processor, memory, GPUs, and the versions of the packages that a run depends on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS = 20.0  # a driver that hangs is a finding, not a reason to hang
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is.
+    """The hardware and the system of a machine.
 
     Args:
         cpu: model of the processor.

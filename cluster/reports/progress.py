@@ -1,4 +1,4 @@
-"""How far a long step is, on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Shows the progress of long steps on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from pipeline.materialize.run import Progress as RenderProgress
 
 LINE_SECONDS = 60.0
-"""Between the lines that stand in for a bar where there is no terminal."""
+"""Seconds between the plain lines that replace a bar where there is no terminal."""
 
 _SOME = 0.05
-"""From this share of waiting on, what is waited for is named."""
+"""The share of waiting from which its cause is named."""
 
 Clock = Callable[[], float]
 
 
 @dataclass
 class Pace:
-    """Rate and time left of something that counts up; a count that falls starts anew."""
+    """Estimates rate and time left of a count that grows; if it falls, the estimate starts again."""
 
     clock: Clock = time.monotonic
     _first: tuple[float, int] | None = None
     _last: int = 0
 
     def at(self, done: int, total: int) -> tuple[float | None, float | None]:
-        """Things a second since the first count, and seconds until `total`; None while nothing can be said."""
+        """Items a second since the first count, and seconds until `total`; None while they are unknown."""
         now = self.clock()
         if self._first is None or done < self._last:
             self._first = (now, done)
@@ -58,8 +58,8 @@ class Display(Protocol):
         Args:
             title: what is being done.
             done: how much of it.
-            total: of how much.
-            words: what else belongs on the line.
+            total: how much there is to do.
+            words: further text for the line.
             detail: values of each task, for training: name -> (loss, metric, trivial metric), all as words.
         """
 
@@ -107,7 +107,7 @@ class Bar:
 
 @contextmanager
 def counted(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress of a step that counts; shows nothing if it never does.
+    """Show the progress of a step that counts; nothing if it never does.
 
     Args:
         title: what is being done.
@@ -130,20 +130,20 @@ def counted(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def busy(title: str) -> Iterator[Callable[[str], None]]:
-    """A step of which only the parts are known; to be called with the name of each part as it begins."""
+def named_parts(title: str) -> Iterator[Callable[[str], None]]:
+    """Show a step by its parts; yields a function to call with the name of each part as it begins."""
     with _display(title) as display:
         display.show(title, 0, 1, "")
         yield lambda part: display.show(f"{title}: {part}", 0, 1, "")
 
 
 @dataclass
-class TrainingBoard:
+class TrainingProgress:
     """Listens to a run's log lines and shows them.
 
     Args:
         stage: name of the command.
-        phases: what its parts are, by the `stage` of their log lines; the steps of each begin anew.
+        phases: a title for each part of the run, by the `stage` of its log lines; each part counts its own steps.
         display: where to show it.
         metrics: name of each task's metric; `accuracy` where it is not here.
     """
@@ -181,17 +181,18 @@ class TrainingBoard:
 
 
 @contextmanager
-def training(stage: str, phases: Mapping[str, str], first: str = "starting workers") -> Iterator[TrainingBoard]:
-    """Progress of a run; `TrainingBoard.take` is a listener for it, and until it hears something `first` is shown."""
+def training(stage: str, phases: Mapping[str, str], first: str = "starting workers") -> Iterator[TrainingProgress]:
+    """Show the progress of a run; `TrainingProgress.take` is a listener for its log lines, and `first` is shown until the first
+    one."""
     with _display(f"{stage}: {first}") as display:
         if isinstance(display, Lines):
             display.show(f"{stage}: {first}", 0, 1, "")
-        yield TrainingBoard(stage, phases, display)
+        yield TrainingProgress(stage, phases, display)
 
 
 @contextmanager
 def rendering() -> Iterator[Callable[[RenderProgress], None]]:
-    """Progress of a render; to be called after each shard."""
+    """Show the progress of a render; yields a function to call after each shard."""
     pace = Pace()
     with _display() as display:
 

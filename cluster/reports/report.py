@@ -64,7 +64,7 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
 
 def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str, Any]:
     pretrain = found[PRETRAINED]
-    # Results of another backbone than the one the folder now holds have no place beside its curves.
+    # Results of another backbone than the one that the folder holds now are left out.
     current = {"evaluate": found[EVALUATED], "finetune": found[FINETUNED]}
     downstream = {
         command: part
@@ -180,7 +180,7 @@ def _curves(task: dict[str, Any], measured: str) -> str:
 
 
 def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
-    """The preview sheet as a data URI, or why there is none: a report is wanted where the corpus is out of reach, too."""
+    """The preview sheet as a data URI, or why there is none: a report is written even if the corpus cannot be reached."""
     from cluster.pictures.preview import sheet
 
     try:

@@ -1,4 +1,4 @@
-"""What a run came to: its tasks, where its time went, and what its features are worth, as rows and as tables for a terminal."""
+"""The results of a run as rows and as tables for a terminal: its tasks, where its time went, and its downstream accuracies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, 
         caption_justify="left",
     )
     table.add_column("task")
-    for heading in ("loss at first", "loss at last", "metric", "trivial answer", "also"):
+    for heading in ("first loss", "last loss", "metric", "trivial answer", "also"):
         table.add_column(heading, justify="right")
     for name, task in tasks.items():
         measured = metrics.get(name, "")
@@ -58,14 +58,14 @@ def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[st
     """Sentences on the tasks of a pretraining that are not better than the trivial answer, and on a run too short to tell.
 
     Args:
-        tasks: what `trainers.pretraining.pretrain` says of them; those of earlier versions say nothing of it.
+        tasks: their entries in the result of `trainers.pretraining.pretrain`; those of earlier versions lack `learnt`.
         steps: updates of the run.
     """
     behind, untold = ([name for name, task in tasks.items() if task.get("learnt", "") is said] for said in (False, None))
     notes = []
     if behind:
         notes.append(
-            f"not yet learnt: {', '.join(behind)} (over the last log lines no better than the trivial answer by more than "
+            f"not yet learnt: {', '.join(behind)} (over the last log lines not better than the trivial answer by more than "
             "three standard errors); train longer before you judge the features"
         )
     if untold:
@@ -76,7 +76,7 @@ def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[st
 def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
     """Stage, what happens there, milliseconds an image, share of the run's time.
 
-    The time of a rank is `wait` and `step`; the other stages run beside it.
+    The time of a rank is `wait` and `step`; the other stages run at the same time.
     """
     seconds = {"step": stages["total"] - stages["wait"], **stages}
     images, total = max(stages["samples"], 1), stages["total"] or 1.0
@@ -85,7 +85,7 @@ def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]
     return [
         (name, what + of_what.get(name, ""), 1000 * seconds[name] / images, seconds[name] / total)
         for name, what in STAGES.items()
-        if seconds.get(name) or (name in seconds and name != "tasks")  # which are made there, or not at all
+        if seconds.get(name) or (name in seconds and name != "tasks")  # made there, or not at all
     ]
 
 
@@ -103,14 +103,14 @@ def stage_table(stages: Mapping[str, Any]) -> Table:
 
 
 def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
-    """What a run's folder holds beside results, and whether it goes."""
+    """The leftovers in a run's folder, and whether each is removed."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("what")
     table.add_column("size", justify="right")
     table.add_column("")
     table.add_column("why")
     for leftover in found:
-        table.add_row(leftover.name, amount(leftover.size, "B"), "may go" if leftover in going else "stays", leftover.what)
+        table.add_row(leftover.name, amount(leftover.size, "B"), "removable" if leftover in going else "stays", leftover.what)
     return table
 
 
@@ -119,7 +119,7 @@ _FEW_STEPS = 100
 
 
 def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the results of commands were measured on, each with its rows: numbers of one test set have one chance level.
+    """Group the rows of results by the test set that they were measured on: each set has its own chance level.
 
     Args:
         parts: what `evaluate` and `finetune` return; those of earlier versions do not say what they were measured on, and are a
@@ -155,7 +155,7 @@ def downstream_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _protocol(row: Mapping[str, Any]) -> str:
-    """The protocol, the layer that it looked at, and how long it trained."""
+    """The protocol, the layer that it probed, and how long it trained."""
     layer = f" on {row['layer']}" if "layer" in row else ""
     steps = row.get("steps")
     trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
@@ -187,20 +187,20 @@ def coverage_words(row: Mapping[str, Any]) -> str:
 
 
 def beside_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What needs no network, by name, as far as it is known."""
+    """The accuracies that need no network, by name, if they are known."""
     named = (("chance", "chance"), ("colour histogram, no network", "baseline"))
     return [(words, measured[key]) for words, key in named if measured[key] is not None]
 
 
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Pretrained against random, protocol by protocol, with what needs no network; a table for each test set."""
+    """Pretrained against random, protocol by protocol, with the accuracies that need no network; a table for each test set."""
     return [_downstream_table(measured) for measured in report["test_sets"]]
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
     beside = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in beside_words(measured))
     title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
-    caption = f"{beside}\n± is a standard error: how far the draw of the test images alone moves a number"
+    caption = f"{beside}\n± is a standard error: how much the choice of test images alone changes a number"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
     for heading in ("labels", "tested", "random", "pretrained", "gain"):

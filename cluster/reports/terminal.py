@@ -36,8 +36,8 @@ _LONGEST = 60  # characters of a default
 _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def say(*parts: RenderableType) -> None:
-    """Print to stdout; a plain string as it is, never folded, so that it can be copied or piped."""
+def print_out(*parts: RenderableType) -> None:
+    """Print to stdout; a plain string is printed unchanged and never wrapped, so that it can be copied or piped."""
     console = PlainConsole(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     for part in parts:
         if isinstance(part, str):
@@ -46,7 +46,7 @@ def say(*parts: RenderableType) -> None:
             console.print(part)
 
 
-def say_json(content: Any) -> None:
+def print_json(content: Any) -> None:
     """Print JSON to stdout, without secrets, and nothing else."""
     from pipeline.storage import scrubbed_document
 
@@ -100,7 +100,7 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
         table.add_row("note", remark)
     parts: list[RenderableType] = [table]
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
-    what = "damaged, and decoded as far as it goes"
+    what = "damaged, and decoded as far as possible"
     parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
@@ -126,7 +126,7 @@ def verify_tables(verdict: Verdict) -> list[RenderableType]:
         table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
     for note in verdict.notes:
         table.add_row("note", note)
-    table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "all is as the manifest says")
+    table.add_row("verdict", amount(len(verdict.problems), "problem") if verdict.problems else "everything matches the manifest")
     return [table, *_list("problems", ("file", "reason"), [(p.file, p.reason) for p in verdict.problems])]
 
 
@@ -154,7 +154,7 @@ def task_panels(name: str, task: type[Task]) -> list[RenderableType]:
 
 
 def _shown(value: Any) -> str:
-    """A default as JSON; of one that fills the screen, how long it is."""
+    """A default as JSON; if it would fill the screen, its length."""
     text = json.dumps(value)
     return text if len(text) <= _LONGEST else f"{len(value)} values"
 

@@ -18,7 +18,7 @@ from tests.trainers.ledgers import due, trained
 from tests.trainers.tempest import Tempest
 from tests.web import Serve
 from trainers.running.capacity import Node
-from trainers.running.preflight import check_room
+from trainers.running.preflight import check_elastic
 from trainers.running.runs import RunFolder
 
 
@@ -60,9 +60,9 @@ def test_a_run_takes_in_a_node_that_comes_and_goes_on_without_one_that_goes(
 
 def test_workers_that_would_take_the_data_actors_room_are_refused_with_the_arithmetic(run_recipe: Callable[..., Recipe]) -> None:
     spec = run_recipe(workers=[1, 4])
-    check_room(spec, [Node(4.0), Node(2.0)])
-    check_room(run_recipe(workers=[1, 2]), [Node(4.0)])
+    check_elastic(spec, [Node(4.0), Node(2.0)])
+    check_elastic(run_recipe(workers=[1, 2]), [Node(4.0)])
     with pytest.raises(
         UserError, match=r"4 workers, as many as the nodes hold now, leave 0 CPUs to 1 actors x 0\.5 \+ 1 for Ray"
     ):
-        check_room(spec, [Node(4.0)])
+        check_elastic(spec, [Node(4.0)])

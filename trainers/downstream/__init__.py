@@ -1,4 +1,4 @@
-"""The labelled task that shows what features are worth: linear probe, nearest neighbours, and a baseline without a network."""
+"""Downstream evaluation on labelled images: linear probe, nearest neighbours, fine-tuning, and a baseline without a network."""
 
 from trainers.downstream.histogram import colour_histogram
 from trainers.downstream.knn import knn

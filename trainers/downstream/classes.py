@@ -1,4 +1,4 @@
-"""The classes of a labelled task: the one map from the numbers and names in two corpora to the labels that are learnt."""
+"""Maps the class numbers and names of the training and the test corpus to one set of labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassMap:
     Args:
         names: the class of each label: those of the training set first, in the order of their numbers there, then those that only
             the test set has. Where a corpus names no classes, the name is the number.
-        trained: how many of them have training images; only these can be answered.
+        trained: how many of them have training images; only these can be predicted.
         untested: those of them that have no test image.
         train: label of each class number of the training corpus.
         test: label of each class number of the test corpus.
@@ -39,7 +39,7 @@ class ClassMap:
         return self.names[self.trained :]
 
     def warnings(self) -> list[str]:
-        """What is to be said of it."""
+        """Warnings, in words, about classes that only one of the sets has."""
         said = []
         if self.untrained:
             said.append(
@@ -52,11 +52,11 @@ class ClassMap:
 
 
 def class_map(train: Corpus, test: Corpus) -> ClassMap:
-    """Bring the classes of two corpora together by name, or by number where neither names them.
+    """Match the classes of two corpora by name, or by number if neither names them.
 
     Raises:
-        UserError: no labels; one corpus names its classes and the other does not; they have no class in common, or one that is
-            spelt in two Unicode forms; or the training set has one class only.
+        UserError: there are no labels; only one corpus names its classes; they have no class in common, or one that is spelt in
+            two Unicode forms; or the training set has a single class.
     """
     if (train.classes is None) != (test.classes is None):
         words = [UNNAMED if c.classes is None else f"the classes {listed(c.classes)}" for c in (train, test)]
@@ -88,7 +88,7 @@ def class_map(train: Corpus, test: Corpus) -> ClassMap:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few of them, and how many they are."""
+    """The first five names and their number, in words."""
     names = list(names)
     return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''} ({len(names)})"
 
@@ -117,7 +117,7 @@ def _named(corpus: Corpus, side: str) -> dict[int, str]:
 
 
 def _refuse_lookalikes(known: Iterable[str], extra: Iterable[str]) -> None:
-    """Names that only look the same, as a Mac writes them and as Linux does, would count as two classes."""
+    """Refuse names that look the same and differ in Unicode form, as macOS and Linux write them: they would be two classes."""
     looks = {unicodedata.normalize("NFC", name): name for name in known}
     for name in extra:
         other = looks.get(unicodedata.normalize("NFC", name))

@@ -25,7 +25,7 @@ class Classifier(nn.Module):
         weights: of the backbone, or None to start from random ones (drawn from the recipe's seed).
 
     Attributes:
-        untrained: names of the backbone's weights that start random although `weights` are given, for these lack them.
+        untrained: names of the backbone's weights that start random although `weights` are given, since these lack them.
     """
 
     def __init__(self, recipe: Recipe, classes: int, weights: dict[str, Any] | None) -> None:
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         return self.head(self.backbone(self.pixels(image)).vector).float()
 
     def forward(self, batch: dict[str, Tensor], only: str = OBJECTIVE) -> dict[str, Outcome]:
-        """Cross-entropy and accuracy; samples of weight 0, such as those without a label, count for nothing. One objective."""
+        """Cross-entropy and accuracy, as the only objective; samples of weight 0, such as those without a label, do not count."""
         weight, label = batch["weight"], batch["class"].clamp_min(0)
         logits = self.logits(batch["image"])
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Evaluation of frozen features: linear probe and nearest neighbours, pretrained against random, with baselines beside them."""
+"""Evaluates frozen features by linear probe and nearest neighbours: pretrained and random weights, and two baselines."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from trainers.running.session import connect, exclusive
 
 QUARANTINE = "evaluate.quarantine.json"
 VECTOR = "feature vector"
-"""What results call the layer whose features are probed where the recipe names none: what the network's own classifier sees."""
+"""Name, in results, of the layer that is probed by default: the feature vector that the network's own classifier sees."""
 
 
 def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None) -> dict[str, Any]:
     """Probe the run's pretrained backbone, and the same network with random weights, on the recipe's labelled corpora.
 
-    The features are those of each image's centre, from the layer `downstream.layer`, else from the deepest that pretraining has
-    trained. Batch normalisation is as in evaluation, by statistics that are measured for both starts on the training images, for
-    those of pretraining are of grey, erased and standardised ones, and a random start has none. Leaves in the run's folder
+    Features are computed from each image's centre, at the layer `downstream.layer`, else at the deepest layer that pretraining
+    has trained. Batch normalisation uses statistics that are measured on the training images for both starts: those of
+    pretraining come from grey, erased and standardised images, and a random start has none. Leaves in the run's folder
     `evaluate.json` (what is returned) and `evaluate.quarantine.json`, the images that could not be used.
 
     Args:
-        recipe: its `downstream` section says on what; the backbone comes from the run's `pretrain`.
+        recipe: its `downstream` section names the corpora; the backbone comes from the run's `pretrain`.
         listeners: called with each log line.
 
     Returns:
@@ -59,13 +59,13 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     folder = RunFolder(recipe)
     connect(recipe)
     with exclusive(f"evaluate into {folder.url}"):
-        board = open_run_log()
-        config = {"data": data, "weights": backbone.weights, "layer": layer, "board": board}
+        run_log = open_run_log()
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "run_log": run_log}
         try:
-            fit(_work, config, recipe, "evaluate", board, listeners or [], fresh=True)
+            fit(_work, config, recipe, "evaluate", run_log, listeners or [], fresh=True)
         finally:
             folder.clear(f"evaluate-{folder.identity('evaluate')}")  # Ray Train's; an evaluation has no checkpoints
-        answer = ray.get(board.answer.remote())
+        answer = ray.get(run_log.result.remote())
         quarantine = answer.pop("quarantine")
         outcome: dict[str, Any] = {
             "pretraining": backbone.identity,
@@ -110,7 +110,7 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    data, board, context = config["data"], config["board"], ray.train.get_context()
+    data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
     world = context.get_world_size()
     embeddings = {}
     for init in INITS:
@@ -119,7 +119,7 @@ def _work(config: dict[str, Any]) -> None:
             backbone.load(config["weights"])
         place(backbone, ray.train.torch.get_device())
         embeddings[init] = backbone.embedding(config["layer"])
-    recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), board)
+    recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), run_log)
     try:
         remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), recipe, world)
         sets, quarantine = {}, []
@@ -128,17 +128,17 @@ def _work(config: dict[str, Any]) -> None:
             sets[side] = extract(embeddings, images, recipe, world)
             quarantine += [{"set": side, **row} for row in images.quarantined(f"downstream.{side}")]
         if len(sets["train"].y) < 2:
-            raise UserError("downstream.train: one image only can be used, and probes need two")
+            raise UserError("downstream.train: only one image can be used, and probes need two")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
-        ray.get(board.refuse.remote(error))
+        ray.get(run_log.refuse.remote(error))
         return
     if context.get_world_rank() == 0:
         answer = judge(sets["train"], sets["test"], data, config["layer"])
-        ray.get(board.conclude.remote({**answer, "quarantine": quarantine}))
+        ray.get(run_log.set_result.remote({**answer, "quarantine": quarantine}))
 
 
 def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None) -> dict[str, Any]:
-    """All protocols on all features."""
+    """Run every protocol on every network's features."""
     measured, rows = data.measured(np.bincount(test.y, minlength=len(data.classes.names))), []
     trained, seed = data.classes.trained, data.recipe.seed
     for init in INITS:

@@ -1,4 +1,4 @@
-"""Frozen features of labelled images, computed by all ranks and brought together."""
+"""Frozen features of labelled images, computed on all ranks and gathered on each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class FeatureSet:
     y: np.ndarray
 
 
-def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device, board: Any) -> Recipe:
-    """The recipe with a precision in which this device computes these networks rightly.
+def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.device, run_log: Any) -> Recipe:
+    """The recipe with a precision in which this device computes these networks correctly.
 
     To be called on a Ray Train worker. Where that is another precision than the one asked for, the run log says why; see
     `trainers.networks.precision.checked`.
@@ -42,7 +42,7 @@ def checked_recipe(recipe: Recipe, networks: Iterable[nn.Module], device: torch.
     images = torch.zeros(4, 3, recipe.image.size, recipe.image.size, device=device).contiguous(memory_format=torch.channels_last)
     found, why = checked(device, recipe.training.precision, lambda: [network(images) for network in networks])
     if why:
-        board.note.remote(f"rank {ray.train.get_context().get_world_rank()}: {why}", 0)
+        run_log.note.remote(f"rank {ray.train.get_context().get_world_rank()}: {why}", 0)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": found})})
 
 

@@ -32,24 +32,24 @@ from trainers.running.tracking import tracked
 
 QUARANTINE = "finetune.quarantine.json"
 BEGUN = "finetune.begun.json"
-"""Names the backbone that checkpoints began from: those of another one are not gone on with."""
+"""File that names the backbone from which checkpoints started: a run does not resume from those of another one."""
 
 log = logging.getLogger(__name__)
 
 
 def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
-    """Fine-tune the run's pretrained backbone on `downstream.train` and test it, beside the same network from random weights.
+    """Fine-tune the run's pretrained backbone on `downstream.train` and test it; the same from random weights, to compare.
 
-    Batch normalisation is tested, and kept in `classifier.pt`, by statistics that are measured after training on plain training
-    images: in some ten steps the running ones have not yet left the start.
+    For the test, and in `classifier.pt`, batch normalisation has statistics that are measured on plain training images after
+    training: the running ones are still near their initial values after some ten steps.
 
     Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned),
     `finetune.quarantine.json` (the images that could not be used) and the logs.
 
     Args:
-        recipe: its `downstream` section says on what; the backbone comes from the run's `pretrain`.
+        recipe: its `downstream` section names the corpora; the backbone comes from the run's `pretrain`.
         listeners: called with each log line.
-        fresh: start anew even if there are checkpoints of this recipe.
+        fresh: start again even if there are checkpoints of this recipe.
 
     Returns:
         `downstream`: for each start the accuracy on the test set, after the last epoch, of the image's centre, with its standard
@@ -118,7 +118,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
 
 
 def _forget_other(folder: RunFolder, pretraining: str) -> None:
-    """Clear checkpoints that began from another backbone than this: they bear the recipe's name, and the recipe is the same."""
+    """Remove checkpoints that started from another backbone: the recipe is the same, and so is the name of their folder."""
     before = folder.read_json(BEGUN) or folder.read_json(FINETUNED) or {}
     if before.get("pretraining", pretraining) != pretraining:
         for init in INITS:
@@ -127,7 +127,7 @@ def _forget_other(folder: RunFolder, pretraining: str) -> None:
 
 
 def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
-    """The modules of the network that pretraining has not reached, said and returned."""
+    """Return, and log, the modules of the network that pretraining did not reach."""
     missing = Classifier(data.recipe, data.classes.trained, weights).untrained
     found: list[str] = []
     for name in missing:
@@ -143,7 +143,7 @@ def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
 def _answer(job: TrainingJob) -> dict[str, Any]:
     import ray
 
-    answer: dict[str, Any] = ray.get(job.board.answer.remote())
+    answer: dict[str, Any] = ray.get(job.board.result.remote())
     return answer
 
 
@@ -171,15 +171,15 @@ def _work(config: dict[str, Any]) -> None:
     if context.get_world_rank() == 0:
         answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
         answer["statistics"] = {name: value.cpu() for name, value in model.named_buffers() if "running_" in name}
-        ray.get(job.board.conclude.remote(answer))
+        ray.get(job.board.set_result.remote(answer))
 
 
 @torch.inference_mode()
 def count_right(model: Classifier, batches: Iterable[Batch], recipe: Recipe, classes: int) -> tuple[int, np.ndarray]:
-    """How many images a network names right, batch normalisation and dropout as in evaluation.
+    """Count the images that a network classifies correctly, with batch normalisation and dropout as in evaluation.
 
     Returns:
-        Their number, and how many of each label were tested, int64 (classes,).
+        The number that is correct, and how many of each label were tested, int64 (classes,).
     """
     right, labels = 0, np.zeros(classes, np.int64)
     model.eval()

@@ -1,4 +1,4 @@
-"""The baseline without a network: a photo's colours, counted."""
+"""The baseline without a network: a histogram of a photo's colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BINS = 8
 
 
 def colour_histogram(images: np.ndarray | Tensor) -> np.ndarray:
-    """Joint colour histograms, to be classified as features of a network are.
+    """Joint colour histograms, to be classified like the features of a network.
 
     Eight bins a channel, counted jointly (Swain & Ballard 1991), as shares of the pixels; their square roots are returned,
     so that distances are Hellinger's, under which linear classifiers do better on histograms (Perronnin et al. 2010).

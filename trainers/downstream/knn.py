@@ -1,4 +1,4 @@
-"""The nearest-neighbour vote: how well frozen features do without any fitting."""
+"""Classifies by a vote of the nearest neighbours: how well frozen features do without any fitting."""
 
 from __future__ import annotations
 

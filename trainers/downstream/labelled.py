@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledSource(UnitSource):
-    """A source whose samples bear the labels of a `ClassMap`; to one without a label, that is a problem like any other.
+    """A source whose samples have the labels of a `ClassMap`; a sample without a label is quarantined.
 
     Args:
         labels: label of each class number of the corpus.
@@ -75,7 +75,7 @@ class Labelled:
         return self._once(self.train, self.classes.train, shuffle=False)
 
     def training_some(self, most: int) -> UnitSource:
-        """Of the training images at most so many, drawn by the seed, in a shuffled order: the centre of each, once."""
+        """At most `most` training images, drawn by the seed and shuffled: the centre of each, once."""
         chosen, ends = permutation(self.train.samples, "statistics", self.recipe.seed)[:most], np.cumsum(self.train.counts)
         parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
         some = self.train.select([part - start for part, start in zip(parts, ends - self.train.counts)])
@@ -124,7 +124,7 @@ class Labelled:
 
 
 def open_labelled(recipe: Recipe) -> Labelled:
-    """Open the recipe's labelled corpora, and say which classes only one of them has.
+    """Open the recipe's labelled corpora, and warn of classes that only one of them has.
 
     Raises:
         UserError: no `downstream` section, no labels, or labels that do not agree.
@@ -132,7 +132,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
     spec = recipe.downstream
     if spec is None:
         raise UserError(
-            "the recipe has no `downstream` section; it names the labelled shards: downstream.train and downstream.test"
+            "the recipe has no `downstream` section, which names the labelled shards: downstream.train and downstream.test"
         )
     corpus = recipe.corpus
     train, test = (

@@ -1,4 +1,4 @@
-"""A pass over labelled images on every rank: those that can be used, on its device, and a count of those that cannot."""
+"""One pass over labelled images on every rank: the usable ones on the rank's device, and a table of the quarantined ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass
 class Pass:
-    """One pass over a source; to be gone through on every rank of a Ray Train run, all of which see as many batches.
+    """One pass over a source, to be iterated on every rank of a Ray Train run; all ranks see the same number of batches.
 
     Args:
         source: images with labels; samples of weight 0 are left out, whether they cannot be decoded or have no label.
@@ -57,14 +57,14 @@ class Pass:
             yield usable(columns, device)
 
     def quarantined(self, what: str) -> Rows:
-        """After the pass, what all ranks left out.
+        """The samples that all ranks left out; to be called after the pass.
 
         Args:
             what: the recipe's key of the shards.
 
         Raises:
             BudgetExceeded: more than `failures.budget` allows.
-            UserError: nothing is left.
+            UserError: no image can be used.
         """
         import ray.train
 
@@ -84,10 +84,10 @@ def usable(columns: dict[str, Any], device: torch.device) -> Batch:
 
 
 def some_left(quarantined: Rows, total: int, what: str) -> Rows:
-    """The rows themselves, where they are not all of `total` images.
+    """Return the quarantined rows unless they are all of the `total` images.
 
     Raises:
-        UserError: they are.
+        UserError: no image can be used.
     """
     if len(quarantined) < total:
         return quarantined

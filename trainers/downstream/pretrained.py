@@ -1,4 +1,4 @@
-"""What pretraining left in a run's folder, and where the recipe at hand is another than the one that it followed."""
+"""Reads the pretrained backbone of a run's folder, and lists where its recipe differs from the present one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Pretrained:
     """A pretrained backbone.
 
     Args:
-        weights: under torchvision's names.
-        identity: the name of what was computed, see `RunFolder.identity`.
-        tasks: the pretext tasks, as far as the run's folder says.
-        differs: keys in which the recipe at hand differs, with the value of pretraining and its own.
+        weights: tensors by torchvision's names.
+        identity: of the pretraining, see `RunFolder.identity`.
+        tasks: the pretext tasks, if the run's folder names them.
+        differs: keys in which the present recipe differs, with both values.
     """
 
     weights: dict[str, Any]
@@ -32,7 +32,7 @@ class Pretrained:
 
 
 def read_pretrained(recipe: Recipe) -> Pretrained:
-    """The backbone in the recipe's run folder; that it was pretrained with another recipe is said, and no error.
+    """Read the backbone in the recipe's run folder; warns if it was pretrained with another recipe.
 
     Raises:
         UserError: there is none, or it is another network than the recipe's.

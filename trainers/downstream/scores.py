@@ -1,4 +1,4 @@
-"""How exactly an accuracy is known."""
+"""The standard error of an accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics of batch normalisation, measured anew on plain images before a network is judged on such images."""
+"""Measures the statistics of batch normalisation again, on plain images, before a network is tested on such images."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MOST_IMAGES = 16_384
 
 
 class _Moments:
-    """Sums over all images of what one layer is given, and of its squares, by channel."""
+    """Sums, by channel, of one layer's inputs and of their squares over all images."""
 
     def __init__(self, layer: _BatchNorm, world: int) -> None:
         self.layer, self._world = layer, world
         self._total: Tensor = torch.zeros(())
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Called before the layer is: from here on it normalises by the statistics of the step's whole batch, on all ranks."""
-        if args[0].is_meta:  # a backbone looks whether it can take images of this size
+        """Hook that runs before the layer, and makes it normalise by the statistics of the step's batch over all ranks."""
+        if args[0].is_meta:  # a backbone checks whether it can take images of this size
             return
         x = args[0].detach().float()
         axes = [axis for axis in range(x.ndim) if axis != 1]
@@ -42,7 +42,7 @@ class _Moments:
         self._set(step)
 
     def finish(self) -> None:
-        """From here on the layer normalises by the statistics of all that it was given."""
+        """Make the layer normalise by the statistics of all its inputs."""
         self._set(self._total)
 
     def _set(self, sums: Tensor) -> None:
@@ -56,16 +56,16 @@ class _Moments:
 
 
 def normalises_by_batch(network: nn.Module) -> bool:
-    """Whether a network has layers whose statistics can be measured anew."""
+    """Whether a network has layers whose statistics can be measured again."""
     return bool(_layers(network))
 
 
 @torch.no_grad()
 def remeasure(networks: Mapping[str, nn.Module], batches: Iterable[Batch], recipe: Recipe, world: int = 1) -> None:
-    """Give the batch normalisation of each network the mean and variance that it meets on these images.
+    """Set the mean and variance of each network's batch normalisation to those of its inputs on these images.
 
-    As `torch.optim.swa_utils.update_bn` does, in one pass in which each layer normalises by the batch; but the batch is that of
-    all ranks, and the statistics are those of all images together, so neither depends on the number of ranks. Nothing else
+    Like `torch.optim.swa_utils.update_bn`, it makes one pass in which each layer normalises by the batch; but the batch is that
+    of all ranks, and the statistics are those of all images together, so neither depends on the number of ranks. Nothing else
     changes; a network without such layers is not run.
 
     Args:

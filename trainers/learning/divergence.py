@@ -17,7 +17,8 @@ class Diverged(RunError):
 
 
 class Finding(NamedTuple):
-    """The first step with something not finite, whether that was a loss or metric (not only a gradient), and what in words."""
+    """The first step with a value that is not finite; whether that is a loss or metric, not only a gradient; and which, in
+    words."""
 
     step: int
     is_loss: bool
@@ -25,10 +26,10 @@ class Finding(NamedTuple):
 
 
 class FiniteCheck:
-    """Remembers the first step whose losses, metrics or gradients are not all finite, on the device: no step waits for it.
+    """Records, on the device, the first step whose losses, metrics or gradients are not all finite; no step waits for the device.
 
     Args:
-        model: its gradients are looked at.
+        model: its gradients are checked.
         objectives: names of the losses.
         device: of the model.
     """
@@ -39,7 +40,7 @@ class FiniteCheck:
         self._finite: Tensor | None = None
 
     def look(self, step: int, outcomes: Mapping[str, Outcome]) -> None:
-        """Look at a step's losses, metrics and gradients; to be called before the optimizer's step."""
+        """Check a step's losses, metrics and gradients; to be called before the optimizer's step."""
         losses = [outcomes[name].loss.detach().sum() for name in self._losses]
         metrics = [outcomes[name].metric for name in self._losses]
         norms = [torch.linalg.vector_norm(gradient) for _, gradient in self._gradients()]
@@ -51,7 +52,7 @@ class FiniteCheck:
         self._finite = torch.where(first, finite, self._finite)
 
     def found(self) -> Finding | None:
-        """What was not finite first; None while all was. Waits for the device."""
+        """The first value that was not finite; None if all were finite. Waits for the device."""
         step = int(self._step)
         if step < 0 or self._finite is None:
             return None
@@ -68,11 +69,11 @@ class FiniteCheck:
 
 
 def diverged(found: Finding, precision: str, lr: float) -> Diverged:
-    """The error of a run that went wrong.
+    """Make the error of a run that diverged.
 
     Args:
-        found: where.
-        precision: `float32` or `bfloat16`, in which the products were computed.
+        found: what was not finite, and at which step.
+        precision: `float32` or `bfloat16`, in which matrix products were computed.
         lr: the learning rate at the time.
     """
     if precision == "float32":

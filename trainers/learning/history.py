@@ -1,4 +1,4 @@
-"""The curves of a run in bounded memory, and what its last log lines say of each task."""
+"""The curves of a run in bounded memory, and a summary of each task from the last log lines."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 MOST_POINTS = 1000
 MOST_RECENT = 20
 LEAST_RECENT = 5
-"""Of so many lines at least a standard error is made."""
+"""The fewest lines from which a standard error is computed."""
 
 LEAST_STEPS = 100
-"""Fewer updates than these say nothing of a task."""
+"""The fewest updates after which a task is judged."""
 
 STANDARD_ERRORS = 3.0
 
 Line = dict[str, Any]
-"""`step`; `tasks`, the means of each over the steps since the line before; `counts`, of how many samples of each task."""
+"""A log line: `step`; `tasks`, each one's means over the steps since the line before; `counts`, its number of samples."""
 
 
 class History:
-    """The log lines of a run: as a curve of at most `MOST_POINTS` points, and the last of them as they were.
+    """Keeps the log lines of a run: a curve of at most `MOST_POINTS` points, and the last `MOST_RECENT` lines unchanged.
 
-    Where there would be more points, neighbours become one, the means over both: a curve is even, however long the run.
+    When there would be more points, each two neighbours are merged into their mean, so that a curve's points are evenly spaced
+    however long the run is.
 
     Args:
-        state: what `state` gave; or the list of all lines that checkpoints held before.
+        state: the result of `state`, or the list of all lines that older checkpoints hold.
     """
 
     def __init__(self, state: Mapping[str, Any] | list[Line] | None = None) -> None:
@@ -59,7 +60,7 @@ class History:
         return {"points": self._points, "recent": self._recent, "lines": self._lines}
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Of each task what `trainers.learning.loop.summary` says of it."""
+        """For each task the entries that `trainers.learning.loop.summary` returns."""
         names = self._recent[-1]["tasks"] if self._recent else {}
         return {name: {**self._curve(name), **self._last(name), **self._margin(name)} for name in names}
 
@@ -77,7 +78,7 @@ class History:
         return {"metric": task.pop("metric"), "trivial": task.pop("trivial"), "also": task}
 
     def _margin(self, name: str) -> dict[str, float | None]:
-        """By how much the metric exceeds the trivial answer's over the last quarter of the lines, and its standard error."""
+        """How much the metric exceeds that of the trivial answer over the last quarter of the lines, with its standard error."""
         wanted = min(MOST_RECENT, max(LEAST_RECENT, self._lines // 4))
         tasks = [line["tasks"][name] for line in self._recent[-wanted:] if line["counts"][name]]
         apart = [task["metric"] - task["trivial"] for task in tasks]
@@ -90,8 +91,8 @@ def learnt(task: Mapping[str, Any], higher_is_better: bool, steps: int) -> bool 
     """Whether a task's metric is better than the trivial answer's by more than noise: three standard errors.
 
     Args:
-        task: what `History.tasks` says of it.
-        higher_is_better: of its metric.
+        task: its entry in `History.tasks`.
+        higher_is_better: whether a higher metric is better.
         steps: updates of the run.
 
     Returns:
@@ -104,7 +105,7 @@ def learnt(task: Mapping[str, Any], higher_is_better: bool, steps: int) -> bool 
 
 
 def _merged(first: Line, second: Line) -> Line:
-    """One point of two neighbours: the means over the samples of both."""
+    """Merge two neighbouring points into one: the means over the samples of both."""
     counts = {name: first["counts"][name] + count for name, count in second["counts"].items()}
     shares = {name: second["counts"][name] / count if count else 0.5 for name, count in counts.items()}
     tasks = {

@@ -1,4 +1,4 @@
-"""The ledger of a run: which samples each step trained, for those who want to know or to prove it."""
+"""The ledger of a run: which samples each step trained on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 
 class Ledger:
-    """One rank's lines, a JSON object a step: `step`, and the `ids` of its samples in order (see `pipeline.draws.sample_id`).
+    """Writes one rank's ledger: for each step a line of JSON with `step` and the `ids` of its samples in order (see
+    `pipeline.draws.sample_id`).
 
-    A line is on disk before its step is trained. Each start of a rank writes a file of its own, named after where it began; a
-    run that was interrupted has some steps in several files, with the same ids.
+    A line is on disk before its step is trained. Each start of a rank writes a file of its own, named after its first step; a run
+    that was interrupted has some steps in several files, with the same ids.
 
     Args:
         folder: a local folder.
-        step: where the rank begins.
+        step: the first step of this start.
         rank: this rank.
         world: number of ranks.
     """

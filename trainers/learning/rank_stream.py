@@ -1,4 +1,4 @@
-"""A rank's stream of batches out of Ray Data, how long each stage of it took, and what holds it up."""
+"""A rank's stream of batches from Ray Data, the seconds that each stage took, and which stage holds it up."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FEED_STAGES = (*STAGES, "transfer", "wait")
 _BATCHES_AHEAD = 2
 _BUSY = 0.5
 _MOST_PATIENCE = 3
-"""For how many times `failures.stall_seconds` a batch is waited for while its stages go on."""
+"""A batch is waited for at most this many times `failures.stall_seconds`, as long as its stages make progress."""
 
 
 class Stalled(RunError):
-    """A stage of the data plane has given nothing for longer than `failures.stall_seconds`."""
+    """A stage of the data plane has produced nothing for longer than `failures.stall_seconds`."""
 
 
 def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world: int) -> str:
-    """The stage that training waits for: the longest of those whose processes have hardly a moment to spare.
+    """Name the stage that training waits for: the longest stage of the busiest processes.
 
     Args:
         seconds: of each stage, over all ranks, in that time.
@@ -38,45 +38,45 @@ def cause(seconds: Mapping[str, float], elapsed: float, place: Placement, world:
         world: number of ranks.
 
     Returns:
-        A name of `STAGES` (`tasks` is the training workers' own); or `transfer`, if no process is busy for half of its time
-        and so the bytes' way must be it.
+        A name of `STAGES` (`tasks` runs in the training workers); or `transfer`, if no process is busy for half of its time, so
+        that sending the bytes must be the limit.
     """
-    first = STAGES.index("check" if place.render == "trainer" else "tasks")  # of the stages that training workers do themselves
+    first = STAGES.index("check" if place.render == "trainer" else "tasks")  # the first that training workers do themselves
     pools = [(STAGES[:first], place.actors), (STAGES[first:], world)]
     loads = [(sum(seconds[stage] for stage in stages) / (size * max(elapsed, 1e-9)), stages) for stages, size in pools]
     load, stages = max(loads)
     return max(stages, key=lambda stage: seconds[stage]) if load >= _BUSY else "transfer"
 
 
-def grace(patience: float, waited: float, still: float) -> float:
-    """For how many seconds more to wait for a batch whose time is up: a slow machine is none that stands still.
+def more_seconds(patience: float, waited: float, still: float) -> float:
+    """How many more seconds to wait for a batch whose time is up: a slow stage still makes progress, a stalled one does not.
 
     Args:
-        patience: seconds that a stage may stand still.
-        waited: seconds since the batch was asked for, `patience` or more.
-        still: seconds for which the stage that has stood still longest has done so.
+        patience: seconds for which a stage may make no progress.
+        waited: seconds since the batch was requested, `patience` or more.
+        still: seconds since the last progress of the stage that has made none for longest.
 
     Returns:
-        0 where a stage stands still, or goes on and on without a batch.
+        0 if a stage has stalled, or if stages make progress and no batch comes.
     """
     return max(patience - still, 0.0) if waited < _MOST_PATIENCE * patience else 0.0
 
 
 @dataclass
 class RankStream:
-    """Batches of one rank, in the order of the schedule; every rank of the run makes its own at the same time.
+    """Iterates over the batches of one rank, in the order of the schedule; all ranks of a run do so at the same time.
 
     Args:
-        source: what to stream; its `step` is where to begin.
+        source: what to stream; its `step` is the first step.
         rank: this rank.
         world: number of ranks.
-        board: where data actors say what they are at; without one a stall names no actor.
+        run_log: where data actors report what they do; without one the error of a stall names no actor.
     """
 
     source: UnitSource
     rank: int
     world: int
-    board: Any = None
+    run_log: Any = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FEED_STAGES, 0.0))
     first_batch: float | None = None
     """Seconds from the start of the stream to its first batch."""
@@ -84,7 +84,7 @@ class RankStream:
     _marks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FEED_STAGES, 0.0))
 
     def since_last(self) -> dict[str, float]:
-        """Seconds of each stage since this was last asked."""
+        """Seconds of each stage since the last call."""
         before, self._marks = self._marks, dict(self.seconds)
         return {stage: seconds - before[stage] for stage, seconds in self.seconds.items()}
 
@@ -96,14 +96,14 @@ class RankStream:
         started = time.perf_counter()
         schedule = self.source.schedule.shared_by(self.world)
         source = replace(self.source, schedule=schedule)
-        tell = None if self.board is None else partial(_tell, self.board)
+        report = None if self.run_log is None else partial(_report, self.run_log)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
-        # An actor of Ray's carries it out, for one rank too: here Ray would print an error that is none (its issue 53727).
-        splits = units(source, tell, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
+        # A Ray actor executes it, for a single rank too: in this process Ray would print a false error (its issue 53727).
+        splits = units(source, report, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
         data = broadcast_from_rank_zero(splits)[self.rank]
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
-        timed = self._timed(steps(source, data, self.rank, self.world, gpu, tell, torch.get_num_threads()))
+        timed = self._timed(steps(source, data, self.rank, self.world, gpu, report, torch.get_num_threads()))
         made = ahead(timed, _BATCHES_AHEAD, partial(self._late, source))
         while True:
             asked = time.perf_counter()
@@ -119,7 +119,7 @@ class RankStream:
             yield item
 
     def _timed(self, made: Iterator[tuple[int, Columns]]) -> Iterator[tuple[int, Columns]]:
-        """Pass batches on, adding up how long each took to fetch and put together (in the background), its tasks aside."""
+        """Yield batches, adding up the seconds that each took to fetch and assemble (in the background) without its tasks."""
         tasks = STAGES.index("tasks")
         while True:
             asked = time.perf_counter()
@@ -130,10 +130,10 @@ class RankStream:
             yield item
 
     def _late(self, source: UnitSource, waited: float) -> float:
-        """For how many seconds more to wait for a batch.
+        """How many more seconds to wait for a batch.
 
         Raises:
-            Stalled: in vain, with what is known of it.
+            Stalled: no more, with the stage and actor that hold it up, as far as they are known.
         """
         patience, place = source.recipe.failures.stall_seconds, source.recipe.placement
         if waited < patience:
@@ -141,30 +141,28 @@ class RankStream:
         import ray
 
         words = f"no batch has come to rank {self.rank} for {waited:.0f} s (failures.stall_seconds: {patience:g}): "
-        if self.board is None:
+        if self.run_log is None:
             raise Stalled(words + "reading, rendering or transfer stands still")
-        busy, come = ray.get([self.board.busy.remote(), self.board.actors.remote()])
-        if busy:
-            actor, stage, unit, seconds = busy[0]
-            if more := grace(patience, waited, seconds):
+        active, started = ray.get([self.run_log.active.remote(), self.run_log.actors.remote()])
+        if active:
+            actor, stage, unit, seconds = active[0]
+            if more := more_seconds(patience, waited, seconds):
                 return more
             raise Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(source, unit)}")
-        if come == 0:
+        if started == 0:
             raise Stalled(
-                f"{words}start: none of the {place.actors} data actors has come; are {place.actors} x {place.cpus:g} CPUs "
-                "and one more free beside the workers?"
+                f"{words}start: none of the {place.actors} data actors has started; are {place.actors} x {place.cpus:g} CPUs "
+                "and one more free besides the training workers?"
             )
-        raise Stalled(
-            f"{words}transfer: the data actors have nothing to do, their units do not arrive; is the object store full?"
-        )
+        raise Stalled(f"{words}transfer: the data actors are idle, and their units do not arrive; is the object store full?")
 
 
-def _tell(board: Any, actor: str, stage: str, unit: int) -> None:
-    board.doing.remote(actor, stage, unit)
+def _report(run_log: Any, actor: str, stage: str, unit: int) -> None:
+    run_log.report.remote(actor, stage, unit)
 
 
 def _whereabouts(source: UnitSource, unit: int) -> str:
-    """The shards that a unit is read from."""
+    """Words that name the shards from which a unit is read."""
     if unit < 0:
         return ""
     shards = source.schedule.unit(unit, source.step)[1].shards

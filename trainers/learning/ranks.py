@@ -1,4 +1,4 @@
-"""What ranks tell each other outside the gradients."""
+"""Exchanges between ranks other than those of gradients."""
 
 from __future__ import annotations
 

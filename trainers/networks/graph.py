@@ -21,12 +21,12 @@ from pipeline.errors import UserError
 Layout = Literal["nchw", "nhwc", "tokens", "flat"]
 
 REFUSALS = (RuntimeError, AssertionError, ValueError)
-"""What torch's layers raise for a size that they cannot take."""
+"""Errors that torch's layers raise for a size that they cannot take."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A tensor of the network: torchvision's path of it, fx's name of it, its shape for one image, and what its axes are."""
+    """A tensor at which the network can be cut: torchvision's path, fx's name, its shape for one image, and what its axes are."""
 
     path: str
     node: str

@@ -103,7 +103,7 @@ def disagreements(device: torch.device | str, run: Callable[[], object]) -> list
         run: computes the network once, on a batch of any size.
 
     Returns:
-        What is further apart than `TOLERANCE`, or not finite, in words; empty where all agree.
+        Descriptions of the products that are further apart than `TOLERANCE`, or not finite; empty if all agree.
     """
     recorder = _Recorder()
     with torch.no_grad(), torch.autocast(torch.device(device).type, dtype=torch.bfloat16), recorder:
@@ -118,7 +118,7 @@ def disagreements(device: torch.device | str, run: Callable[[], object]) -> list
 
 
 def checked(device: torch.device | str, precision: Precision, run: Callable[[], object]) -> tuple[Precision, str]:
-    """The precision in which a network can be computed here, and why it is not the one that was asked for, if it is not.
+    """The precision in which a network can be computed here, and the reason if it is not the one asked for.
 
     Args:
         device: the network's.
@@ -211,7 +211,7 @@ def _has_idle_taps(
 def _random(value: Any, generator: torch.Generator) -> Any:
     """Normal numbers in place of a tensor of numbers, in float32 and in the same memory format; other values as they are.
 
-    Weights get the scale at which a sum over their inputs is of the inputs' size, so that no softmax is in its flat parts.
+    Weights get the scale at which a sum over their inputs is of the inputs' size, so that no softmax saturates.
     """
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         return value
@@ -221,7 +221,7 @@ def _random(value: Any, generator: torch.Generator) -> Any:
 
 
 def _words(value: Any) -> str:
-    """The shape of a tensor, or a number or numbers or an equation; nothing of other values."""
+    """Describe a value: a tensor by its shape, numbers and equations as they are, other values not at all."""
     if isinstance(value, Tensor):
         return "x".join(map(str, value.shape))
     return str(value) if isinstance(value, int | tuple | str) and not isinstance(value, bool) else ""

@@ -1,4 +1,4 @@
-"""The small-image stem: first layers that keep the resolution which their ImageNet originals give away."""
+"""The small-image stem: first layers that keep the resolution which those for ImageNet reduce."""
 
 from __future__ import annotations
 

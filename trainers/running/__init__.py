@@ -1,1 +1,1 @@
-"""A run on Ray: does it fit the cluster, its folder, checkpoints, log and tracking."""
+"""A run on Ray: the resources that it needs, its folder, checkpoints, log and tracking."""

@@ -1,4 +1,4 @@
-"""Checkpoints: one file each, which is there whole or not at all, written beside the training and checked when it is read."""
+"""Checkpoints: one file each, written atomically in the background of training, and checked by its digest when it is read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ State = dict[str, Any]
 class Checkpoints:
     """The checkpoints of one run.
 
-    A name holds the step and a digest of the content, so that a damaged file is known by it; the file is `torch.save`'s.
+    A name holds the step and a digest of the content, by which a damaged file is recognised; the file is written by `torch.save`.
 
     Args:
         folder: path or URL that all workers reach.
-        keep: how many are kept, the newest.
+        keep: how many of the newest are kept.
     """
 
     def __init__(self, folder: str, keep: int) -> None:
@@ -36,10 +36,10 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def save(self, step: int, state: State) -> None:
-        """Take the state as it is now; it is written in the background, after the one before.
+        """Serialise the state as it is now, and write it in the background after the previous one.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: the previous one could not be written.
         """
         self.wait()
         buffer = io.BytesIO()
@@ -47,17 +47,17 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, step, buffer)
 
     def wait(self) -> None:
-        """Until all is written; errors as in `save`."""
+        """Wait until all is written; errors as in `save`."""
         if self._writing is not None:
             self._writing.result()
 
     def newest(self) -> str | None:
-        """Name of the newest checkpoint that is whole; warns of those that are not."""
+        """Name of the newest checkpoint that is intact, None if there is none; warns of damaged ones."""
         for name in self.names():
             try:
                 _checked(name, read_all(join(self._folder, name)))
             except ValueError as error:
-                log.warning("%s is passed over, the one before it is taken: %s", join(self._folder, name), error)
+                log.warning("%s is skipped, and the one before it is used: %s", join(self._folder, name), error)
             except FileNotFoundError:
                 continue  # gone since it was listed
             else:
@@ -65,7 +65,7 @@ class Checkpoints:
         return None
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State:
-        """A checkpoint by its name; tensors and plain data only.
+        """Load a checkpoint by its name; tensors and plain data only.
 
         Raises:
             ValueError: it is damaged.
@@ -84,7 +84,7 @@ class Checkpoints:
         return sorted(filter(_NAME.fullmatch, files), reverse=True)
 
     def discard_all_but(self, name: str) -> None:
-        """Remove the other checkpoints, of which nothing is needed any more; one that cannot be removed is warned of."""
+        """Remove all other checkpoints, which are not needed any more; warns of any that cannot be removed."""
         for other in self.names():
             if other != name:
                 try:
@@ -98,7 +98,7 @@ class Checkpoints:
         make_folder(self._folder)
         with write_atomic(join(self._folder, name)) as file:
             file.write(content)
-        older = [other for other in self.names() if other <= name]  # one of a later step is damaged, or it would have been taken
+        older = [other for other in self.names() if other <= name]  # a later one is damaged: else the run would have used it
         for other in older[self._keep :]:
             remove(join(self._folder, other))
 
@@ -106,7 +106,7 @@ class Checkpoints:
 def _checked(name: str, content: bytes) -> bytes:
     found = _NAME.fullmatch(name)
     if found is None or _digest(content) != found[2]:
-        raise ValueError(f"it is damaged or only partly there ({len(content)} bytes)")
+        raise ValueError(f"it is damaged or incomplete ({len(content)} bytes)")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Runs a function on Ray Train workers as the recipe says, and turns what can go wrong into words."""
+"""Runs a function on Ray Train workers as the recipe says, and turns failures into errors for the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainers.running.runs import RunFolder
 from trainers.running.threads import network_threads
 
 _OUT_OF_MEMORY = re.compile(r"running low on memory.*?was\s+(\S+) used / (\S+) limit", re.DOTALL)
-"""In the words of Ray's memory monitor, which kills workers before the operating system does."""
+"""The message of Ray's memory monitor, which kills workers before the operating system does."""
 
 
 def fit(
@@ -23,54 +23,54 @@ def fit(
     config: dict[str, Any],
     recipe: Recipe,
     stage: str,
-    board: Any,
+    run_log: Any,
     listeners: list[Callable[[Record], None]],
     fresh: bool = False,
 ) -> list[Event]:
     """Run `worker(config)` on `training.workers` workers; lost ones are replaced and go on from the last checkpoint.
 
-    With 0 workers it runs in this process (Ray Train's local mode), whose errors are the caller's as they are. A run of the same
-    recipe and stage that did not finish is taken up where its last checkpoint is.
+    With 0 workers it runs in this process (Ray Train's local mode), and its errors reach the caller unchanged. An unfinished run
+    of the same recipe and stage resumes from its last checkpoint.
 
     Args:
         worker: the function; `trainers.learning.loop.train` is the one that keeps checkpoints.
         config: its argument.
         recipe: resources, restarts, storage.
         stage: `pretrain` or the like; names the checkpoints.
-        board: see `trainers.running.run_log`.
+        run_log: see `trainers.running.run_log`.
         listeners: called with each log line.
-        fresh: forget an earlier run's checkpoints.
+        fresh: remove an earlier run's checkpoints first.
 
     Returns:
-        What befell the run: workers lost, other numbers of them, data actors replaced.
+        The run's events: workers lost, changes of their number, data actors replaced.
 
     Raises:
         BudgetExceeded: too many samples cannot be used.
-        RunError: the loss was no number any more, or workers failed more often than `failures.restarts` allows.
+        RunError: the loss was not finite, or workers failed more often than `failures.restarts` allows.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
 
-    class Losses(UserCallback):
+    class ReportLostWorkers(UserCallback):
         """Runs in Ray Train's controller."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items())
             words = next(iter(str(_cause(error)).strip().splitlines()), type(error).__name__)
-            board.lose.remote(f"worker {rank} was lost ({words})")
+            run_log.worker_lost.remote(f"worker {rank} was lost ({words})")
 
     folder, spec = RunFolder(recipe), recipe.training
     if fresh:
         folder.clear(f"{stage}-{folder.identity(stage)}")
-    # Ray's annotations are those of the class that its second Ray Train replaced.
+    # Ray's annotations still describe the class of the first version of Ray Train.
     scaling: Any = ScalingConfig
-    callbacks: list[Any] = [Losses()]
+    callbacks: list[Any] = [ReportLostWorkers()]
     resources = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
     threads = None if spec.gpus else network_threads(recipe)
     trainer = TorchTrainer(
         _call,
-        # Ray Train's controller passes the call on, and need not import torch.
+        # By reference, so that Ray Train's controller, which passes it on, need not import torch.
         train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0, "threads": threads},
         scaling_config=scaling(
             num_workers=spec.workers,
@@ -85,15 +85,15 @@ def fit(
             callbacks=callbacks,
         ),
     )
-    with watched(board, listeners), nullcontext() if spec.workers else _as_it_was():
+    with watched(run_log, listeners), nullcontext() if spec.workers else _torch_state_kept():
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _in_words(error, stage) from error
-    refusal = ray.get(board.refusal.remote())
+            raise _error_for_user(error, stage) from error
+    refusal = ray.get(run_log.refusal.remote())
     if refusal is not None:
         raise refusal
-    events: list[Event] = ray.get(board.events.remote())
+    events: list[Event] = ray.get(run_log.events.remote())
     return events
 
 
@@ -111,8 +111,8 @@ def _call(config: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Leave torch's generator and number of threads as they were: this process is the caller's."""
+def _torch_state_kept() -> Iterator[None]:
+    """Restore torch's generator and number of threads after the block: this process is the caller's."""
     import torch
 
     threads = torch.get_num_threads()
@@ -123,8 +123,8 @@ def _as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _in_words(error: BaseException, stage: str) -> Exception:
-    """The first cause that speaks to the user, if any of the workers died of one."""
+def _error_for_user(error: BaseException, stage: str) -> Exception:
+    """The first `UserError` or `RunError` among the causes, else a `RunError` that says what happened."""
     causes = [*getattr(error, "worker_failures", {}).values(), error]
     for cause in map(_cause, causes):
         if isinstance(cause, UserError | RunError):
@@ -134,11 +134,11 @@ def _in_words(error: BaseException, stage: str) -> Exception:
             f"{stage} ran out of memory ({found[1]} of {found[2]} were in use): lower training.batch or image.size, or take "
             "training.backbone.stem: standard, whose maps are a sixteenth of those of the small stem"
         )
-    return RunError(f"{stage} failed, more often than failures.restarts allows: {causes[0]}")
+    return RunError(f"{stage} failed more often than failures.restarts allows: {causes[0]}")
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What speaks to the user among the causes of an error, or else the error itself."""
+    """The first `UserError` or `RunError` in an error's chain of causes, else the error itself."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError | RunError):

@@ -1,4 +1,4 @@
-"""What a run's folder holds that may go: checkpoints of stages that are over, and what killed processes left half written."""
+"""What can be removed from a run's folder: checkpoints of finished stages, and files that killed processes left half written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Leftover:
     """Something in a run's folder beside weights, results and logs.
 
     Args:
-        name: of a folder in that of the run, or a pattern of files.
+        name: of a subfolder, or a pattern of files.
         size: bytes.
         what: what it is, in words.
-        needed: whether a run could go on from it.
+        needed: whether a run could resume from it.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Leftover:
 
 
 def leftovers(recipe: Recipe) -> list[Leftover]:
-    """All that is left in the run's folder, of this recipe and of others under its name; nothing where there is no folder."""
+    """List the leftovers in the run's folder, of this recipe and of others under its name; none if there is no folder."""
     folder = RunFolder(recipe)
     if not exists(folder.url):
         return []
@@ -60,21 +60,21 @@ def _stage(folder: RunFolder, name: str, recipe: Recipe) -> Leftover:
     checkpoints = Checkpoints(folder.path(name), keep=1)
     newest = checkpoints.newest()
     if newest is None:
-        return Leftover(name, size, "no checkpoint is in it", needed=False)
+        return Leftover(name, size, "it holds no checkpoint", needed=False)
     stage, _, identity = name.rpartition("-")
     step, steps = _reached(checkpoints.load(newest))
     result = folder.read_json(PRETRAINED if stage == "pretrain" else FINETUNED)
     if stage == "pretrain" and result is not None and result["identity"] == identity and exists(folder.path(BACKBONE)):
-        return Leftover(name, size, f"checkpoints of the run that {BACKBONE} is of, which is over", needed=False)
+        return Leftover(name, size, f"checkpoints of the finished run that made {BACKBONE}", needed=False)
     if stage != "pretrain" and result is not None and step == steps:
-        return Leftover(name, size, "of a fine-tuning that is over; the same command would train it anew", needed=False)
+        return Leftover(name, size, "of a finished fine-tuning; the same command would train again", needed=False)
     return Leftover(
         name, size, f"at step {step} of {steps}: a run{_of_another(folder, name, recipe)} goes on from it", needed=True
     )
 
 
 def _reached(state: dict[str, Any]) -> tuple[int, int]:
-    """The step of a checkpoint and its run's last one; checkpoints of before the latter was in them have it in each log line."""
+    """The step of a checkpoint and the last step of its run; older checkpoints hold the latter in each log line."""
     return state["step"], state["steps"] if "steps" in state else state["history"][-1]["steps"]
 
 

@@ -1,4 +1,4 @@
-"""What a run needs against what the cluster has: a plan that cannot start is refused at once, and does not wait for ever."""
+"""Compares what a run needs with what the cluster has, and refuses at once a plan that could never start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Needs:
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Sum up the training workers, the fewest that will do, and the data actors of a recipe."""
+    """Sum up the resources of a recipe's training workers, as few as it allows, and of its data actors."""
     train, place = recipe.training, recipe.placement
     actor_gpus = place.gpus if place.render == "workers" else 0.0
     workers = train.least_workers
@@ -55,14 +55,14 @@ def check_resources(recipe: Recipe, cpus: float, gpus: float) -> None:
     _refuse(needs(recipe), cpus, gpus, "training.workers, training.cpus, ", "training.gpus or ")
 
 
-def check_room(recipe: Recipe, nodes: list[Node]) -> None:
-    """Refuse a run whose number of workers is open, where these would leave its data actors no room.
+def check_elastic(recipe: Recipe, nodes: list[Node]) -> None:
+    """Refuse a run with a range of workers if these would leave too few CPUs for its data actors.
 
-    Ray Train starts as many workers as the nodes hold, up to the most, whatever else is to run there.
+    Ray Train starts as many workers as the nodes hold, up to the maximum, whatever else has to run there.
 
     Args:
         recipe: the recipe.
-        nodes: those that the cluster has, or may get.
+        nodes: those that the cluster has, or may add.
 
     Raises:
         UserError: one line, with the arithmetic and what to change.
@@ -77,22 +77,22 @@ def check_room(recipe: Recipe, nodes: list[Node]) -> None:
     if asked > left:
         raise UserError(
             f"{workers} workers, as many as the nodes hold now, leave {left:g} CPUs "
-            f"to {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data: lower the most of training.workers, "
-            "or raise training.cpus so that a node holds fewer"
+            f"to {place.actors} actors x {place.cpus:g} + {DATA_TASK_CPUS:g} for Ray Data: lower the maximum of "
+            "training.workers, or raise training.cpus so that a node holds fewer"
         )
 
 
 def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: Geometry, workers: int, key: str) -> None:
-    """Refuse steps in which a worker has one image, where the network normalises over a batch and the positions of a map.
+    """Refuse a batch that leaves a worker one image a step, if the network's batch normalisation cannot compute with it.
 
-    Where such a map has one position, there is one value a channel: less its mean it is 0, whatever the image, and torch refuses.
+    For one image, a map with one position has one value a channel: minus its mean it is 0 for every image, and torch refuses.
 
     Args:
         build: makes the network.
-        sides: of the images that samples of one image give it, pixels.
-        geometry: of the batch.
-        workers: the most that share it.
-        key: of the batch in the recipe.
+        sides: of the network's images in pixels, for tasks whose samples are one image each.
+        geometry: how the batch is divided.
+        workers: the largest number that share it.
+        key: the batch's key in the recipe.
 
     Raises:
         UserError: one line, with what to change.

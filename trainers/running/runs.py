@@ -27,7 +27,7 @@ from pipeline.storage import (
     write_atomic,
 )
 
-# What changes where and how fast a run goes, but not what it computes: a run may be resumed with other values of these.
+# Keys that change where and how fast a run goes, but not what it computes: a run can resume with other values of these.
 _CIRCUMSTANCES: dict[str, Any] = {
     "placement": True,
     "failures": True,
@@ -43,7 +43,7 @@ _LONGEST = 60  # of a value in words
 
 BACKBONE, RECIPE = "backbone.pt", "recipe.json"
 PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
-"""Files of a run's folder: weights, recipe, and what each command came to."""
+"""Files of a run's folder: weights, recipe, and the result of each command."""
 
 
 class Difference(NamedTuple):
@@ -58,7 +58,7 @@ class Difference(NamedTuple):
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[Difference]:
-    """Where two recipes differ, as `Recipe.model_dump(mode="json")` or `recipe.json` has them.
+    """List the keys in which two recipes differ, given as in `Recipe.model_dump(mode="json")` or `recipe.json`.
 
     Args:
         was: one document.
@@ -89,7 +89,7 @@ def decisive(document: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Names and reads and writes what a run leaves.
+    """Names, reads and writes the files of a run.
 
     Args:
         recipe: its `storage.runs` and `name` say where.
@@ -113,15 +113,15 @@ class RunFolder:
         return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
 
     def checkpoints(self, stage: str) -> str:
-        """Folder of the checkpoints of a stage, as far as another recipe does not compute something else."""
+        """Folder of a stage's checkpoints; recipes that compute something else have another one."""
         return self.path(f"{stage}-{self.identity(stage)}")
 
     def stages(self, prefix: str = "") -> list[str]:
-        """Names of the folders of stages of any recipe that begin so."""
+        """Names of the folders of stages, of any recipe, that start with `prefix`."""
         return [name for name in names(self.url) if name.startswith(prefix) and _STAGE.fullmatch(name)]
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file, whole or not at all, without what its URLs hold of secrets."""
+        """Write a JSON file atomically, without the secrets in its URLs."""
         with write_atomic(self.path(name)) as file:
             file.write(json.dumps(scrubbed_document(content), indent=1).encode())
 
@@ -154,7 +154,7 @@ class RunFolder:
             file.write(buffer.getvalue())
 
     def read_weights(self, name: str) -> dict[str, Any]:
-        """Weights that the run has written.
+        """Read weights that the run has written.
 
         Raises:
             UserError: there are none yet.

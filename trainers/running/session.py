@@ -1,4 +1,4 @@
-"""A run's place on Ray: it fits what the cluster has, and no other process is at the same work."""
+"""Connects a run to Ray: checks that it fits the cluster, and that no other process does the same work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.streaming.connection import cluster_address, connect_ray
 from trainers.networks.backbones import check_backbone
 from trainers.running.capacity import Node, check_cluster, nodes, this_node
-from trainers.running.preflight import check_resources, check_room
+from trainers.running.preflight import check_elastic, check_resources
 
 _NAMESPACE = "pseudolabel"
 
@@ -20,9 +20,9 @@ Check = Callable[[Recipe, float, float], None]
 
 
 def check_early(recipe: Recipe, check: Check = check_resources) -> None:
-    """Refuse what is known not to work before Ray is there: a network that cannot be built, more than this machine holds.
+    """Refuse, before Ray is started, a network that cannot be built or a run that needs more than this machine has.
 
-    Args: as of `connect`, whose errors it raises.
+    Arguments and errors as of `connect`.
     """
     import ray
 
@@ -49,28 +49,28 @@ def connect(recipe: Recipe, check: Check = check_resources) -> None:
     """
     check_early(recipe, check)
     connect_ray()
-    there = nodes()
-    _check_fit(recipe, check, there)
-    check_cluster(recipe, check is check_resources, there)
+    available = nodes()
+    _check_fit(recipe, check, available)
+    check_cluster(recipe, check is check_resources, available)
 
 
-def _check_fit(recipe: Recipe, check: Check, there: list[Node]) -> None:
-    check(recipe, sum(node.cpus for node in there), sum(node.gpus for node in there))
+def _check_fit(recipe: Recipe, check: Check, available: list[Node]) -> None:
+    check(recipe, sum(node.cpus for node in available), sum(node.gpus for node in available))
     if check is check_resources:
-        check_room(recipe, there)
+        check_elastic(recipe, available)
 
 
 @contextmanager
 def exclusive(work: str) -> Iterator[None]:
-    """While this lasts no other process of the cluster can do the same.
+    """While the block runs, no other process of the cluster can do the same work.
 
-    Ray gives the name of an actor to one process only, and takes it back when that process is gone, however it went.
+    It holds the name of a Ray actor, which only one process can have; Ray frees the name however that process ends.
 
     Args:
-        work: what is being done, and where it goes.
+        work: the command, and where its results go.
 
     Raises:
-        UnderWay: somebody is at this work.
+        UnderWay: another process is doing this work.
     """
     import ray
 
@@ -84,9 +84,9 @@ def exclusive(work: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if ray.is_initialized():  # an interrupted command has let go of Ray, and so of the name, already
+        if ray.is_initialized():  # an interrupted command has disconnected already, which frees the name
             ray.kill(holder)
 
 
 class _Holder:
-    """Does nothing but have a name."""
+    """An actor that only holds a name."""

@@ -1,4 +1,4 @@
-"""How many threads the network of a CPU worker computes with: what the plan leaves of this machine, or on a cluster its CPUs."""
+"""The number of threads of a CPU worker's network: what data actors leave of this machine, or on a cluster the worker's CPUs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BUSY = 0.9
 
 
 def network_threads(recipe: Recipe) -> int:
-    """The threads of each training worker's network.
+    """The number of threads of each training worker's network.
 
-    `training.threads` where the recipe has it. Else `training.cpus`, rounded up, on a cluster and where the recipe says how many;
-    else, on this machine, `OMP_NUM_THREADS`, or what the data actors leave of Ray's CPUs. These are one more than the cores, so
-    that the network has the cores of all actors but one, which it shares: where the network limits, that one is mostly idle.
+    `training.threads` if the recipe sets it. Else `training.cpus`, rounded up, on a cluster or if the recipe sets it. Else, on
+    this machine, `OMP_NUM_THREADS`, or what the data actors leave of Ray's CPUs. Ray has one CPU more than there are cores, so
+    the network shares a core with one actor, which is mostly idle where the network is the limit.
     """
     spec, place = recipe.training, recipe.placement
     if spec.threads is not None:
@@ -41,15 +41,15 @@ def cores() -> int:
 
 
 def thread_advice(recipe: Recipe, stages: Mapping[str, Any]) -> str | None:
-    """A line where a run on this machine spent its time in a network that had fewer threads than there are cores.
+    """Advice to set `training.threads`, if a run on this machine spent its time in a network with fewer threads than cores.
 
     Args:
-        recipe: the run's.
+        recipe: the recipe of the run.
         stages: of `trainers.learning.loop.summary`.
     """
-    threads, there = network_threads(recipe) * recipe.training.most_workers, cores()
+    threads, available = network_threads(recipe) * recipe.training.most_workers, cores()
     step = 1 - stages["wait"] / stages["total"] if stages["total"] else 0.0
-    if cluster_address() is not None or recipe.training.gpus or step <= _BUSY or threads >= there:
+    if cluster_address() is not None or recipe.training.gpus or step <= _BUSY or threads >= available:
         return None
-    each = there // recipe.training.most_workers
-    return f"training computed for {step:.0%} of its time, on {threads} of {there} cores: try training.threads={each}"
+    each = available // recipe.training.most_workers
+    return f"training computed for {step:.0%} of its time, on {threads} of {available} cores: try training.threads={each}"

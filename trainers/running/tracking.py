@@ -1,4 +1,4 @@
-"""Where the log of a run goes: a JSON-lines file, Ray's metrics, TensorBoard, MLflow; written by the command alone."""
+"""Trackers of a run's log: a JSON-lines file, Ray's metrics, TensorBoard, MLflow; only the command writes to them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe, Training
 from pipeline.storage import exists, is_local, join, open_seekable, scrubbed, scrubbed_document, write_atomic
 from pipeline.streaming.metrics import Gauges
-from trainers.running.run_log import Record, Steady
+from trainers.running.run_log import Record, TolerantListener
 from trainers.running.runs import RunFolder
 
 _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""Unless the environment says otherwise: by itself MLflow tries for minutes, and other trackers wait."""
+"""Defaults for variables that the environment does not set: MLflow's own let it retry for minutes, while other trackers wait."""
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ Take = Callable[[Record], None]
 
 @contextmanager
 def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
-    """Open the recipe's trackers; what is yielded takes log lines.
+    """Open the recipe's trackers; yields a function that passes a log line to all of them.
 
-    A tracker that fails misses lines, see `trainers.running.run_log.Steady`, and neither the run nor other trackers hear of it.
+    A tracker that fails misses lines, see `trainers.running.run_log.TolerantListener`; the run and other trackers go on.
 
     Raises:
-        UserError: MLflow is asked for, and not installed or not to be reached.
+        UserError: MLflow is asked for and is not installed, or cannot be reached.
     """
     folder = RunFolder(recipe)
     gauges = Gauges(recipe.name, stage, recipe.failures.budget)
@@ -51,7 +51,7 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
             opened.append(_tensorboard(join(folder.path("tensorboard"), run)))
         if recipe.tracking.mlflow:
             opened.append(_mlflow(recipe, recipe.tracking.mlflow, stage))
-        takers = [stack.enter_context(_steady(tracker)) for tracker in opened]
+        takers = [stack.enter_context(_tolerant(tracker)) for tracker in opened]
 
         def take(record: Record) -> None:
             for taker in takers:
@@ -61,15 +61,15 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
 
 
 @contextmanager
-def _steady(tracker: AbstractContextManager[tuple[str, Take]]) -> Iterator[Steady]:
-    """A tracker that may fail, when it is closed too; what fails while it is opened is the caller's."""
+def _tolerant(tracker: AbstractContextManager[tuple[str, Take]]) -> Iterator[TolerantListener]:
+    """Open a tracker whose failures are tolerated, also when it closes; errors while it opens are raised."""
     with ExitStack() as stack:
         name, take = stack.enter_context(tracker)
-        steady, closing = Steady(name, take), stack.pop_all()
+        tolerant, closing = TolerantListener(name, take), stack.pop_all()
     try:
-        yield steady
+        yield tolerant
     finally:
-        steady.close()
+        tolerant.close()
         try:
             closing.__exit__(*sys.exc_info())
         except Exception as error:  # noqa: BLE001 - whatever its library raises
@@ -91,7 +91,7 @@ def _always(name: str, take: Take) -> Iterator[tuple[str, Take]]:
 
 @contextmanager
 def _lines(url: str, run: str) -> Iterator[tuple[str, Take]]:
-    """`<stage>.jsonl` on a local disk, line by line, each with the `run` that it is of; earlier lines of the same run stay."""
+    """Write `<stage>.jsonl` on a local disk, a line a record, each with its `run`; earlier lines of the same run stay."""
     with ExitStack() as stack:
         file: IO[bytes] | None = None
 
@@ -114,7 +114,7 @@ def _lines(url: str, run: str) -> Iterator[tuple[str, Take]]:
 
 @contextmanager
 def _object(url: str, run: str, spec: Training) -> Iterator[tuple[str, Take]]:
-    """`<stage>.jsonl` as an object, which cannot grow: written whole before each checkpoint and at the end."""
+    """Write `<stage>.jsonl` as an object, which cannot be appended to: as a whole before each checkpoint and at the end."""
     with tempfile.TemporaryFile() as file:
         begun, written = False, 0  # checkpoints whose lines are in the object
 
@@ -148,7 +148,7 @@ def _object(url: str, run: str, spec: Training) -> Iterator[tuple[str, Take]]:
 
 
 def _before(url: str, run: str, step: int) -> Iterator[bytes]:
-    """The lines of a log that are of a run and of steps before one: what follows will be written again."""
+    """The lines of one run in a log that come before a step; later ones will be written again."""
     if not exists(url):
         return
     with open_seekable(url) as file:
@@ -156,7 +156,7 @@ def _before(url: str, run: str, step: int) -> Iterator[bytes]:
             try:
                 record = json.loads(line)
             except ValueError:
-                continue  # its writer was killed over it
+                continue  # its writer was killed while writing it
             if record.get("run") == run and record["step"] < step:
                 yield line
 
@@ -167,7 +167,7 @@ def _line(run: str, record: Record) -> bytes:
 
 @contextmanager
 def _tensorboard(folder: str) -> Iterator[tuple[str, Take]]:
-    """A folder for each run; what an earlier start of it has written from the first step on is hidden."""
+    """Write to a TensorBoard folder of the run; steps of an earlier start that are written again are hidden."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer: Any = None
@@ -201,7 +201,7 @@ def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[tuple[str, Take]]:
             mlflow.log_params(_parameters(scrubbed_document(recipe.model_dump(mode="json"))))
         except Exception as error:  # of its own, and those of its storage
             words = " ".join(str(error).split())[:300]
-            raise UserError(f"tracking.mlflow: {scrubbed(uri)} takes no runs: {scrubbed(words)}") from error
+            raise UserError(f"tracking.mlflow: cannot start a run at {scrubbed(uri)}: {scrubbed(words)}") from error
 
         def take(record: Record) -> None:
             scalars = {name.replace("/", "."): value for name, value in flat(record).items()}

@@ -21,7 +21,7 @@ from cluster.cli import app
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, parse_recipe
 from trainers.running.capacity import Node, check_nodes, pieces
-from trainers.running.preflight import check_render, check_resources, check_room
+from trainers.running.preflight import check_elastic, check_render, check_resources
 
 ROOT = Path(__file__).parents[3]
 KUBERAY, RAY_UP = ROOT / "cluster" / "deploy" / "kuberay", ROOT / "cluster" / "deploy" / "ray_up"
@@ -245,9 +245,9 @@ def test_training_on_gpus_is_elastic_within_its_nodes() -> None:
     assert trainers["minReplicas"] <= spec.least_workers < spec.most_workers <= most
     training = [Node(float(limits["cpu"]), float(limits["nvidia.com/gpu"]))] * spec.most_workers
     rendering = [Node(float(renderers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]))]
-    check_room(recipe, training + rendering * renderers["maxReplicas"])
+    check_elastic(recipe, training + rendering * renderers["maxReplicas"])
     with pytest.raises(UserError, match="leave 0 CPUs"):
-        check_room(recipe, [Node(6.0, 1.0)])
+        check_elastic(recipe, [Node(6.0, 1.0)])
 
 
 # Hardening

@@ -12,7 +12,7 @@ import torch
 from cluster.doctor.checks import Findings, compare, compare_precision
 from cluster.doctor.selftest import EngineOutput, reference, render_apart
 from cluster.reports.machine import this_machine
-from cluster.reports.terminal import doctor_tables, say
+from cluster.reports.terminal import doctor_tables, print_out
 from pipeline.errors import RunError
 from pipeline.tasks import registry
 from tests.cluster.conftest import Call
@@ -91,7 +91,7 @@ def test_what_a_failure_means_is_printed(rendered: EngineOutput, capsys: pytest.
     checks = compare("dali", replace(rendered, refused=[]), rendered)
     findings = Findings(this_machine(), 0, {"ray": None}, "no cluster", checks)
     assert findings.failed
-    say(*doctor_tables(findings))
+    print_out(*doctor_tables(findings))
     shown = capsys.readouterr().out
     assert "refused: nothing; expected: text, truncated" in " ".join(shown.split())
     assert "failed: damaged files would become pairs" in shown

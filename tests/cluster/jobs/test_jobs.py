@@ -295,7 +295,7 @@ def test_what_may_not_or_cannot_be_sent_is_not_sent(head: Head, workshop: Path, 
     assert "hunter2" not in done.stderr
     (tmp_path / "elsewhere").mkdir()
     outside = head.call("submit", "--", "pretrain", "../recipe.yaml", cwd=tmp_path / "elsewhere")
-    assert "lies outside the folder that is shipped" in outside.stderr
+    assert "is outside the folder that is shipped" in outside.stderr
     assert "no job nothing on this cluster" in head.call("status", "nothing").stderr
 
     before = head.call("list", "--json").stdout

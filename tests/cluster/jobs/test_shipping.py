@@ -72,7 +72,7 @@ def test_more_than_a_cluster_takes_is_refused_with_what_is_largest(tmp_path: Pat
     write(tmp_path, "recipe.yaml", "photos/a.jpg")
     os.truncate(tmp_path / "photos" / "a.jpg", 600 * 2**20)
     with (
-        pytest.raises(UserError, match=r"600 MiB to ship, 600 of them in photos, .* takes 500: name in .gitignore"),
+        pytest.raises(UserError, match=r"600 MiB to ship, 600 of them in photos, .* accepts 500: name in .gitignore"),
         snapshot(tmp_path),
     ):
         pass

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cluster.reports.progress import Bar, Lines, Pace, TrainingBoard, busy, counted, training
+from cluster.reports.progress import Bar, Lines, Pace, TrainingProgress, counted, named_parts, training
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_without_a_terminal_progress_goes_to_stderr_as_lines(capsys: pytest.Capt
         tick(3_000_000, 3_000_000)
     with counted("indexing", "shard"):
         pass  # nothing to do: nothing to say
-    with busy("testing") as now:
+    with named_parts("testing") as now:
         now("cpu")
     with training("pretrain", {}):
         pass
@@ -92,13 +92,13 @@ def record(step: int, steps: int = 4, stage: str = "pretrain") -> dict:
 def test_training_shows_speed_waiting_quarantine_and_each_task() -> None:
     written: list[str] = []
     clock = Clock()
-    board = TrainingBoard("pretrain", {}, Lines(written.append, clock), {"occlusion": "psnr"}, Pace(clock))
-    board.take(record(1))
+    progress = TrainingProgress("pretrain", {}, Lines(written.append, clock), {"occlusion": "psnr"}, Pace(clock))
+    progress.take(record(1))
     line, *tasks = written[0].split("; ")
     assert line == "pretrain: step 1 of 4, 812 img/s, waiting for data 3%, 3 quarantined"
     assert tasks == ["rotation loss 1.250, 50.0 %", "occlusion loss 0.500, 18.0 dB"]
     clock.now += 61
-    board.take({**record(2), "wait_share": 0.37, "wait_cause": "render"})
+    progress.take({**record(2), "wait_share": 0.37, "wait_cause": "render"})
     assert "2:02 left" in written[1]
     assert "waiting for data 37% (render)" in written[1]
 
@@ -114,11 +114,11 @@ PHASES = {"finetune-pretrained": "from pretrained weights", "finetune-random": "
 def test_training_names_the_phase_by_what_its_lines_are_of(steps: tuple[int, ...], second: tuple[int, ...]) -> None:
     written: list[str] = []
     clock = Clock()
-    board = TrainingBoard("finetune", PHASES, Lines(written.append, clock), {}, Pace(clock))
+    progress = TrainingProgress("finetune", PHASES, Lines(written.append, clock), {}, Pace(clock))
     for stage, of_stage in zip(PHASES, (steps, second)):
         for step in of_stage:
             clock.now += 61
-            board.take(record(step, stage=stage))
+            progress.take(record(step, stage=stage))
     titles = [line.partition(":")[0] for line in written]
     assert titles == ["finetune from pretrained weights"] * len(steps) + ["finetune from random weights"] * len(second)
     assert "left" not in written[len(steps)]  # nothing is known yet of the second's pace
@@ -128,7 +128,7 @@ def test_on_a_terminal_there_is_a_bar_with_the_tasks_below_it() -> None:
     screen = io.StringIO()
     bar = Bar(Console(file=screen, force_terminal=True, width=150), "pretrain: starting workers")
     with bar.live:
-        TrainingBoard("pretrain", {}, bar, {"occlusion": "psnr"}).take(record(4))
+        TrainingProgress("pretrain", {}, bar, {"occlusion": "psnr"}).take(record(4))
     shown = screen.getvalue()
     assert "step 4 of 4, 812 img/s" in shown
     assert "━━━" in shown

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cluster.reports.formatting import amount, duration, metric
 from cluster.reports.tables import by_test_set, downstream_rows, downstream_tables, pretext_notes, pretext_table, stage_rows
-from cluster.reports.terminal import say
+from cluster.reports.terminal import print_out
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_task_at_its_trivial_answer_and_a_run_too_short_to_tell_are_called_so(
     tasks = {"rotation": {**curve, "learnt": True}, "jigsaw": {**curve, "learnt": False}, "occlusion": {**curve, "learnt": False}}
     (behind,) = pretext_notes(tasks, 5000)
     assert behind.startswith("not yet learnt: jigsaw, occlusion (")
-    say(pretext_table(tasks, {}, 5000))
+    print_out(pretext_table(tasks, {}, 5000))
     assert "not yet learnt: jigsaw, occlusion" in capsys.readouterr().out
     assert pretext_notes({"rotation": {**curve, "learnt": None}}, 48) == [
         "too short to tell what was learnt of rotation: 48 steps"
@@ -82,7 +82,7 @@ TUNED = {"downstream": [row("pretrained", "finetune", 0.875, steps=10)], "chance
 
 
 def shown(tables: list[Table], capsys: pytest.CaptureFixture[str]) -> str:
-    say(*tables)
+    print_out(*tables)
     return capsys.readouterr().out
 
 

@@ -120,11 +120,11 @@ def test_tuning_and_its_test_never_take_a_devices_tensor_for_an_array(
 
 def test_a_fall_back_to_float32_is_noted_by_rank(labelled: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[tuple[str, int]] = []
-    board = SimpleNamespace(note=SimpleNamespace(remote=lambda *words: noted.append(words)))
+    run_log = SimpleNamespace(note=SimpleNamespace(remote=lambda *words: noted.append(words)))
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 3))
     for answer in (("bfloat16", ""), ("float32", "it is wrong")):
         monkeypatch.setattr("trainers.downstream.features.checked", lambda *_, answer=answer: answer)
-        assert checked_recipe(labelled(), [], torch.device("cpu"), board).training.precision == answer[0]
+        assert checked_recipe(labelled(), [], torch.device("cpu"), run_log).training.precision == answer[0]
     assert noted == [("rank 3: it is wrong", 0)]
 
 

@@ -13,7 +13,7 @@ from pipeline.recipe.schema import Placement
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.tasks_on_crops import CropTaskRenderer
 from pipeline.rendering.units import STAGES, seconds_column
-from trainers.learning.rank_stream import RankStream, cause, grace
+from trainers.learning.rank_stream import RankStream, cause, more_seconds
 from trainers.running.run_log import RunLog
 
 WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
@@ -67,28 +67,28 @@ def test_the_time_of_tasks_on_crops_is_counted_once_and_as_that_of_no_actor() ->
     [(20, 20, 0), (26, 31, 0), (20, 6, 14), (59, 19, 1), (60, 6, 0)],
 )
 def test_a_batch_is_waited_for_while_its_stages_go_on_but_not_for_ever(waited: float, still: float, more: float) -> None:
-    assert grace(20, waited, still) == more
+    assert more_seconds(20, waited, still) == more
 
 
 def test_the_board_knows_which_actor_has_been_at_what_for_longest() -> None:
-    board = RunLog()
-    board.begin(0, 1, 2)
-    board.doing("a", "render", 7)
-    board.doing("b", "read", 8)
-    board.doing("c", "idle", -1)
-    assert [entry[:3] for entry in board.busy()] == [("a", "render", 7), ("b", "read", 8)]
-    board.doing("c", "read", 7)  # in place of a, which died
-    assert [entry[:3] for entry in board.busy()] == [("b", "read", 8), ("c", "read", 7)]
+    run_log = RunLog()
+    run_log.begin(0, 1, 2)
+    run_log.report("a", "render", 7)
+    run_log.report("b", "read", 8)
+    run_log.report("c", "idle", -1)
+    assert [entry[:3] for entry in run_log.active()] == [("a", "render", 7), ("b", "read", 8)]
+    run_log.report("c", "read", 7)  # in place of a, which died
+    assert [entry[:3] for entry in run_log.active()] == [("b", "read", 8), ("c", "read", 7)]
 
 
 def test_what_befalls_a_run_is_said_with_the_step_it_goes_on_from() -> None:
-    board = RunLog()
-    board.begin(0, 2, 1)
-    board.lose("worker 1 was lost (the node died)")
-    board.begin(40, 1, 1)
-    board.begin(60, 2, 1)
-    assert [event["what"] for event in board.events()] == [
+    run_log = RunLog()
+    run_log.begin(0, 2, 1)
+    run_log.worker_lost("worker 1 was lost (the node died)")
+    run_log.begin(40, 1, 1)
+    run_log.begin(60, 2, 1)
+    assert [event["what"] for event in run_log.events()] == [
         "worker 1 was lost (the node died); training goes on from step 40 with 1 worker",
         "the cluster changed: there is room for 2 workers, not 1; training goes on from step 60 with 2 workers",
     ]
-    assert board.events(1)[0]["workers"] == 2
+    assert run_log.events(1)[0]["workers"] == 2

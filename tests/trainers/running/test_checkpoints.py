@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, as many as asked for, and a damaged one is passed over with a warning."""
+"""Checkpoints: whole or not at all, as many as asked for, and a damaged one is skipped with a warning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_mended_when_its_
     name = checkpoints.newest()
     assert name is not None
     assert checkpoints.load(name)["step"] == 2
-    assert f"{newest.name} is passed over, the one before it is taken: it is damaged" in caplog.text
+    assert f"{newest.name} is skipped, and the one before it is used: it is damaged" in caplog.text
     again = saved(tmp_path, range(3, 4), keep=3)
     assert len(again.names()) == 3
     assert again.load(again.newest() or "")["step"] == 3

@@ -8,7 +8,7 @@ import torch
 from ray.train import TrainingFailedError
 
 from pipeline.errors import RunError
-from trainers.running.fit import _as_it_was, _call, _in_words
+from trainers.running.fit import _call, _error_for_user, _torch_state_kept
 
 _KILLED = """9 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: caf9) was
 22.37GB used / 23.54GB limit (0.950358)
@@ -18,7 +18,7 @@ Considered workers: [ ...
 
 
 def test_memory_that_runs_out_is_said_in_a_line_with_what_to_change() -> None:
-    said = _in_words(TrainingFailedError(_KILLED), "pretrain")
+    said = _error_for_user(TrainingFailedError(_KILLED), "pretrain")
     assert isinstance(said, RunError)
     assert str(said).startswith("pretrain ran out of memory (22.37GB of 23.54GB were in use): lower training.batch")
     assert "\n" not in str(said)
@@ -27,7 +27,7 @@ def test_memory_that_runs_out_is_said_in_a_line_with_what_to_change() -> None:
 def test_a_worker_computes_on_the_threads_that_the_command_decided_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     seen: list[int] = []
-    with _as_it_was():
+    with _torch_state_kept():
         for threads in (2, None):
             _call({"call": (lambda _: seen.append(torch.get_num_threads()), {}), "own_process": False, "threads": threads})
     assert seen == [2, 2]

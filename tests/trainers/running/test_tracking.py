@@ -151,7 +151,7 @@ def test_mlflow_that_is_away_for_a_moment_misses_those_lines_and_no_other_tracke
     assert [point.step for point in client.get_metric_history(run.info.run_id, "rotation.loss")] == [1, 4, 5]
     said = [entry.getMessage() for entry in caplog.records if "MLflow at" in entry.getMessage()]
     assert len(said) == 2
-    assert "misses log lines, the run goes on without: Exception: " in said[0]
+    assert "misses log lines, the run goes on without them: Exception: " in said[0]
     assert said[1].endswith("has missed 2 of 5 log lines")
 
 
@@ -176,7 +176,7 @@ def test_mlflow_that_cannot_be_reached_is_refused_in_a_line_before_the_run(run_r
     pytest.importorskip("mlflow", reason="the `mlflow` extra is not installed")
     spec = run_recipe({"tracking": {"mlflow": "nowhere://user:secret@host/x"}})
     with (
-        pytest.raises(UserError, match=r"^tracking\.mlflow: nowhere://host/x takes no runs: .*") as refused,
+        pytest.raises(UserError, match=r"^tracking\.mlflow: cannot start a run at nowhere://host/x: .*") as refused,
         tracked(spec, "pretrain"),
     ):
         pass
