@@ -1,10 +1,10 @@
-"""Measures this project beside what people would use instead, and fails where a gate of `gates.yaml` is missed.
+"""Measures this project and its alternatives on the same work, and fails if a gate of `gates.yaml` is missed.
 
     python -m benchmarks PHOTOS [--folder .bench] [--rounds 3] [--seconds 4] [--only PART ...] [--out runs/bench]
 
-PHOTOS is a folder or tar of JPEGs. Contenders take turns, in rounds; what is printed are medians over the rounds. Every
-contender's output is checked first. Leaves `bench.json`, `bench.md` and `bench.png`, up to date after each section, so
-that a run that is stopped has reported what it measured; `--only` and `--merge` make a run in parts.
+PHOTOS is a folder or tar of JPEGs. Contenders take turns, in rounds; the printed values are medians over the rounds. Every
+contender's output is checked first. Leaves `bench.json`, `bench.md` and `bench.png`, up to date after each section, so that a run
+that is stopped has reported what it measured; `--only` and `--merge` make a run in parts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from benchmarks.sections import Entry, sections
 from cluster.reports.machine import this_machine, versions
 
 _SIZES = ("500x375", "1600x1200", "32x32")
-_UNCHECKED = ("floor", "ours_disk")  # what they deliver is no pixels; rendering to disk is proved by `pseudolabel verify`
+_UNCHECKED = ("floor", "ours_disk")  # they deliver no pixels; rendering to disk is checked by `pseudolabel verify`
 
 
 class Host:
-    """A process in which contenders live, so that none pays for another's imports, threads or memory."""
+    """A process that runs contenders, so that none pays for another's imports, threads or memory."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -40,7 +40,7 @@ class Host:
         )
 
     def ask(self, entry: Entry, **what: Any) -> dict[str, Any]:
-        """Send a request, wait for the answer."""
+        """Send a request and wait for the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps({"contender": entry.module, "job": asdict(entry.job), **what}), file=self._process.stdin, flush=True)
@@ -55,7 +55,7 @@ class Host:
 
 
 def run(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Prepare, check, measure: what is known so far, after each section and each measure beside them."""
+    """Prepare, check and measure; yields the results so far after each section and each extra measurement."""
     cores = len(os.sched_getaffinity(0))
     folder = Path(given.folder).resolve()
     photos = {size: prepare(given.photos, folder, size) for size in _SIZES}
@@ -115,7 +115,7 @@ def run(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def merged(content: dict[str, Any], earlier: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """The content, with those sections of earlier results that it lacks: a run can be made in parts."""
+    """Add the sections of earlier results that the content lacks, so that a run can be made in parts."""
     for path, before in reversed(earlier.items()):
         if before["machine"] != content["machine"] or before["versions"] != content["versions"]:
             raise SystemExit(f"{path}: another machine, or other versions")
@@ -128,7 +128,7 @@ def merged(content: dict[str, Any], earlier: dict[Path, dict[str, Any]]) -> dict
 
 
 def report(content: dict[str, Any], out: Path) -> bool:
-    """Write the results and hold them against the gates; whether all is well."""
+    """Write the results and compare them with the gates; returns whether all gates are met."""
     content["gates"] = gates(content)
     (out / "bench.json").write_text(json.dumps(content, indent=1))
     (out / "bench.md").write_text(markdown(content))
@@ -137,7 +137,7 @@ def report(content: dict[str, Any], out: Path) -> bool:
 
 
 def _first(entry: Entry) -> Entry:
-    """The entry on as many photos as a check looks at."""
+    """The entry on as many photos as a check uses."""
     return replace(entry, job=replace(entry.job, shards=entry.job.shards[:4]))
 
 
@@ -162,10 +162,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="0: check only")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
     parser.add_argument("--warm", type=float, default=1.5, help="seconds after the first batch that do not count")
-    parser.add_argument("--only", nargs="*", help="sections whose name contains one of these, and what is measured beside them")
+    parser.add_argument("--only", nargs="*", help="sections and extra measurements whose name contains one of these")
     parser.add_argument("--who", nargs="*", help="contenders whose name contains one of these")
     parser.add_argument("--unchecked", action="store_true", help="leave out the check of what contenders deliver")
-    parser.add_argument("--merge", type=Path, nargs="*", help="earlier bench.json files, whose parts are taken in", default=[])
+    parser.add_argument("--merge", type=Path, nargs="*", help="earlier bench.json files to merge in", default=[])
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     earlier = {path: json.loads(path.read_text()) for path in given.merge}

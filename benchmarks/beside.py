@@ -1,4 +1,4 @@
-"""What is measured beside the contenders, each in a process of its own: planning, start-up, stages, bytes, waiting.
+"""Extra measurements, each in a process of its own: planning, start-up, stages, bytes, waiting.
 
     python -m benchmarks.beside plan|start|stages|processes|bytes|train PHOTOS_FOLDER
 
@@ -61,7 +61,7 @@ def plan(_: Path) -> dict[str, Any]:
 
 
 def _write_index(folder: Path, index: Any, row: Any) -> None:
-    """Shards that are holes, and an index that says how many samples each holds; in a child, for its memory is not planning's."""
+    """Write sparse shards and an index of their samples; in a child process, so that its memory is not counted as planning's."""
     child = os.fork()
     if child:
         assert os.waitpid(child, 0)[1] == 0
@@ -81,7 +81,7 @@ def _peak() -> int:
 
 
 def start(folder: Path) -> dict[str, Any]:
-    """Seconds from a Ray that is up to the first batch of four pairs, in this process's first stream and in its second."""
+    """Seconds from a running Ray to the first batch of four pairs, in this process's first stream and in its second."""
     import importlib
 
     import ray
@@ -151,7 +151,8 @@ def stages(folder: Path) -> dict[str, Any]:
 
 
 def processes(folder: Path) -> dict[str, Any]:
-    """CPU milliseconds a photo of each process, four pairs through Ray Data on two actors; those of a name are summed."""
+    """CPU milliseconds a photo of each process, four pairs through Ray Data on two actors; processes of the same name are
+    summed."""
     import psutil
 
     from benchmarks.contenders import ours_ray
@@ -172,7 +173,7 @@ def processes(folder: Path) -> dict[str, Any]:
 
 
 def _role(words: list[str]) -> str:
-    """What a process of Ray is called here: the class of an actor, or the file that is run."""
+    """The name of a Ray process: the class of an actor, or the file that it runs."""
     title = " ".join(words)
     if title.startswith("ray::"):
         name = title.removeprefix("ray::").split("(")[0].split("[")[0].split(".")[0].strip()

@@ -1,4 +1,4 @@
-"""Is what a contender delivers right? Its crops are held against PIL's, and its pairs against its crops."""
+"""Checks what a contender delivers: its crops against PIL's, and its pairs against its crops."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks.peers import FILL
 from benchmarks.work import Batch, Job, members
 
 LEVELS, WORST = 2.0, 8.0
-"""Difference from PIL, levels of 255, that is let pass, in the mean of the photos looked at and for the worst of them: DCTs and
-resize kernels differ by one, what is not antialiased by three to six."""
+"""The largest accepted difference from PIL, in levels of 255, in the mean over the photos and for the worst of them: DCTs and
+resize kernels differ by one, resizing without antialiasing by three to six."""
 REDUCED_LEVELS, REDUCED_WORST = 2.5, 10.0
-"""The same where photos are decoded at half their size, which is another filter than PIL's."""
+"""The same for photos that are decoded at half their size, which is another filter than PIL's."""
 _LOOKED_AT, _PUZZLES = 24, 6
 
 
 def save_references(shards: tuple[str, ...], size: int, path: Path) -> None:
-    """What PIL makes of each photo: the centred square, `size` pixels, bilinear, antialiased; uint8 (n, size, size, 3)."""
+    """Save PIL's crop of each photo: the centred square, `size` pixels, bilinear, antialiased; uint8 (n, size, size, 3)."""
     import io
 
     from PIL import Image
@@ -40,7 +40,7 @@ def save_references(shards: tuple[str, ...], size: int, path: Path) -> None:
 
 
 def check(contender: str, job: Job, references: str) -> str | None:
-    """Run a contender on centred squares and look at what it delivers.
+    """Run a contender on centred squares and check what it delivers.
 
     Returns:
         What is wrong, or None.
@@ -75,7 +75,7 @@ def _wrong(batch: Batch, tasks: tuple[str, ...], references: np.ndarray, size: i
 
 
 def _distance(task: str, shown: np.ndarray, mask: np.ndarray | None, references: np.ndarray) -> float:
-    """Least mean difference from what any of the references becomes."""
+    """The least mean difference from what the task makes of any reference."""
     if task == "jigsaw":  # every patch must lie somewhere in one photo, in colour or without
         return min(_patches_off(shown, reference.astype(np.uint8)) for reference in _alike(shown, references))
     if task == "rotation":

@@ -1,4 +1,4 @@
-"""Clips without a video: a window that goes over a photo, as a camera that pans and comes nearer."""
+"""Makes clips without a video: a window moves over a photo, like a camera that pans and comes nearer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the sequence of global batches exact? A run is killed at random moments and resumed, each time with other workers.
+"""Checks that the sequence of global batches is exact: a run is killed at random moments and resumed with other workers.
 
     python -m benchmarks.exact_training FOLDER [--kills 10] [--seed 0] [--workers 1 2 3 4] [--steps 400]
 

@@ -1,10 +1,10 @@
-"""Many storms: renders under twenty kills each, held against an undisturbed one byte for byte.
+"""Renders under twenty kills each, and compares the output byte for byte with an undisturbed render.
 
     python -m benchmarks.kill_storm FOLDER [--seeds 1 2 3]
 
 FOLDER is emptied and used. Prints a row a seed: what was killed, how often drivers ended for another reason, how many files
-differ, and the seconds. Exit code 1 if a driver ended by itself or a byte differs. From the root of a checkout, for the storm is
-the test suite's.
+differ, and the seconds. Exit code 1 if a driver ended by itself or a byte differs. Run it from the root of a checkout: it uses
+code of the test suite.
 """
 
 from __future__ import annotations

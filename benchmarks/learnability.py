@@ -1,4 +1,4 @@
-"""Can every task be learnt? Each is trained alone for a few minutes by a small network and held against its trivial answer.
+"""Checks that every task can be learnt: a small network trains on each for a few minutes, and must beat the trivial answer.
 
     pseudolabel pack cifar10-train.tar data/cifar10/train
     pseudolabel pack cifar10-test.tar data/cifar10/test

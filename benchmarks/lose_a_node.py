@@ -1,4 +1,4 @@
-"""A cluster of three nodes on this machine loses one during a render and one during pretraining: is the result the same?
+"""Checks that a render and a pretraining give the same result if a cluster of three nodes, on this machine, loses one.
 
     python -m benchmarks.lose_a_node [--images 1500] [--epochs 12]
 
@@ -49,8 +49,8 @@ class Nodes:
     def _add(self) -> Any:
         return self._cluster.add_node(num_cpus=self._cpus, object_store_memory=150 * 2**20)
 
-    def lose(self, number: int) -> None:
-        """Kill a node with all that runs on it; another one comes."""
+    def kill(self, number: int) -> None:
+        """Kill a node with all that runs on it, and start another one."""
         self._cluster.remove_node(self._nodes[number], allow_graceful=False)
         self._nodes[number] = self._add()
 
@@ -72,7 +72,7 @@ def photos(folder: Path, count: int) -> None:
     pack(str(folder / "photos"), str(folder / "shards"), shard_size=160_000)
 
 
-def run(nodes: Nodes, words: list[str], ready: Callable[[], bool], lose: int | None) -> float:
+def run(nodes: Nodes, words: list[str], ready: Callable[[], bool], victim: int | None) -> float:
     """Run a command on the cluster, losing a node when `ready` says so; returns seconds."""
     environment = {
         **os.environ,
@@ -85,15 +85,15 @@ def run(nodes: Nodes, words: list[str], ready: Callable[[], bool], lose: int | N
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, "-m", "pseudolabel", *words], env=environment, stdout=log, stderr=log)
         while process.poll() is None:
-            if lose is not None and not lost and ready():
-                nodes.lose(lose)
+            if victim is not None and not lost and ready():
+                nodes.kill(victim)
                 lost = True
-                print(f"  node {lose} lost after {time.perf_counter() - started:.1f} s")
+                print(f"  node {victim} lost after {time.perf_counter() - started:.1f} s")
             time.sleep(0.05)
             if time.perf_counter() - started > _WAIT_SECONDS:
                 process.kill()
         log.seek(0)
-        if process.returncode or (lose is not None and not lost):
+        if process.returncode or (victim is not None and not lost):
             raise SystemExit(f"exit code {process.returncode}, node lost: {lost}\n{log.read().decode()}")
     return time.perf_counter() - started
 
@@ -138,18 +138,18 @@ def main() -> None:
     recipe.write_text(yaml.safe_dump(document))
     nodes = Nodes(cpus=2)
     try:
-        for lose in (None, 0, 1):
-            name = "calm" if lose is None else f"stormy-{lose}"
+        for victim in (None, 0, 1):
+            name = "calm" if victim is None else f"stormy-{victim}"
             out, log = folder / name, folder / "runs" / name / "pretrain.jsonl"
             took = run(
-                nodes, ["render", str(recipe), "--out", str(out)], lambda out=out: len(list(out.glob("commits/*"))) >= 3, lose
+                nodes, ["render", str(recipe), "--out", str(out)], lambda out=out: len(list(out.glob("commits/*"))) >= 3, victim
             )
-            same = "" if lose is None else f", bytes equal: {tree(out) == tree(folder / 'calm')}"
+            same = "" if victim is None else f", bytes equal: {tree(out) == tree(folder / 'calm')}"
             print(f"render {name}: {took:.1f} s{same}", flush=True)
             words = ["pretrain", str(recipe), "--set", f"name={name}"]
-            took = run(nodes, words, lambda log=log: log.exists() and log.read_text().count("\n") >= 40, lose)
+            took = run(nodes, words, lambda log=log: log.exists() and log.read_text().count("\n") >= 40, victim)
             results = [json.loads((folder / "runs" / one / "pretrain.json").read_text())["tasks"] for one in (name, "calm")]
-            same = "" if lose is None else f", losses equal: {results[0] == results[1]}"
+            same = "" if victim is None else f", losses equal: {results[0] == results[1]}"
             print(f"pretrain {name}: {took:.1f} s{same}", flush=True)
     finally:
         nodes.close()

@@ -1,4 +1,4 @@
-"""One measurement: a contender's batches counted over a window of time, with the processor time of all its processes.
+"""Measures a contender: its batches over a window of time, and the processor time of all its processes.
 
 `python -m benchmarks.measure` is the process in which contenders live: a line of JSON in for each measurement, a line out.
 """
@@ -24,7 +24,7 @@ from benchmarks.work import Batch, Job
 
 @dataclass
 class Measured:
-    """What a window of time showed.
+    """The measurements of a window of time.
 
     Args:
         images: photos that arrived in the window; a pass a task counts a photo once for all its passes.
@@ -32,7 +32,7 @@ class Measured:
         cpu: processor seconds of this process and all its children in the window.
         first: seconds from the request to the first batch.
         own: memory that belongs to this process alone, bytes.
-        others: the same of its children, summed; memory that is shared is not counted.
+        others: the same for its children, summed; memory that is shared is not counted.
         parts: images a second in thirds of the window, to show that it was steady.
     """
 
@@ -107,7 +107,7 @@ def family() -> list[psutil.Process]:
 
 
 def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """Processor time that they have used; that of one that ended is lost."""
+    """Processor time that the processes have used; that of processes that ended is lost."""
     total = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -138,7 +138,7 @@ def main() -> None:
                 answer = {"wrong": check(asked["contender"], job, asked["references"])}
             else:
                 answer = asdict(measure(asked["contender"], job, asked["warm"], asked["seconds"]))
-        except Exception as error:  # noqa: BLE001  told to the parent, which goes on with the others
+        except Exception as error:  # noqa: BLE001  reported to the parent, which goes on with the others
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

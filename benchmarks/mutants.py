@@ -1,4 +1,4 @@
-"""Damaged images through every command: nothing may end in a traceback, die unsaid, lose a row, or come out differently twice.
+"""Sends damaged images through every command: none may end in a traceback, die silently, lose a row, or vary between runs.
 
     python -m benchmarks.mutants FOLDER [--mutants 5000] [--seed 0] [--batch 500] [--engines cpu dali]
 

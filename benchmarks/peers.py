@@ -19,7 +19,7 @@ GRAY = 0.3
 
 @cache
 def orders() -> list[list[int]]:
-    """The permutations of the jigsaw, the same hundred for all."""
+    """The permutations of the jigsaw: the same hundred for all contenders."""
     found: list[list[int]] = distant_permutations(9, 100).tolist()
     return found
 

@@ -1,4 +1,4 @@
-"""The photos: a folder or tar of them, at one of three sizes, repeated into WebDataset shards that lie in memory's reach."""
+"""The photos: a folder or tar of them, at one of three sizes, repeated into WebDataset shards that fit in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rendering to disk holds in memory: by the size of a shard, and on the driver by the number of shards.
+"""Measures the memory of rendering to disk: by the size of a shard, and on the driver by the number of shards.
 
     python -m benchmarks.render_memory FOLDER [--samples 500] [--shards 100000]
 
@@ -31,7 +31,7 @@ def peak() -> float:
 
 
 def child(*words: str) -> dict[str, float]:
-    """What a process of its own answers."""
+    """The answer of a measurement in a process of its own."""
     call = [sys.executable, "-m", "benchmarks.render_memory", "--child", *words]
     done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -61,7 +61,7 @@ def make_shard(folder: Path, samples: int) -> None:
 
 
 def render_shard(shards: str, out: str, form: str) -> dict[str, float]:
-    """Render here; the peak."""
+    """Render in this process; returns the peak."""
     from pipeline.materialize.run import render
     from pipeline.recipe import parse_recipe
 
@@ -71,7 +71,7 @@ def render_shard(shards: str, out: str, form: str) -> dict[str, float]:
 
 
 def make_many(folder: Path, shards: int) -> None:
-    """Empty shards, and an index that knows better."""
+    """Write empty shards, and an index that says they hold samples."""
     from pipeline.shards.index import Index, Row
 
     folder.mkdir(parents=True)
@@ -85,7 +85,7 @@ def make_many(folder: Path, shards: int) -> None:
 
 
 def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
-    """One step of the driver's work; its seconds, and how far the peak rose."""
+    """Run one step of the driver's work; returns its seconds and how far the peak rose."""
     from pipeline.materialize.commit import COMMITS, CommitRecord, Output
     from pipeline.materialize.folder import claim, look
     from pipeline.materialize.job import shaping
@@ -96,7 +96,7 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
 
     recipe = parse_recipe(document(shards))
     identity = build_engine(recipe).identity()
-    plan(parse_recipe(document(f"{shards}-one")), f"{out}-one", identity)  # so that what any plan takes is there
+    plan(parse_recipe(document(f"{shards}-one")), f"{out}-one", identity)  # so that the memory that any plan takes is not counted
     base, started = peak(), time.perf_counter()
 
     def answer(do: Callable[[], object]) -> dict[str, float]:
@@ -113,7 +113,7 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
         return answer(lambda: look(job))
     claim(job, shaping(recipe))
     there, wanted = {"half": (0, 2), "rest": (1, 2)}[step]
-    for i in range(there, len(job.corpus.urls), wanted):  # without the care that records are written with
+    for i in range(there, len(job.corpus.urls), wanted):  # without the atomic writes of real records
         output = Output(job.output(i, 0), 10_000_000, f"{i:064x}", 1000)
         record = CommitRecord(job.shard(i), 10240, 1000, [output], [])
         text = json.dumps({**vars(record), "outputs": [{n: getattr(output, n) for n in output.__slots__}]})

@@ -1,4 +1,4 @@
-"""How fast a corpus is rendered to disk: over Ray against a plain loop in one process, and a corpus ten times as large.
+"""Measures how fast a corpus is rendered to disk: by Ray, by a plain loop in one process, and for a larger corpus.
 
     python -m benchmarks.render_rate PHOTOS FOLDER [--copies 4] [--rounds 3] [--shard 4]
 
@@ -41,7 +41,7 @@ def recipe_of(shards: list[str], form: str, image: str | None) -> Recipe:
 
 
 def once(way: str, recipe: Recipe, out: Path) -> dict[str, float]:
-    """Render in a process of its own; samples, seconds and CPU seconds from the first shard to the last, and peak MB."""
+    """Render in a process of its own; returns samples, seconds and CPU seconds from the first shard to the last, and peak MB."""
     shutil.rmtree(out, ignore_errors=True)
     words = [sys.executable, "-m", "benchmarks.render_rate", "--child", way, str(out)]
     done = subprocess.run(words, input=recipe.model_dump_json(), capture_output=True, text=True, check=True)
@@ -50,7 +50,7 @@ def once(way: str, recipe: Recipe, out: Path) -> dict[str, float]:
 
 
 def child(way: str, out: str) -> None:
-    """What `once` starts."""
+    """Run the process that `once` starts."""
     from pipeline.materialize.run import Progress, render
 
     recipe = parse_recipe(json.loads(sys.stdin.read()))

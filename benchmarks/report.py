@@ -1,4 +1,4 @@
-"""What a run of the benchmark says: gates, a table in Markdown, and a plot."""
+"""Reports a run of the benchmark: gates, a table in Markdown, and a plot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rates(rounds: Rounds, by: str) -> list[float]:
 
 
 def gates(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every gate of `gates.yaml` for which there are measurements: what was found, and whether it is missed."""
+    """Every gate of `gates.yaml` for which there are measurements, with what was found and whether it is missed."""
     wanted, found = yaml.safe_load(GATES.read_text()), []
     for gate in wanted["ratios"]:
         section = content["sections"].get(gate["section"], {})

@@ -1,4 +1,4 @@
-"""How long a resumed run waits for its first batch, early and late in an epoch of many small images.
+"""Measures how long a resumed run waits for its first batch, early and late in an epoch of many small images.
 
     python -m benchmarks.resume_time FOLDER [--images 100000] [--rounds 3]
 

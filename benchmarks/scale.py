@@ -1,4 +1,4 @@
-"""What grows with the number of shards, units and nodes: the order of training, the corpus sent to actors, listing, Ray's units.
+"""Measures what grows with shards and units: the order of training, the corpus that actors receive, and units through Ray Data.
 
     python -m benchmarks.scale [--shards 1000000] [--units 2000]
 
@@ -51,7 +51,7 @@ def recipe_of(shards: str, **training: object) -> Recipe:
 
 
 def order(shards: int) -> None:
-    """The order of training over `shards` x 1,000 samples: built, and asked for its first unit at several places."""
+    """Build the order of training over `shards` x 1,000 samples, and ask it for the first unit at several places."""
     base = peak()
     counts = np.full(shards, SAMPLES, np.int64)
     started = time.perf_counter()
@@ -67,7 +67,7 @@ def order(shards: int) -> None:
 
 
 def sent(shards: int) -> None:
-    """The corpus as it is sent to every actor."""
+    """Pickle the corpus as it is sent to every actor."""
     urls = [f"s3://bucket/corpus/shard-{i:07d}.tar" for i in range(shards)]
     base, started = peak(), time.perf_counter()
     corpus = Corpus(urls, np.full(shards, 10**8, np.int64), np.full(shards, SAMPLES, np.int64))

@@ -1,4 +1,4 @@
-"""Which contenders meet over which work."""
+"""Which contenders are compared on which work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def host(self) -> str:
-        """In which process it lives: ours on Ray share one Ray, and the peers on Ray another."""
+        """The process that it runs in: ours on Ray share one Ray, and the peers on Ray another."""
         if "ray" in self.module or self.module == "ours_disk":
             return "ours on Ray" if self.module.startswith("ours") else "peers on Ray"
         return self.module

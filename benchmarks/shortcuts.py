@@ -1,4 +1,4 @@
-"""Can a network answer a task on pixel noise? Then the rendering betrays the answer, for there is nothing else to see.
+"""Finds shortcuts: if a network can answer a task on pixel noise, the rendering gives the answer away.
 
     python -m benchmarks.shortcuts                      every task, 20,000 samples, 2,000 steps
     python -m benchmarks.shortcuts --task rotation_angle --steps 5000
@@ -26,8 +26,8 @@ _HELD_OUT = 0.25
 _BATCH = 64
 
 
-def told_by_content(task: Task) -> bool:
-    """Whether the task's label is one that only what the picture shows may tell: a class, an order, an angle."""
+def depends_on_content(task: Task) -> bool:
+    """Whether the task's label should depend on the picture's content alone: a class, an order, an angle."""
     return isinstance(task.label_kind(), Classes | Order | Direction)
 
 
@@ -80,22 +80,22 @@ def blind_scores(task: Task, size: int, samples: int, steps: int, seed: int = 0)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         for _ in range(steps):
             rows = torch.randint(held, samples, (_BATCH,))
-            told, wanted = network(pixels[rows]), label[rows]
+            predicted, wanted = network(pixels[rows]), label[rows]
             if isinstance(kind, Direction):
-                loss = F.mse_loss(told, wanted)
+                loss = F.mse_loss(predicted, wanted)
             else:
-                loss = F.cross_entropy(told.view(*wanted.shape, -1).flatten(0, -2), wanted.flatten())
+                loss = F.cross_entropy(predicted.view(*wanted.shape, -1).flatten(0, -2), wanted.flatten())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     network.eval()
     with torch.no_grad():
-        told, wanted = torch.cat([network(part) for part in pixels[:held].split(_BATCH)]), label[:held]
+        predicted, wanted = torch.cat([network(part) for part in pixels[:held].split(_BATCH)]), label[:held]
     if isinstance(kind, Direction):
-        sine = told[:, 0] * wanted[:, 1] - told[:, 1] * wanted[:, 0]
-        return (90 - torch.atan2(sine, (told * wanted).sum(1)).abs().rad2deg()).double().numpy()
-    right = (told.view(*wanted.shape, -1).argmax(-1) == wanted).double()
-    return (right.view(held, -1).mean(1) - 1 / (told.shape[1] // (wanted.shape[1] if wanted.ndim > 1 else 1))).numpy()
+        sine = predicted[:, 0] * wanted[:, 1] - predicted[:, 1] * wanted[:, 0]
+        return (90 - torch.atan2(sine, (predicted * wanted).sum(1)).abs().rad2deg()).double().numpy()
+    right = (predicted.view(*wanted.shape, -1).argmax(-1) == wanted).double()
+    return (right.view(held, -1).mean(1) - 1 / (predicted.shape[1] // (wanted.shape[1] if wanted.ndim > 1 else 1))).numpy()
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
     given = parser.parse_args()
     for name, cls in registry().items():
         task = cls()
-        if told_by_content(task) and (not given.task or name in given.task):
+        if depends_on_content(task) and (not given.task or name in given.task):
             gains = blind_scores(task, given.size, given.samples, given.steps)
             error = gains.std(ddof=1) / np.sqrt(len(gains))
             print(f"{name:20} {gains.mean():+.4f} above chance, {gains.mean() / error:+.1f} standard errors", flush=True)

@@ -1,4 +1,4 @@
-"""How well the order mixes, beside a full shuffle: mean displacement, and same-shard pairs in a batch.
+"""Measures how well the order mixes, compared with a full shuffle: mean displacement, and same-shard pairs in a batch.
 
     python -m benchmarks.shuffle_quality [--shards 1000] [--samples 1000] [--batch 256]
 

@@ -1,4 +1,4 @@
-"""What a second thread gains: for the tasks on crops, and for one training step of a ResNet-18 at 64 pixels.
+"""Measures what a second thread gains: for the tasks on crops, and for one training step of a ResNet-18 at 64 pixels.
 
     python -m benchmarks.threads [--pairs 15] [--batch 64] [--size 64]
 

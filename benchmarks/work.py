@@ -1,4 +1,4 @@
-"""What every contender is asked to do: the same photos to the same uint8 crops, or pairs, of the same size."""
+"""The work of every contender: the same photos to the same uint8 crops, or pairs, of the same size."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Job:
     """A piece of work.
 
     Args:
-        shards: local tars; a contender goes through them again and again.
+        shards: local tars; a contender reads them again and again.
         size: side of the crop, pixels.
         tasks: what to make of each crop; none: the crop itself.
         center: take the largest centred square, unmirrored, so that the result can be checked.
         batch: samples of a batch.
         workers: processes, threads or actors that decode.
-        options: what a contender of our own is told besides.
+        options: further settings for contenders of this project.
     """
 
     shards: tuple[str, ...]

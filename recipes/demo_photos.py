@@ -2,10 +2,10 @@
 
     python recipes/demo_photos.py OUT [IMAGES] [--tiles 80]
 
-Writes OUT/train/<class>/ and OUT/test/<class>/. Without IMAGES, a class is a photo, cut into overlapping tiles: those of its left
-part to train (320, or as many as `--tiles` says), those of its right part to test, so that no tile for testing shares a pixel
-with one for training. With IMAGES, a folder of a folder a class, every fourth file of a class is for testing, chosen by a hash of
-its name.
+Writes OUT/train/<class>/ and OUT/test/<class>/. Without IMAGES, each class is a photo that is cut into overlapping tiles: tiles
+of its left part are for training (320, or as many as `--tiles` says), tiles of its right part for testing, so that the two share
+no pixel. With IMAGES, which holds a folder for each class, every fourth file of a class is for testing, chosen by a hash of its
+name.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TRAIN_TILES, TEST_TILES = 320, 120
 
 
 def cut_tiles(out: Path, train: int = TRAIN_TILES) -> None:
-    """Tiles of scikit-image's photos on a regular grid over each part, so many of each photo to train."""
+    """Cut tiles of scikit-image's photos on a regular grid over each part, `train` of each photo to train on."""
     import skimage
 
     folder = Path(skimage.__file__).parent / "data"
@@ -64,7 +64,7 @@ def cut_tiles(out: Path, train: int = TRAIN_TILES) -> None:
 
 
 def split_folder(images: Path, out: Path) -> None:
-    """Links to the files of a folder a class, split into train and test."""
+    """Link the files of a folder for each class, split into train and test."""
     classes = sorted(path for path in images.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise SystemExit(f"{images}: expected a folder for each class, at least two; found {len(classes)}")
@@ -80,7 +80,7 @@ def split_folder(images: Path, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the demo's folders of photos.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("images", nargs="?", default="", help="a folder of a folder a class, in place of tiles")
+    parser.add_argument("images", nargs="?", default="", help="a folder with a folder for each class, in place of tiles")
     parser.add_argument("--tiles", type=int, default=TRAIN_TILES, help="tiles of each photo to train on")
     asked = parser.parse_args()
     if asked.images:

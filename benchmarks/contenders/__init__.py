@@ -1,1 +1,1 @@
-"""The contenders, one file each: `batches(job)` gives endless batches, `PASSES` says whether its users make a pass a task."""
+"""The contenders, one file each: `batches(job)` gives endless batches, `PASSES` says whether it makes one pass for each task."""

@@ -18,7 +18,7 @@ PASSES = False
 
 
 class _Enough(Exception):
-    """Nobody asks for more."""
+    """Stops the render once no more batches are asked for."""
 
 
 def batches(job: Job) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ _TIMES = 40
 
 @contextmanager
 def quietly() -> Iterator[Any]:
-    """Ray Data without bars and lines; starts Ray if it does not run."""
+    """Silence Ray Data's progress bars and log lines; starts Ray if it does not run."""
     import logging
     import os
 
@@ -31,10 +31,10 @@ def quietly() -> Iterator[Any]:
 
 
 def repeated(job: Job) -> list[str]:
-    """The shards, as often as a measurement can need; once for a check."""
+    """The shards, repeated as often as a measurement can need; once for a check."""
     return list(job.shards) * (1 if job.center else _TIMES)
 
 
 def arriving(dataset: Any, job: Job) -> Iterator[Batch]:
-    """Batches as its iterator gives them, with its defaults."""
+    """The batches of a dataset's iterator with default settings."""
     yield from dataset.iter_batches(batch_size=job.batch, batch_format="numpy")

@@ -1,4 +1,4 @@
-"""SPDL's pipeline of threads; torchvision decodes and transforms in them, for SPDL's own decoder needs a system with FFmpeg."""
+"""SPDL's pipeline of threads; torchvision decodes and transforms in them, since SPDL's own decoder needs a system with FFmpeg."""
 
 from __future__ import annotations
 

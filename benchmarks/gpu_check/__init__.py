@@ -1,1 +1,1 @@
-"""What works on this machine, on a GPU where it has one: `python -m benchmarks.gpu_check`."""
+"""Checks what works on this machine, on a GPU if it has one:  `python -m benchmarks.gpu_check`."""

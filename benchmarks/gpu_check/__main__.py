@@ -1,8 +1,8 @@
-"""Runs what a GPU is wanted for once, in minutes and without network, and says of each step what it came to.
+"""Runs everything that uses a GPU once, in minutes and without network, and reports the result of each step.
 
     python -m benchmarks.gpu_check [--minutes 8] [--out runs/gpu-check] [--only PART ...]
 
-Without a GPU the steps run with DALI's CPU graph and the CPU engine, and those that are about a GPU alone are skipped. Leaves
+Without a GPU the steps run with DALI's CPU graph and the CPU engine, and those that need a GPU are skipped. Leaves
 `gpu-check.json`, up to date after each step, and what each step's commands printed. Exit code 1 if a step failed.
 """
 
@@ -32,17 +32,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="for all steps together")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"), help="where the results go; emptied before")
-    parser.add_argument("--only", nargs="*", help="the photos, and steps whose name contains one of these")
+    parser.add_argument("--only", nargs="*", help="steps whose name contains one of these, and the photos")
     given = parser.parse_args()
     out = given.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    os.environ.pop("RAY_ADDRESS", None)  # it is this machine that is looked at
+    os.environ.pop("RAY_ADDRESS", None)  # this machine is checked, not a cluster
     here = this_machine()
     import torch
 
     gpus = torch.cuda.device_count()
-    if gpus > 1:  # one is enough, and the others may be in use
+    if gpus > 1:  # one GPU is enough, and the others may be in use
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     hidden = f", though the driver shows {', '.join(here.gpus)}" if here.gpus else ""
     absent = "" if gpus else f"no GPU: torch sees none{hidden}"
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def table(found: list[Found]) -> Table:
-    """What every step came to."""
+    """A table of every step's result."""
     shown = Table("step", "", "seconds", "found", box=None, pad_edge=False)
     for one in found:
         numbers = {name: value for name, value in one.figures.items() if isinstance(value, int | float)}

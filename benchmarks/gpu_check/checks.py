@@ -1,4 +1,4 @@
-"""What the check looks at: each step calls the commands that people call, and looks at what they leave."""
+"""The steps of the GPU check: each runs commands as a user would, and checks what they leave."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Machine:
         return not self.absent
 
     def needs_gpu(self) -> None:
-        """Leave a step that is about nothing else.
+        """Skip the step if there is no GPU.
 
         Raises:
             Skipped: there is none.
@@ -100,12 +100,12 @@ class Machine:
         return path
 
     def noted(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Figures, with the note that they are none of a GPU where there is none."""
+        """Add to figures, if there is no GPU, a note that they are not those of a GPU."""
         return {**figures, **({} if self.gpu else {"note": _ON_CPU})}
 
 
 def steps(machine: Machine) -> list[Step]:
-    """All steps, what matters most first."""
+    """All steps, the most important first."""
     trainer, workers = {"render": "trainer"}, {"render": "workers", "gpus": 0.5}
     return [
         Step("photos", 60, partial(_photos, machine)),
@@ -180,12 +180,12 @@ def _pretrain(machine: Machine, name: str, options: dict[str, Any], turn: Turn) 
 
 
 def _trained(machine: Machine, recipe: Path, turn: Turn) -> dict[str, Any]:
-    """Pretrain, or go on; the figures, looked over."""
-    result = _told(turn, "pretrain", str(recipe))
+    """Pretrain, or resume, and check the figures; returns them."""
+    result = _result_of(turn, "pretrain", str(recipe))
     metrics, counts = result["metrics"], result["counts"]
     losses = {name: value for name, value in metrics.items() if name.endswith("/loss")}
     if len(losses) != 4 or not all(map(math.isfinite, losses.values())):
-        raise Failed(f"losses are missing, or no numbers: {losses}")
+        raise Failed(f"losses are missing, or not finite:  {losses}")
     if counts["quarantined"] != photos.BAD:
         raise Failed(f"{counts['quarantined']} samples were quarantined, of {photos.BAD} that are damaged")
     lines = [json.loads(line) for line in (machine.folder / "runs" / recipe.stem / "pretrain.jsonl").read_text().splitlines()]
@@ -202,20 +202,20 @@ def _trained(machine: Machine, recipe: Path, turn: Turn) -> dict[str, Any]:
 def _downstream(machine: Machine, command: str, turn: Turn) -> dict[str, Any]:
     if not (machine.folder / "runs/trainer/backbone.pt").exists():
         raise Skipped("pretraining with placement trainer has left no backbone")
-    metrics = _told(turn, command, str(machine.recipe("trainer")))["metrics"]
+    metrics = _result_of(turn, command, str(machine.recipe("trainer")))["metrics"]
     wrong = {name: value for name, value in metrics.items() if not (math.isfinite(value) and 0 <= value <= 1)}
     if wrong or not metrics:
-        raise Failed(f"accuracies are missing, or none: {wrong}")
+        raise Failed(f"accuracies are missing, or not numbers:  {wrong}")
     return machine.noted(metrics)
 
 
 def _render(machine: Machine, turn: Turn) -> dict[str, Any]:
     out = machine.folder / "pairs"
     recipe = machine.recipe("render", "workers", gpus=0)
-    counts = _told(turn, "render", str(recipe), "--out", str(out))["counts"]
+    counts = _result_of(turn, "render", str(recipe), "--out", str(out))["counts"]
     if counts["failed"] or counts["quarantined"] != photos.BAD:
         raise Failed(f"{counts['failed']} shards failed, {counts['quarantined']} samples of {photos.BAD} were quarantined")
-    _told(turn, "verify", str(out), "--deep", "--share", "0.5")
+    _result_of(turn, "verify", str(out), "--deep", "--share", "0.5")
     return machine.noted(counts)
 
 
@@ -244,14 +244,14 @@ def _resume(machine: Machine, turn: Turn) -> dict[str, Any]:
     return machine.noted({**figures, "checkpoint_at_kill": killed, "resumed_at": starts[-1]})
 
 
-def _told(turn: Turn, command: str, *words: str) -> dict[str, Any]:
-    """Run one of our commands; its result."""
+def _result_of(turn: Turn, command: str, *words: str) -> dict[str, Any]:
+    """Run one of this project's commands; returns its result."""
     result = turn.log.with_suffix(".result.json")
     result.unlink(missing_ok=True)
     try:
         turn.command([*_PSEUDOLABEL, command, *words, "--result", str(result)])
     except Failed as failure:
-        told = json.loads(result.read_text()).get("error") if result.exists() else None
-        raise Failed(f"{command}: {told or failure}") from None
+        error = json.loads(result.read_text()).get("error") if result.exists() else None
+        raise Failed(f"{command}: {error or failure}") from None
     content: dict[str, Any] = json.loads(result.read_text())
     return content

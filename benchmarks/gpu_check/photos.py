@@ -1,4 +1,4 @@
-"""The photos of the check: windows of scikit-image's, which come in its wheel, a class a photo."""
+"""The photos of the check: windows of scikit-image's photos, which come in its wheel; each photo is a class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.photos import jpeg
 
 WIDTH, HEIGHT = 300, 240
 BAD = 2
-"""Files of the training part that cannot be decoded."""
+"""Number of files in the training part that cannot be decoded."""
 
 _PHOTOS = ("astronaut", "cat", "coffee", "rocket")
 _TRAIN_SHARE = 0.7  # of the windows' places from left to right; those of the two parts overlap in the photo
@@ -35,7 +35,7 @@ def windows(count: int, train: bool = True) -> Iterator[tuple[str, Image.Image]]
 
 
 def write(folder: Path, train: int, test: int) -> None:
-    """Write `folder/train` and `folder/test`, a folder a class: so many JPEGs, but in the training part `BAD` damaged files."""
+    """Write `folder/train` and `folder/test`, a folder for each class: JPEGs, `BAD` of the training part damaged."""
     for part, count in (("train", train), ("test", test)):
         for n, (name, photo) in enumerate(windows(count, part == "train")):
             place = folder / part / name

@@ -1,4 +1,4 @@
-"""One engine's part of the check, in a process of its own: its pixels beside the CPU engine's, or its speed.
+"""One engine's part of the check, in a process of its own: compares its pixels with the CPU engine's, or measures its speed.
 
     python -m benchmarks.gpu_check.rendering pixels|speed ENGINE
 
@@ -55,7 +55,7 @@ def renderer(engine: str, tasks: dict[str, Any], frames: int) -> Renderer:
 
 
 def pixels(engine: str) -> dict[str, Any]:
-    """Every registered task, held against the CPU engine's pixels as `pseudolabel doctor` does; what is too far off."""
+    """Compare every registered task with the CPU engine's pixels, as `pseudolabel doctor` does; returns what is too far off."""
     from pipeline.tasks import registry
 
     frames = max(task.frames for task in registry().values())

@@ -1,4 +1,4 @@
-"""Steps one after another, each within its time: what one comes to is on disk before the next begins."""
+"""Runs steps one after another, each with a time limit; a step's result is on disk before the next one begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pipeline.storage import write_atomic
 
-_GRACE = 5.0  # seconds in which a command that is told to end may tidy up
+_GRACE = 5.0  # seconds that a command has to tidy up once it is asked to end
 _POLL = 0.1
 _ROOT = Path(__file__).resolve().parents[2]  # `python -m` finds modules from there
 
@@ -23,7 +23,7 @@ Status = Literal["pending", "ok", "failed", "skipped"]
 
 
 class Failed(Exception):
-    """What a step should have shown is not so.
+    """A step has failed.
 
     Args:
         reason: in words.
@@ -36,17 +36,17 @@ class Failed(Exception):
 
 
 class Skipped(Exception):
-    """A step cannot be done here; the message is its reason."""
+    """A step cannot run here; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something to show.
+    """A step of the check.
 
     Args:
         name: its name, which names its log too.
         limit: seconds that it may take.
-        run: shows it; returns its figures, among them, as `note`, what was done in another way than on a GPU.
+        run: runs it and returns its figures; `note` among them says what was done in another way than on a GPU.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Step:
 
 @dataclass
 class Turn:
-    """A step's turn: what it may use, and until when.
+    """What a running step may use, and until when.
 
     Args:
         log: a file for what its commands print.
         end: when its time is up, by `time.monotonic`.
-        limit: how many seconds that is from its start.
+        limit: seconds from its start to `end`.
     """
 
     log: Path
@@ -91,7 +91,7 @@ class Turn:
 
     @contextmanager
     def started(self, words: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """A command in a process group of its own, which is ended with the block; arguments and errors as of `command`."""
+        """Start a command in a process group of its own, which is ended with the block; arguments and errors as of `command`."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 list(words),
@@ -114,7 +114,7 @@ class Turn:
         return max(0.0, self.end - time.monotonic())
 
     def wait(self, until: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
-        """Wait until something is so; false if the process ended before.
+        """Wait until a condition holds; false if the process ends before.
 
         Raises:
             Failed: the time is up.
@@ -130,7 +130,7 @@ class Turn:
 
 @dataclass
 class Found:
-    """What a step came to.
+    """The result of a step.
 
     Args:
         name: the step's.
@@ -147,18 +147,20 @@ class Found:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def run(steps: Sequence[Step], folder: Path, about: Mapping[str, Any], seconds: float, say: Callable[[str], None]) -> list[Found]:
-    """Do the steps in turn; none that fails, or takes too long, keeps the others from theirs.
+def run(
+    steps: Sequence[Step], folder: Path, about: Mapping[str, Any], seconds: float, report: Callable[[str], None]
+) -> list[Found]:
+    """Run the steps in turn; one that fails or takes too long does not stop the others.
 
     Args:
         steps: the steps.
         folder: where `gpu-check.json` and the logs go.
-        about: what the JSON says besides.
+        about: further entries of the JSON.
         seconds: for all steps together; those that are not reached are skipped.
-        say: told what begins, and what each step came to.
+        report: called with a line when a step begins, and with its result.
 
     Returns:
-        What each came to; `gpu-check.json` holds the same from the start, and anew after each step.
+        The results; `gpu-check.json` holds them too, from the start, and is written again after each step.
     """
     found = [Found(step.name) for step in steps]
     began = time.monotonic()
@@ -169,7 +171,7 @@ def run(steps: Sequence[Step], folder: Path, about: Mapping[str, Any], seconds: 
         if left <= 0:
             result.status, result.reason = "skipped", f"the {seconds / 60:g} minutes were used up before it"
         else:
-            say(f"{step.name} ...")
+            report(f"{step.name} ...")
             limit = min(step.limit, left)
             turn = Turn(folder / f"{step.name.replace(' ', '-').replace(',', '')}.log", start + limit, limit)
             try:
@@ -179,10 +181,10 @@ def run(steps: Sequence[Step], folder: Path, about: Mapping[str, Any], seconds: 
                 result.status, result.reason = "skipped", str(reason)
             except Failed as reason:
                 result.status, result.reason, result.figures = "failed", str(reason), reason.figures
-            except Exception as error:  # noqa: BLE001  it becomes the step's reason, and the other steps have their turn
+            except Exception as error:  # noqa: BLE001  it becomes the step's reason, and the other steps still run
                 result.status, result.reason = "failed", f"{type(error).__name__}: {error}"
             result.seconds = round(time.monotonic() - start, 1)
-        say(f"{step.name}: {result.status} after {result.seconds:.0f} s{f', {result.reason}' if result.reason else ''}")
+        report(f"{step.name}: {result.status} after {result.seconds:.0f} s{f', {result.reason}' if result.reason else ''}")
         _write(folder, about, found)
     return found
 

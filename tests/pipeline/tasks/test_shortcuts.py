@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.shortcuts import blind_scores, told_by_content
+from benchmarks.shortcuts import blind_scores, depends_on_content
 from pipeline.tasks import Drawn, Task, registry
 from pipeline.tasks.rotation import Rotation
 
@@ -21,7 +21,7 @@ SAMPLES, STEPS, SIZE = 2000, 100, 32
 BOUND = 4.0
 """Standard errors above chance that no run reaches by luck: one in thirty thousand."""
 
-TASKS = {name: cls() for name, cls in registry().items() if told_by_content(cls())}
+TASKS = {name: cls() for name, cls in registry().items() if depends_on_content(cls())}
 
 
 @pytest.fixture(scope="module", autouse=True)
