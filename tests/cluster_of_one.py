@@ -13,8 +13,8 @@ CPUS = 6
 _WAIT_SECONDS = 240.0
 QUICK = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each run, for clouds that announce the end of a machine
-    "RAY_worker_niceness": "0",  # else whatever else runs on the machine comes before Ray's workers
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # else each run starts a process that watches for the end of a cloud machine
+    "RAY_worker_niceness": "0",  # else Ray's workers have lower priority than everything else on the machine
 }
 """Environment in which a Ray for tests starts, and runs of Ray Train on it."""
 
@@ -48,7 +48,7 @@ def kill_worker(name: str, but: set[int]) -> int:
 
 
 def wait_for_another(name: str, but: set[int]) -> None:
-    """Until a Ray worker of that name, none of `but`, is there and has begun its work."""
+    """Wait until there is a Ray worker of that name, none of `but`, that has begun its work."""
     end = time.monotonic() + _WAIT_SECONDS
     while not [p for p in workers(name) if p.pid not in but and "__init__" not in _title(p)]:
         if time.monotonic() > end:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from PIL import Image
 from skimage import data
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
 settings.load_profile("untimed")
 
 

@@ -1,4 +1,4 @@
-"""The docs say what the code says: generated text, links, commands, recipes, examples, files, and who imports whom."""
+"""The docs agree with the code: generated text, links, commands, recipes, examples, files, and imports."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _load(path: Path, name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pydantic looks annotations up there
+    sys.modules[name] = module  # pydantic looks up annotations there
     spec.loader.exec_module(module)
     return module
 

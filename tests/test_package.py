@@ -1,4 +1,5 @@
-"""The package as a user meets it: what `import pseudolabel` offers, and that our names mean our packages wherever it runs."""
+"""The package as a user meets it: what `import pseudolabel` offers, and that our package names mean our packages wherever it
+runs."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ _WITHOUT = ("PYTHONPATH", "PYTHONSAFEPATH")
 
 
 def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python in a folder."""
+    """Run Python in a folder."""
     clean = {name: value for name, value in os.environ.items() if name not in _WITHOUT} | environment
     return subprocess.run([sys.executable, *words], cwd=folder, env=clean, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(params=["a file", "a package"])
 def shadowed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A working directory in which something of the user's own is called as our packages are."""
+    """A working directory in which files of the user's own have the names of our packages."""
     for name in PACKAGES[:3]:
         if request.param == "a file":
             (tmp_path / f"{name}.py").write_text(_YOURS)
@@ -89,7 +90,7 @@ def test_a_script_beside_files_of_our_names_imports_ours_and_nothing_heavy(shado
 
 
 def _installed() -> bool:
-    """Whether the environment has the packages by itself; else the folder that holds them must be named."""
+    """Whether the packages are installed in the environment; if not, the folder that holds them must be given."""
     return run(Path("/"), "-c", "import pseudolabel").returncode == 0
 
 

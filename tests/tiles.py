@@ -39,7 +39,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_on(tiles: Path, runs: Path, sections: dict[str, Any], training: dict[str, Any]) -> Recipe:
-    """Rotation and jigsaw on the tiles, three epochs of four steps in this process, but for what is given."""
+    """Rotation and jigsaw on the tiles, three epochs of four steps in this process, with the given changes."""
     document: dict[str, Any] = {
         "name": "run",
         "seed": 3,
@@ -92,7 +92,7 @@ class Finished:
 def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only.
 
-    Its command is interrupted after the last step and run again, as by a user.
+    Its command is interrupted after the last step and run again, as a user would do.
     """
     from trainers.pretraining import pretrain
 

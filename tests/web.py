@@ -1,4 +1,4 @@
-"""Web servers on this machine, as storage to read from: with ranges or without, failing, or standing still."""
+"""Web servers on this machine, as storage to read from: with ranges or without, failing, or blocked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 def serve() -> Iterator[Serve]:
     """`serve(folder, ranges=True, failures=0, log=[], flowing=event)` gives the folder's URL while the test runs.
 
-    Answers are held back while `flowing` is not set, as by storage that stands still; at the end it is.
+    Answers are held back while `flowing` is not set, like storage that does not answer; at the end it is set.
     """
     running: list[tuple[http.server.ThreadingHTTPServer, threading.Event]] = []
 

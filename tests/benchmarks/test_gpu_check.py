@@ -1,4 +1,4 @@
-"""The GPU check goes through all its steps, whatever one of them does, and its JSON holds what is known at any moment."""
+"""The GPU check runs all its steps, whatever one of them does, and its JSON is up to date at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of threads: both ways do their work, in turns, and the gain is that of pairs."""
+"""The benchmark of threads runs both ways in turns, and computes the gain pair by pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users name is printed by the letter, and what stdout cannot take undoes no work."""
+"""Names from users are printed literally, and a failure of stdout undoes no work."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_full_stdout_is_one_line_and_the_work_counts_as_done(photos: Path, tmp
 
 
 def test_a_reader_who_has_gone_is_a_quiet_end(photos: Path, tmp_path: Path) -> None:
-    """Of commands that print tables, and of those that print JSON; with stdout closed there is nobody to tell."""
+    """This holds for commands that print tables and for those that print JSON; a closed stdout gets no message."""
     pack, inspect = f"$P pack {photos} {tmp_path}/s", f"$P inspect {tmp_path}/s"
     done = run(f"{pack} 2>/dev/null | true; echo ${{PIPESTATUS[0]}}; {inspect} --json | true")
     assert (done.stdout, [line for line in done.stderr.splitlines() if "looking through" not in line]) == ("141\n", [])

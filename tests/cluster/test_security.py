@@ -1,4 +1,4 @@
-"""What must not happen: open ports, code from data, files outside the output, secrets in what is written and printed."""
+"""Security: no open ports, no code from data, no files outside the output, no secrets in what is written and printed."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_a_manifest_does_not_lead_outside_its_folder_either(tmp_path: Path) -> N
 
 
 _COMMANDS = {"../../\x1b[2Jup.jpg": 1, "/abs\x9b.jpg": 1, "bad\x1b]0;title\x07.jpg": 0, "d\rir/new\nline.jpg": 1}
-"""Names that command a terminal, and whether their file is an image."""
+"""Names with control characters for a terminal, and whether their file is an image."""
 
 
 def test_names_reach_neither_the_terminal_nor_a_rendered_tar_as_they_are(call: Call, tmp_path: Path) -> None:

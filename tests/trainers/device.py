@@ -37,7 +37,7 @@ class OnDevice(Tensor):
 
 
 class OnAnother(OnDevice):
-    """The same where the network is on the host: until it is sent there, no tensor of the host mixes with it."""
+    """The same if the network is on the host: it mixes with no tensor of the host until it is sent there."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,7 +48,7 @@ class OnAnother(OnDevice):
 
 
 class StayingBuffers(DeviceBuffers):
-    """A room whose columns are such tensors."""
+    """Output buffers whose columns are such tensors."""
 
     def __init__(self, kind: type[OnDevice] = OnDevice) -> None:
         super().__init__(None)

@@ -1,4 +1,4 @@
-"""What runs trained, from their ledgers, and what the order says that they should have."""
+"""What runs trained, from their ledgers, and what they should have trained, from the order."""
 
 from __future__ import annotations
 

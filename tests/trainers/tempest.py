@@ -29,7 +29,7 @@ class Tempest:
 
     Args:
         recipe: path of the recipe; its ledger must be on.
-        log: where the driver's words go.
+        log: file for the driver's output.
         nodes: how many there are beside the head.
     """
 
@@ -46,7 +46,7 @@ class Tempest:
         self.driver: subprocess.Popen[bytes] | None = None
 
     def add_node(self) -> Any:
-        """One more node."""
+        """Add a node."""
         return self._cluster.add_node(num_cpus=3, **_STORE)
 
     def start(self, path: Path | None = None, **settings: Any) -> None:
@@ -62,11 +62,11 @@ class Tempest:
         return len(trained(self.recipe))
 
     def wait_for(self, steps: int) -> bool:
-        """Until so many steps are trained; False if the driver ends before."""
+        """Wait until so many steps are trained; False if the driver ends before."""
         return self.wait_until(lambda: self.steps() >= steps)
 
     def wait_until(self, there: Callable[[], bool]) -> bool:
-        """Until what is waited for is there; False if the driver ends before."""
+        """Wait until the condition holds; False if the driver ends before."""
         assert self.driver is not None
         end = time.monotonic() + _WAIT_SECONDS
         while not there():
@@ -78,7 +78,7 @@ class Tempest:
         return True
 
     def end(self, seconds: float = _WAIT_SECONDS) -> int:
-        """Until the driver ends, for so long at the most; its exit code."""
+        """Wait until the driver ends, for at most `seconds`; returns its exit code."""
         assert self.driver is not None
         return self.driver.wait(seconds)
 

@@ -1,4 +1,4 @@
-"""`bench` names the stage that limits, whatever it is, and what to change."""
+"""`bench` names the limiting stage, whichever it is, and what to change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.bench import Stage, limiting
 def stages(
     read_busy: float = 1.0, read_cpu: float = 1.0, file: float = 100_000, pair: float = 300_000, tasks: float = 0.0
 ) -> list[Stage]:
-    """Stages of 1,000 images, a second of rendering; `tasks` seconds of two in which the training worker made them."""
+    """Stages of 1,000 images with a second of rendering; the training worker spent `tasks` of two seconds on the tasks."""
 
     def stage(name: str, busy: float, cpu: float, leaving: float, waiting: float = 0.0) -> Stage:
         return Stage(name, 1000, busy, waiting, (busy, busy, busy), cpu, leaving)

@@ -26,7 +26,7 @@ from trainers.running.runs import RunFolder
 def test_a_run_takes_in_a_node_that_comes_and_goes_on_without_one_that_goes(
     run_recipe: Callable[..., Recipe], tiles: Path, serve: Serve, tmp_path: Path
 ) -> None:
-    """The corpus stands still while nodes come and go: however fast the machine, the run is not over before."""
+    """Storage is blocked while nodes come and go, so that the run cannot finish earlier, however fast the machine is."""
     training = {"cpus": 3, "threads": 1, "epochs": 24, "checkpoint_epochs": 0.5, "resize_seconds": 4}
     flowing = threading.Event()
     url = serve(tiles, ranges=False, flowing=flowing)

@@ -1,4 +1,4 @@
-"""Hard days: uneven shards, damaged images and checkpoints, mixtures, and a shard that does not answer."""
+"""Training under hard conditions: uneven shards, damaged images and checkpoints, mixtures, and a shard that does not answer."""
 
 from __future__ import annotations
 

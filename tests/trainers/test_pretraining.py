@@ -65,7 +65,7 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(spec, [interrupt], fresh=True)
-    anew = pretrain(spec, [interrupt])  # the end of the run before does not pass for that of the fresh one
+    anew = pretrain(spec, [interrupt])  # the result of the previous run is not taken for that of the fresh one
     assert steps == list(range(1, 49))
     assert [event["step"] for event in anew["events"]] == [48]
     assert losses(anew) == losses(calm.result)
@@ -78,7 +78,7 @@ def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_repl
     calm.copied(tmp_path)
     spec = run_recipe({"tracking": {"tensorboard": False}}, **{**calm.training, "epochs": 1})
     folder = RunFolder(spec)
-    (tmp_path / "runs/run/finetune-random-0123456789ab").mkdir()  # it began from the backbone that goes
+    (tmp_path / "runs/run/finetune-random-0123456789ab").mkdir()  # it started from the backbone that is replaced
     before: set[tuple[str, int]] = set()
 
     def look(record: Record) -> None:
@@ -156,7 +156,7 @@ def test_too_many_bad_images_end_the_run_and_are_named(
     pack(str(tmp_path / "bad"), str(tmp_path / "badshards"))
     with pytest.raises(BudgetExceeded, match=r"(?s)failures.budget.*x/.*not a decodable image"):
         pretrain(run_recipe({"corpus": {"shards": str(tmp_path / "badshards")}, "failures": {"budget": 5}}))
-    assert "constructor arguments in the object store" not in capfd.readouterr().err  # Ray's words, of an error that is none
+    assert "constructor arguments in the object store" not in capfd.readouterr().err  # Ray's message of a false error
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_words_and_is_in_no_checkpoint(run_recipe: MakeRecipe) -> None:

@@ -1,4 +1,4 @@
-"""`pseudolabel bench`: its table and verdict come out of a real stream and a real network, in both placements."""
+"""`pseudolabel bench`: makes its table and verdict from a real stream and a real network, in both placements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clean` removes what nobody needs, says what it frees, and touches nothing unless asked."""
+"""`clean` removes what is not needed, says what it frees, and removes nothing unless asked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_a_run_could_go_on_from_stays_unless_all_is_asked_for(
     newest = max(stage.glob("step-*"))
     newest.unlink()
     with (folder / ".live.tmp").open("r+b") as live:
-        fcntl.flock(live, fcntl.LOCK_EX)  # its writer lives
+        fcntl.flock(live, fcntl.LOCK_EX)  # its writer is alive
         assert "nothing is half written" not in call("clean", recipe_of_calm, "--yes").stdout
     assert (folder / ".live.tmp").exists()
     shown = call("clean", recipe_of_calm)

@@ -1,4 +1,4 @@
-"""What signals to a command become."""
+"""Signals end a command with a hint, and a second one ends it at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudolabel render` and `verify`: what they say, where they stop, and that the same command goes on."""
+"""`pseudolabel render` and `verify`: what they print, when they fail, and that the same command resumes."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def scrape() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture
 def recipe(photos: Path, tmp_path: Path) -> Recipe:
-    """Two tasks on 24 photos and a file that is none."""
+    """Two tasks on 24 photos and a file that is not an image."""
     source = tmp_path / "photos"
     source.mkdir()
     for folder in photos.iterdir():
@@ -86,16 +86,16 @@ def recipe(photos: Path, tmp_path: Path) -> Recipe:
 
 
 class Watch:
-    """Scrapes while a run is at its end, and holds it there until what is wanted is to be seen.
+    """Scrapes metrics at the end of a run, and holds the run there until the expected values are seen.
 
-    Workers hand their numbers over now and then: a series comes late, with an old value, or is left out of a scrape.
+    Workers export their numbers from time to time: a series may come late, have an old value, or be missing in a scrape.
     """
 
     def __init__(self, wanted: set[str]) -> None:
         self._wanted, self.found = wanted, scrape()
 
     def wait(self, expected: dict[tuple[str, ...], float]) -> None:
-        """Until the series are there, and those named (name, label=value, ...) have these values."""
+        """Wait until the series are there, and those named (name, label=value, ...) have these values."""
         end = time.monotonic() + _WAIT_SECONDS
         while time.monotonic() < end:
             self.found |= scrape()
@@ -104,7 +104,7 @@ class Watch:
             time.sleep(0.2)
 
     def values(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-        """Sums of series over what their labels leave open."""
+        """Sums of series over the labels that are not given."""
         return {(name, *labels): self._total(name, dict(label.split("=") for label in labels)) for name, *labels in keys}
 
     def _total(self, name: str, labels: dict[str, str]) -> float:

@@ -1,4 +1,5 @@
-"""Manifests, cluster files and image: one version everywhere, only fields that exist, and room for what they start."""
+"""Manifests, cluster files and image: one version everywhere, only fields that exist, and enough resources for what they
+start."""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def versions() -> tuple[str, str]:
-    """Of this project and of Ray, from the files that say them."""
+    """The versions of this project and of Ray, from the files that state them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     ray = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert ray is not None
@@ -153,7 +154,7 @@ def room(cluster: Object) -> list[tuple[int, float, float]]:
 
 
 def starts(objects: list[Object], recipes: dict[str, str]) -> int:
-    """Check every entry point against the command line, its recipe, and the room that its cluster has; returns how many."""
+    """Check every entry point against the command line, its recipe, and its cluster's resources; returns how many."""
     count = 0
     for item, cluster in clusters(objects):
         if item["kind"] == "RayCluster":

@@ -1,4 +1,4 @@
-"""The doctor: passes what is right, and finds what is wrong."""
+"""The doctor passes correct engines, and finds what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs on a real Ray cluster with a token: submitted, followed, left alone, submitted again, stopped, resumed."""
+"""Jobs on a real Ray cluster with a token are submitted, followed, detached from, submitted again, stopped, resumed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
 
 
 def free_port() -> int:
-    """A port that the system gives to nobody who asks for any: another Ray may be starting at the same time."""
+    """A port outside the range from which the system assigns free ports, since another Ray may be starting at the same time."""
     while True:
         port = random.SystemRandom().randrange(20_000, 30_000)
         with socket.socket() as probe, suppress(OSError):
@@ -105,7 +105,7 @@ class Head:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs: it ends when a process of Ray's ends."""
+        """Whether the head still runs: it ends when one of Ray's processes ends."""
         return self._process.poll() is None
 
     def logs(self) -> str:
@@ -155,7 +155,7 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def growing(log: Path) -> Iterator[None]:
-    """Something writes to a log all the while."""
+    """Keep writing to a log while the block runs."""
     over = threading.Event()
 
     def write() -> None:
@@ -179,7 +179,7 @@ def lines(log: Path) -> list[dict[str, Any]]:
 def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(
     head: Head, workshop: Path, serve: Serve
 ) -> None:
-    """The corpus stands still while the job is looked at: however fast the machine, it is not over before."""
+    """Storage is blocked while the job is examined, so that it cannot finish earlier, however fast the machine is."""
 
     def call(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         return head.call(*words, cwd=workshop, **environment)

@@ -1,4 +1,4 @@
-"""The examples for orchestrators do what the docs say: Dagster's in process, Airflow's with its decorators stood in for."""
+"""The examples for orchestrators do what the docs say: Dagster's in process, Airflow's with stand-ins for its decorators."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_dagster_materialises_the_shards_with_their_counts_and_does_not_retry_a_
 
 
 def test_airflows_tasks_pass_on_urls_and_tell_a_mistake_from_a_failure(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not Airflow: its decorators are stood in for, so this proves our half of the contract only."""
+    """Airflow's decorators are replaced by stand-ins, so this proves our half of the contract only."""
     planned: list[Callable[[], Any]] = []
     tasks: dict[str, Callable[..., Any]] = {}
 

@@ -1,4 +1,4 @@
-"""What travels to a cluster: a copy that stands still, of code and not of data or secrets."""
+"""What is shipped to a cluster is a copy that does not change, of code and not of data or secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours learnt from a corpus: the same each time, those that are there, and ready to be put into a recipe."""
+"""Colours learnt from a corpus are the same each time, occur in it, and can be put into a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contact sheets show the very pixels that training sees, the right words under them, and any task there may be."""
+"""Contact sheets show the exact pixels that training sees, with the right captions, for any task."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from cluster.reports.progress import Bar, Lines, Pace, TrainingProgress, counted
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Results as rows and words: shares of the time, starts beside each other, numbers as people read them."""
+"""Results as rows and words: shares of the time, the two starts compared, numbers formatted for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers and names in two corpora become the labels of one map; what cannot be brought together is refused in words."""
+"""Class numbers and names of two corpora become one set of labels; corpora that cannot be matched are refused with a reason."""
 
 from __future__ import annotations
 

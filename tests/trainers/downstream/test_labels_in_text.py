@@ -1,4 +1,4 @@
-"""Labels in words are refused where labels are learnt from, and only there."""
+"""Labels that are text are refused where labels are learnt from, and only there."""
 
 from __future__ import annotations
 

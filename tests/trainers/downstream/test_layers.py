@@ -1,4 +1,4 @@
-"""What pretraining did not train is not probed as if it had, and a recipe that is not the pretraining's is named."""
+"""Layers that pretraining did not train are not probed, and differences from the pretraining's recipe are reported."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_another_recipe_than_the_pretrainings_is_said_in_a_line(run_recipe: Make
     with caplog.at_level(logging.WARNING):
         assert read_pretrained(run_recipe(epochs=6)).differs == {}
         assert read_pretrained(run_recipe(epochs=6, workers=1)).differs == {"training.workers": [0, 1]}
-        assert not caplog.records  # where it runs changes no number
+        assert not caplog.records  # where it runs changes no result
         found = read_pretrained(here)
     assert found.differs == {"training.epochs": [6, 30], "training.workers": [0, 1]}
     assert set(found.tasks) == {"jigsaw", "rotation"}

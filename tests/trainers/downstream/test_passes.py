@@ -1,4 +1,4 @@
-"""Labelled images in batches: the usable ones with the labels of the class map, on the device that they were rendered on."""
+"""Batches of labelled images hold the usable ones, with the labels of the class map, on the device that rendered them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probes find what is there, and chance where nothing is."""
+"""The probes separate separable features, and reach chance on noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning and evaluation of a pretrained backbone, on real Ray, beside the same network from random weights."""
+"""Fine-tuning and evaluation of a pretrained backbone, on real Ray, compared with the same network from random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch normalisation is judged by the statistics of plain images: those that each layer meets, on any number of ranks."""
+"""Batch normalisation is tested with the statistics of each layer's inputs on plain images, on any number of ranks."""
 
 from __future__ import annotations
 

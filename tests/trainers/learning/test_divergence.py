@@ -1,4 +1,4 @@
-"""A run that goes wrong names the step, and the loss or layer in which it began."""
+"""The error of a run that diverges names the step, and the loss or layer in which it began."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's curves stay small however long it is, and say when a task has learnt nothing."""
+"""A run's curves stay small however long it is, and show when a task has learnt nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds training up is named."""
+"""The stage that holds training up is named, and a slow stage is told apart from a stalled one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family gives a vector and a map, at small sizes too, and nothing that no gradient reaches."""
+"""Every family gives a vector and a map, at small sizes too, and a gradient reaches all of it."""
 
 from __future__ import annotations
 

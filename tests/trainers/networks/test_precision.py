@@ -1,4 +1,4 @@
-"""Products in bfloat16 are those of float32 on every processor, and what is not is found before it is trained."""
+"""Products in bfloat16 agree with float32 on every processor, and any that do not are found before training."""
 
 from __future__ import annotations
 

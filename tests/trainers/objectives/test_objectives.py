@@ -77,7 +77,7 @@ def test_metrics_are_computed_in_float32_whatever_the_precision(recipe, rendered
     batch = rendered("denoising")
     ramp = torch.linspace(100, 120, 32).to(torch.uint8).view(1, 1, 32, 1).expand(16, 32, 32, 3).contiguous()
     same = batch | {"image": ramp, "denoising.input": ramp}
-    model = PretextModel(recipe("denoising"), seed=0).eval()  # its answer is its input, until it learns
+    model = PretextModel(recipe("denoising"), seed=0).eval()  # it returns its input until it learns
     with torch.no_grad(), autocast("cpu", "bfloat16"):
         outcome = model(same)["denoising"]
     assert outcome.also["ssim"].item() == pytest.approx(16, abs=1e-3)

@@ -1,4 +1,5 @@
-"""Every objective stays on its pixels' device, here a CUDA device of shapes without numbers: nothing of the host comes in."""
+"""Every objective stays on its pixels' device, here a fake CUDA device (shapes without values): no tensor of the host is mixed
+in."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ CUDA = torch.device("cuda")
 
 
 def moved(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """The network on the device that is none."""
+    """The network on the fake device."""
     for module in network.modules():
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():

@@ -1,4 +1,4 @@
-"""A plan is held against the nodes of a live cluster: refused where it finds no place, with what to change."""
+"""A plan is compared with the nodes of a live cluster, and refused with what to change if it does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends a run, in words; and what a worker is told before it begins."""
+"""Errors that end a run are explained, and a worker is set up before it begins."""
 
 from __future__ import annotations
 

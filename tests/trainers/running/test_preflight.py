@@ -35,7 +35,7 @@ def test_one_image_a_step_is_refused_where_a_map_has_one_position(size: int, lan
     build = network("resnet10", "standard", 16)
     with pytest.raises(UserError, match=rf"training\.batch: .* of 16 pixels .* set training\.batch to {2 * workers} or more"):
         check_batch(build, [16], batch(size, lanes), workers, "training.batch")
-    with pytest.raises(ValueError, match="more than 1 value per channel"):  # what is foreseen
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # refused in advance
         build().train()(torch.zeros(1, 3, 16, 16))
 
 

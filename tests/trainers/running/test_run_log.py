@@ -1,4 +1,4 @@
-"""The run_log holds what nobody has read yet, says where a run goes on, and a listener that fails costs nobody else a line."""
+"""The run log holds unread lines and says where a run resumes; a listener that fails costs no other listener a line."""
 
 from __future__ import annotations
 

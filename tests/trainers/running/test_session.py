@@ -1,4 +1,4 @@
-"""Who may be at which work on a cluster."""
+"""Only one process of a cluster does the same work at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network computes on the cores that there are, unless somebody has said otherwise."""
+"""A network computes on the available cores, unless the recipe or the environment says otherwise."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_resumed_run_keeps_the_lines_before_it_and_writes_the_later_ones_again
     written(spec, range(1, 8))
     if runs == "local":
         with Path(folder.path("pretrain.jsonl")).open("a") as file:
-            file.write('{"run": "pretr')  # its writer was killed over it
+            file.write('{"run": "pretr')  # its writer was killed while writing it
     written(spec, range(5, 5))  # killed before it could write a line
     assert len(read_all(folder.path("pretrain.jsonl")).splitlines()) >= 7
     written(spec, range(5, 10), loss=2.0)
