@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import beside
+from benchmarks import extras
 from benchmarks.check import save_references
 from benchmarks.photos import prepare
 from benchmarks.report import gates, markdown, plot
@@ -107,9 +107,9 @@ def run(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     finally:
         for host in hosts.values():
             host.close()
-    for name in beside.MEASURES:
+    for name in extras.MEASURES:
         if given.rounds and (not given.only or name in given.only):
-            content["beside"][name] = beside.ask(name, folder)
+            content["beside"][name] = extras.ask(name, folder)
             _say(f"{name}: {content['beside'][name]}")
             yield content
 

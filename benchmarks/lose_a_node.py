@@ -2,7 +2,7 @@
 
     python -m benchmarks.lose_a_node [--images 1500] [--epochs 12]
 
-Prints what was lost when, how long each run took beside an undisturbed one, and whether bytes and losses are equal.
+Prints what was lost when, how long each run took compared with an undisturbed one, and whether bytes and losses are equal.
 """
 
 from __future__ import annotations

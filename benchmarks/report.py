@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import beside
+from benchmarks import extras
 
 GATES = Path(__file__).with_name("gates.yaml")
 
@@ -69,7 +69,7 @@ def markdown(content: dict[str, Any]) -> str:
         lines += [f"### {name}", "", *_table(section), ""]
     for name, values in content["beside"].items():
         numbers = [(key, f"{value:,}" if isinstance(value, int) else f"{value:,.3f}") for key, value in values.items()]
-        lines += [f"### {name}", "", beside.MEASURES[name].__doc__ or "", "", *_rows((name, ""), numbers), ""]
+        lines += [f"### {name}", "", extras.MEASURES[name].__doc__ or "", "", *_rows((name, ""), numbers), ""]
     if content.get("gates"):
         head = ("goal", "by wall time", "by CPU time", "wanted", "")
         lines += ["### Gates", "", *_rows(head, _gate_rows(content["gates"])), ""]

@@ -3,7 +3,7 @@
     python -m benchmarks.resume_time FOLDER [--images 100000] [--rounds 3]
 
 FOLDER is emptied and used: the images are tiles of three photos, 32 pixels, in shards of 1,000. For each place, in turn, the data
-plane is started anew, as a resumed run does it, until a worker holds its first batch. Prints seconds.
+plane is started again, as in a resumed run, until a worker holds its first batch. Prints seconds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What Python code of a user's own imports: the public names of `pipeline` and `trainers` in one place.
+"""The public names of `pipeline` and `trainers` in one place, for a user's own Python code.
 
     import pseudolabel
 
     recipe = pseudolabel.load_recipe("recipe.yaml")
     for batch in pseudolabel.pairs(recipe, epoch=0): ...
 
-`pipeline`, `trainers` and `cluster` are names that other code has, too. After this import they mean the packages that lie beside
-this one, whatever the working directory or the script's folder holds under these names.
+`pipeline`, `trainers` and `cluster` are common names. After this import they mean the packages next to this one, even if the
+working directory or the script's folder has others of these names.
 """
 
 from __future__ import annotations

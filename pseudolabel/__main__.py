@@ -1,4 +1,4 @@
-"""The command `pseudolabel`, also as `python -m pseudolabel`; what it needs is found wherever it is called."""
+"""The command `pseudolabel`, also as `python -m pseudolabel`; it finds its packages wherever it is called."""
 
 from cluster.cli import main
 

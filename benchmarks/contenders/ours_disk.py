@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.contenders import rays
+from benchmarks.contenders import plain_ray
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
 from pipeline.materialize.run import Progress, render
@@ -44,7 +44,7 @@ def batches(job: Job) -> Iterator[Batch]:
         except BaseException as error:  # noqa: BLE001  raised where the batches are wanted
             done.put(error)
 
-    with rays.quietly(), tempfile.TemporaryDirectory() as folder:
+    with plain_ray.quietly(), tempfile.TemporaryDirectory() as folder:
         thread = threading.Thread(target=run, args=(folder,), daemon=True)
         thread.start()
         try:

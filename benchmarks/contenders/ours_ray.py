@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.contenders import rays
+from benchmarks.contenders import plain_ray
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
 from pipeline.ordering.order import Geometry, Schedule
@@ -28,6 +28,6 @@ def batches(job: Job) -> Iterator[Batch]:
     source = UnitSource(recipe, corpus, Schedule(corpus.counts, geometry, recipe.seed, recipe.training.epochs))
     source = replace(source, image=not job.tasks or bool({"occlusion", "colorization"} & set(job.tasks)))  # as in training
     keep_memory()  # as a training worker does
-    with rays.quietly():
+    with plain_ray.quietly():
         for _, columns in ahead(steps(source, units(source, crops=True), 0, 1), 2):
             yield columns

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import rays
+from benchmarks.contenders import plain_ray
 from benchmarks.peers import columns_of, mirrored, pairs_into, window
 from benchmarks.work import Batch, Job
 
@@ -31,6 +31,6 @@ def batches(job: Job) -> Iterator[Batch]:
         pairs_into(columns, 0, np.asarray(crop), job)
         return {name: column[0] for name, column in columns.items()}
 
-    with rays.quietly() as data:
-        read = data.read_webdataset(rays.repeated(job), suffixes=["jpg"], decoder=None)
-        yield from rays.arriving(read.map(make), job)
+    with plain_ray.quietly() as data:
+        read = data.read_webdataset(plain_ray.repeated(job), suffixes=["jpg"], decoder=None)
+        yield from plain_ray.arriving(read.map(make), job)

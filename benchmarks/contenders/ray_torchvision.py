@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.contenders import rays
+from benchmarks.contenders import plain_ray
 from benchmarks.peers import crop_tensor, pairs_of_tensor
 from benchmarks.work import Batch, Job
 
@@ -23,6 +23,6 @@ def batches(job: Job) -> Iterator[Batch]:
         made = pairs_of_tensor(crop_tensor(photo, job), job)
         return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in made.items()}
 
-    with rays.quietly() as data:
-        read = data.read_webdataset(rays.repeated(job), suffixes=["jpg"], decoder=None)
-        yield from rays.arriving(read.map(make), job)
+    with plain_ray.quietly() as data:
+        read = data.read_webdataset(plain_ray.repeated(job), suffixes=["jpg"], decoder=None)
+        yield from plain_ray.arriving(read.map(make), job)

@@ -30,11 +30,8 @@ def bench(
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    with (
-        named_parts("measuring") as on_progress,
-        redirect_stdout(io.StringIO()),
-        # Ray prints there that its actors were stopped at work
-    ):
+    # Ray prints to stdout that its actors were stopped at work.
+    with named_parts("measuring") as on_progress, redirect_stdout(io.StringIO()):
         from trainers.bench import bench as run
 
         found = run(loaded, seconds, on_progress)

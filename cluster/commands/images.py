@@ -39,12 +39,12 @@ def pack(
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
 
-    The images' bytes stay as they are; each sample's key is its file's path, and its label lies beside it as `cls`. The same
-    input makes the same shards, byte by byte. A pack that was interrupted is completed by running the same command again.
+    The images' bytes stay as they are; each sample's key is its file's path, and its label is its member `cls`. The same input
+    makes the same shards, byte by byte. A pack that was interrupted is completed by running the same command again.
 
     Example: [bold]pseudolabel pack photos/ shards/[/]
     """
-    from cluster.jobs.command_result import beside, recorded
+    from cluster.jobs.command_result import recorded, result_url
     from cluster.reports.progress import counted
     from cluster.reports.terminal import pack_table, print_out
     from pipeline.shards.pack import pack as run
@@ -52,7 +52,7 @@ def pack(
 
     with recorded("pack", result) as outcome:
         size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
-        outcome.begin(beside(dst, "pack"))
+        outcome.begin(result_url(dst, "pack"))
         with counted("packing", "B") as progress:
             report = run(src, dst, labels.value, size, progress, clips, most)
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
@@ -75,7 +75,7 @@ def inspect(
 ) -> None:
     """Inspect shards: counts, formats, sizes, labels, and what would be quarantined.
 
-    Reads shards that other tools made, too, and writes an index beside those that have none.
+    Reads shards that other tools made, too, and writes an index for those that have none.
 
     Example: [bold]pseudolabel inspect shards/ --deep[/]
     """

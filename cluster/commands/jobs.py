@@ -213,10 +213,10 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
 
 def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
     """The URL of the command's result if `--result` is not given."""
-    from cluster.jobs.command_result import RESULT, beside
+    from cluster.jobs.command_result import RESULT, result_url
     from trainers.running.runs import RunFolder
 
-    return beside(given["out"], command) if command == "render" else RunFolder(loaded).path(f"{command}.{RESULT}")
+    return result_url(given["out"], command) if command == "render" else RunFolder(loaded).path(f"{command}.{RESULT}")
 
 
 def _passed(names: list[str]) -> dict[str, str]:

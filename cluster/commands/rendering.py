@@ -9,7 +9,7 @@ import typer
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, Overrides, RecipePath, Result
 
-_RESUMES = "what is committed stays, and the same command goes on from there"
+_RESUMES = "committed shards are kept, and the same command goes on from there"
 
 
 def render(
@@ -30,7 +30,7 @@ def render(
 
     Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
     """
-    from cluster.jobs.command_result import beside, recorded
+    from cluster.jobs.command_result import recorded, result_url
     from cluster.reports.progress import counted, rendering
     from cluster.reports.terminal import print_out, render_table
     from pipeline.errors import RunError
@@ -44,7 +44,7 @@ def render(
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
-        outcome.begin(beside(out, "render"))
+        outcome.begin(result_url(out, "render"))
         with interruptible(_RESUMES):
             connect(loaded, check_render)
             _quiet()
@@ -87,7 +87,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from cluster.jobs.command_result import beside, recorded
+    from cluster.jobs.command_result import recorded, result_url
     from cluster.reports.progress import counted
     from cluster.reports.terminal import print_json, print_out, verify_tables
     from pipeline.materialize.verify import verify as run
@@ -95,7 +95,7 @@ def verify(
 
     with recorded("verify", result) as outcome:
         if result or is_writable(url):
-            outcome.begin(beside(url, "verify"))
+            outcome.begin(result_url(url, "verify"))
         with counted("verifying", "file") as progress:
             verdict = run(url, share if deep else 0.0, progress=progress)
         found = asdict(verdict)

@@ -16,7 +16,7 @@ from pipeline.errors import RunError, UnderWay, UserError
 
 VERSION = 1
 RESULT = "result.json"
-"""How the names of results end: `<command>.result.json` in a run's folder, `<folder>.<command>.result.json` beside another."""
+"""The end of a result's name: `<command>.result.json` in a run's folder, `<folder>.<command>.result.json` next to another."""
 
 PENDING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = "pending", "running", "done", "failed", "refused", "interrupted"
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2, INTERRUPTED: 130}
@@ -111,7 +111,7 @@ def recorded(command: str, given: str | None = None) -> Iterator[CommandResult]:
     outcome.end(None)
 
 
-def beside(folder: str, command: str) -> str:
+def result_url(folder: str, command: str) -> str:
     """The URL of the result of a command on a folder: next to the folder, whose content is the same after every run."""
     from pipeline.storage import absolute, is_local
 

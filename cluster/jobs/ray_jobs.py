@@ -124,7 +124,7 @@ class Jobs:
         """A job by its id; of several attempts under one id, the newest.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such job.
         """
         found = self._attempts(name)
         if not found:
@@ -166,10 +166,10 @@ class Jobs:
                     metadata={_OURS: command},
                     submission_id=id,
                 )
-            except (RuntimeError, ValueError) as error:  # the latter: what is to be shipped is too large
+            except (RuntimeError, ValueError) as error:  # ValueError: the files to ship are too large
                 if len(self._attempts(name)) == len(attempts):
                     raise UserError(f"the cluster refuses the job: {error}") from error
-                continue  # somebody else was faster
+                continue  # another caller was faster
             return self.find(id), True
         raise RunError(f"{name}: others keep submitting and ending the same job; `pseudolabel list` shows them")
 

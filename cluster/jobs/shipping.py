@@ -29,7 +29,7 @@ def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
     """Yield a copy of a folder, so that nothing changes while it is sent; it is removed after the block.
 
     Args:
-        folder: what is copied, without `EXCLUDES` and without what its `.gitignore` and `.rayignore` files name.
+        folder: the folder to copy, without `EXCLUDES` and without what its `.gitignore` and `.rayignore` files name.
         only: the one file to copy, instead of all.
 
     Raises:

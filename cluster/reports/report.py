@@ -11,7 +11,7 @@ from typing import Any
 from cluster.reports.formatting import amount, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
-    beside_words,
+    baseline_words,
     by_test_set,
     coverage_words,
     downstream_rows,
@@ -113,7 +113,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     sheet, no_sheet = _sheet(recipe)
     return environment.get_template("report.html").render(
         report=report,
-        measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": beside_words(one)} for one in report["test_sets"]],
+        measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)} for one in report["test_sets"]],
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],

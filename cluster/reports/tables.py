@@ -35,7 +35,8 @@ def metric_names(recipe: Recipe) -> dict[str, str]:
 
 
 def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, str], steps: int = 0) -> Table:
-    """Each task's first and last loss, and its last metric beside the trivial answer's; below it, what was not learnt."""
+    """Each task's first and last loss, and its last metric next to the trivial answer's; below, the tasks that were not
+    learnt."""
     table = Table(
         title="pretext tasks",
         caption="\n".join(pretext_notes(tasks, steps)) or None,
@@ -163,12 +164,12 @@ def _protocol(row: Mapping[str, Any]) -> str:
 
 
 def score_words(row: Mapping[str, Any] | None) -> str:
-    """An accuracy with its standard error, in per cent; nothing where there is none."""
+    """An accuracy with its standard error, in per cent; empty without an accuracy."""
     if row is None:
         return ""
     error = row.get("standard_error")
-    beside = "" if error is None else f" ± {100 * error:.1f}"
-    return f"{100 * row['accuracy']:.1f}{beside} %"
+    spread = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * row['accuracy']:.1f}{spread} %"
 
 
 def gain_words(row: Mapping[str, Any]) -> str:
@@ -186,7 +187,7 @@ def coverage_words(row: Mapping[str, Any]) -> str:
     return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
 
 
-def beside_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
+def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
     """The accuracies that need no network, by name, if they are known."""
     named = (("chance", "chance"), ("colour histogram, no network", "baseline"))
     return [(words, measured[key]) for words, key in named if measured[key] is not None]
@@ -198,9 +199,9 @@ def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
-    beside = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in beside_words(measured))
+    baselines = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in baseline_words(measured))
     title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
-    caption = f"{beside}\n± is a standard error: how much the choice of test images alone changes a number"
+    caption = f"{baselines}\n± is a standard error: how much the choice of test images alone changes a number"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
     for heading in ("labels", "tested", "random", "pretrained", "gain"):

@@ -72,7 +72,7 @@ def pack_table(report: PackReport) -> Table:
 
 
 def inspect_tables(report: CorpusReport) -> list[RenderableType]:
-    """What `inspect` found: sums, then what would be quarantined and what is damaged."""
+    """What `inspect` found: sums, then quarantined and damaged samples."""
     table = _facts(
         "corpus", f"{amount(report.samples, 'sample')} in {amount(report.shards, 'shard')}, {amount(report.bytes, 'B')}"
     )

@@ -27,8 +27,8 @@ def trained(recipe: Recipe) -> Steps:
         steps = starts.setdefault(f"{start} of {world.partition('-of-')[2]}", {})
         for line in file.read_text().splitlines():
             if line.endswith("}"):  # else its writer was killed over it
-                told = json.loads(line)
-                steps.setdefault(told["step"], Counter()).update(told["ids"])
+                entry = json.loads(line)
+                steps.setdefault(entry["step"], Counter()).update(entry["ids"])
     found: Steps = {}
     for steps in starts.values():
         for step, ids in steps.items():

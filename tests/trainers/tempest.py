@@ -1,4 +1,4 @@
-"""A cluster of several nodes on this machine, a driver that pretrains on it, and the killing of workers, nodes and the driver."""
+"""A cluster of several nodes on this machine with a driver that pretrains on it; kills workers, nodes and the driver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tempest:
     Args:
         recipe: path of the recipe; its ledger must be on.
         log: file for the driver's output.
-        nodes: how many there are beside the head.
+        nodes: how many there are besides the head.
     """
 
     def __init__(self, recipe: Path, log: Path, nodes: int = 2) -> None:

@@ -105,7 +105,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
     source: Callable[..., UnitSource], device: int, training: dict[str, Any]
 ) -> None:
     given = source(**training)
-    told: dict[int | None, list[Tensor]] = {}
+    results: dict[int | None, list[Tensor]] = {}
     for gpu in (None, device):
         model, tally = PretextModel(given.recipe, seed=0), _StepTally(tuple(given.recipe.tasks), torch.device("cpu"))
         left = 0
@@ -115,8 +115,8 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
             left += len(columns["weight"]) - int(columns["weight"].sum())
             tally.add(accumulate(model, given.recipe.tasks, columns, 16, "float32"), columns)
         assert (tally.steps, left) == (2, 4)
-        told[gpu] = [tally.values, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
-    for here, there in zip(told[None], told[device], strict=True):
+        results[gpu] = [tally.values, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+    for here, there in zip(results[None], results[device], strict=True):
         assert torch.equal(here, there)
 
 

@@ -65,10 +65,10 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(spec, [interrupt], fresh=True)
-    anew = pretrain(spec, [interrupt])  # the result of the previous run is not taken for that of the fresh one
+    again = pretrain(spec, [interrupt])  # the result of the previous run is not taken for that of the fresh one
     assert steps == list(range(1, 49))
-    assert [event["step"] for event in anew["events"]] == [48]
-    assert losses(anew) == losses(calm.result)
+    assert [event["step"] for event in again["events"]] == [48]
+    assert losses(again) == losses(calm.result)
     assert trained(spec) == due(spec) == due(calm.recipe)
 
 

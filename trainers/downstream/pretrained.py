@@ -35,7 +35,7 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     """Read the backbone in the recipe's run folder; warns if it was pretrained with another recipe.
 
     Raises:
-        UserError: there is none, or it is another network than the recipe's.
+        UserError: there is no backbone, or it is of another network than the recipe's.
     """
     folder = RunFolder(recipe)
     saved = folder.read_weights(BACKBONE)

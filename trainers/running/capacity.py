@@ -98,7 +98,7 @@ def check_nodes(wanted: list[Piece], available: list[Node]) -> None:
                     f"lower {piece.key}.cpus{f' or {piece.key}.gpus' if piece.gpus else ''}, or add larger nodes"
                 )
             raise UserError(
-                f"the run fits the cluster in sum but not node by node: with {number} of {len(wanted)} pieces placed, no node "
+                f"the run fits the cluster in sum but not node by node: with {number} of its {len(wanted)} parts placed, no node "
                 f"has {asks} left for a {piece.name}; {sizes}: choose training.cpus and placement.cpus that divide a node "
                 "evenly, or add nodes"
             )

@@ -15,7 +15,7 @@ _HALF_WRITTEN = f"*{TEMPORARY}"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something in a run's folder beside weights, results and logs.
+    """Something in a run's folder other than weights, results and logs.
 
     Args:
         name: of a subfolder, or a pattern of files.

@@ -222,7 +222,7 @@ def test_jobs_end_and_are_tried_again() -> None:
             job = job_of(item)
             assert job["shutdownAfterJobFinishes"] is True
             assert job["activeDeadlineSeconds"] > job["preRunningDeadlineSeconds"] > 0
-            assert job["backoffLimit"] >= 1  # every entry point goes on from what is done
+            assert job["backoffLimit"] >= 1  # every entry point resumes
             assert job["submitterConfig"]["backoffLimit"] <= 1
 
 
@@ -276,7 +276,7 @@ def test_no_pod_may_more_than_it_needs() -> None:
 
 
 def secrets_in(value: Any) -> Iterator[str]:
-    """Names that look like a secret's and have a value beside them in place of a reference."""
+    """Names that look like a secret's and have a value in place of a reference."""
     if isinstance(value, dict):
         if _SECRET.search(str(value.get("name", ""))) and isinstance(value.get("value"), str):
             yield value["name"]
@@ -302,7 +302,7 @@ def test_secrets_are_references() -> None:
 @needs_kustomize
 def test_the_redis_password_is_a_reference() -> None:
     for item, cluster in clusters(overlay("gcs-fault-tolerance")):
-        if item["kind"] == "RayCronJob":  # the next night's job does what is left
+        if item["kind"] == "RayCronJob":  # the next night's job does the rest
             continue
         options = cluster["gcsFaultToleranceOptions"]
         assert options["redisPassword"].keys() == {"valueFrom"}, item["metadata"]["name"]

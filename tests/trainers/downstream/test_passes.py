@@ -82,7 +82,7 @@ def test_a_share_for_statistics_is_drawn_by_the_seed_from_all_shards(labelled: L
 
 
 def probed(data: Labelled) -> dict[str, dict[str, float]]:
-    """What evaluation makes of a backbone and of another, by start and protocol, beside the histogram's."""
+    """Accuracies of two backbones by start and protocol, with the histogram's."""
     made = {init: build_backbone(data.recipe.training.backbone, 32, seed) for seed, init in enumerate(("pretrained", "random"))}
     networks = {init: backbone.embedding("stage2") for init, backbone in made.items()}
     remeasure(networks, images_of(data.training_some(100)), data.recipe)

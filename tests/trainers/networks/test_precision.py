@@ -80,7 +80,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize(("cin", "k", "s", "n", "groups"), CONVOLUTIONS)
 def test_every_weight_of_a_small_map_s_convolution_gets_its_gradient(cin: int, k: int, s: int, n: int, groups: int) -> None:
-    """In memory that holds NaN before it is written, beside float64."""
+    """In memory that holds NaN before it is written, compared with float64."""
     torch.manual_seed(0)
     conv = nn.Conv2d(cin, 64, k, s, k // 2, groups=groups, bias=False).to(memory_format=torch.channels_last)
     x = torch.randn(16, cin, n, n).contiguous(memory_format=torch.channels_last)

@@ -29,7 +29,9 @@ def test_a_worker_that_is_larger_than_every_node_is_refused() -> None:
 
 def test_what_fits_in_sum_and_not_node_by_node_is_refused() -> None:
     check_nodes([_WORKER] * 2 + [_ACTOR] * 2, [Node(4)] * 2)
-    with pytest.raises(UserError, match=r"in sum and not node by node: after 2 of 3.*no node has 3 CPUs left.*2 x 5 CPUs"):
+    with pytest.raises(
+        UserError, match=r"in sum but not node by node: with 2 of its 3 parts placed, no node has 3 CPUs left.*2 x 5 CPUs"
+    ):
         check_nodes([_WORKER] * 3, [Node(5)] * 2)
 
 

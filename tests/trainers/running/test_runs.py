@@ -1,4 +1,4 @@
-"""What a run's folder knows of recipes: which keys differ, and which of them change what is computed."""
+"""A run's folder compares recipes: which keys differ, and which of them change the result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Extra measurements, each in a process of its own: planning, start-up, stages, bytes, waiting.
 
-    python -m benchmarks.beside plan|start|stages|processes|bytes|train PHOTOS_FOLDER
+    python -m benchmarks.extras plan|start|stages|processes|bytes|train PHOTOS_FOLDER
 
 PHOTOS_FOLDER is where `python -m benchmarks` keeps its shards. Each prints a line of JSON.
 """
@@ -34,7 +34,7 @@ _WARM_BATCHES, _BATCHES = 20, 60
 
 def ask(what: str, folder: Path) -> dict[str, Any]:
     """Measure one of these in a process of its own."""
-    words = [sys.executable, "-m", "benchmarks.beside", what, str(folder)]
+    words = [sys.executable, "-m", "benchmarks.extras", what, str(folder)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -86,11 +86,11 @@ def start(folder: Path) -> dict[str, Any]:
 
     import ray
 
-    from benchmarks.contenders import rays
+    from benchmarks.contenders import plain_ray
 
     contender = importlib.import_module("benchmarks.contenders.ours_ray")
     asked = time.perf_counter()
-    with rays.quietly():
+    with plain_ray.quietly():
         ray.get(ray.remote(num_cpus=0)(lambda: None).remote())
     up = time.perf_counter() - asked
     found = {}
@@ -184,12 +184,12 @@ def _role(words: list[str]) -> str:
 
 def bytes_(folder: Path) -> dict[str, Any]:
     """Bytes a photo through the object store: what the blocks of each placement hold, for one pair and for four."""
-    from benchmarks.contenders import rays
+    from benchmarks.contenders import plain_ray
     from benchmarks.contenders.ours import recipe_of
     from pipeline.streaming.plan import open_source, units
 
     found = {}
-    with rays.quietly():
+    with plain_ray.quietly():
         for tasks in (TASKS[:1], TASKS):
             for place in ("workers", "trainer"):
                 recipe = recipe_of(_job(folder, tasks), render=place)
