@@ -15,11 +15,12 @@ from pipeline.order import Geometry, Schedule
 from pipeline.recipe import Recipe
 from pipeline.shards.opening import open_training_corpus
 from pipeline.shards.pack import pack
-from pipeline.stream import _ReadUnits, steps
+from pipeline.stream import steps
 from pipeline.units import Source
 from tests.pipeline.images import encode, photo
 from tests.pipeline.test_render import BAD
 from tests.tiles import FOUR_TASKS
+from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnAnother, StayingRoom
 from trainers import bench
 from trainers.gradients import accumulate
@@ -54,16 +55,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(dali, "DeviceRoom", lambda device_id: StayingRoom(OnAnother))
     monkeypatch.setattr(dali, "DaliEngine", on_cpu)
     return 0
-
-
-class Arrived:
-    """Encoded units as Ray Data hands them to a rank."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def iter_batches(self, **given: Any) -> Iterator[Any]:
-        yield from _ReadUnits(self._source, None)({"id": np.arange(self._source.schedule.units(0))})
 
 
 @pytest.fixture(scope="module")
