@@ -116,7 +116,7 @@ def test_two_interrupts_of_a_command_on_ray_end_in_one_line_and_leave_no_process
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     words = [command, str(tmp_path / "recipe.yaml"), *(["--out", str(tmp_path / "out")] if command == "render" else [])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "pseudolabel", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **QUICK, "TEST_MARK": mark},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
