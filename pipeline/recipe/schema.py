@@ -86,7 +86,7 @@ class CorpusSection(Section):
     index: str | None = Field(
         None,
         description="Folder, path or URL, for the index of shards whose own folder has none and cannot be written, such as over "
-        "http; every machine must reach it. Else they are scanned by each process that reads them.",
+        "http, signed or not; every machine must reach it. Else they are scanned by each process that reads them.",
     )
     frames: int | None = Field(
         None,

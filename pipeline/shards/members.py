@@ -28,7 +28,7 @@ from pipeline.storage import (
     open_seekable,
     read_all,
     read_ranges,
-    without_secrets,
+    unsigned,
     write_atomic,
 )
 from pipeline.storage import size as size_of
@@ -266,9 +266,15 @@ def sidecar(shard: str) -> str | None:
     return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
-def sidecar_in(index: str, shard: str) -> str:
-    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one."""
-    folder, _, name = without_secrets(shard).rpartition("/")
+def sidecar_in(index: str, shard: str) -> str | None:
+    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one.
+
+    It is the same however the shard's URL is signed; None where a query may choose what the URL stands for.
+    """
+    plain = unsigned(shard)
+    if plain is None or not plain.endswith(".tar"):
+        return None
+    folder, _, name = plain.rpartition("/")
     return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
 
 

@@ -20,7 +20,20 @@ from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
 from pipeline.shards.members import Members, agrees, at_hand, load_or_scan, scan, sidecar, sidecar_in
 from pipeline.shards.remarks import Remarks
-from pipeline.storage import Listed, absolute, changed, exists, expand, is_local, is_writable, join, make_folder, open_seekable
+from pipeline.storage import (
+    Listed,
+    absolute,
+    changed,
+    exists,
+    expand,
+    is_local,
+    is_writable,
+    join,
+    make_folder,
+    open_seekable,
+    unsigned,
+    without_secrets,
+)
 
 _COPIED_FROM = 16
 """Where so many shards, and all of a folder, are newer than its index, the folder was copied: the ends of each are compared."""
@@ -118,14 +131,14 @@ def open_corpus(
     folders = {
         url: _open_folder(url, [listed[i] for i in inside], index, index_in and absolute(index_in))
         for url, inside in places.items()
-        if url
+        if url and (index_in or not _is_signed(url))
     }
     counts = np.full(len(listed), -1, np.int64)
     for url, folder in folders.items():
         counts[places[url]] = folder.counts
     unknown = np.flatnonzero(counts < 0).tolist()
     counts[unknown] = 0
-    _warn_of_scans([listed[i] for i in unknown], folders)
+    _warn_of_scans([listed[i] for i in unknown], folders, index_in)
     remarks = Remarks()
     damaged, scanned = _scan(listed, unknown, counts, folders, progress, remarks)
     for sentence in remarks.sentences(chosen=bool(image or frames)):
@@ -322,7 +335,7 @@ def _newer(shard: Listed, folder: _Folder) -> tuple[Row, bool, Members | None]:
     return row, row == old or (folder.writable and folder.place == folder.url), members
 
 
-def _warn_of_scans(shards: list[Listed], folders: dict[str, _Folder]) -> None:
+def _warn_of_scans(shards: list[Listed], folders: dict[str, _Folder], index_in: str | None) -> None:
     """Say what it costs that nothing can be kept of what is scanned: remote shards are read whole for that."""
     lost = [
         shard
@@ -333,15 +346,22 @@ def _warn_of_scans(shards: list[Listed], folders: dict[str, _Folder]) -> None:
         size = sum(shard.size for shard in lost) / 1e9
         log.warning(
             "%d shards have no index and their folder cannot be written: %.3g GB are read to index them, now, and again by each "
-            "process that reads them, more than once where these are more than %d; corpus.index: URL names a place to keep it",
+            "process that reads them, more than once where these are more than %d; %s",
             *(len(lost), size, CACHED_SHARDS),
+            "corpus.index: URL names a place to keep it"
+            if all(map(_folder_of, lost)) and not index_in
+            else "corpus.index must be a place that can be written, and keeps the index of names that end in .tar and have no "
+            "query but a signature",
         )
 
 
 def _open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str | None) -> _Folder:
     shards, sizes = [shard.url for shard in listed], np.array([shard.size for shard in listed], np.int64)
-    place = sidecar_in(index_in, shards[0]).rpartition("/")[0] if index_in else url
+    place = ((index_in and sidecar_in(index_in, shards[0])) or f"{url}/").rpartition("/")[0]
     folder = _Folder(url, place, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(place))
+    if _is_signed(url):  # nothing beside its shards has a signature that we know
+        _look_elsewhere(folder, listed)
+        return folder
     try:
         lookup = Lookup.load(url)
         folder.classes = lookup.classes
@@ -374,7 +394,8 @@ def _look_elsewhere(folder: _Folder, listed: list[Listed]) -> None:
             for n, shard in enumerate(listed)
             if folder.counts[n] < 0 and (written is None or (shard.changed or written) <= written)
         ]
-        shards, sizes = [listed[n].url for n in wanted], np.array([listed[n].size for n in wanted], np.int64)
+        shards = [f"{folder.url}/{_name(listed[n])}" for n in wanted]
+        sizes = np.array([listed[n].size for n in wanted], np.int64)
         digests = dict(lookup.find("digest", shards, sizes))
         for k, samples in lookup.find("samples", shards, sizes):
             name = _name(listed[wanted[k]])
@@ -418,8 +439,16 @@ def _write(folder: _Folder, save: Callable[[], None]) -> bool:
 
 
 def _folder_of(shard: Listed) -> str | None:
-    return shard.url.rpartition("/")[0] if sidecar(shard.url) else None
+    """The folder in which an index describes a shard; that of signed shards, which only `corpus.index` serves, ends in `?`."""
+    if sidecar(shard.url):
+        return shard.url.rpartition("/")[0]
+    plain = unsigned(shard.url) or ""
+    return f"{plain.rpartition('/')[0]}?" if plain.endswith(".tar") else None
+
+
+def _is_signed(folder: str) -> bool:
+    return folder.endswith("?") and not is_local(folder)
 
 
 def _name(shard: Listed) -> str:
-    return shard.url.rpartition("/")[2]
+    return without_secrets(shard.url).rpartition("/")[2]

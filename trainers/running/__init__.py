@@ -1,1 +1,1 @@
-"""A run on Ray: the resources that it needs, its folder, checkpoints, log and tracking."""
+"""A run on Ray: its resources, where its workers meet, its folder, checkpoints, log and tracking."""
