@@ -39,15 +39,15 @@ class ShardRenderer:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
         told: called after each chunk, as `pipeline.streaming.metrics.Meter.rendered` is.
-        aside: as for `CrashSafeRenderer`.
+        in_child: as for `CrashSafeRenderer`.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.
     """
 
-    def __init__(self, job: RenderJob, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
+    def __init__(self, job: RenderJob, threads: int = 1, told: Told | None = None, in_child: bool = False) -> None:
         self._job, self._told = job, told
-        self._render = CrashSafeRenderer(job.recipe, threads, aside=aside)
+        self._render = CrashSafeRenderer(job.recipe, threads, in_child=in_child)
         here = identity_of(job.recipe, self._render.engine_identity())["engine"]
         if here != job.identity["engine"]:
             raise RunError(

@@ -214,7 +214,7 @@ def _render_again(rendered: RenderedCorpus, share: float, seed: int | None, verd
     order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
     chosen = {job.shard(i): i for i in order[: math.ceil(share * len(corpus.urls))].tolist()}
     rows = {row["shard"]: row for row in rendered.rows() if row["shard"] in chosen and row["failure"] is None}
-    with closing(ShardRenderer(job, aside=True)) as render:
+    with closing(ShardRenderer(job, in_child=True)) as render:
         for shard, i in chosen.items():
             row = rows.get(shard)
             if row is None:

@@ -97,8 +97,7 @@ class Geometry:
             )
 
     def shared_by(self, workers: int) -> Geometry:
-        """The same order with a number of groups that the ranks divide: the next multiple of `workers`, as far as the lanes
-        allow."""
+        """The same order, its groups rounded up to a multiple of `workers`, or down where the lanes are too few for that."""
         self.check_workers(workers)
         groups = -(-self.groups // workers) * workers
         return replace(self, groups=groups if groups <= self.lanes else self.lanes // workers * workers)

@@ -311,7 +311,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     threads = recipe.placement.threads
     finish = CropTaskRenderer(recipe, threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
-    with closing(UnitRenderer(_without_tasks(source) if crops else source, threads, aside=True)) as render:
+    with closing(UnitRenderer(_without_tasks(source) if crops else source, threads, in_child=True)) as render:
         made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
         for _, columns in batches(source.schedule, source.step, 0, 1, made):
             quarantine.add(len(columns["id"]), columns["failure"])

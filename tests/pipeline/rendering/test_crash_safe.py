@@ -162,7 +162,7 @@ def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[st
         from tests.pipeline.rendering.test_renderer import recipe, sample
         from tests.pipeline.rendering.test_crash_safe import killer
 
-        render = CrashSafeRenderer(recipe("cpu"), aside=True)
+        render = CrashSafeRenderer(recipe("cpu"), in_child=True)
         files = [killer(), good()["jpeg"]]
         print(json.dumps([render([sample("namesake", file)], 0).failures for file in files]))
     """

@@ -234,7 +234,7 @@ def test_archives_that_are_passed_over_are_named(shards: Path, caplog: pytest.Lo
     for name in ("d.tar.gz", "e.TGZ", "notes.txt"):
         (shards / name).write_bytes(b"x")
     assert open_corpus(str(shards)).samples == 14
-    assert "2 compressed archives beside the shards are no part of the corpus, such as d.tar.gz" in caplog.text
+    assert "2 compressed archives beside the shards are not part of the corpus, such as d.tar.gz" in caplog.text
 
 
 def test_a_link_in_a_shard_is_the_file_that_it_stands_for(tmp_path: Path) -> None:
