@@ -156,8 +156,7 @@ class Lookup:
             return
         wanted = iter(sorted(range(len(urls)), key=urls.__getitem__))
         n = next(wanted, None)
-        for name, size, value in self._rows(column):  # `save` sorts the rows, and `wanted` is sorted, so one pass over both is
-        enough
+        for name, size, value in self._rows(column):  # both are sorted by name, so one pass is enough
             url = f"{self.folder}/{name}"
             while n is not None and urls[n] < url:
                 n = next(wanted, None)

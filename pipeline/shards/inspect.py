@@ -121,8 +121,7 @@ class _ShardTally:
 def inspect(
     corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
 ) -> CorpusReport:
-    """Check the header of every image, as a run does before decoding; an image that crashes the decoder's process counts as
-    bad.
+    """Check the header of every image, as a run does before decoding; an image that crashes the process counts as bad.
 
     Args:
         corpus: opened with `keep_damaged=True` where damaged shards are to be reported and not to stop everything.

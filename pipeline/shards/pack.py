@@ -179,8 +179,7 @@ def _warn_of_same_stems(paths: list[str]) -> None:
     alike = [group for group in groups.values() if len(group) > 1]
     if alike:
         log.warning(
-            "%d images are named like another up to the first dot, such as %s and %s: each becomes a sample of its own (--clips
-            "
+            "%d images are named like another up to the first dot, such as %s and %s: each becomes a sample of its own (--clips "
             "makes one of them); leave out images that are a depth map or a mask of another",
             *(sum(map(len, alike)), *map(_printable, alike[0][:2])),
         )
@@ -250,7 +249,12 @@ def _claim(dst: str) -> None:
 
 
 def _write_shards(
-    source: ImageSource, items: list[_PlannedSample], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
+    source: ImageSource,
+    items: list[_PlannedSample],
+    dst: str,
+    shard_size: int,
+    index: Index,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     total, done = sum(item.size for item in items), 0
     samples = _samples(source, items)

@@ -47,7 +47,7 @@ def is_writable(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The URL in a form that means the same in every process: local paths (also `file://`, `~`, relative ones) become absolute."""
+    """The URL in a form that means the same in every process: local paths (`file://`, `~`, relative ones) become absolute."""
     if not is_local(url):
         remember(url)
         return url if "?" in url else url.rstrip("/")

@@ -68,8 +68,7 @@ def size(url: str) -> int:
 
 
 def changed(url: str) -> float | None:
-    """The time of a file's last change, seconds since 1970 by its storage's clock; None where there is no file, or no such
-    time."""
+    """The time of a file's last change, seconds since 1970 by its storage's clock; None where it is not known."""
     fs, path = backend(url)
     with as_oserror(url):
         try:
