@@ -19,7 +19,7 @@ def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], li
 
     Args:
         budget: allowed number (int) or share of the samples seen (float).
-        bad: samples that cannot be used: damaged ones, and where labels are learnt, those without one.
+        bad: samples that cannot be used: damaged ones, and where labels are learnt, those without a label.
         seen: samples, good and bad.
         rows: returns shard, key and reason of some bad samples, the first of which the message names.
 

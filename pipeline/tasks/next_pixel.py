@@ -20,8 +20,8 @@ class NextPixel(Task):
     """A small version of the image is shown up to a drawn place, in reading order; the label is the colour of the next pixel.
 
     Label and input have the colours of a palette. A backbone takes a whole image and not one pixel after another, so each
-    drawing has one pixel as its label. Over the epochs every pixel is one, and the losses are those of the same likelihood, term
-    by term.
+    drawing has one pixel as its label. Over the epochs the labels cover every pixel, which gives the same likelihood, term by
+    term.
     """
 
     name: ClassVar[str] = "next_pixel"

@@ -14,9 +14,8 @@ from pipeline.labels import Colours
 from pipeline.tasks.base import Drawn, Task
 
 _SPREAD = 0.06 * 255 / 6**0.5
-"""Levels: the scale s of a density exp(-distance / s) of chroma around grey. Its root mean square distance is the root of 6
-times s;
-on ImageNet photos 0.06 of the range was measured."""
+"""The scale s, in levels, of a density exp(-distance / s) of chroma around grey. Its root mean square distance from grey is s
+times the root of 6; on ImageNet photos that distance was measured as 0.06 of the range."""
 
 
 class QuantisedColorization(Task):

@@ -87,7 +87,7 @@ def test_what_cannot_be_decoded_is_refused_with_the_reason(encoded: bytes, words
 
 
 def test_the_extension_plays_no_part() -> None:
-    """The bytes alone are looked at: there is no name to be wrong."""
+    """The check reads only the bytes and is given no name."""
     assert header(good()["png"]).codec == "png"
 
 
@@ -301,7 +301,7 @@ FILES = st.one_of(directories(), pngs(), webps(), directories().map(lambda block
 
 @given(file=FILES)
 def test_whatever_a_structure_says_the_walk_through_it_answers(file: bytes) -> None:
-    """Without the net that the check spreads below it."""
+    """Without the check around it, which would catch exceptions."""
     found = orientation(file)
     assert isinstance(found, str) or 1 <= found <= 8
     assert bytes(without_animation(file)).startswith(file[:8])

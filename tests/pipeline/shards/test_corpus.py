@@ -184,7 +184,7 @@ def test_an_index_whose_rows_cannot_be_is_named_and_made_again(
 
 @pytest.mark.parametrize("classes", ["5", '{"a": 1}', '["a", 7]', "[", "[" * 100_000])
 def test_classes_that_are_no_names_are_said_and_left_alone(shards: Path, caplog: pytest.LogCaptureFixture, classes: str) -> None:
-    """Nothing but the index knows the names: it is for its owner to say what becomes of it."""
+    """Only the index holds the names, so its owner must decide what happens to it."""
     open_corpus(str(shards))
     path = shards / "index.parquet"
     table = pq.read_table(path)

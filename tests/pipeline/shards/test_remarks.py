@@ -1,4 +1,4 @@
-"""Samples of several images and labels that are no numbers are counted and said, at the first opening and by `inspect`."""
+"""Samples with several images and labels that are not numbers are counted, and reported when a corpus is opened or inspected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no name of shards is refused with what to write in its place; braces are counted before they are spelled out."""
+"""Patterns that cannot be shards are refused with what to write instead; brace patterns are counted before they are expanded."""
 
 from __future__ import annotations
 
