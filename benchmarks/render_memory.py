@@ -87,7 +87,7 @@ def make_many(folder: Path, shards: int) -> None:
 def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
     """Run one step of the driver's work; returns its seconds and how far the peak rose."""
     from pipeline.materialize.commit import COMMITS, CommitRecord, Output
-    from pipeline.materialize.folder import claim, look
+    from pipeline.materialize.folder import claim, read_state
     from pipeline.materialize.job import shaping
     from pipeline.materialize.publish import publish
     from pipeline.materialize.run import plan
@@ -104,13 +104,13 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
         return {"seconds": time.perf_counter() - started, "rise": peak() - base}
 
     if step == "plan":
-        return answer(lambda: look(plan(recipe, out, identity)))
+        return answer(lambda: read_state(plan(recipe, out, identity)))
     if step == "publish":
         job = plan(recipe, out, identity)
-        return answer(lambda: publish(job, look(job).done))
+        return answer(lambda: publish(job, read_state(job).done))
     job = plan(recipe, out, identity)
     if step == "look":
-        return answer(lambda: look(job))
+        return answer(lambda: read_state(job))
     claim(job, shaping(recipe))
     there, wanted = {"half": (0, 2), "rest": (1, 2)}[step]
     for i in range(there, len(job.corpus.urls), wanted):  # without the atomic writes of real records

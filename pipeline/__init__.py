@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["Recipe", "Task", "dataset", "load_recipe", "open_corpus", "pairs", "parse_recipe", "registry"]
 
-_HOMES = {
+_MODULES = {
     "Recipe": "pipeline.recipe",
     "load_recipe": "pipeline.recipe",
     "parse_recipe": "pipeline.recipe",
@@ -23,8 +23,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # loaded at first use: `pseudolabel --help` must not wait for numpy and friends
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,6 +1,6 @@
 """Random numbers that depend on (seed, epoch, sample, name) and nothing else: the counter-based generator Philox4x32-10.
 
-There is no state: a number is a function of who asks for what, so batches, workers, retries and order cannot change it.
+There is no generator state: each number is a function of these four, so batches, workers, retries and order cannot change it.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
@@ -20,7 +20,7 @@ _SHIFT = np.uint64(32)
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
-    """Philox4x32 blocks.
+    """Compute Philox4x32 blocks.
 
     Args:
         counter: uint32 of shape (4, ...): the four counter words.
@@ -40,13 +40,13 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> n
 
 
 def hash64(*parts: int | str) -> int:
-    """A 64-bit number from a list of integers and strings, the same on every machine and in every version."""
+    """Hash a list of integers and strings to a 64-bit number, the same on every machine and in every version."""
     text = json.dumps([part if isinstance(part, str) else operator.index(part) for part in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def sample_id(key: str) -> int:
-    """The 64-bit number that stands for a sample key."""
+    """The 64-bit hash of a sample key."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
@@ -63,7 +63,7 @@ def _split(key: int) -> tuple[int, int]:
 
 
 class Draws:
-    """The chance of one epoch for n samples, divided into named streams.
+    """The random numbers of one epoch for n samples, divided into named streams.
 
     Args:
         seed: the recipe's seed.
@@ -75,16 +75,16 @@ class Draws:
         self._seed, self._epoch, self._ids = seed, epoch, np.asarray(ids, np.uint64)
 
     def of(self, rows: np.ndarray) -> Draws:
-        """The same chance for some of the samples."""
+        """The random numbers of some of the samples, the same as here."""
         return Draws(self._seed, self._epoch, self._ids[rows])
 
     def stream(self, name: str) -> Stream:
-        """The numbers of one task or stage; streams of different names are independent."""
+        """The random numbers of one task or stage; streams of different names are independent."""
         return Stream((self._seed, self._epoch, name), self._ids)
 
 
 class Stream:
-    """Numbers for n samples, each asked for by name, so that a new parameter never shifts an old one."""
+    """Random numbers for n samples, drawn under a name for each parameter, so that a new parameter never changes an old one."""
 
     def __init__(self, key: tuple[int, int, str], ids: np.ndarray) -> None:
         self._key, self._ids = key, ids
@@ -111,7 +111,7 @@ class Stream:
     def integers(self, what: str, high: int | np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
         """int64 (n, *shape), uniform in 0..high-1; `high` (at most 2^31) is a number or an array that broadcasts to the result.
 
-        Made by multiplication of a 32-bit word, so the odds of two values differ by at most high / 2^32.
+        Computed by multiplying a 32-bit word by `high`, so the odds of two values differ by at most high / 2^32.
         """
         words = self.words(what, math.prod(shape)).reshape(self.n, *shape).astype(np.uint64)
         return ((words * np.asarray(high, np.uint64)) >> _SHIFT).astype(np.int64)

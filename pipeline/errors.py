@@ -1,22 +1,22 @@
-"""The two ways a command can fail, told apart by whose move is next.
+"""The exceptions of the package: `UserError` for mistakes in a call or a recipe, `RunError` for runs that could not finish.
 
-`UserError` is a mistake in a call or a recipe: nothing was started, and the message says what to change (exit code 2).
-`RunError` is a run that started and could not finish (exit code 1). Anything else is a bug of ours and keeps its traceback.
+With a `UserError` nothing was started, and the message says what to change (exit code 2). With a `RunError` the run had started
+(exit code 1). Any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What was asked for cannot be done; the message says what is wrong, where, and what to do."""
+    """The user asked for something that cannot be done; the message says what is wrong, where, and what to do."""
 
 
 class UnderWay(UserError):
-    """The same run is being done by another process; nothing was begun."""
+    """Another process is doing the same run; this one started nothing."""
 
 
 class RunError(Exception):
-    """The run began and could not be completed; the message says how far it came and what to do."""
+    """The run started and could not be completed; the message says how far it came and what to do."""
 
 
 class ShardError(RunError):
@@ -33,7 +33,7 @@ class ShardError(RunError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[ShardError], tuple[str, str]]:
-        # The default would hand the joined message to __init__, which takes two.
+        # The default passes the joined message to __init__, which takes two arguments.
         return (type(self), (self.shard, self.reason))
 
 

@@ -124,7 +124,7 @@ def _pairs(recipe: Recipe, corpus: Corpus, wanted: int, epoch: int) -> tuple[Col
     parts: list[Columns] = []
     keys: list[str] = []
     reason = ""
-    with closing(UnitRenderer(source, recipe.placement.threads, aside=True)) as render:
+    with closing(UnitRenderer(source, recipe.placement.threads, in_child=True)) as render:
         for number in range(min(_TRIES, schedule.steps_per_epoch)):
             unit = source.read(number)
             columns = render(unit)

@@ -1,7 +1,7 @@
-"""The header check: what may go to a decoder at all.
+"""The header check: decides from an image's header whether it may be given to a decoder.
 
-Not optional. A decoder may be killed by a header that lies (a text file, an empty one, a JPEG that ends after its header), so
-every image passes here first and what does not pass is quarantined with a reason in words.
+It is not optional. A wrong header can crash a decoder (a text file, an empty file, a JPEG that ends after its header), so every
+image is checked here first; one that fails is quarantined with the reason.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.images.codec import nvimgcodec
-from pipeline.images.layout import UPRIGHT, orientation, still
-from pipeline.images.unusual import UnusualImage, is_usual, may_be_known_to_pillow, open_unusual, says_adobe
+from pipeline.images.layout import UPRIGHT, orientation, without_animation
+from pipeline.images.unusual import UnusualImage, has_adobe_segment, is_usual, may_be_known_to_pillow, open_unusual
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_TURNED_ASIDE = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)
 _KNOWN = (
     (b"\xff\xd8", "a damaged JPEG"),
     (b"\x89PNG", "a damaged PNG"),
@@ -44,7 +44,7 @@ class Header:
         channels: 1 to 4.
         bits: 8 or 16.
         stream: the parsed code stream, or an `UnusualImage`, ready to decode.
-        encoded: the bytes that it is of: the file's, without an animation.
+        encoded: the file's bytes, without an animation.
     """
 
     height: int
@@ -58,7 +58,7 @@ class Header:
 
     @property
     def unusual(self) -> bool:
-        """Whether it is left to Pillow, which is slow."""
+        """Whether Pillow decodes the image, which is slow."""
         return isinstance(self.stream, UnusualImage)
 
 
@@ -70,9 +70,9 @@ def check_header(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         max_pixels: more pixels than this are refused.
 
     Returns:
-        The header, or the reason for which the image must not be decoded. Nothing that a file holds makes this raise.
+        The header, or the reason why the image must not be decoded. No content of a file makes this raise.
     """
-    nvimgcodec()  # where it is not installed, the file is not to blame
+    nvimgcodec()  # raises here where it is not installed: the file is not to blame
     try:
         return _parse(encoded, max_pixels)
     except Exception as error:  # noqa: BLE001  one bad file is one bad sample, whatever it does to a parser
@@ -89,10 +89,10 @@ def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         return turned
     if not is_usual(encoded):
         return _by_pillow(encoded, max_pixels)
-    encoded = still(encoded)
+    encoded = without_animation(encoded)
     try:
         stream = nvimgcodec().CodeStream(encoded)
-        height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first question
+        height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first access
         channels, bits, kind = int(stream.num_channels), int(stream.precision), str(stream.dtype)
     except (RuntimeError, TypeError):  # the latter for a type that has no name
         if may_be_known_to_pillow(encoded):
@@ -100,13 +100,13 @@ def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         return f"not a decodable image ({_looks_like(bytes(encoded[:16]))})"
     if wrong := _wrong_size(height, width, max_pixels):
         return wrong
-    if codec == "jpeg" and channels == 4 and not says_adobe(encoded):
+    if codec == "jpeg" and channels == 4 and not has_adobe_segment(encoded):
         return _by_pillow(encoded, max_pixels)
     if not 1 <= channels <= 4:
         return f"{channels} channels; 1 to 4 can be decoded"
     if kind not in ("uint8", "uint16"):
         return f"pixels of type {kind}; 8 and 16 bits can be decoded"
-    if turned in _TURNED_ASIDE:
+    if turned in _SIDEWAYS:
         height, width = width, height
     return Header(height, width, turned, codec, channels, bits, stream, encoded)
 
@@ -132,7 +132,7 @@ def check_frames(files: Sequence[bytes | memoryview], max_pixels: int) -> list[H
     """Parse the headers of a sample's image, or of its frames, which must be of one size.
 
     Returns:
-        A header for each file, or the reason for which the sample must not be decoded.
+        A header for each file, or the reason why the sample must not be decoded.
     """
     headers: list[Header] = []
     for number, file in enumerate(files, 1):

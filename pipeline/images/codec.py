@@ -1,4 +1,4 @@
-"""The one door to the codec libraries, nvimgcodec and Pillow, so that they are imported late and set up once."""
+"""Loads the codec libraries, nvimgcodec and Pillow, when they are first used, and sets them up once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def quiet() -> None:
-    """Keep the codec libraries from writing about every bad image, which becomes a quarantine row anyway.
+    """Keep the codec libraries from logging every bad image; the quarantine lists these anyway.
 
-    To be called before they are loaded, as they read these once. What libjpeg, libpng, libtiff and DALI write on damaged data
-    cannot be switched off.
+    Call this before they are loaded: they read these variables once. What libjpeg, libpng, libtiff and DALI print about damaged
+    data cannot be switched off.
     """
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "1")
@@ -21,7 +21,7 @@ def quiet() -> None:
 
 @cache
 def nvimgcodec() -> Any:
-    """The module."""
+    """The module `nvidia.nvimgcodec`."""
     quiet()
     from nvidia import nvimgcodec as module
 
@@ -30,7 +30,7 @@ def nvimgcodec() -> Any:
 
 @cache
 def pillow() -> Any:
-    """Pillow's module `Image`, without a limit of its own: `image.max_pixels` is what counts."""
+    """Pillow's module `Image`, without its own limit on pixels: `image.max_pixels` applies instead."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None

@@ -1,7 +1,4 @@
-"""How image files are laid out: is the file whole, and which way is up?
-
-Only the structure is read, never the pixels.
-"""
+"""Reads the structure of image files, but no pixels: whether a file is whole, its EXIF orientation, the kind of a TIFF."""
 
 from __future__ import annotations
 
@@ -30,14 +27,14 @@ _INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
 
 
 class _Damaged(Exception):
-    """What the file's structure breaks, in words."""
+    """The structure of the file is broken; the message says how."""
 
 
 def orientation(encoded: Encoded) -> int | str:
     """EXIF orientation, 1 to 8, of a JPEG, PNG, WebP or TIFF; 1 for other formats.
 
     Returns:
-        The orientation, or the reason for which the file is not whole.
+        The orientation, or the reason why the file counts as damaged.
     """
     start = bytes(encoded[:12])
     try:
@@ -56,11 +53,11 @@ def orientation(encoded: Encoded) -> int | str:
     return found if 1 <= found <= 8 else UPRIGHT
 
 
-def still(encoded: Encoded) -> Encoded:
-    """An animated PNG without its animation, which leaves its default image; any other file as it is.
+def without_animation(encoded: Encoded) -> Encoded:
+    """Remove the animation from an animated PNG, which leaves its default image; any other file is returned as it is.
 
-    Decoders that play the animation die of damaged frames, or show what lay in the memory; PIL and browsers of old take the
-    default image.
+    Decoders that play the animation crash on damaged frames, or show uninitialised memory; PIL and old browsers show the default
+    image.
 
     Args:
         encoded: a file whose structure `orientation` found whole.
@@ -132,7 +129,7 @@ def _webp(encoded: Encoded) -> int:
 
 
 def _tiff(encoded: Encoded) -> int:
-    """The first image: its parts must lie inside the file."""
+    """The orientation of the first image, whose parts must lie inside the file."""
     try:
         tags = _tags(encoded)
     except ValueError:
@@ -147,7 +144,7 @@ def _tiff(encoded: Encoded) -> int:
 
 
 def is_usual_tiff(encoded: Encoded) -> bool:
-    """Whether the first image of a TIFF is one that all decoders show alike: others come out as negatives, or turned twice.
+    """Whether all decoders show the first image of a TIFF alike; some show other kinds as negatives, or turn them twice.
 
     Args:
         encoded: a file whose structure `orientation` found whole.
@@ -158,8 +155,8 @@ def is_usual_tiff(encoded: Encoded) -> bool:
     return known and (planar, form) == (1, 1)
 
 
-def tiff_in_words(encoded: Encoded) -> str:
-    """What kind of TIFF a whole file is, by the numbers of its first directory."""
+def describe_tiff(encoded: Encoded) -> str:
+    """Describe the first image of a TIFF, whose structure must be whole, by the numbers of its directory."""
     colours, samples, bits, compression, planar, _ = _kind(encoded)
     what = f"TIFF with photometric interpretation {colours}, {samples} samples a pixel of {bits} bits"
     return f"{what}, compression {compression}, planar configuration {planar}"
@@ -204,7 +201,7 @@ def _tags(data: Encoded) -> dict[int, np.ndarray]:
             place = entry + 4 + width
             if count * int(kind[1]) > width:
                 place = _number(data, place, width, order)
-            if place + count * int(kind[1]) > len(data):  # before numpy sees numbers that no C integer holds
+            if place + count * int(kind[1]) > len(data):  # checked first: numpy fails on numbers that no C integer holds
                 raise ValueError("outside")
             tags[tag] = np.frombuffer(data, (">" if order == "big" else "<") + kind, count, place)
     return tags

@@ -1,4 +1,4 @@
-"""Images of kinds that the engines' decoders do not know, or show in wrong colours: Pillow decodes them, slowly.
+"""Decodes with Pillow, slowly, the images that the engines' decoders do not know or show in wrong colours.
 
 These are scans (TIFFs of 1, 2, 4 or 12 bits, with white as zero, in CMYK, of planes), JPEGs in CMYK that do not say so as Adobe
 does, PNMs whose maximum is not that of their bytes, and BMPs of 16 bits, with masks, or whose pixels lie elsewhere than usual.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.images.codec import pillow
-from pipeline.images.layout import TIFF_STARTS, is_usual_tiff, tiff_in_words
+from pipeline.images.layout import TIFF_STARTS, describe_tiff, is_usual_tiff
 
 _FORMATS = ("BMP", "JPEG", "PPM", "TIFF")
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
@@ -25,7 +25,7 @@ _SAMPLE_TYPES = {2: "int", 3: "float", 5: "complex int", 6: "complex float"}
 
 
 class Undecodable(Exception):
-    """Why an image that passed the header check could not be decoded, in words."""
+    """An image passed the header check and cannot be decoded; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class UnusualImage:
     width: int
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A part of the upright image, uint8 (height, width, 3).
+        """Decode a part of the upright image, uint8 (height, width, 3).
 
         Raises:
             Undecodable: its data is damaged, or of a kind that Pillow does not know either.
@@ -64,12 +64,12 @@ class UnusualImage:
         return np.array(whole[top : top + height, left : left + width])
 
     def window_as_pnm(self, top: int, left: int, height: int, width: int) -> bytes:
-        """The same as a file that any decoder knows."""
+        """Decode the same part, and encode it as a PNM, which any decoder knows."""
         return b"P6\n%d %d\n255\n" % (width, height) + self.window(top, left, height, width).tobytes()
 
 
 def is_usual(encoded: bytes | memoryview) -> bool:
-    """Whether the engines' decoders can be asked, by the headers of a TIFF, BMP or PNM; other formats are usual."""
+    """Whether the engines' decoders can take the file, by the header of a TIFF, BMP or PNM; other formats count as usual."""
     start = bytes(encoded[:4])
     if start in TIFF_STARTS:
         return is_usual_tiff(encoded)
@@ -81,20 +81,20 @@ def is_usual(encoded: bytes | memoryview) -> bool:
 
 
 def may_be_known_to_pillow(encoded: bytes | memoryview) -> bool:
-    """Whether a file that no engine knows is of a format that Pillow is asked for."""
+    """Whether a file that no engine knows has a format that is given to Pillow: TIFF, BMP or PNM."""
     start = bytes(encoded[:4])
     return start in TIFF_STARTS or start.startswith((b"BM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"))
 
 
-def says_adobe(encoded: bytes | memoryview) -> bool:
-    """Whether a JPEG whose structure is whole has a segment of Adobe's, which says how its four colours are meant."""
+def has_adobe_segment(encoded: bytes | memoryview) -> bool:
+    """Whether a JPEG, whose structure must be whole, has Adobe's segment, which says how to read its four colours."""
     at = 2
     while at + 4 <= len(encoded) and encoded[at + 1] != 0xDA:
         marker = encoded[at + 1]
         if marker == 0xEE and bytes(encoded[at + 4 : at + 9]) == b"Adobe":
             return True
-        alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
-        at += 1 if marker == 0xFF else 2 if alone else 2 + (encoded[at + 2] << 8 | encoded[at + 3])
+        standalone = marker == 0x01 or 0xD0 <= marker <= 0xD8
+        at += 1 if marker == 0xFF else 2 if standalone else 2 + (encoded[at + 2] << 8 | encoded[at + 3])
     return False
 
 
@@ -102,7 +102,7 @@ def open_unusual(encoded: bytes | memoryview) -> tuple[UnusualImage, str, int] |
     """Read an image's header with Pillow, without decoding.
 
     Returns:
-        The image, its format (bmp, jpeg, pnm, tiff) and its channels, or the reason for which it is not decoded.
+        The image, its format (bmp, jpeg, pnm, tiff) and its channels, or the reason why it cannot be decoded.
     """
     from PIL import UnidentifiedImageError
 
@@ -115,8 +115,8 @@ def open_unusual(encoded: bytes | memoryview) -> tuple[UnusualImage, str, int] |
             form, bits = _SAMPLE_TYPES.get(tags.get(_FORMAT, (1,))[0]), tags.get(_BITS, (1,))[0]
     except UnidentifiedImageError:
         is_tiff = bytes(encoded[:4]) in TIFF_STARTS
-        return f"not decodable: a {tiff_in_words(encoded)}" if is_tiff else "not a decodable image"
-    except Exception as error:  # noqa: BLE001  the same
+        return f"not decodable: a {describe_tiff(encoded)}" if is_tiff else "not a decodable image"
+    except Exception as error:  # noqa: BLE001  as above
         return f"not a decodable image: {type(error).__name__}: {error}"
     known = mode in _MODES or mode.startswith("I;16") or (mode == "I" and kind == "PPM")
     if form or not known:
@@ -126,7 +126,7 @@ def open_unusual(encoded: bytes | memoryview) -> tuple[UnusualImage, str, int] |
 
 
 def _is_usual_bmp(start: bytes) -> bool:
-    """A BMP of whole bytes or a palette, uncompressed or of run lengths, whose pixels follow its header and palette."""
+    """Whether a BMP has whole bytes or a palette, no compression or run lengths, and pixels right after header and palette."""
     offset, header = int.from_bytes(start[10:14], "little"), int.from_bytes(start[14:18], "little")
     if header == 12:  # OS/2
         bits = int.from_bytes(start[24:26], "little")

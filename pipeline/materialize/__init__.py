@@ -1,1 +1,1 @@
-"""Pairs on disk: a corpus of shards becomes a corpus of rendered shards, each exactly once, and can be read back for training."""
+"""Renders a corpus to shards of pairs on disk, each exactly once, verifies them, and reads them back for training."""

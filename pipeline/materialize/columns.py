@@ -1,4 +1,4 @@
-"""The columns of a pair that go to disk, and how each becomes a file of a sample and comes back, byte for byte."""
+"""The columns of a pair that go to disk, and how each is encoded as a file of a sample and decoded again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe, Render
 
 MASK = "mask.png"
-"""How a task's mask is called in a tar, after the task's name; in older corpora `label.png`."""
+"""The extension of a task's mask in a tar, after the task's name; in older corpora `label.png`."""
 
 _LOSSLESS_WEBP = 101  # OpenCV's way to ask for it
 _JPEG_QUALITY = 95
@@ -74,7 +74,7 @@ def stored_columns(recipe: Recipe) -> list[StoredColumn]:
 
 
 def encoder(column: StoredColumn, spec: Render) -> Callable[[np.ndarray], bytes]:
-    """What turns one row of a column into the bytes of its file."""
+    """A function that encodes one row of a column as the bytes of its file."""
     match column.kind:
         case "class":
             return lambda row: str(int(row)).encode()
@@ -91,7 +91,7 @@ def encoder(column: StoredColumn, spec: Render) -> Callable[[np.ndarray], bytes]
 
 
 def decode(column: StoredColumn, data: bytes | memoryview) -> np.ndarray:
-    """One row of a column from the bytes of its file.
+    """Decode one row of a column from the bytes of its file.
 
     Raises:
         ValueError: the bytes are not such a file.
@@ -123,7 +123,7 @@ def _opencv(form: str, quality: int | None) -> Callable[[np.ndarray], bytes]:
     """An encoder of (h, w, 3) or (h, w, 1) uint8."""
     import cv2
 
-    # Filtered and run-length coded PNGs are a tenth of zlib's work, and no larger on photos.
+    # PNGs that are filtered and run-length coded take a tenth of zlib's time, and are no larger for photos.
     options: dict[str, list[int]] = {
         "png": [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE],
         "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality or _JPEG_QUALITY],

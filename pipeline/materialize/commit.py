@@ -1,4 +1,4 @@
-"""What is known of each input shard once it is done: its commit record, written last, or the reason for which it failed."""
+"""The result of each input shard on disk: its commit record, written last, or the reason why it failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READERS = 32
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that was written: one drawing of a shard."""
+    """A file that was written, with one drawing of a shard."""
 
     name: str
     bytes: NonNegativeInt
@@ -44,13 +44,13 @@ class Bad:
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """What became of an input shard.
+    """The result of rendering an input shard.
 
     Args:
         shard: its name in the corpus.
         bytes: its size.
         samples: samples in it.
-        outputs: what was written, a drawing each.
+        outputs: the files that were written, one for each drawing.
         bad: samples that did not become pairs, by drawing and row.
         kept: the tar of the files that could not be decoded, if they are kept and there are any.
     """
@@ -68,7 +68,7 @@ class CommitRecord:
         return len({bad.row for bad in self.bad})
 
     def save(self, out: str, stem: str) -> None:
-        """Commit: from here on the shard is done."""
+        """Write the record, which commits the shard: from then on it is done."""
         write_json(join(out, f"{COMMITS}/{stem}{_ENDING}"), asdict(self))
 
     @classmethod
@@ -96,12 +96,12 @@ def failed(out: str) -> set[str]:
 
 
 def save_failure(out: str, stem: str, shard: str, reason: str) -> None:
-    """Note why a shard failed."""
+    """Record why a shard failed."""
     write_json(failure_url(out, stem), {"shard": shard, "reason": reason})
 
 
 def load_failure(out: str, stem: str) -> dict[str, str]:
-    """Name of the shard and reason; of a damaged note, what can be said without it."""
+    """Name of the shard and reason; where the record is damaged, the stem, and that the reason is not known."""
     url = failure_url(out, stem)
     try:
         found = json.loads(read_all(url))
@@ -111,7 +111,7 @@ def load_failure(out: str, stem: str) -> dict[str, str]:
 
 
 def failure_url(out: str, stem: str) -> str:
-    """Where the failure of a shard is noted."""
+    """The URL of the record of a shard's failure."""
     return join(out, f"{FAILED}/{stem}{_ENDING}")
 
 
@@ -140,7 +140,7 @@ def records(out: str, stems: Iterable[str]) -> Iterator[CommitRecord]:
 
 
 def write_json(url: str, content: Any) -> None:
-    """A JSON file, whole or not at all, the same bytes for the same content."""
+    """Write a JSON file, whole or not at all; the same content gives the same bytes."""
     with write_atomic(url) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
 

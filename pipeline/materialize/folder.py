@@ -1,4 +1,4 @@
-"""The output folder: claimed for one identity, refused to another, and tidied when all is written."""
+"""The output folder of a render: claimed for one identity, and cleared of what was left half written."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pipeline.storage import TEMPORARY, join
 
 IDENTITY, RECIPE, MANIFEST = "identity.json", "recipe.json", "manifest.json"
 UNFINISHED = "render.unfinished"
-"""Lies in the folder from the beginning of a render until its manifest is written."""
+"""A file with this name is in the folder from the start of a render until its manifest is written."""
 
-_WORDS = b"A render is under way here, or was interrupted; the same `pseudolabel render` completes it.\n"
+_NOTE = b"A render is under way here, or was interrupted; the same `pseudolabel render` completes it.\n"
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class State:
-    """What lies in the folder of a job, by the shards' places in the corpus."""
+    """What is done of a job: shards by their place in the corpus."""
 
     done: list[int]
     failed: list[int]
     finished: bool
-    """The manifest is there, and nothing was begun after it."""
+    """The manifest is there, and no render was started after it."""
 
 
-def look(job: RenderJob) -> State:
-    """See what of a job is done, from the names in the folder alone.
+def read_state(job: RenderJob) -> State:
+    """Read what is done of a job, from the names in its folder alone.
 
     Raises:
         UserError: the folder belongs to another recipe, to another corpus, or is used for something else.
@@ -39,7 +39,7 @@ def look(job: RenderJob) -> State:
     try:
         there = identity_there(job.out)
         if there is None:
-            _refuse_strangers(job.out)
+            _check_no_strangers(job.out)
             return State([], [], False)
         if there != job.identity:
             lines = difference(there, job.identity)
@@ -65,7 +65,7 @@ def look(job: RenderJob) -> State:
 
 
 def check_access(out: str) -> None:
-    """See at once whether storage lets us read, write and remove what a render needs to; leaves nothing behind.
+    """Check that the storage allows what a render needs: to read, write and remove; leaves nothing behind.
 
     Raises:
         UserError: it does not, or there is no such storage.
@@ -81,7 +81,7 @@ def check_access(out: str) -> None:
 
 
 def claim(job: RenderJob, recipe: dict[str, Any]) -> None:
-    """Make the folder this job's own, and tidy it of what killed runs left half written.
+    """Claim the folder for this job, and remove what killed runs left half written.
 
     Raises:
         UserError: storage refuses.
@@ -90,7 +90,7 @@ def claim(job: RenderJob, recipe: dict[str, Any]) -> None:
         for folder in ("", COMMITS, FAILED, *([BAD] if job.recipe.render.keep_bad else [])):
             storage.make_folder(join(job.out, folder))
         with storage.write_atomic(job.url(UNFINISHED)) as file:
-            file.write(_WORDS)
+            file.write(_NOTE)
         discard_unfinished_shards(job, finished=False)
         if identity_there(job.out) is None:
             write_json(job.url(RECIPE), recipe)
@@ -134,8 +134,8 @@ def identity_there(out: str) -> dict[str, Any] | None:
     return found
 
 
-def _refuse_strangers(out: str) -> None:
-    """Without an identity only what a claim leaves that was killed may be there."""
+def _check_no_strangers(out: str) -> None:
+    """Raise UserError where a folder without an identity holds more than a killed claim leaves."""
     ours = {BAD, COMMITS, FAILED, RECIPE, UNFINISHED}
     others = [name for name in storage.names(out) if name not in ours and not name.endswith(TEMPORARY)]
     if others:

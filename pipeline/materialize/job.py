@@ -1,4 +1,4 @@
-"""What a render is: its identity, its shards, and the names of all that it writes."""
+"""The job of a render: its identity, its shards, and the names of all that it writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WHERE_AND_HOW_FAST = {"placement", "failures", "training", "downstream", "stora
 
 
 def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | None = None) -> dict[str, Any]:
-    """All that the bytes of an output depend on besides the input shard: plain data.
+    """Everything that the bytes of an output depend on besides the input shard, as plain data.
 
     Args:
         recipe: the recipe.
@@ -40,7 +40,7 @@ def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | 
     masks = any(column.kind == "mask" for column in stored_columns(recipe)) and recipe.render.format == "webdataset"
     return {
         "version": VERSION,
-        **({"masks": f"<task>.{MASK}"} if masks else {}),  # which had another name
+        **({"masks": f"<task>.{MASK}"} if masks else {}),  # masks had another name before
         "seed": recipe.seed,
         "corpus": recipe.corpus.model_dump(mode="json", include={"image", "frames", "keys"}),
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
@@ -63,7 +63,7 @@ def difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
 
 
 def shaping(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as far as it shapes pairs, without what a URL may hold of secrets."""
+    """The part of the resolved recipe that the pairs depend on, without the secrets of URLs."""
     document = recipe.model_dump(mode="json", exclude=_WHERE_AND_HOW_FAST)
     shards = recipe.corpus.shards
     plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
@@ -82,14 +82,14 @@ def kept_recipe(recipe: Recipe) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RenderJob:
-    """A corpus on its way to disk; picklable, and what every actor is given.
+    """A render to do, which every actor is given; picklable.
 
     Args:
         recipe: the recipe.
         corpus: the shards.
         out: URL of the folder that is written.
         identity: see `identity_of`.
-        sums: bytes (shards,), 64 each: what tells the content of each shard, hexadecimal, empty where nothing does.
+        sums: bytes (shards,), 64 each: a hexadecimal hash of each shard's content, empty where none is known.
         chunk: samples rendered at a time.
     """
 
@@ -110,7 +110,7 @@ class RenderJob:
         return self.corpus.shard_name(i)
 
     def stem(self, i: int) -> str:
-        """What the files of shard `i` begin with: a function of the identity, the shard's name and its content."""
+        """The start of the names of shard `i`'s files: a function of the identity, the shard's name and its content."""
         name = self.shard(i)
         plain = _PLAIN.sub("_", name.rpartition("/")[2].removesuffix(".tar"))
         return f"{plain}-{hash64(self.digest, name, int(self.corpus.sizes[i]), self.sums[i].decode()):016x}"
@@ -120,12 +120,12 @@ class RenderJob:
         return f"{self.stem(i)}-e{epoch}.{'tar' if self.recipe.render.format == 'webdataset' else 'parquet'}"
 
     def url(self, *names: str) -> str:
-        """A place in the output folder."""
+        """The URL of a file in the output folder."""
         return join(self.out, "/".join(names))
 
 
 def known_sums(corpus: Corpus) -> np.ndarray:
-    """Bytes (shards,): what tells a shard's content: its SHA-256 by the index of its folder, else its digest, see `index.Row`."""
+    """A hash of each shard's content, bytes (shards,): the SHA-256 by its folder's index, else its digest, see `index.Row`."""
     sums = np.full(len(corpus.urls), b"", "S64")
     places: dict[str, list[int]] = {}
     for i, url in enumerate(corpus.urls):
@@ -137,7 +137,7 @@ def known_sums(corpus: Corpus) -> np.ndarray:
             for column in ("digest", "sha256"):
                 for n, found in lookup.find(column, [corpus.urls[i] for i in inside], corpus.sizes[inside]):
                     sums[inside[n]] = found or sums[inside[n]]
-        except (OSError, ValueError):  # no index, or none that can be used: sizes must do
+        except (OSError, ValueError):  # no index, or a damaged one: only sizes are known
             continue
     for i, digest in corpus.scanned.items():
         sums[i] = digest

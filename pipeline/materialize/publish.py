@@ -1,4 +1,4 @@
-"""What makes rendered shards a corpus: index, quarantine table, table of shards and, last of all, the manifest."""
+"""Writes what makes rendered shards a corpus: index, quarantine table, table of shards and, last of all, the manifest."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Totals:
 
 
 def publish(job: RenderJob, done: list[int]) -> Totals:
-    """Write what describes the shards that are done, and those that failed; running it again writes the same.
+    """Write the files that describe the shards that are done and those that failed; a second call writes the same.
 
     Args:
         job: the job.
-        done: places of the shards that have a commit record, ascending; all others have a note of why they failed.
+        done: places of the shards that have a commit record, ascending; all others have a record of why they failed.
 
     Raises:
-        BudgetExceeded: too many samples are quarantined, all runs on the folder together.
+        BudgetExceeded: too many samples are quarantined, over all runs on the folder.
         RunError: a record cannot be read, or a file not written.
     """
     try:
@@ -113,7 +113,7 @@ def _publish(job: RenderJob, done: set[int]) -> Totals:
             sums[name] = table.save(job.url(name))
     check_budget(job.recipe.failures.budget, totals.quarantined, totals.samples, lambda: some)
     save_table(index.table(), job.corpus.classes, job.out)
-    write_json(job.url(RECIPE), kept_recipe(job.recipe))  # that of this run, whatever became of the one that was there
+    write_json(job.url(RECIPE), kept_recipe(job.recipe))  # again, by this run: an earlier one may be damaged
     for name in (INDEX, RECIPE, IDENTITY):
         sums[name] = hashlib.sha256(storage.read_all(job.url(name))).hexdigest()
     manifest = {
@@ -146,7 +146,7 @@ def _in_order(job: RenderJob, done: set[int]) -> Iterator[tuple[int, CommitRecor
 
 
 def _tidy(job: RenderJob, done: set[int]) -> None:
-    """Remove what killed processes left half written, notes of failures that are no more, and the mark of the unfinished."""
+    """Remove what killed processes left half written, records of failures that no longer hold, and the `UNFINISHED` file."""
     current = {job.stem(i) for i in range(len(job.corpus.urls)) if i not in done}
     for stem in failed(job.out) - current:
         storage.remove(failure_url(job.out, stem))
@@ -159,7 +159,7 @@ def _plain(row: Any) -> dict[str, Any]:
 
 
 class _Rows:
-    """Rows on their way into a table, packed from time to time: as objects they take ten times the room."""
+    """Collects the rows of a table, and packs them now and then: as Python objects they take ten times the memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -181,7 +181,7 @@ class _Rows:
 
 
 class _IndexTable:
-    """A Parquet table that grows by rows, compressed in memory; the same rows make the same bytes."""
+    """Collects rows of a Parquet table, compressed in memory; the same rows make the same bytes."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema, self._rows, self._buffer = schema, [], io.BytesIO()  # type: ignore[var-annotated]

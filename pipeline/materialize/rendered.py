@@ -1,4 +1,4 @@
-"""A rendered corpus read back: what its manifest says of it, and its pairs in the order of training."""
+"""Reads a rendered corpus: the files that describe it, and its pairs in the order of training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pipeline.storage import absolute, exists, join, open_seekable, read_all
 
 _CACHED_GROUPS = 16
 _OUTPUTS = r"^(quarantine/)?[A-Za-z0-9._-]+\.(tar|parquet)$"
-"""The names that a render gives its files, as RE2 writes it; no other name is ever opened."""
+"""A pattern, for RE2, of the names that a render gives its files; no other name is ever opened."""
 
 _BATCH = 1024
 
@@ -45,7 +45,7 @@ class _Totals(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What is read of a manifest."""
+    """The keys of a manifest that are checked."""
 
     version: int
     complete: bool
@@ -60,9 +60,9 @@ class RenderedCorpus:
     Args:
         url: its folder.
         recipe: the recipe that it was rendered with, as far as that shapes pairs.
-        manifest: the manifest, as it lies there.
-        shards: a row a shard, see `pipeline.materialize.publish.SHARDS_SCHEMA`.
-        quarantine: a row a drawing that is missing, see `QUARANTINE_SCHEMA`.
+        manifest: the manifest, as it is on disk.
+        shards: one row for each shard, see `pipeline.materialize.publish.SHARDS_SCHEMA`.
+        quarantine: one row for each drawing that is missing, see `QUARANTINE_SCHEMA`.
     """
 
     url: str
@@ -78,17 +78,17 @@ class RenderedCorpus:
 
     @property
     def columns(self) -> list[StoredColumn]:
-        """The stored columns, under the names that they have there."""
+        """The stored columns, with the names of their members in this corpus."""
         members = {column["name"]: column["member"] for column in self.manifest["columns"]}
         return [replace(column, member=members[column.name]) for column in stored_columns(self.recipe)]
 
     def corpus(self) -> Corpus:
-        """The input shards by name, with their counts: what an order is made of. Their bytes cannot be read through it."""
+        """The input shards by name, with their counts, for making an order. Their bytes cannot be read through it."""
         sizes = self.shards.column("bytes").to_numpy().astype(np.int64)
         return Corpus(self.shards.column("shard").to_pylist(), sizes, self.counts)
 
     def outputs(self, epoch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Names, sizes and pairs of one drawing's files, a shard each; the name is empty where the shard failed."""
+        """Names, sizes and pairs of one drawing's files, one for each shard; the name is empty where the shard failed."""
         outputs = pc.list_element(self.shards.column("outputs"), epoch)
         names = pc.struct_field(outputs, "name").fill_null("").to_pylist()
         sizes, pairs = (pc.struct_field(outputs, name).fill_null(0).to_numpy() for name in ("bytes", "pairs"))
@@ -115,7 +115,7 @@ def _rendered_folder(shards: str | list[str]) -> bool:
 
 
 def open_rendered(url: str) -> RenderedCorpus:
-    """Read what describes a rendered corpus.
+    """Open a rendered corpus, by reading the files that describe it.
 
     Raises:
         UserError: there is none, it is unfinished or damaged.
@@ -151,7 +151,7 @@ def open_rendered(url: str) -> RenderedCorpus:
 
 
 def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
-    """Raise ValueError, in words, where the tables hold what no render writes."""
+    """Raise ValueError where the tables hold what no render writes."""
     for name, table, schema in ((SHARDS, shards, SHARDS_SCHEMA), (QUARANTINE, quarantine, QUARANTINE_SCHEMA)):
         if not table.schema.equals(schema):
             raise ValueError(f"{name} has other columns than it must have")
@@ -178,10 +178,10 @@ def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
 
 
 def for_training(recipe: Recipe) -> tuple[Recipe, RenderedCorpus | None]:
-    """The recipe of a training run, and the rendered corpus that its shards are, if they are one.
+    """The recipe of a training run, and the rendered corpus that its `corpus.shards` names, if it is one.
 
     Raises:
-        UserError: as in the two below; or a rendered corpus is part of a mixture.
+        UserError: as in `open_rendered` and `resolve`; or a rendered corpus is part of a mixture.
     """
     for name, part in recipe.corpus.mix.items():
         if _rendered_folder(part.shards):
@@ -196,7 +196,7 @@ def for_training(recipe: Recipe) -> tuple[Recipe, RenderedCorpus | None]:
 
 
 def resolve(recipe: Recipe, rendered: RenderedCorpus) -> Recipe:
-    """The recipe of a training run on a rendered corpus: crop and tasks as they were rendered, everything else its own.
+    """The recipe of a training run on a rendered corpus: crop and tasks as rendered, everything else as the recipe says.
 
     Raises:
         UserError: the recipe asks for another crop, or for tasks that were not rendered so.
@@ -222,26 +222,28 @@ def resolve(recipe: Recipe, rendered: RenderedCorpus) -> Recipe:
 
 @dataclass(frozen=True)
 class RenderedSource(UnitSource):
-    """Units out of a rendered corpus, the same columns as `Source` makes of the original one. Drawings are taken in turn.
+    """Makes units of a rendered corpus, with the columns that `UnitSource` makes of the original one.
+
+    Epochs take the drawings in turn.
 
     Args:
-        rendered: the corpus; None is refused.
+        rendered: the corpus; must not be None.
     """
 
     rendered: RenderedCorpus | None = field(default=None, kw_only=True)
 
-    def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
+    def maker(self, threads: int, report: Callable[[str, int], None]) -> Callable[[int], Columns]:
         reader = _Reader(self)
 
         def make(number: int) -> Columns:
-            say("read", number)
+            report("read", number)
             return reader(number)
 
         return make
 
 
 class _Reader:
-    """Reads units."""
+    """Reads the units of a `RenderedSource`."""
 
     def __init__(self, source: RenderedSource) -> None:
         if source.rendered is None:
@@ -299,7 +301,7 @@ class _Reader:
         return Corpus([join(self._rendered.url, name) for name in names], sizes, pairs)
 
     def _fill(self, shard: int, drawing: int, rows: np.ndarray, places: np.ndarray, columns: Columns) -> None:
-        """Put pairs of one file, by their rows in it, to their places in the unit."""
+        """Copy pairs of one file, by their rows in it, to their places in the unit."""
         columns["weight"][places] = 1
         files = self._files(drawing)
         if not self._tar:

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.commit import CommitRecord, failure_url, load_failure, save_failure
-from pipeline.materialize.folder import State, check_access, claim, identity_there, look
+from pipeline.materialize.folder import State, check_access, claim, identity_there, read_state
 from pipeline.materialize.job import CHUNK, RenderJob, identity_of, kept_recipe, known_sums
 from pipeline.materialize.publish import publish
 from pipeline.materialize.shard import OutputError, ShardRenderer
@@ -39,7 +39,7 @@ _MOST_INIT_DEATHS = 10
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a render is: shards and samples of the whole corpus, those of earlier runs among them."""
+    """How far a render is: shards and samples of the whole corpus, including those of earlier runs."""
 
     shards: int
     shards_done: int
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RenderReport:
-    """What a render leaves.
+    """The result of a render.
 
     Args:
         out: URL of the folder.
@@ -75,7 +75,7 @@ class RenderReport:
 
 
 def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[int, int], None] | None = None) -> RenderJob:
-    """What a render of this recipe is, before anything is written.
+    """Make the job of rendering a recipe, before any output is written.
 
     Args:
         recipe: the recipe.
@@ -98,13 +98,13 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
         keys=spec.keys,
     )
     warn_of_namesakes(corpus)
-    _say_what_is_left_out(corpus)
+    _warn_of_other_images(corpus)
     identity = identity_of(recipe, engine, identity_there(out))
     return RenderJob(recipe, corpus, absolute(out), identity, known_sums(corpus))
 
 
-def _say_what_is_left_out(corpus: Corpus) -> None:
-    """Say what becomes of further images, where the samples of the first shard have some."""
+def _warn_of_other_images(corpus: Corpus) -> None:
+    """Warn where samples of the first shard hold several images: only one of them is rendered."""
     first = next((i for i, count in enumerate(corpus.counts) if count), None)
     if first is None or corpus.frames:
         return
@@ -115,14 +115,14 @@ def _say_what_is_left_out(corpus: Corpus) -> None:
         return  # its own commit record will say so
     if remarks.several:
         log.warning(
-            "%d samples of the first shard hold several images, such as %s: pairs are rendered of %s, and the other images are "
-            "not taken along; members that are no images are",
+            "%d samples of the first shard hold several images, such as %s: pairs are rendered of %s, the other images are left "
+            "out, and members that are no images are kept",
             *(remarks.several, remarks.example, f"the member {corpus.image}" if corpus.image else "the first"),
         )
 
 
 def check(recipe: Recipe, out: str) -> None:
-    """Refuse what cannot be rendered; errors as in `plan`."""
+    """Check that the recipe can be rendered to `out`; errors as in `plan`."""
     if not recipe.tasks:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
     if recipe.corpus.mix:
@@ -140,10 +140,10 @@ def render(
     chunk: int = CHUNK,
     here: bool = False,
 ) -> RenderReport:
-    """Render a corpus to disk on Ray, to which it connects if this process is not connected; the same call again completes it.
+    """Render a corpus to disk on Ray; after an interruption the same call completes it.
 
-    Each input shard is one piece of work: its outputs are written, each whole or not at all, and then its commit record. A shard
-    that has one is never looked at again.
+    Connects to Ray if this process is not connected. Each input shard is one piece of work: its outputs are written, each whole
+    or not at all, and then its commit record. A shard that has one is never read again.
 
     Args:
         recipe: the recipe.
@@ -155,10 +155,10 @@ def render(
         here: render in this process, one shard after another, without Ray.
 
     Returns:
-        What is there now. Shards that failed are named in it, and the manifest is there without them.
+        What is on disk now. It names the shards that failed; the manifest is written without them.
 
     Raises:
-        UserError: it cannot begin.
+        UserError: the render cannot start.
         BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; what is committed stays.
     """
@@ -168,7 +168,7 @@ def render(
         connect_ray()
     recipe = _engine_chosen(recipe, here)
     job = replace(plan(recipe, out, _engine_identity(recipe, here), indexing), chunk=chunk)
-    state = look(job)
+    state = read_state(job)
     shards = set(range(len(job.corpus.urls)))
     todo = sorted(shards.difference(state.done, () if retry_failed else state.failed))
     rendered: set[int] = set()
@@ -184,7 +184,7 @@ def render(
 
 
 def _engine_chosen(recipe: Recipe, here: bool) -> Recipe:
-    """The recipe without `engine: auto`: by what this process sees, or by what the actors are given."""
+    """The recipe with `engine: auto` replaced, by the GPUs that this process sees or that the actors are given."""
     if here:
         return recipe.model_copy(update={"engine": engine_name(recipe)})
     place = recipe.placement.model_copy(update={"render": "workers"})
@@ -216,15 +216,15 @@ def _run(job: RenderJob, todo: list[int], state: State, progress: Callable[[Prog
     some: list[dict[str, str]] = []
     gauges = Gauges(job.recipe.name, "render", job.recipe.failures.budget)
 
-    def tell() -> None:
+    def report() -> None:
         gauges.render(len(state.done) + len(done), len(broken), len(corpus.urls), seen, bad)
         if progress:
             progress(Progress(len(corpus.urls), len(state.done) + len(done), corpus.samples, counted, bad, len(broken)))
 
     if not todo:
         return done
-    tell()
-    with closing(_rows_here(job, todo) if here else _rows(job, todo)) as rows:  # whatever happens, the actors stop
+    report()
+    with closing(_rows_here(job, todo) if here else _rows(job, todo)) as rows:  # on any exit, the actors stop
         for row in rows:
             i, status = int(row["shard"]), row["status"]
             if i in done:  # a node was lost after it had rendered the shard, and the shard came again
@@ -242,12 +242,12 @@ def _run(job: RenderJob, todo: list[int], state: State, progress: Callable[[Prog
                 if row["words"] and len(some) < _NAMED:
                     some.append({"shard": job.shard(i), "key": row["key"], "reason": row["words"]})
                 check_budget(job.recipe.failures.budget, bad, seen, lambda: some)
-            tell()
+            report()
     return done
 
 
 def _rows(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, None]:
-    """What each shard's actor says of it, in whatever order they finish."""
+    """The result of each shard as a row, in the order in which they finish."""
     import ray
     import ray.data
 
@@ -271,7 +271,7 @@ def _rows(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, No
                 fn_constructor_args=(job, np.asarray(todo, np.int64), place.threads),
             )
         )
-        # An actor of Ray's on this node carries it out: here Ray would print an error that is none (its issue 53727).
+        # With a split, an actor on this node runs the plan; in this process Ray would print a harmless error (its issue 53727).
         (split,) = dataset.streaming_split(1)
     try:
         yield from split.iter_rows()
@@ -280,7 +280,7 @@ def _rows(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, No
 
 
 def _rows_here(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], None, None]:
-    """The same from this process."""
+    """Render the shards in this process; rows as of `_rows`."""
     actor = _RenderShards(job, np.asarray(todo, np.int64), job.recipe.placement.threads)
     for number in range(len(todo)):
         for row in actor({"id": np.array([number])}):
@@ -288,7 +288,7 @@ def _rows_here(job: RenderJob, todo: list[int]) -> Generator[dict[str, Any], Non
 
 
 class _RenderShards:
-    """Actor: renders one shard a call, commits it, and says how it went in a row. It raises for nothing that has a name."""
+    """Actor that renders one shard a call, commits it, and returns the result as a row; failures of known kinds are rows, too."""
 
     def __init__(self, job: RenderJob, todo: np.ndarray, threads: int) -> None:
         self._job, self._todo, self._threads = job, todo, threads
@@ -317,11 +317,11 @@ class _RenderShards:
         return {**row, "seconds": time.perf_counter() - started}
 
     def _record(self, i: int) -> CommitRecord:
-        """The shard's record; written by whoever was first."""
+        """The shard's record: the one that is there, or that of rendering the shard now."""
         job = self._job
         try:
             return CommitRecord.load(job.out, job.stem(i))
-        except (OSError, ValueError):  # not done, or of no use
+        except (OSError, ValueError):  # not done, or damaged
             pass
         if self._render is None:
             self._render = ShardRenderer(job, self._threads, self._meter.rendered)
@@ -336,7 +336,7 @@ class _RenderShards:
                     raise OutputError(f"{job.out} cannot be written: {error}") from error
                 return record
             except OutputError:
-                if is_local(job.out) or attempt == _TRIES - 1:  # a disk that is full does not empty itself
+                if is_local(job.out) or attempt == _TRIES - 1:  # a full disk stays full
                     raise
                 pause(attempt + 2)
         raise AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""One input shard to its rendered shards and its commit record: streamed, so that neither is ever held."""
+"""Renders input shards to rendered shards and commit records, as a stream, so that no shard is held in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import RunError, ShardError
 from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.commit import BAD, Bad, CommitRecord, Output
 from pipeline.materialize.job import RenderJob, identity_of
-from pipeline.materialize.writers import Form, Writer
+from pipeline.materialize.writers import ShardFormat, Writer
 from pipeline.rendering.crash_safe import CrashSafeRenderer
 from pipeline.rendering.renderer import Pairs
 from pipeline.shards import naming
@@ -25,11 +25,11 @@ from pipeline.storage import join, write_atomic
 from pipeline.streaming.batches import ahead
 
 _Chunk = list[tuple[Sample, dict[str, memoryview]]]
-Told = Callable[[int, int, list[str], dict[str, float]], None]
+OnChunk = Callable[[int, int, list[str], dict[str, float]], None]
 
 
 class OutputError(RunError):
-    """Storage refused what was to be written: the fault of no shard."""
+    """The storage refused an output; no shard is to blame."""
 
 
 class ShardRenderer:
@@ -38,22 +38,22 @@ class ShardRenderer:
     Args:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
-        told: called after each chunk, as `pipeline.streaming.metrics.Meter.rendered` is.
-        aside: as for `CrashSafeRenderer`.
+        on_chunk: called after each chunk, with the arguments of `pipeline.streaming.metrics.Meter.rendered`.
+        in_child: as for `CrashSafeRenderer`.
 
     Raises:
         RunError: this machine's engine or libraries are not those of the job.
     """
 
-    def __init__(self, job: RenderJob, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
-        self._job, self._told = job, told
-        self._render = CrashSafeRenderer(job.recipe, threads, aside=aside)
+    def __init__(self, job: RenderJob, threads: int = 1, on_chunk: OnChunk | None = None, in_child: bool = False) -> None:
+        self._job, self._on_chunk = job, on_chunk
+        self._render = CrashSafeRenderer(job.recipe, threads, in_child=in_child)
         here = identity_of(job.recipe, self._render.engine_identity(), job.identity)["engine"]
         if here != job.identity["engine"]:
             raise RunError(
                 f"the machines do not render alike: one has {job.identity['engine']}, another has {here}; give all the same"
             )
-        self._form = Form(job.recipe, stored_columns(job.recipe))
+        self._format = ShardFormat(job.recipe, stored_columns(job.recipe))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __call__(self, i: int, out: str | None = None) -> CommitRecord:
@@ -69,14 +69,14 @@ class ShardRenderer:
             RunError: processes died again and again at the same samples.
         """
         job, out = self._job, out or self._job.out
-        job.corpus.forget_members()  # of the shard before: no shard comes twice
+        job.corpus.forget_members()  # those of the shard before: no shard comes twice
         samples = len(job.corpus.members(i))
         epochs = range(job.recipe.render.epochs)
         bad: list[Bad] = []
-        told = 0
+        reported = 0
         with _outputs(out), ExitStack() as files:
-            writers = [files.enter_context(self._form.open(join(out, job.output(i, epoch)))) for epoch in epochs]
-            keeper = _Keeper(files, join(out, f"{BAD}/{job.stem(i)}.tar")) if job.recipe.render.keep_bad else None
+            writers = [files.enter_context(self._format.open(join(out, job.output(i, epoch)))) for epoch in epochs]
+            bad_files = _BadFiles(files, join(out, f"{BAD}/{job.stem(i)}.tar")) if job.recipe.render.keep_bad else None
             for first, chunk, read in ahead(self._chunks(i, samples), 1):
                 rows: set[int] = set()
                 seconds = Counter({"read": read})
@@ -88,29 +88,29 @@ class ShardRenderer:
                     for n in sorted(pairs.failures):
                         bad.append(_bad(first + n, chunk[n][0].key, epoch, pairs.failures[n], self._images(*chunk[n])))
                     rows |= pairs.failures.keys()
-                if keeper:
+                if bad_files:
                     for n in sorted(rows):
-                        keeper.keep(chunk[n][0].key, first + n, self._images(*chunk[n]))
-                if self._told:
-                    reasons = [one.reason for one in bad[told:]]
+                        bad_files.keep(chunk[n][0].key, first + n, self._images(*chunk[n]))
+                if self._on_chunk:
+                    reasons = [one.reason for one in bad[reported:]]
                     drawn = len(chunk) * len(epochs)
-                    self._told(drawn, (drawn - len(reasons)) * len(job.recipe.tasks), reasons, dict(seconds))
-                    told = len(bad)
+                    self._on_chunk(drawn, (drawn - len(reasons)) * len(job.recipe.tasks), reasons, dict(seconds))
+                    reported = len(bad)
             for writer in writers:
                 writer.finish()
-            if keeper:
-                keeper.finish()
+            if bad_files:
+                bad_files.finish()
         return CommitRecord(
             shard=job.shard(i),
             bytes=int(job.corpus.sizes[i]),
             samples=samples,
             outputs=[writer.output(job.output(i, epoch)) for epoch, writer in zip(epochs, writers)],
             bad=sorted(bad, key=lambda one: (one.epoch, one.row)),
-            kept=keeper.output() if keeper else None,
+            kept=bad_files.output() if bad_files else None,
         )
 
     def close(self) -> None:
-        """End its process, where it has one of its own."""
+        """Release the child process, if there is one."""
         self._render.close()
 
     def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk, float]]:
@@ -128,7 +128,7 @@ class ShardRenderer:
 
     def _write(self, writer: Writer, pairs: Pairs, chunk: _Chunk, first: int, epoch: int) -> None:
         def prepare(n: int) -> dict[str, object]:
-            return self._form.prepare({column.name: pairs.columns[column.name][n] for column in self._form.columns})
+            return self._format.prepare({column.name: pairs.columns[column.name][n] for column in self._format.columns})
 
         good = [n for n in range(len(chunk)) if n not in pairs.failures]
         suffix = f"-e{epoch}" if self._job.recipe.render.epochs > 1 else ""
@@ -138,7 +138,7 @@ class ShardRenderer:
             writer.add(sample.key + suffix, first + n, sample, others, files)
 
 
-class _Keeper:
+class _BadFiles:
     """A tar of the files that could not be decoded, made when the first one comes."""
 
     def __init__(self, files: ExitStack, url: str) -> None:
@@ -174,7 +174,7 @@ def _bad(row: int, key: str, epoch: int, reason: str, images: dict[str, memoryvi
 
 @contextmanager
 def _outputs(out: str) -> Iterator[None]:
-    """Tell storage's refusals, which are about the outputs, from those of the shard, which are ShardErrors already."""
+    """Raise OSErrors of the outputs as OutputErrors; those of the input shard are ShardErrors already."""
     try:
         yield
     except ShardError:

@@ -1,4 +1,4 @@
-"""A map on threads that reads its input as it goes: what waits is bounded, however long the input is."""
+"""A map on threads with a bounded number of pending items, however long its input is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WAITING = 8  # results for each thread
 
 
 def mapped(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """The results of `work` on each item, in the order of the items; its errors come out here.
+    """The results of `work` on each item, in the order of the items; its errors are raised here.
 
     Args:
         work: called in any of the threads.

@@ -1,4 +1,4 @@
-"""Is a rendered corpus what its manifest says: every file by its checksum, every sample accounted for, a share rendered again?"""
+"""Checks a rendered corpus against its manifest: files by checksum, samples by count, some shards by rendering them again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOCAL, _REMOTE = 2, 8  # files at a time
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as the manifest says."""
+    """A difference between a rendered corpus and its manifest."""
 
     file: str
     reason: str
@@ -42,7 +42,7 @@ class Problem:
 
 @dataclass
 class Verdict:
-    """What `verify` found.
+    """The result of `verify`.
 
     Args:
         url: the folder.
@@ -51,7 +51,7 @@ class Verdict:
         samples, pairs, quarantined: sums of the manifest; a sample counts as quarantined if any of its drawings is missing.
         rendered_again: input shards that were rendered again and compared.
         problems: what is wrong.
-        notes: what could not be looked at.
+        notes: what could not be checked.
     """
 
     url: str
@@ -66,16 +66,16 @@ class Verdict:
 
 
 def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verdict:
-    """Hold a rendered corpus against its manifest.
+    """Check a rendered corpus against its manifest.
 
     Args:
         url: its folder.
         deep: share of the input shards that are rendered again and compared byte for byte; needs the original corpus.
-        seed: chooses these; else chance does.
+        seed: chooses these shards; without it they are chosen at random.
         progress: called with (files, of how many).
 
     Raises:
-        UserError: there is no finished rendered corpus; or, with `deep`, its source or its engine is not here.
+        UserError: there is no finished rendered corpus; or, with `deep`, its source or its engine is not available.
     """
     rendered = open_rendered(url)
     totals, files = rendered.manifest["totals"], sum(1 for _ in _files(rendered))
@@ -93,7 +93,7 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
 
 
 def _check_described(rendered: RenderedCorpus, verdict: Verdict) -> None:
-    """The files that describe the corpus, beside those that `open_rendered` held against the manifest."""
+    """Check the files that describe the corpus, besides those that `open_rendered` has checked."""
     sums = rendered.manifest["sha256"]
     for name in (INDEX, IDENTITY):
         try:
@@ -121,7 +121,7 @@ def _files(rendered: RenderedCorpus) -> Iterator[tuple[dict[str, Any], bool]]:
 
 
 def _unaccounted(rendered: RenderedCorpus) -> Iterator[Problem]:
-    """Each sample of each drawing must be a pair or a row of the quarantine table."""
+    """Find shards with samples that are neither a pair nor a row of the quarantine table, in any drawing."""
     columns = zip(rendered.quarantine.column("shard").to_pylist(), rendered.quarantine.column("epoch").to_pylist())
     bad = Counter(columns)
     for row in rendered.rows():
@@ -155,7 +155,7 @@ def _check_file(rendered: RenderedCorpus, output: dict[str, Any], holds_pairs: b
 
 
 def _check_pairs(rendered: RenderedCorpus, url: str, output: dict[str, Any]) -> list[Problem]:
-    """Count the pairs in the file itself, and see that none lacks a part or is there twice."""
+    """Count the pairs in the file itself, and check that none lacks a part or occurs twice."""
     problems = []
     if rendered.recipe.render.format == "parquet":
         import pyarrow.parquet as pq
@@ -178,12 +178,12 @@ def _check_pairs(rendered: RenderedCorpus, url: str, output: dict[str, Any]) -> 
 
 
 def _check_members(url: str, name: str, there: Members) -> list[Problem]:
-    """The table of members beside a tar must say what the tar says; where labels meant nothing it has none."""
+    """Check that the table of members beside a tar agrees with it; where the labels were of no use, it has none."""
     beside = sidecar(url) or ""
     shown = sidecar(name) or ""
     try:
         found = Members.load(beside)
-    except FileNotFoundError:  # whoever needs it makes it
+    except FileNotFoundError:  # it is optional, and made by a reader that needs it
         return []
     except (OSError, ValueError) as error:
         return [Problem(shown, f"cannot be read: {str(error).removeprefix(beside + ': ')}")]
@@ -216,7 +216,7 @@ def _render_again(rendered: RenderedCorpus, share: float, seed: int | None, verd
     order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)
     chosen = {job.shard(i): i for i in order[: math.ceil(share * len(corpus.urls))].tolist()}
     rows = {row["shard"]: row for row in rendered.rows() if row["shard"] in chosen and row["failure"] is None}
-    with closing(ShardRenderer(job, aside=True)) as render:
+    with closing(ShardRenderer(job, in_child=True)) as render:
         for shard, i in chosen.items():
             row = rows.get(shard)
             if row is None:

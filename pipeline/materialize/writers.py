@@ -1,4 +1,4 @@
-"""The two forms of a rendered shard on disk: a WebDataset tar of files, and a Parquet table of tensors."""
+"""Writes rendered shards in their two formats: a WebDataset tar of files, or a Parquet table of tensors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.shards.writing import TarWriter
 from pipeline.storage import write_atomic
 
 _GROUP_BYTES, _MOST_GROUP_ROWS = 8 * 2**20, 1024
-"""A row group of Parquet: what training reads to get at one row."""
+"""The size of a row group of Parquet, which training reads whole to get one row."""
 
 Row = Mapping[str, np.ndarray]
 """One pair: a row of each stored column, by the column's name."""
 
 
 class Writer(Protocol):
-    """Takes the pairs of one drawing of a shard, in order."""
+    """Writes the pairs of one drawing of a shard, in order."""
 
     def add(self, key: str, row: int, sample: Sample, others: dict[str, bytes], files: Mapping[str, Any]) -> None:
         """Append a pair.
@@ -41,14 +41,14 @@ class Writer(Protocol):
         """
 
     def finish(self) -> None:
-        """Write what is still due."""
+        """Write what is still buffered."""
 
     def output(self, name: str) -> Output:
-        """What was written, once the file is closed."""
+        """The file that was written, once it is closed."""
 
 
-class Form:
-    """How the columns of a recipe are stored; makes what `Writer.add` takes.
+class ShardFormat:
+    """The format of a rendered shard: encodes pairs for `Writer.add`, and opens writers.
 
     Args:
         recipe: the recipe.
@@ -67,12 +67,12 @@ class Form:
         return self._spec.format == "webdataset"
 
     def prepare(self, pair: Row) -> dict[str, Any]:
-        """The pair's columns as they are stored, by column name."""
+        """Encode the pair's columns as they are stored, by column name."""
         return {name: encode(pair[name]) for name, encode in self._encode.items()}
 
     @contextmanager
     def open(self, url: str) -> Iterator[Writer]:
-        """A writer whose file appears under its name when the block ends without an exception; errors as in `write_atomic`."""
+        """Open a writer, whose file appears when the block ends without an exception; errors as in `write_atomic`."""
         if self.is_tar:
             with write_atomic(url) as file:
                 tar = _Tar(file, self.columns)
@@ -84,7 +84,7 @@ class Form:
 
 
 class _Tar:
-    """A WebDataset tar."""
+    """Writes a WebDataset tar."""
 
     def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
         self._tar, self._columns, self._rows, self._pairs = TarWriter(file), columns, MemberRows(), 0
@@ -103,12 +103,12 @@ class _Tar:
         return Output(name, self._tar.position, self._tar.sha256.hexdigest(), self._pairs)
 
     def save_members(self, url: str) -> None:
-        """Write where each sample lies beside the tar."""
+        """Write the index of the tar's members beside it."""
         Members.of(self._rows, self._tar.position).save(sidecar(url) or "")
 
 
 class _Table:
-    """A Parquet table: tensors as binary values of fixed size, their shapes and types in the fields' metadata."""
+    """Writes a Parquet table: tensors as binary values of fixed size, their shapes and types in the fields' metadata."""
 
     def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
         import pyarrow.parquet as pq
@@ -177,7 +177,7 @@ def _bytes_of(column: StoredColumn) -> Callable[[np.ndarray], Any]:
 
 
 class _Hashed(io.RawIOBase):
-    """A file to write to that hashes and counts what goes through; closing it leaves the file behind it open."""
+    """A file to write to that hashes and counts what it passes on; closing it leaves the underlying file open."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.sha256, self.size = file, hashlib.sha256(), 0

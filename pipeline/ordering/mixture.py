@@ -1,4 +1,4 @@
-"""Mixing corpora by weight, where a weight is the share of samples: how many an epoch takes of each, and in what turn."""
+"""Mixes corpora by weight, a share of the samples: how many an epoch takes of each corpus, and in which order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Portion:
     Args:
         name: its name in the recipe.
         weight: its share of the samples, relative to the other weights.
-        shards: how many of the mixture's shards are its own; the shards of all portions lie end to end.
+        shards: number of its shards; the mixture's shards are those of all portions, one portion after the other.
     """
 
     name: str
@@ -36,14 +36,14 @@ def deal(counts: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Spread samples of several corpora evenly over slots, each corpus in its own order.
 
     The first corpus takes every slot at which floor(slot * its share) grows, the second does the same with those left, and so
-    on; so a slot is answered alone, and consecutive slots hold consecutive samples of a corpus.
+    on; so each slot can be computed by itself, and the slots of a corpus hold its samples in order.
 
     Args:
-        counts: int64 (corpora,): samples that each gives to `counts.sum()` slots, below 3 * 10^9.
+        counts: int64 (corpora,): samples of each corpus; they fill `counts.sum()` slots, fewer than 3 * 10^9.
         slots: int64 (n,), each from 0 to counts.sum() - 1.
 
     Returns:
-        For each slot the corpus, and the number of the sample within what that corpus gives; int64 (n,) both.
+        For each slot the corpus, and the number of the sample among the corpus's own; int64 (n,) both.
     """
     corpus, index, left = np.full(len(slots), len(counts) - 1), np.asarray(slots, np.int64).copy(), int(counts.sum())
     free = np.ones(len(slots), bool)

@@ -1,10 +1,10 @@
 """The order of training: which samples make up each global batch, as a function of counts, recipe and seed, on any cluster.
 
-The shards of an epoch are permuted and laid end to end; the line is cut into equal lanes; a global batch takes the same number
-of samples from each lane. Inside a lane, the samples of a window of a few steps are shuffled. A *unit* is what one group of lanes
-contributes to one window: the piece of work that is read, rendered and sent as a whole, and that belongs to one rank. Which
-samples a batch holds does not depend on how lanes are grouped, nor on how many ranks or actors there are; the place in a run is
-one integer, the step.
+The shards of an epoch are permuted and joined to one line; the line is cut into lanes of equal length; a global batch takes the
+same number of samples from each lane. A window is a few consecutive steps, and inside a lane the samples of a window are
+shuffled. The lanes are divided into groups. A *unit* is the samples of one group of lanes in one window: it is read, rendered
+and sent as a whole, and belongs to one rank. Which samples a batch holds does not depend on the number of groups, ranks or
+actors; the position in a run is one integer, the step.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _LEAST_UNIT_ROWS, _MOST_UNIT_ROWS, _MOST_WINDOW = 64, 1024, 16
 _CACHED_LINES = 64
 
 MOST_UNIT_BYTES = 3 * 2**29
-"""Of what is sent of a unit at most: it is one block of Ray's object store, held by the actor and by the trainer."""
+"""The most bytes that may be sent of a unit: it is one block of Ray's object store, held by the actor and by the trainer."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that shape an order: a batch takes the same number of samples from each lane; a window in steps.
+    """The sizes that define an order: samples of a global batch, lanes, groups of lanes, and steps of a window.
 
-    Lanes go to groups in turn, end to end; where the groups do not divide them, the first groups have one lane more.
+    A batch takes the same number of samples from each lane. A group is consecutive lanes; where the number of groups does not
+    divide that of the lanes, the first groups have one lane more.
     """
 
     batch: int
@@ -44,15 +45,16 @@ class Geometry:
 
     @classmethod
     def of(cls, spec: OrderSection, batch: int, row_bytes: int, sent_bytes: int | None = None) -> Geometry:
-        """Fill in what the recipe leaves open; what the order depends on from the batch and the bytes of a rendered row alone.
+        """Derive the sizes that the recipe leaves open.
 
-        Groups do not change the order, so they are as few as make units of a good size: Ray's cost is by the unit.
+        Lanes and window, on which the order depends, follow from the batch and the bytes of a rendered row alone. Groups do not
+        change the order, so there are as few as make units of a good size: Ray has a cost for each unit.
 
         Args:
             spec: the recipe's section.
             batch: the global batch.
-            row_bytes: of a rendered row.
-            sent_bytes: of what an actor sends of a row, if not the rendered row.
+            row_bytes: bytes of a rendered row.
+            sent_bytes: bytes that an actor sends for a row, if it does not send the rendered row.
 
         Raises:
             UserError: if the recipe's own numbers do not divide each other.
@@ -76,7 +78,7 @@ class Geometry:
         return cls(batch, lanes, groups, window)
 
     def check_workers(self, workers: int) -> None:
-        """Refuse more ranks than there are lanes to share."""
+        """Raise UserError where there are more ranks than lanes."""
         if workers > self.lanes:
             raise UserError(
                 f"{workers} workers cannot share {self.lanes} lanes: take at most {self.lanes} workers, "
@@ -84,7 +86,7 @@ class Geometry:
             )
 
     def check_unit(self, sent_bytes: float) -> None:
-        """Refuse units that are too large for a block, by what an actor sends of a row."""
+        """Raise UserError where a unit is too large for one block, by the bytes that an actor sends for a row."""
         rows = self.window * self.unit_rows
         if rows * sent_bytes > MOST_UNIT_BYTES:
             raise UserError(
@@ -95,7 +97,7 @@ class Geometry:
             )
 
     def shared_by(self, workers: int) -> Geometry:
-        """The same order in groups that so many ranks share: as many as here, or the next multiple of their number."""
+        """The same order, its groups rounded up to a multiple of `workers`, or down where the lanes are too few for that."""
         self.check_workers(workers)
         groups = -(-self.groups // workers) * workers
         return replace(self, groups=groups if groups <= self.lanes else self.lanes // workers * workers)
@@ -107,7 +109,7 @@ class Geometry:
 
     @property
     def unit_rows(self) -> int:
-        """Rows of a unit for each step. It is that of the widest group: units of equal size reach the ranks in turn."""
+        """Rows of a unit for each step: those of the largest group, since units of equal size reach the ranks in turn."""
         return -(-self.lanes // self.groups) * self.per_lane
 
     def lanes_of(self, group: int) -> range:
@@ -128,7 +130,7 @@ class UnitRows:
     Args:
         shards: int64 (r,); -1 stands for a place that stays empty.
         rows: int64 (r,): row in the shard.
-        again: int64 (r,): how many times the epoch has had the sample before, in a mixture of corpora; else 0.
+        again: int64 (r,): how many times the sample came before in the epoch, in a mixture of corpora; else 0.
     """
 
     shards: np.ndarray
@@ -139,14 +141,14 @@ class UnitRows:
         return len(self.rows)
 
     def part(self, places: slice) -> UnitRows:
-        """Those at some places."""
+        """The samples at some places."""
         return UnitRows(self.shards[places], self.rows[places], self.again[places])
 
 
 class _Line:
-    """One pass through a corpus: its shards in a keyed order end to end, begun at a keyed place.
+    """One pass over a corpus: its shards joined in a pseudo-random order, from a pseudo-random start; `key` seeds both.
 
-    Where the line begins changes too, or with few shards the lanes and the dropped tail would be the same in every epoch.
+    Without the random start, few shards would give the same lanes and the same dropped tail in every epoch.
     """
 
     def __init__(self, counts: np.ndarray, first: int, shuffle: bool, *key: int | str) -> None:
@@ -158,7 +160,7 @@ class _Line:
         self._first = first
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and row of positions on the line, which begins anew after its last sample."""
+        """Shard and row of positions on the line, which wraps around after its last sample."""
         on_line = (positions + self._shift) % max(self.samples, 1)
         at = np.searchsorted(self._ends, on_line, side="right")
         return self._first + self._shards[at], on_line - self._starts[at]
@@ -167,8 +169,9 @@ class _Line:
 class EpochOrder:
     """The order of one epoch.
 
-    An epoch of a mixture has as many samples as its corpora together, each corpus by its weight: of one with more weight than
-    size it holds several passes, of another only a part, and the next epoch goes on where this one stopped.
+    An epoch of a mixture has as many samples as its corpora together, divided among them by weight. A corpus that has fewer
+    samples than its part of the epoch is passed over several times; of one that has more, the epoch takes only some, and the
+    next epoch continues with the others.
 
     Args:
         counts: samples in each shard.
@@ -207,14 +210,14 @@ class EpochOrder:
         return window * self.geometry.window, min(self.steps, (window + 1) * self.geometry.window)
 
     def unit(self, window: int, group: int, skip: int = 0) -> UnitRows:
-        """What a group of lanes contributes to a window, ordered by step, then lane; the first `skip` steps left out."""
+        """The samples of a group of lanes in a window, ordered by step, then lane, without the first `skip` steps."""
         first, end = self.steps_of(window)
         per_lane = self.geometry.per_lane
         in_lane = self.steps * per_lane
         places = np.full((end - first, self.geometry.unit_rows), -1, np.int64)
         for i, lane in enumerate(self.geometry.lanes_of(group)):
             within = np.arange(first * per_lane, end * per_lane)
-            if self._portions:  # a phase of its own, lest all lanes be at the same corpus at the same step
+            if self._portions:  # a start of its own: the lanes must not all be at the same corpus at the same step
                 within = (within + hash64("phase", self._seed, self._epoch, lane) % in_lane) % in_lane
             positions = lane * in_lane + within
             if self._shuffle:
@@ -223,7 +226,7 @@ class EpochOrder:
         return self._locate(places[skip:].ravel())
 
     def batch(self, step: int) -> UnitRows:
-        """One global batch, groups end to end: the definition that every way of running must agree with."""
+        """One global batch, one group after the other. It defines the order: every way of running must give the same batches."""
         window, skip = divmod(step, self.geometry.window)
         groups = range(self.geometry.groups)
         units = [(self.unit(window, group, skip), self.geometry.rows_of(group)) for group in groups]
@@ -248,7 +251,7 @@ class EpochOrder:
         return found
 
     def _passes(self, i: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of samples that corpus `i` gives to this epoch: number of the pass, place in it, and passes in this epoch before."""
+        """For samples of corpus `i` in this epoch: number of the pass, place in it, and passes in this epoch before it."""
         if not self._portions:
             return np.full(len(index), self._epoch), index, np.zeros(len(index), np.int64)
         size = int(self._counts[self._firsts[i] : self._firsts[i + 1]].sum())
@@ -272,7 +275,7 @@ class EpochOrder:
 class Schedule:
     """All epochs of a run, as one sequence of steps and one of units.
 
-    Args: as for `Plan`, with the number of epochs.
+    Args: as for `EpochOrder`, with the number of epochs.
 
     Raises:
         UserError: if an epoch has not a single step, or a corpus of a mixture not a single sample.
@@ -290,7 +293,7 @@ class Schedule:
     ) -> None:
         self.counts, self.geometry, self.epochs, self.portions = np.asarray(counts, np.int64), geometry, epochs, portions
         self._seed, self._tail, self._shuffle = seed, tail, shuffle
-        self._plans: dict[int, EpochOrder] = {}  # the epoch at hand
+        self._plans: dict[int, EpochOrder] = {}  # the current epoch
         first = self._make(0)
         if first.samples == 0:
             raise UserError("the corpus holds no samples")
@@ -315,7 +318,7 @@ class Schedule:
         return EpochOrder(self.counts, self.geometry, self._seed, epoch, self._tail, self._shuffle, self.portions)
 
     def shared_by(self, workers: int) -> Schedule:
-        """The same steps and batches, in units that so many ranks share, see `Geometry.shared_by`."""
+        """The same steps and batches, in a number of units that the ranks divide, see `Geometry.shared_by`."""
         shared = copy.copy(self)
         shared.geometry, shared._plans = self.geometry.shared_by(workers), {}
         return shared
@@ -348,7 +351,7 @@ class Schedule:
 
 
 def _lanes(batch: int) -> int:
-    """As many lanes as mix well; where the batch has no such divisor, a lane a sample: a few lanes would hardly mix at all."""
+    """The greatest divisor of the batch up to `_MOST_LANES`; the batch itself where that is too small: few lanes hardly mix."""
     lanes = _divisor(batch, _MOST_LANES)
     return lanes if lanes >= _LEAST_LANES else batch
 

@@ -1,4 +1,4 @@
-"""How well an order mixes: measured on its own batches, beside what a full shuffle of the same samples would do."""
+"""Measures how well an order mixes, on its own batches, and compares it with a full shuffle of the same samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Mixing:
     """How far samples move, and how often a batch holds two of the same shard.
 
     Args:
-        displacement: mean distance between a sample's place in the corpus and its place in the epoch, of the whole length; 0 in
-            the corpus's own order.
+        displacement: mean distance between a sample's place in the corpus and its place in the epoch, as a share of the length;
+        0 in the corpus's own order.
         same_shard: share of the pairs of samples in a batch that come from one shard.
     """
 

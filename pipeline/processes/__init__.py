@@ -1,1 +1,1 @@
-"""Child processes that find our packages and whose death can be survived."""
+"""Child processes that find our packages, and whose crash the parent survives."""

@@ -1,6 +1,6 @@
-"""Runs an object in a child process, for work that may kill its process, such as decoding.
+"""Runs an object in a child process, for work that may crash, such as decoding.
 
-Run as a module this file is the child: it makes the object, and calls the methods that it is sent through a pipe.
+Run as a module, this file is the child: it makes the object, and calls the methods whose names arrive through a pipe.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pipeline.processes.home import HOME
 
 MOST_KILLS_FROM_OUTSIDE = 2
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
-"""Signals that others send. The image at hand is blamed for them only if they come again and again: it may fill the memory."""
+"""Signals that other processes send. The current image is blamed for them only if they repeat: it may exhaust the memory."""
 _ITEM, _END, _ERROR = "item", "end", "error"
 
 
 class Died(Exception):
-    """The process was killed by a signal, whose number is `signal`."""
+    """The child process was killed by the signal `signal`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"a process was killed by {signal.Signals(number).name}")
@@ -34,21 +34,21 @@ class Died(Exception):
 
     @property
     def reason(self) -> str:
-        """The reason for which the image at hand is quarantined."""
+        """The reason with which the current image is quarantined."""
         return f"the decoder's process died on this image ({self.signal.name})"
 
     @property
     def from_outside(self) -> bool:
-        """Whether others send this signal, so that the work at hand is hardly to blame."""
+        """Whether other processes send this signal, so that the current work is hardly to blame."""
         return self.signal in _FROM_OUTSIDE
 
 
 class ChildProcess:
-    """An object in a process of its own, made at the first call, and again at the first one after a death.
+    """An object in a child process, made at the first call, and again at the first call after a crash.
 
     Args:
-        make: makes the object there; a class or function of a module.
-        arguments: what it is called with; these, like all that goes to and fro, are pickled between our own two processes.
+        make: makes the object in the child; a class or function of a module.
+        arguments: arguments of `make`; like everything sent between the two processes, they are pickled.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
@@ -56,11 +56,11 @@ class ChildProcess:
         self._child: _Child | None = None
 
     def call(self, method: str, *arguments: Any) -> Iterator[Any]:
-        """Call a method that is a generator there, and yield here what it yields.
+        """Call a generator method of the object, and yield what it yields.
 
         Raises:
-            Died: the process was killed; what it yielded before has come out.
-            UserError, RunError: what the method raised, or that it failed in another way.
+            Died: the process was killed; the items before that were yielded.
+            UserError, RunError: raised by the method; RunError too where it failed in another way.
         """
         child, fresh = self._child, self._child is None
         if child is None:
@@ -76,47 +76,47 @@ class ChildProcess:
                 if kind == _ERROR:
                     raise item
                 yield item
-        except (EOFError, ConnectionError):  # it is no more
+        except (EOFError, ConnectionError):  # the child has ended
             self._child = None
             raise child.death() from None
-        except BaseException:  # the rest is not wanted, and would come in the place of the next answer
+        except BaseException:  # the rest is not wanted, and would be taken for the next answer
             self._child = None
             child.stop()
             raise
 
     def close(self) -> None:
-        """Let the process go; it is kept for the next one who wants one, since it takes seconds to start."""
+        """Release the process; it is kept for the next `ChildProcess`, since starting one takes seconds."""
         if self._child is not None:
             _spare[:] = [self._child]
             self._child = None
 
     def end(self) -> None:
-        """End the process, whose memory is wanted."""
+        """End the process, to free its memory."""
         if self._child is not None:
             self._child.stop()
             self._child = None
 
 
 class _Child:
-    """The process, and our end of the pipe to it; it ends when nobody holds this any more."""
+    """The process, and our end of the pipe to it; the process ends when this object is collected."""
 
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
-        self._owner, self._words = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
+        self._owner, self._stderr = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pipeline.processes.child", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._words,
+                stderr=self._stderr,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HOME), *(path or os.getcwd() for path in sys.path)))},
             )
-        self.stop = weakref.finalize(self, _stop, self._owner, self._process, self.pipe, self._words)
+        self.stop = weakref.finalize(self, _stop, self._owner, self._process, self.pipe, self._stderr)
 
     @classmethod
     def spare(cls) -> _Child:
-        """One that nobody uses, or a new one."""
+        """The idle process, if there is one, or a new one."""
         try:
             child = _spare.pop()
         except IndexError:
@@ -124,30 +124,30 @@ class _Child:
         return child if child._owner == os.getpid() and child._process.poll() is None else cls()
 
     def death(self) -> Exception:
-        """What it died of."""
+        """The exception for the end of the process: `Died`, or a RunError that names its exit code."""
         code = self._process.wait()
-        self._words.seek(0)
-        words = self._words.read().decode(errors="replace").strip()
+        self._stderr.seek(0)
+        text = self._stderr.read().decode(errors="replace").strip()
         self.stop()
-        return Died(-code) if code < 0 else _failed(f"exit code {code}", words)
+        return Died(-code) if code < 0 else _failed(f"exit code {code}", text)
 
 
 _spare: list[_Child] = []
-"""One process that nobody uses, if there is one."""
+"""The idle process, if there is one."""
 
 
-def _stop(owner: int, process: subprocess.Popen[bytes], pipe: Connection, words: IO[bytes]) -> None:
+def _stop(owner: int, process: subprocess.Popen[bytes], pipe: Connection, stderr: IO[bytes]) -> None:
     pipe.close()
     if owner != os.getpid():  # a fork of its owner
         return
     if process.poll() is None:
-        process.kill()  # it may be in the middle of something that nobody wants any more
+        process.kill()  # it may be busy with work that nobody wants any more
     process.wait()
-    words.close()
+    stderr.close()
 
 
-def _failed(how: str, words: str) -> RunError:
-    return RunError(f"a process that was to decode images failed ({how}): {words[-2000:]}")
+def _failed(how: str, text: str) -> RunError:
+    return RunError(f"a process that was to decode images failed ({how}): {text[-2000:]}")
 
 
 def _main(pipe: Connection) -> None:
@@ -156,7 +156,7 @@ def _main(pipe: Connection) -> None:
     while True:
         try:
             method, make, arguments = pipe.recv()
-        except EOFError:  # nobody is there any more
+        except EOFError:  # the parent has ended
             return
         try:
             if method is None:
@@ -167,7 +167,7 @@ def _main(pipe: Connection) -> None:
             pipe.send((_END, None))
         except (UserError, RunError) as error:
             pipe.send((_ERROR, error))
-        except Exception:  # noqa: BLE001  the other side raises it
+        except Exception:  # noqa: BLE001  the parent raises it
             pipe.send((_ERROR, _failed("an error of ours", traceback.format_exc())))
 
 

@@ -1,4 +1,4 @@
-"""Where our packages lie, and how other processes find them there before anything else of the same names."""
+"""Makes other processes import our packages, and not other modules of the same names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _HOOK = "worker_process_setup_hook"
 
 
 def namesake() -> str | None:
-    """The path of something else that has one of our names, and that Ray's workers would find before our package.
+    """The path of a module that has the name of one of our packages, and that Ray's workers would import instead; else None.
 
-    They look into the folder of the command or script, its working directory and `PYTHONPATH` before they look where packages are
-    installed. A folder without code of its own is not in the way.
+    They search the folder of the command or script, the working directory and `PYTHONPATH` before the installed packages. A
+    folder without an `__init__.py` does no harm.
     """
     folders = [os.path.dirname(os.path.realpath(sys.argv[0])), os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     for name in PACKAGES:
@@ -35,18 +35,18 @@ def namesake() -> str | None:
 
 
 def worker_options() -> dict[str, Any]:
-    """What `ray.init` is told so that its workers import our packages: nothing, where nothing is in the way."""
+    """Options of `ray.init` that make its workers import our packages; empty where no other module has their names."""
     return {"runtime_env": {_HOOK: importer()}} if namesake() else {}
 
 
 def check_workers(runtime_env: Mapping[str, Any]) -> None:
-    """Refuse a Ray that the caller has started, and whose workers would import something else under our names.
+    """Raise UserError where the caller started Ray, and its workers would import other modules under our names.
 
     Args:
         runtime_env: that of the running job.
 
     Raises:
-        UserError: with what they would import, and what to do.
+        UserError: names the module that they would import, and says what to do.
     """
     if (other := namesake()) and not runtime_env.get(_HOOK):
         raise UserError(
@@ -56,9 +56,9 @@ def check_workers(runtime_env: Mapping[str, Any]) -> None:
 
 
 def importer() -> Callable[[], None]:
-    """What a worker of Ray's does first, so that our names mean our packages in it from then on.
+    """A function that imports our packages, for each of Ray's workers to run first.
 
-    Ray sends a function inside a function as code: nothing has to be found there before it runs.
+    It is a nested function: Ray sends such a function as code, so a worker need not find a module to run it.
     """
     home, packages = str(HOME), PACKAGES
 

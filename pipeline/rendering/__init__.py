@@ -1,1 +1,1 @@
-"""Samples and drawn parameters become pairs; crashes are confined, bad samples counted."""
+"""Renders samples with drawn parameters to pairs, confines crashes of decoders, and counts bad samples."""

@@ -1,4 +1,4 @@
-"""Rendering that outlives its decoder: the crash of a process is confined to the sample that causes it."""
+"""Rendering that survives a crash of its decoder: only the sample that causes the crash is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.draws import hash64
 from pipeline.errors import RunError
 from pipeline.processes.child import ChildProcess, Died
 from pipeline.recipe.schema import Recipe
-from pipeline.rendering.find_crashers import Renderings, find_crashers, portable
+from pipeline.rendering.find_crashers import ChildRenderer, find_crashers, portable
 from pipeline.rendering.in_flight import InFlight, is_old
 from pipeline.rendering.renderer import Pairs, Renderer
 from pipeline.shards.corpus import Sample
@@ -26,18 +26,18 @@ _KILLER = "killer-"
 
 
 class CrashSafeRenderer:
-    """A `Renderer` that remembers, on this machine's disk, at what a process died, and leaves the sample out that did it.
+    """A `Renderer` that finds the samples that crash their process, records them on local disk, and leaves them out.
 
-    What is remembered is forgotten after a week, or by deleting the folder.
+    Records expire after a week, or when their folder is deleted.
 
     Args:
         recipe: the recipe.
         threads: CPU threads of the engine.
         center: as for `Renderer`.
         gpu: as for `Renderer`.
-        aside: render in a process of its own, so that this one lives on; else this one dies, and whoever takes its place looks
-            for the sample.
-        run: names the run, whose deaths are counted together; else it is that of the Ray job, or of this process.
+        in_child: render in a child process, so that this one survives a crash; else this one dies, and the process that takes
+            its place searches for the sample.
+        run: name of the run; crashes of one run are counted together. By default that of the Ray job, or of this process.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class CrashSafeRenderer:
         threads: int = 1,
         center: bool = False,
         gpu: int | None = None,
-        aside: bool = False,
+        in_child: bool = False,
         run: str | None = None,
     ) -> None:
         self._recipe, self._center = recipe, center
-        self._aside = ChildProcess(Renderings, recipe, threads, center) if aside else None
-        self._renderer = None if aside else Renderer(recipe, threads, center, gpu)
-        # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.
+        self._child = ChildProcess(ChildRenderer, recipe, threads, center) if in_child else None
+        self._renderer = None if in_child else Renderer(recipe, threads, center, gpu)
+        # Killers are recorded for a recipe and a version of the decoder: a run that restarts meets them again.
         identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self.engine_identity().items())))
         self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"
-        self._marks = InFlight(self._folder, run or _this_run())
+        self._in_flight = InFlight(self._folder, run or _this_run())
         self._killers: dict[tuple[int, str], str] = {}
         for file in self._folder.glob(f"{_KILLER}*"):
             if is_old(file):
@@ -65,20 +65,20 @@ class CrashSafeRenderer:
             self._killers[int(number, 16), content] = file.read_text()
 
     def engine_identity(self) -> dict[str, str]:
-        """What the engine says of itself."""
+        """The engine's identity, see `Engine.identity`."""
         if self._renderer is not None:
             return self._renderer.engine.identity()
-        assert self._aside is not None
-        (identity,) = self._aside.call("identity")
+        assert self._child is not None
+        (identity,) = self._child.call("identity")
         return dict(identity)
 
     def close(self) -> None:
-        """End the process of its own, if there is one."""
-        if self._aside is not None:
-            self._aside.close()
+        """Release the child process, if there is one."""
+        if self._child is not None:
+            self._child.close()
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
-        """Render as `Renderer` does; a sample that kills the decoder is a failure with that reason.
+        """Render as `Renderer` does; a sample that crashes the decoder is a failure with that reason.
 
         Raises:
             RunError: processes of this run died at these samples again and again, though each of them can be rendered alone.
@@ -86,10 +86,10 @@ class CrashSafeRenderer:
         if not samples:
             return self._rendered(samples, epoch)
         name = f"unit-{epoch}-{samples[0].id:016x}-{samples[-1].id:016x}"
-        ours, all_of_them = self._marks.deaths(name)
-        if all_of_them:
-            self._look(samples, epoch, ours)
-        with self._marks.at(name):
+        ours, of_all_runs = self._in_flight.deaths(name)
+        if of_all_runs:
+            self._search(samples, epoch, ours)
+        with self._in_flight.at(name):
             return self._rendered(samples, epoch)
 
     def _rendered(self, samples: Sequence[Sample], epoch: int) -> Pairs:
@@ -97,23 +97,23 @@ class CrashSafeRenderer:
             left = [self._unless_killer(sample) for sample in samples]
             if self._renderer is not None:
                 return self._renderer(left, epoch)
-            assert self._aside is not None
+            assert self._child is not None
             try:
-                (pairs,) = self._aside.call("batch", portable(left), epoch)
+                (pairs,) = self._child.call("batch", portable(left), epoch)
             except Died:
-                self._look(samples, epoch, deaths)
+                self._search(samples, epoch, deaths)
             else:
                 return pairs
         raise AssertionError("it counts for ever")
 
-    def _look(self, samples: Sequence[Sample], epoch: int, deaths: int) -> None:
-        """A process died while it worked on these: find out, in another process, whether a sample did it.
+    def _search(self, samples: Sequence[Sample], epoch: int, deaths: int) -> None:
+        """Find out, in a child process, whether one of the samples crashed the process that worked on them.
 
         Args:
             samples: the samples.
             epoch: as of `__call__`.
-            deaths: how many processes of this run did. One that is killed with its run, by a user or a scheduler, is none: the
-                next run counts from 0.
+            deaths: how many processes of this run died at them. Those that a user or a scheduler killed together with an
+                earlier run do not count: each run counts from 0.
         """
         samples = [self._unless_killer(sample) for sample in samples]
         killers = find_crashers(samples, self._recipe, epoch, self._center)
@@ -136,7 +136,7 @@ class CrashSafeRenderer:
 
 
 def _content(sample: Sample) -> str:
-    """What tells a sample from another of its name, or from itself once it is repaired."""
+    """A hash of the sample's bytes, which tells it from another of its name, or from itself once it is repaired."""
     return hashlib.blake2b(sample.encoded, digest_size=8).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Which engine a recipe means, and that engine, ready to run."""
+"""Chooses the engine of a recipe, and builds it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pipeline.recipe.schema import Recipe
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe with `auto` decided for a run on a cluster: `dali` where its rendering processes are given GPUs, else `cpu`.
+    """Replace `auto` for a run on a cluster: by `dali` where its rendering processes are given GPUs, else by `cpu`.
 
-    What DALI cannot do, decoding at reduced size, is the CPU's everywhere.
-
-    Decided once, from the recipe: machines that see different things would render with different engines.
+    Decoding at reduced size, which DALI cannot do, takes `cpu` everywhere. The choice is made once, from the recipe alone:
+    machines that chose for themselves might render with different engines.
     """
     gpus = recipe.placement.gpus if recipe.placement.render == "workers" else recipe.training.gpus
     name = "dali" if gpus and not recipe.image.reduced else "cpu"
@@ -19,19 +18,19 @@ def settled(recipe: Recipe) -> Recipe:
 
 
 def engine_name(recipe: Recipe) -> str:
-    """The engine that the recipe means in this process: `auto` is `dali` where a GPU is visible and it can, else `cpu`."""
+    """The engine of the recipe in this process: `auto` is `dali` where a GPU is visible and DALI can render it, else `cpu`."""
     if recipe.engine != "auto":
         return recipe.engine
     return "dali" if gpus_visible() and not recipe.image.reduced else "cpu"
 
 
 def build_engine(recipe: Recipe, threads: int = 1, gpu: int | None = None) -> Engine:
-    """The recipe's engine, ready to run.
+    """Build the recipe's engine.
 
     Args:
         recipe: the recipe.
         threads: CPU threads.
-        gpu: the GPU on which the pixels are wanted; an engine that renders there leaves them there. None wants them on the
+        gpu: the GPU on which the pixels are wanted; an engine that renders there leaves them there. None: they come to the
             host, rendered by the first GPU, if there is one.
     """
     if engine_name(recipe) == "cpu":

@@ -1,4 +1,4 @@
-"""Finds the images that kill their decoder's process, by rendering sample after sample in a child process."""
+"""Finds the images that crash their decoder's process, by rendering one sample after another in a child process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
 
 
-class Renderings:
-    """What `ChildProcess` makes for rendering; arguments as of `pipeline.rendering.renderer.Renderer`."""
+class ChildRenderer:
+    """The renderer that a `ChildProcess` holds; arguments as of `pipeline.rendering.renderer.Renderer`."""
 
     def __init__(self, recipe: Recipe, threads: int, center: bool) -> None:
         from pipeline.rendering.renderer import Renderer
@@ -28,7 +28,7 @@ class Renderings:
         yield self._render(samples, epoch)
 
     def each(self, samples: Sequence[Sample], epoch: int) -> Iterator[None]:
-        """Render one sample after another, and say after each that it was survived."""
+        """Render one sample after another, and yield after each that did not crash."""
         for sample in samples:
             self._render([sample], epoch)
             yield None
@@ -40,7 +40,7 @@ def portable(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:
-    """Decode each sample as `Renderer` would, outside this process.
+    """Find the samples that crash, by decoding each as `Renderer` would, in a child process.
 
     Args:
         samples: the samples of a unit on which a process died.
@@ -55,24 +55,24 @@ def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center:
         RunError: the process could not start, or failed without being killed.
     """
     killers: dict[int, str] = {}
-    start = shot = 0
-    aside = ChildProcess(Renderings, recipe.model_copy(update={"tasks": {}}), 1, center)
+    start = kills = 0
+    child = ChildProcess(ChildRenderer, recipe.model_copy(update={"tasks": {}}), 1, center)
     try:
         while start < len(samples):
             survived = 0
             try:
-                for _ in aside.call("each", portable(samples[start:]), epoch):
+                for _ in child.call("each", portable(samples[start:]), epoch):
                     survived += 1
                 break
             except Died as death:
                 start += survived
-                if start == len(samples):  # of none of them
+                if start == len(samples):  # after the last of them
                     break
-                if death.from_outside and shot < MOST_KILLS_FROM_OUTSIDE:
-                    shot += 1
+                if death.from_outside and kills < MOST_KILLS_FROM_OUTSIDE:
+                    kills += 1
                 else:
                     killers[start] = death.reason
-                    start, shot = start + 1, 0
+                    start, kills = start + 1, 0
     finally:
-        aside.end()
+        child.end()
     return killers

@@ -1,4 +1,4 @@
-"""Marks on local disk that outlive a killed process: what was it at when it died?"""
+"""Files on local disk that name the work in progress; those of a killed process tell what it worked on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ KEPT = 7 * 24 * 3600
 
 
 class InFlight:
-    """One file for each piece of work that is being done; a process that is killed leaves its file behind, unlocked.
+    """One file for each piece of work in progress; a process that is killed leaves its file behind, unlocked.
 
-    Any number of processes may share a folder. The system drops a dead process's lock, so the work of the living is never taken
-    for that of the dead, not even where two runs of one recipe come to the same piece at once.
+    Any number of processes may share a folder. The operating system releases a dead process's lock, so a live process is never
+    taken for a dead one, not even where two runs of one recipe work on the same piece at once.
 
     Args:
-        folder: where the marks lie, on a disk of this machine; made if it is not there.
-        run: names the run that this process works for: one word.
+        folder: folder of the files, on a local disk; made if it is not there.
+        run: name of the run that this process works for: one word.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -31,10 +31,10 @@ class InFlight:
 
     @contextmanager
     def at(self, name: str) -> Iterator[None]:
-        """Work on the piece called `name`."""
+        """Keep the file of the piece `name` while the block works on it."""
         path = self._folder / name
         file = _claim(path)
-        if file is None:  # somebody else is at it, and alive
+        if file is None:  # another live process works on it
             yield
             return
         with file:
@@ -42,13 +42,13 @@ class InFlight:
             file.flush()
             try:
                 yield
-            finally:  # an exception is no death: it tells its story itself
+            finally:  # an exception is not a crash, and is reported where it is raised
                 path.unlink(missing_ok=True)
 
     def deaths(self, name: str) -> tuple[int, int]:
-        """How many processes were killed at the piece called `name`: those of this run, and those of all runs.
+        """Count the processes that were killed at the piece `name`: those of this run, and those of all runs.
 
-        Both are 0 while somebody is at it, and alive, and where the deaths are longer ago than `KEPT`.
+        Both are 0 while a live process works on it, and where the last death is longer ago than `KEPT`.
         """
         path = self._folder / name
         if not path.exists():
@@ -66,12 +66,12 @@ class InFlight:
 
 
 def is_old(path: Path) -> bool:
-    """Whether a file of this folder was last written so long ago that it is forgotten."""
+    """Whether a file of this folder was last written longer ago than `KEPT`."""
     return time.time() - path.stat().st_mtime > KEPT
 
 
 def _claim(path: Path) -> BinaryIO | None:
-    """The mark, locked; None if another process holds it."""
+    """Open and lock the file; None if another process holds it."""
     while True:
         file = path.open("a+b")
         try:

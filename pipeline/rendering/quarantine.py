@@ -1,4 +1,4 @@
-"""The samples that cannot be used: counted against the failure budget, and written down."""
+"""Records the samples that cannot be used, and counts them against the failure budget."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from pipeline.errors import BudgetExceeded
 
 JUDGED_FROM = 1000
-"""A share is a share of at least so many samples: one bad image in the first batch is no one per cent of a corpus."""
+"""A share is taken of at least so many samples, so that one bad image in the first batch does not exceed a budget of 1%."""
 
-_UNKNOWN = -1  # the row of a sample that an older version wrote down
+_UNKNOWN = -1  # the row of a sample in a record of an older version, which has none
 
 
 def check_budget(budget: int | float, bad: int, seen: int, rows: Callable[[], list[dict[str, Any]]]) -> None:
-    """Refuse to go on with too many bad samples.
+    """Raise BudgetExceeded where too many samples are bad.
 
     Args:
         budget: allowed number (int) or share of the samples seen (float).
-        bad: samples that cannot be used: damaged ones, or where labels are learnt, those without one.
+        bad: samples that cannot be used: damaged ones, and where labels are learnt, those without a label.
         seen: samples, good and bad.
-        rows: gives shard, key and reason of some that are bad, the first of which the message names.
+        rows: returns shard, key and reason of some bad samples, the first of which the message names.
 
     Raises:
         BudgetExceeded: there are more than allowed.
@@ -54,7 +54,7 @@ def failure_reason(text: str) -> str:
 class Quarantine:
     """Collects quarantined samples, each once, and stops the run when there are too many.
 
-    A sample is known by its shard and row: several of one key in a shard are several samples.
+    A sample is identified by its shard and row: samples of one shard with the same key are counted one by one.
 
     Args:
         budget: allowed number (int) or share of the samples seen (float).
@@ -82,7 +82,7 @@ class Quarantine:
         check_budget(self._budget, len(self._rows), self._seen, self.rows)
 
     def restore(self, rows: list[dict[str, Any]], seen: int) -> None:
-        """Take up the count of a run that is resumed; `rows` as `rows()` gave them, in older versions without `row`."""
+        """Restore the count of a run that is resumed; `rows` is the result of `rows()`, in older versions without `row`."""
         self._rows = {}
         for row in rows:
             self._put(row)
@@ -97,7 +97,7 @@ class Quarantine:
 
     def _put(self, row: dict[str, Any]) -> None:
         shard, key, number = row["shard"], row["key"], row.get("row", _UNKNOWN)
-        self._rows.pop((shard, key, _UNKNOWN), None)  # the same sample, as an older version wrote it down
+        self._rows.pop((shard, key, _UNKNOWN), None)  # the same sample, as recorded by an older version
         self._rows[shard, key, number] = row["reason"]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""From crops to pairs: every task of a recipe on crops that were decoded elsewhere, the same to the last bit."""
+"""Renders the tasks of a recipe on crops that another process decoded; the pairs are the same to the last bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.rendering.units import STAGES, chosen_task
 
 
 class CropTaskRenderer:
-    """Makes the pairs of batches whose crops came without them, as the CPU engine does.
+    """Makes the pairs of batches that came with crops only, as the CPU engine does.
 
     Args:
         recipe: the recipe.
@@ -24,10 +24,10 @@ class CropTaskRenderer:
         self._recipe, self._threads = recipe, Threads(threads)
 
     def __call__(self, columns: Columns, epoch: int) -> None:
-        """Add to a batch's columns what is drawn and what is rendered, and as stage `tasks` of its `seconds` what that took.
+        """Add inputs and labels to a batch's columns, and the time that this took, as stage `tasks` of `seconds`.
 
         Args:
-            columns: `id`, `weight`, `image`, of clips `frames`, and `seconds` among them.
+            columns: `id`, `weight`, `image`, `seconds`, for clips `frames`, and any others; changed in place.
             epoch: number of the epoch.
         """
         from pipeline.engines.cpu import inputs_of

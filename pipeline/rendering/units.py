@@ -1,4 +1,4 @@
-"""One unit of the order at a time: read it, render it, and confine the crash of a decoder to the sample that causes it."""
+"""Reads and renders the units of the order, one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.shards.corpus import Corpus, Sample
 from pipeline.storage import without_secrets
 
 STAGES = ("read", "check", "render", "tasks")
-"""Of a sample's way to a pair. `tasks` is what a training worker renders from crops, see
+"""The stages from a sample to its pairs. `tasks` is what a training worker renders from crops, see
 `pipeline.rendering.tasks_on_crops`; elsewhere it is part of `render`."""
 
 _EMPTY = Sample(key="", id=0, encoded=b"", ext="", label=-1, problem="an empty place at the end of the corpus")
@@ -25,15 +25,15 @@ _EMPTY = Sample(key="", id=0, encoded=b"", ext="", label=-1, problem="an empty p
 
 @dataclass(frozen=True)
 class UnitSource:
-    """All that an actor or a rank needs to make units: picklable, and small.
+    """What an actor or a rank needs to make units; picklable, and small.
 
     Args:
         recipe: the recipe.
         corpus: the indexed shards.
         schedule: the order of the run.
-        step: where in the schedule to begin; units are counted from here.
+        step: the first step; units are counted from here.
         center: render as evaluation does, see `Renderer`.
-        image: whether steps hold the crop itself too; where no label is made of its pixels, they need not.
+        image: whether steps hold the crop itself too; needed only where a label is made of its pixels.
     """
 
     recipe: Recipe
@@ -44,7 +44,7 @@ class UnitSource:
     image: bool = True
 
     def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
-        """Read the samples of unit `number`, or those within some part of it, in training order."""
+        """Read the samples of unit `number`, or of a part of it, in training order."""
         started = Clock()
         epoch, rows = self.schedule.unit(number, self.step)
         rows = rows.part(within)
@@ -52,28 +52,28 @@ class UnitSource:
         for shard in np.unique(rows.shards[rows.shards >= 0]):
             places = np.flatnonzero(rows.shards == shard)
             for place, sample in zip(places, self.corpus.read(int(shard), rows.rows[places])):
-                again = int(rows.again[place])  # the same photo twice in an epoch of a mixture is drawn twice
+                again = int(rows.again[place])  # a photo that comes again in an epoch of a mixture is drawn anew
                 samples[place] = replace(sample, id=hash64("again", sample.id, again)) if again else sample
         return EncodedUnit(number, epoch, rows, samples, Clock().since(started))
 
     def corpora(self, rows: UnitRows) -> np.ndarray:
-        """Which corpus of a mixture each row is of: int64 (n,), -1 for empty places."""
+        """The corpus of each row of a mixture, by number: int64 (n,), -1 for empty places."""
         ends = np.cumsum([portion.shards for portion in self.corpus.portions])
         return np.where(rows.shards < 0, -1, np.searchsorted(ends, rows.shards, side="right"))
 
-    def maker(self, threads: int, say: Callable[[str, int], None]) -> Callable[[int], Columns]:
-        """What turns the number of a unit into its columns, see `UnitRenderer`.
+    def maker(self, threads: int, report: Callable[[str, int], None]) -> Callable[[int], Columns]:
+        """A function that takes the number of a unit and returns its columns, see `UnitRenderer`.
 
         Args:
             threads: the engine's threads.
-            say: called with stage and unit as each begins.
+            report: called with stage and unit as each stage begins.
         """
         render = UnitRenderer(self, threads)
 
         def make(number: int) -> Columns:
-            say("read", number)
+            report("read", number)
             unit = self.read(number)
-            say("render", number)
+            report("render", number)
             return render(unit)
 
         return make
@@ -81,17 +81,17 @@ class UnitSource:
 
 @dataclass
 class EncodedUnit:
-    """A unit's samples as they lie in the shards."""
+    """A unit's samples, encoded as they are in the shards."""
 
     number: int
     epoch: int
     rows: UnitRows
     samples: list[Sample]
     read: tuple[float, float]
-    """Seconds, and processor seconds, that it took to read."""
+    """Wall-clock and CPU seconds that reading took."""
 
     def parts(self, rows: int) -> Iterator[EncodedUnit]:
-        """The unit in pieces of so many rows, each with its share of the time."""
+        """Split the unit into parts of `rows` rows, each with its share of the time."""
         n = len(self.samples)
         for start in range(0, n, rows):
             here = slice(start, start + rows)
@@ -103,23 +103,23 @@ class EncodedUnit:
 class UnitRenderer:
     """Turns encoded units into columns of pairs.
 
-    Besides the columns of `Pairs` there are `unit` int64; `seconds` float32 (n, 8), the time an image of each of `STAGES` and
-    then their processor time; and `failure`: an empty string, or JSON that names shard, key, row and reason of a sample that
-    could not be decoded. In a mixture `corpus` int64 is the place of each sample's corpus in it, -1 for empty places.
+    Besides the columns of `Pairs` there are `unit` int64, its number; `seconds` float32 (n, 8), wall-clock seconds an image of
+    each of `STAGES`, then CPU seconds of each; and `failure`: an empty string, or JSON with shard, key, row and reason of a
+    sample that could not be decoded. In a mixture `corpus` int64 is the number of each sample's corpus, -1 for empty places.
 
     Args:
         source: what to render.
         threads: CPU threads of the engine.
         gpu: as for `Renderer`.
-        aside: as for `CrashSafeRenderer`.
+        in_child: as for `CrashSafeRenderer`.
     """
 
-    def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, aside: bool = False) -> None:
+    def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, in_child: bool = False) -> None:
         self._source = source
-        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, aside)
+        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, in_child)
 
     def close(self) -> None:
-        """End its process, where it has one of its own."""
+        """Release the child process, if there is one."""
         self._render.close()
 
     def __call__(self, unit: EncodedUnit) -> Columns:
@@ -148,7 +148,7 @@ class UnitRenderer:
 
 
 def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """The column `seconds` of a unit of n samples, of the seconds and processor seconds that it spent in some of `STAGES`."""
+    """The column `seconds` of a unit of n samples, from the wall-clock and CPU seconds of some of `STAGES`."""
     row = np.array([spent.get(stage, (0.0, 0.0)) for stage in STAGES], np.float32).T.ravel()
     return np.tile(row / max(n, 1), (n, 1))
 
@@ -163,7 +163,7 @@ def row_bytes(recipe: Recipe) -> int:
 
 
 def chosen_task(recipe: Recipe, epoch: int, ids: np.ndarray) -> Columns:
-    """The column `task`, int64 (n,), each sample's task by its number in the recipe, where each trains one; else no column."""
+    """The column `task`, int64 (n,): the number of each sample's task, where each sample trains one; else no column."""
     if recipe.training.tasks_per_sample == "all":
         return {}
     return {"task": Draws(recipe.seed, epoch, ids).stream("task").integers("which", len(recipe.tasks))}

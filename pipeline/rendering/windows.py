@@ -1,4 +1,4 @@
-"""The one crop that all tasks of a sample share: which window of the photo, and whether it is mirrored."""
+"""Draws the crop that all tasks of a sample share: a window of the photo, and whether it is mirrored."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def center_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 
 def flips(rng: Stream) -> np.ndarray:
-    """Mirror left and right? bool (n,), each with probability one half."""
+    """Draw whether each crop is mirrored left and right: bool (n,), each with probability one half."""
     return rng.uniform("flip") < 0.5
 
 
 def stored(
     windows: np.ndarray, heights: np.ndarray, widths: np.ndarray, orientations: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where windows of upright photos lie in the photos as they are stored, and what sets their pixels upright.
+    """Convert windows of upright photos to windows of the stored photos, with the turn and the mirroring that set them upright.
 
-    Decoders are told to leave the orientation alone: they do not all agree on what a damaged tag means, nor on who is to act on
-    it, and a crop turned after its resize to a small square costs next to nothing.
+    Decoders are told to ignore the orientation: they do not agree on what a damaged tag means, nor on who applies it. Turning a
+    crop after its resize to a small square costs next to nothing.
 
     Args:
         windows: int32 (n, 4), as above.
@@ -75,6 +75,6 @@ def stored(
     top, left, height, width = windows.T
     left = np.where(mirror[:, 0], widths - left - width, left)
     top = np.where(mirror[:, 1], heights - top - height, top)
-    aside = np.stack([left, heights - top - height, width, height], axis=1)
+    turned = np.stack([left, heights - top - height, width, height], axis=1)
     straight = np.stack([top, left, height, width], axis=1)
-    return np.where(turn[:, None], aside, straight).astype(np.int32), turn, mirror
+    return np.where(turn[:, None], turned, straight).astype(np.int32), turn, mirror

@@ -1,4 +1,4 @@
-"""What a corpus is once it is open: its shards, how many samples each holds, and their bytes by (shard, row)."""
+"""An open corpus: its shards, the number of samples in each, and their bytes by (shard, row)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pipeline.shards.remarks import unread_labels
 from pipeline.storage import read_ranges, without_secrets
 from pipeline.storage import size as size_of
 
-_GAP = 64 * 2**10  # bytes read in vain are cheaper than another request
+_GAP = 64 * 2**10  # reading so many bytes in vain is cheaper than another request
 _RANGE = 16 * 2**20  # larger ranges are cut, so that remote storage can send the pieces at the same time
 CACHED_SHARDS = 256  # as many as one batch may draw from
 
-_Name = tuple[int, str]  # of a member: its sample's place in what is asked for, and its extension
+_Name = tuple[int, str]  # of a member: the place of its sample in the request, and its extension
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Sample:
 
     Args:
         key: its name in the corpus.
-        id: the number that stands for the key, `pipeline.draws.sample_id`, and for what `Corpus.prefix` puts before it.
+        id: the hash of the key and of the prefix from `Corpus.prefix`, see `pipeline.draws.sample_id`.
         encoded: the image file's bytes, or those of its frames after each other; empty where there is a problem.
         ext: the image's extension.
         label: class number, -1 where there is none.
@@ -68,13 +68,13 @@ class Corpus:
         classes: the names that the labels stand for, where they are known.
         image: extension of the image wanted where a sample has several.
         frames: how many images of each sample are frames, or None for one image.
-        damaged: shards that cannot be read, by their place in `urls`, with the reason; they count no samples.
-        scanned: shards that no file beside them describes, by their place, with their digest.
-        index: folder in which files describe these, if there is one.
-        disagreement: why the labels mean nothing (folders with different classes), or None; labels are then -1.
-        portions: the corpora of a mixture, whose shards lie end to end; none for a single corpus. Keys are told apart by corpus:
-            a sample's id stands for both.
-        keys: what an id stands for: the sample's key (`name`), or the name of its shard and its key (`shard`).
+        damaged: shards that cannot be read: the reason, by place in `urls`; they count no samples.
+        scanned: shards that no file beside them describes: their digest, by place.
+        index: folder of files that describe these, if there is one.
+        disagreement: why the labels are of no use (folders with different classes), in which case they are -1; else None.
+        portions: the corpora of a mixture, whose shards follow each other; none for a single corpus. Equal keys of two corpora
+        have different ids.
+        keys: what an id is computed from: the sample's key (`name`), or the name of its shard and its key (`shard`).
     """
 
     urls: list[str]
@@ -89,7 +89,7 @@ class Corpus:
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
     keys: Literal["name", "shard"] = "name"
-    _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards end to end, and where each shard's begin
+    _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
     def samples(self) -> int:
@@ -112,13 +112,13 @@ class Corpus:
         return [common_folder(self.urls[start:end]) for start, end in zip([0, *ends], ends)]
 
     def prefix(self, i: int) -> str:
-        """What goes before the keys of shard `i` in what its samples' ids stand for."""
+        """The prefix of the keys of shard `i`, for computing its samples' ids."""
         portion = self.portion(i)
         corpus = "" if portion is None else f"{self.portions[portion].name}/"
         return f"{corpus}{self.shard_name(i)}/" if self.keys == "shard" else corpus
 
     def members(self, i: int) -> Members:
-        """The index of shard `i`, as many rows as `counts[i]`.
+        """The index of shard `i`, with `counts[i]` rows.
 
         Raises:
             ShardError: the shard is gone, damaged, or holds another number of samples than its index said.
@@ -128,7 +128,7 @@ class Corpus:
         return members if chosen is None else members.take(chosen)
 
     def forget_members(self) -> None:
-        """Let go of the indices of shards that were read; whoever goes through a corpus once has no use for them."""
+        """Drop the cached indices of shards; a single pass over a corpus does not need them again."""
         _cached_members.cache_clear()
 
     def labels(self, i: int) -> np.ndarray:
@@ -137,14 +137,14 @@ class Corpus:
         return labels if self.disagreement is None else np.full_like(labels, -1)
 
     def unread_labels(self, i: int) -> list[str]:
-        """Samples of shard `i` whose `cls` is no class number, each as its key and what that holds; errors as in `read`."""
+        """Samples of shard `i` whose `cls` is no class number, each as its key and its `cls`; errors as in `read`."""
         members = self.members(i)
         wanted = [(part.offset, min(part.size, LABEL), (row, "cls")) for row, part in unread_labels(members)]
         texts = {row: read_label(bytes(text))[1] for (row, _), text in self._read(i, wanted).items()}
         return [f"{members.keys[row]} ({text})" for row, text in sorted(texts.items()) if text]
 
     def read(self, i: int, rows: np.ndarray | Sequence[int]) -> list[Sample]:
-        """Samples of shard `i`, in the order of `rows`; members that lie near each other are read in one go.
+        """Samples of shard `i`, in the order of `rows`; members near each other are read in one request.
 
         Args:
             i: the shard's place in `urls`.
@@ -200,17 +200,17 @@ class Corpus:
         return replace(self, counts=counts, _chosen=(flat.astype(np.int32), np.concatenate([[0], np.cumsum(counts)])))
 
     def select_share(self, share: float, seed: int) -> Corpus:
-        """A view with the same share of every class: the ceil(share * n) samples of it whose keyed hash is lowest.
+        """A view with the same share of every class: of its n samples, the ceil(share * n) with the lowest keyed hash.
 
-        The samples without a label are shared out as a class of their own, so that they are as frequent in it as before.
-        A smaller share of the same seed is a part of the larger one; shards and their order make no difference.
+        Samples without a label count as a class of their own, so their share stays the same. With one seed a smaller share is a
+        subset of a larger one; shards and their order make no difference.
 
         Args:
             share: above 0, at most 1.
             seed: 0 or above, below 2**64.
 
         Raises:
-            UserError: the labels mean nothing.
+            UserError: the labels are of no use, see `disagreement`.
         """
         if not 0 < share <= 1:
             raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
@@ -243,7 +243,7 @@ class Corpus:
         return labels, hashes
 
     def row(self, i: int, row: int) -> int:
-        """Where row `row` of shard `i` lies in the shard itself, of which the corpus may be a view."""
+        """The row in the shard itself of row `row` of shard `i`; they differ where the corpus is a view."""
         chosen = self._rows(i)
         return row if chosen is None else int(chosen[row])
 
@@ -269,7 +269,7 @@ class Corpus:
         return members
 
     def _read(self, i: int, wanted: list[tuple[int, int, _Name]]) -> dict[_Name, memoryview]:
-        """Bytes of (start, length, name) by name."""
+        """Read the ranges (start, length, name); their bytes by name."""
         ranges: list[tuple[int, int]] = []
         place: dict[_Name, int] = {}  # name -> its range
         for start, length, n in sorted(wanted):
@@ -302,7 +302,7 @@ class Corpus:
 
 
 def common_folder(urls: list[str]) -> int:
-    """How many characters of each URL (without its secrets) name the folder that all of them share."""
+    """The number of leading characters of each URL (without its secrets) that name the folder which all of them share."""
     if not urls:
         return 0
     plain = [without_secrets(url) for url in urls]
@@ -312,7 +312,7 @@ def common_folder(urls: list[str]) -> int:
 
 
 def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview]) -> Sample:
-    """A sample from its row, whose `frames` are the extensions of its images, and the bytes of its members."""
+    """Make a sample of its row, whose `frames` are the extensions of its images, and the bytes of its members."""
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()

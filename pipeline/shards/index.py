@@ -16,7 +16,7 @@ from pipeline.storage import join, read_all, write_atomic
 
 NAME = "index.parquet"
 UNFINISHED = "pack.unfinished"
-"""Lies in a folder from the beginning of a pack until its index is written."""
+"""A file with this name is in a folder from the start of a pack until its index is written."""
 
 VERSION = 1
 _BATCH = 4096
@@ -30,14 +30,14 @@ SCHEMA = pa.schema(
     ]
 )
 _SCANNED = SCHEMA.append(pa.field("digest", pa.string()))
-"""Of a folder in which shards were scanned; what is packed and rendered has its SHA-256."""
+"""The schema for a folder whose shards were scanned; packed and rendered shards have a SHA-256 instead."""
 
-_LEAST = 512  # bytes of a tar that a sample takes: a header
+_LEAST = 512  # bytes that a sample takes at least in a tar: a header
 _VERSION_KEY, _CLASSES_KEY = b"pseudolabel.version", b"classes"
 
 
 class DamagedRows(ValueError):
-    """An index of ours, its classes whole, with rows that cannot be: it may be made again."""
+    """An index of ours has impossible rows, but whole classes: it may be made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Index:
     classes: list[str] | None = None
 
     def save(self, folder: str) -> None:
-        """Write `index.parquet` into the folder; OSError where that cannot be."""
+        """Write `index.parquet` into the folder; OSError where that fails."""
         rows = self.rows.values()
         schema = _SCANNED if any(row.digest for row in rows) else SCHEMA
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "shard"}
@@ -88,7 +88,7 @@ class Index:
 
 
 def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
-    """Write an index whose rows are a table already; OSError where that cannot be."""
+    """Write an index whose rows are a table already; OSError where that fails."""
     about = {_VERSION_KEY: str(VERSION), _CLASSES_KEY: json.dumps(classes)}
     table = table.sort_by("shard").combine_chunks().replace_schema_metadata(about)
     with write_atomic(join(folder, NAME)) as file:
@@ -96,7 +96,7 @@ def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
 
 
 def renew(folder: str) -> None:
-    """Write an index again as it is, so that it is newer than the shards that were found to be as it says."""
+    """Write an index again unchanged, so that it is newer than its shards, which were found to agree with it."""
     content = read_all(join(folder, NAME))
     with write_atomic(join(folder, NAME)) as file:
         file.write(content)
@@ -104,7 +104,7 @@ def renew(folder: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """An index to look shards up in without holding it: 100,000 rows take much room.
+    """An index in which shards are looked up without loading all of its rows: 100,000 take much memory.
 
     Args:
         folder: where it lies.
@@ -139,15 +139,15 @@ class Lookup:
         return found
 
     def find(self, column: str, urls: list[str], sizes: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """Look shards up.
+        """Look up a column for some shards.
 
         Args:
-            column: `samples`, `sha256` or `digest`; of the last an index of packed shards says nothing.
+            column: `samples`, `sha256` or `digest`; an index of packed shards has no `digest`.
             urls: of shards in the folder.
             sizes: int64 (n,): their sizes in bytes.
 
         Yields:
-            The place in `urls` of each that the index knows with this size, and what the column says of it.
+            For each shard that the index holds with this size: its place in `urls`, and its value in the column.
 
         Raises:
             ValueError: the index is damaged; `DamagedRows` where it can be made again.
@@ -156,7 +156,7 @@ class Lookup:
             return
         wanted = iter(sorted(range(len(urls)), key=urls.__getitem__))
         n = next(wanted, None)
-        for name, size, value in self._rows(column):  # both ways lead upwards, as `save` sorts, so that no table is needed
+        for name, size, value in self._rows(column):  # both are sorted by name, so one pass is enough
             url = f"{self.folder}/{name}"
             while n is not None and urls[n] < url:
                 n = next(wanted, None)
@@ -172,7 +172,7 @@ class Lookup:
 
 
 def _check_row(folder: str, shard: Any, samples: Any, size: Any) -> None:
-    """Refuse a row that no shard has; only of a tar is the least size of a sample known."""
+    """Raise DamagedRows for a row that no shard can have; the least size of a sample is known of a tar only."""
     if None in (shard, samples, size) or min(samples, size) < 0 or (shard.endswith(".tar") and samples * _LEAST > size):
         raise DamagedRows(f"{join(folder, NAME)}: damaged: it gives {shard!r} {samples} samples in {size} bytes")
 
@@ -181,5 +181,5 @@ def _check_row(folder: str, shard: Any, samples: Any, size: Any) -> None:
 def _arrow_errors(folder: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
+    except (pa.ArrowException, OSError) as error:  # pyarrow raises OSError, too, for damaged pages
         raise ValueError(f"{join(folder, NAME)}: damaged: {error}") from None

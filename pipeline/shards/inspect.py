@@ -1,4 +1,4 @@
-"""Looks through a corpus: what is in it, what would be quarantined, and, when asked to decode everything, what is damaged."""
+"""Inspects a corpus: counts what is in it and what would be quarantined, and with `deep` decodes everything to find damage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class DamagedShard:
-    """A shard that cannot be read; nothing of it counts in the report beside its bytes."""
+    """A shard that cannot be read; only its bytes count in the report."""
 
     shard: str
     reason: str
@@ -54,7 +54,7 @@ class DamagedShard:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A key that is there more than once, and the shards that hold it."""
+    """A key that occurs more than once, and the shards that hold it."""
 
     key: str
     shards: list[str]
@@ -69,15 +69,15 @@ class CorpusReport:
         samples: samples of the shards that could be read.
         bytes: size of all shards together.
         deep: every image was decoded whole.
-        formats: codec -> images that would not be quarantined; those that are left to Pillow by themselves.
+        formats: codec -> images that would not be quarantined; those that Pillow decodes are counted apart.
         width, height: upright, of the accepted images; None where there are none.
         labels: class (its name where known) -> samples.
         unlabelled: samples without a label.
-        duplicate_keys: number of keys that are there more than once.
+        duplicate_keys: number of keys that occur more than once.
         namesakes: samples that share their key with another one.
         duplicates: the first thousand of these keys.
         quarantine: samples that would be quarantined, in the order of the corpus.
-        spoilt: samples whose data is damaged and that are decoded all the same, as far as it goes; only a deep look finds them.
+        spoilt: samples whose data is damaged and that can be decoded all the same; found only with `deep`.
         damaged: shards that cannot be read.
         remarks: what else is worth saying of the samples, a line each.
     """
@@ -105,8 +105,8 @@ class CorpusReport:
 
 
 @dataclass
-class _CorpusTally:
-    """What one shard holds."""
+class _ShardTally:
+    """The counts of one shard."""
 
     formats: Counter[str] = field(default_factory=Counter)
     widths: Counter[int] = field(default_factory=Counter)
@@ -121,31 +121,31 @@ class _CorpusTally:
 def inspect(
     corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
 ) -> CorpusReport:
-    """Check the header of every image, as a run does before decoding; one that kills its process is a bad one.
+    """Check the header of every image, as a run does before decoding; an image that crashes the process counts as bad.
 
     Args:
         corpus: opened with `keep_damaged=True` where damaged shards are to be reported and not to stop everything.
         deep: also decode every accepted image whole, as runs decode their windows: what cannot be decoded would be quarantined.
-            A strict look at the same data finds what is damaged and decoded all the same.
+        A strict decoder then finds what is damaged and can be decoded all the same.
         max_pixels: images of more pixels are refused, and not decoded.
         progress: called with (shards done, shards).
     """
     report = CorpusReport(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
-    tallies: dict[int, _CorpusTally] = {}
+    tallies: dict[int, _ShardTally] = {}
     threads = min(_THREADS, os.cpu_count() or 1, len(corpus.urls))
-    pool, asides = ThreadPoolExecutor(threads), SimpleQueue[ChildProcess]()
+    pool, children = ThreadPoolExecutor(threads), SimpleQueue[ChildProcess]()
     for _ in range(threads):
-        asides.put(ChildProcess(_Looker, corpus, deep, max_pixels))
+        children.put(ChildProcess(_SampleChecker, corpus, deep, max_pixels))
 
-    def look(i: int) -> _CorpusTally:
-        aside = asides.get()
+    def inspect_shard(i: int) -> _ShardTally:
+        child = children.get()
         try:
-            return _look(corpus, i, aside)
+            return _inspect_shard(corpus, i, child)
         finally:
-            asides.put(aside)
+            children.put(child)
 
     try:
-        running = {pool.submit(look, i): i for i in range(len(corpus.urls))}
+        running = {pool.submit(inspect_shard, i): i for i in range(len(corpus.urls))}
         broken: dict[int, str] = {}
         for done, future in enumerate(as_completed(running), 1):
             i = running.pop(future)
@@ -158,7 +158,7 @@ def inspect(
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(threads):
-            asides.get().close()
+            children.get().close()
     report.damaged = [DamagedShard(corpus.urls[i], broken[i]) for i in sorted(broken)]
     remarks = Remarks()
     for i in sorted(tallies):
@@ -169,17 +169,17 @@ def inspect(
     return report
 
 
-def _look(corpus: Corpus, i: int, aside: ChildProcess) -> _CorpusTally:
-    """Count a shard, whose samples are looked at in a process that each of them may kill."""
+def _inspect_shard(corpus: Corpus, i: int, child: ChildProcess) -> _ShardTally:
+    """Inspect one shard; its samples are checked in a child process, which any of them may crash."""
     members = corpus.members(i)
-    tally = _CorpusTally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
+    tally = _ShardTally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
     tally.remarks.add_images(members)
     unread = corpus.unread_labels(i)
     tally.remarks.add_labels(len(unread), next(iter(unread), ""))
-    keys, done, shots = members.keys, 0, 0
+    keys, done, kills = members.keys, 0, 0
     while done < len(keys):
         try:
-            for found in aside.call("look", i, done):
+            for found in child.call("check", i, done):
                 if isinstance(found, str):
                     tally.refused.append(Refused(corpus.urls[i], keys[done], found))
                 else:
@@ -189,24 +189,24 @@ def _look(corpus: Corpus, i: int, aside: ChildProcess) -> _CorpusTally:
                     tally.formats[codec] += 1
                     tally.widths[width] += 1
                     tally.heights[height] += 1
-                done, shots = done + 1, 0
+                done, kills = done + 1, 0
         except Died as death:
-            if done == len(keys):  # of none of them
+            if done == len(keys):  # after the last of them
                 break
-            shots += 1
-            if not death.from_outside or shots > MOST_KILLS_FROM_OUTSIDE:
+            kills += 1
+            if not death.from_outside or kills > MOST_KILLS_FROM_OUTSIDE:
                 tally.refused.append(Refused(corpus.urls[i], keys[done], death.reason))
-                done, shots = done + 1, 0
+                done, kills = done + 1, 0
     return tally
 
 
-class _Looker:
-    """What looks at samples, in a process of its own; arguments as of `inspect`."""
+class _SampleChecker:
+    """Checks samples, in a child process; arguments as of `inspect`."""
 
     def __init__(self, corpus: Corpus, deep: bool, max_pixels: int) -> None:
         self._corpus, self._decoder, self._max_pixels = corpus, WindowDecoder() if deep else None, max_pixels
 
-    def look(self, i: int, start: int) -> Iterator[tuple[str, int, int, str | None] | str]:
+    def check(self, i: int, start: int) -> Iterator[tuple[str, int, int, str | None] | str]:
         """Format, width, height and damage of each sample of shard `i` from row `start` on, or why it would be quarantined."""
         for sample in _samples(self._corpus, i, start):
             found = sample.problem or check_frames(sample.files(), self._max_pixels)
@@ -234,7 +234,7 @@ def _samples(corpus: Corpus, i: int, start: int) -> Iterator[Sample]:
 
 
 def damage_in(header: Header) -> str | None:
-    """Decode an image to its last byte by a strict decoder, and throw the pixels away.
+    """Decode an image to its last byte with a strict decoder, and say what is damaged.
 
     Args:
         header: of an image that the engines decode.
@@ -266,7 +266,7 @@ def damage_in(header: Header) -> str | None:
     return None
 
 
-def _sum_up(report: CorpusReport, tallies: list[_CorpusTally], classes: list[str] | None) -> None:
+def _sum_up(report: CorpusReport, tallies: list[_ShardTally], classes: list[str] | None) -> None:
     def total(counters: Iterator[Counter[Any]]) -> Counter[Any]:
         whole: Counter[Any] = Counter()
         for counter in counters:
@@ -293,7 +293,7 @@ def _spread(sizes: Counter[int]) -> Spread | None:
     return Spread(values[0], values[int(np.searchsorted(below, (below[-1] + 1) // 2))], values[-1])
 
 
-def _find_duplicates(report: CorpusReport, corpus: Corpus, tallies: dict[int, _CorpusTally]) -> None:
+def _find_duplicates(report: CorpusReport, corpus: Corpus, tallies: dict[int, _ShardTally]) -> None:
     if not tallies:
         return
     ids, times = np.unique(np.concatenate([tally.ids for tally in tallies.values()]), return_counts=True)

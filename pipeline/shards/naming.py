@@ -12,10 +12,10 @@ IMAGES = frozenset(
     )
     for name in family.split()
 )
-"""Extensions of images, also of formats that cannot be decoded here: those are then quarantined in words, not overlooked."""
+"""Extensions of images. Formats that cannot be decoded here are among them: such files are quarantined, not overlooked."""
 
 UNSAFE = r"[\x00-\x1f\x7f-\x{9f}]|^/|(^|/)\.\.(/|$)"
-"""What `plain` leaves in no name, as RE2 (which pyarrow uses) writes it."""
+"""A pattern of what `plain` removes from names, in the syntax of RE2, which pyarrow uses."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _META = re.compile(r"__[^/]*__($|/)")
@@ -35,7 +35,7 @@ def split(name: str) -> tuple[str, str] | None:
 
 
 def plain(name: str) -> str:
-    """A name that is safe to print and to unpack: control characters written out, and no way out of the folder it is put into.
+    """A name that is safe to print and to unpack: control characters are written out, and it stays in its folder.
 
     A leading `/` is dropped, and `..` between slashes becomes `__`.
     """
@@ -49,10 +49,10 @@ def is_image(extension: str) -> bool:
 
 
 def natural(extension: str) -> list[str | int]:
-    """What puts extensions into their natural order, in which `2.jpg` comes before `10.jpg`: numbers count as numbers."""
+    """The sort key for the natural order of extensions, in which `2.jpg` comes before `10.jpg`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", extension)]
 
 
 def is_reserved(key: str) -> bool:
-    """Whether WebDataset would take a member of this name for its own."""
+    """Whether WebDataset reserves a member's name for itself."""
     return _META.match(key) is not None

@@ -24,13 +24,13 @@ _OURS = re.compile(
     r"|\.(index\.parquet|skipped\.tsv|pack\.unfinished)\.[0-9a-f]+\.tmp"
 )
 SKIPPED = "skipped.tsv"
-"""Beside the shards: the files that were left out, a line each of the reason and the path."""
+"""The name of the list, beside the shards, of files that were left out: a line each of the reason and the path."""
 MOST_BYTES = 2**30
-"""Bytes of a file that is packed, unless another number is given."""
+"""The default of the most bytes that a packed file may have."""
 
 log = logging.getLogger(__name__)
 
-_WORDS = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
+_NOTE = b"An interrupted `pseudolabel pack` left this folder; run the same command again to complete it.\n"
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class PackReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """A sample to be: its files, and the extension of each as a member."""
+class _PlannedSample:
+    """A sample to pack: its files, and the extension of each as a member."""
 
     key: str
     files: tuple[File, ...]
@@ -83,7 +83,7 @@ def pack(
     clips: bool = False,
     max_bytes: int = MOST_BYTES,
 ) -> PackReport:
-    """Pack images into `dst/shard-000000.tar`, ..., each with its members' places beside it, and `dst/index.parquet` last.
+    """Pack images into `dst/shard-000000.tar`, ..., each with an index of its members beside it, and `dst/index.parquet` last.
 
     Files go in sorted order of their paths (those of a compressed tar in the order of the tar, which can be read only so). A key
     is the path without extension, the dots of the file's name replaced by `_`; where two files would have one key, the later one
@@ -93,8 +93,8 @@ def pack(
         src: folder or tar (`.tar`, `.tar.gz`, `.tar.bz2`, `.tar.xz`), path or URL.
         dst: folder that is empty, is not there yet, or was left by an interrupted pack, which then starts over.
         labels: `folder`: the topmost folder is the class, numbered in sorted order; `none`: no labels.
-        shard_size: bytes of a shard at most (one sample is never divided).
-        progress: called with (bytes of images packed, bytes of all).
+        shard_size: bytes of a shard at most (a sample is never divided).
+        progress: called with (bytes of images packed, bytes of all images).
         clips: files of a folder whose names agree up to the first dot (`clip7.0.jpg`, `clip7.1.jpg`) make one sample, whose key
             ends there.
         max_bytes: larger files are skipped: a file is held in memory while it is packed.
@@ -120,14 +120,14 @@ def pack(
         storage.remove(storage.join(dst, UNFINISHED))
     except OSError as error:
         raise RunError(
-            f"packing {src} into {dst} stopped: {_words_of(error)}; put that right and run the same again, it starts over"
+            f"packing {src} into {dst} stopped: {_message(error)}; put that right and run the same again, it starts over"
         ) from error
     size = sum(row.bytes for row in index.rows.values())
     counts = Counter(reason for reason, _ in skipped)
     return PackReport(dst, len(index.rows), len(items), size, classes, dict(counts), listed)
 
 
-def _words_of(error: OSError) -> str:
+def _message(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -135,8 +135,8 @@ def _words_of(error: OSError) -> str:
 
 def _plan(
     source: ImageSource, by_folder: bool, src: str, clips: bool, max_bytes: int
-) -> tuple[list[_Item], list[tuple[str, str]], list[str] | None]:
-    """Which files are packed, and under which key and label; which are not, with the reason; and the classes."""
+) -> tuple[list[_PlannedSample], list[tuple[str, str]], list[str] | None]:
+    """Decide which files are packed, with which key and label; which are skipped, with the reason; and the classes."""
     skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
     images: list[tuple[File, str, str]] = []
     for file in source.files:
@@ -158,20 +158,20 @@ def _plan(
         classes = sorted({file.path.partition("/")[0] for file, _, _ in images})
     number = {name: place for place, name in enumerate(classes or [])}
     if not clips:
-        _say_alike([file.path for file, _, _ in images])
+        _warn_of_same_stems([file.path for file, _, _ in images])
     used: set[str] = set()
-    items: list[_Item] = []
+    items: list[_PlannedSample] = []
     samples = (list(group) for _, group in groupby(images, key=itemgetter(1))) if clips else ([image] for image in images)
     for sample in samples:
         of, (stem, *_), exts = zip(*sample)
         if clips and stem in used:
             raise UserError(f"{src}: the frames of {stem} do not lie beside each other; in a folder, or a plain tar, they would")
-        items.append(_Item(_unused(stem, exts[0], used), of, exts, number.get(of[0].path.partition("/")[0])))
+        items.append(_PlannedSample(_unused(stem, exts[0], used), of, exts, number.get(of[0].path.partition("/")[0])))
     return items, skipped, None if classes is None else [_printable(name) for name in classes]
 
 
-def _say_alike(paths: list[str]) -> None:
-    """Say that photos named as WebDataset names the members of one sample are kept apart."""
+def _warn_of_same_stems(paths: list[str]) -> None:
+    """Warn that images with one name up to the first dot, as members of a WebDataset sample have, become separate samples."""
     groups: dict[str, list[str]] = {}
     for path in paths:
         folder, slash, base = path.rpartition("/")
@@ -179,14 +179,14 @@ def _say_alike(paths: list[str]) -> None:
     alike = [group for group in groups.values() if len(group) > 1]
     if alike:
         log.warning(
-            "%d images are named like another up to the first dot, such as %s and %s: each is a sample of its own, where --clips "
-            "would make one of them; a depth map or a mask beside its photo had better be left out",
+            "%d images are named like another up to the first dot, such as %s and %s: each becomes a sample of its own (--clips "
+            "makes one of them); leave out images that are a depth map or a mask of another",
             *(sum(map(len, alike)), *map(_printable, alike[0][:2])),
         )
 
 
 def _judge(file: File, clips: bool) -> tuple[str | None, str, str]:
-    """Why a file is left out, or None; its key but for collisions; its extension."""
+    """Why a file is skipped, or None; its key before collisions are resolved; its extension."""
     folder, slash, base = file.path.rpartition("/")
     stem, dot, ext = base.rpartition(".")
     if any(part.startswith(".") and part != ".." for part in file.path.split("/")):
@@ -227,11 +227,11 @@ def _printable(name: str) -> str:
 
 
 def _claim(dst: str) -> None:
-    """Make sure that nothing but an interrupted pack lies in the folder, remove that, and mark the folder as unfinished."""
+    """Check that the folder holds nothing but an interrupted pack, remove that, and mark the folder as unfinished."""
     if not storage.is_writable(dst):
         raise UserError(f"{dst}: http storage cannot be written")
     if sidecar(storage.join(dst, "shard-000000.tar")) is None:
-        raise UserError(f"{dst}: a URL with a query is no folder; give it without what begins at the `?`")
+        raise UserError(f"{dst}: a URL with a query is no folder; give it without the `?` and what follows")
     try:
         there = storage.names(dst)
         left = [name for name in there if _OURS.fullmatch(name)] if UNFINISHED in there and NAME not in there else []
@@ -243,13 +243,18 @@ def _claim(dst: str) -> None:
             storage.remove(storage.join(dst, name))
         storage.make_folder(dst)
         with storage.write_atomic(storage.join(dst, UNFINISHED)) as file:
-            file.write(_WORDS)
+            file.write(_NOTE)
     except OSError as error:
         raise UserError(f"{dst} cannot be written: {error}") from None
 
 
 def _write_shards(
-    source: ImageSource, items: list[_Item], dst: str, shard_size: int, index: Index, progress: Callable[[int, int], None] | None
+    source: ImageSource,
+    items: list[_PlannedSample],
+    dst: str,
+    shard_size: int,
+    index: Index,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     total, done = sum(item.size for item in items), 0
     samples = _samples(source, items)
@@ -263,7 +268,7 @@ def _write_shards(
                 done += waiting.item.size
                 if progress:
                     progress(done, total)
-                waiting = None  # its bytes go before the next ones come
+                waiting = None  # frees its bytes before the next ones are read
                 waiting = next(samples, None)
             shard.tar.finish()
         Members.of(shard.rows, shard.tar.position).save(storage.join(dst, name.removesuffix(".tar") + ".members.parquet"))
@@ -271,10 +276,10 @@ def _write_shards(
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class _LoadedSample:
     """A sample ready to be written: its members' extensions and bodies."""
 
-    item: _Item
+    item: _PlannedSample
     parts: list[tuple[str, bytes]]
 
     @property
@@ -282,26 +287,26 @@ class _Ready:
         return sum(len(header(f"{self.item.key}.{ext}", len(body))) + padded(len(body)) for ext, body in self.parts)
 
 
-def _samples(source: ImageSource, items: list[_Item]) -> Iterator[_Ready]:
+def _samples(source: ImageSource, items: list[_PlannedSample]) -> Iterator[_LoadedSample]:
     read = source.read([file for item in items for file in item.files])
     for item in items:
-        yield _ready(item, read)
+        yield _load(item, read)
 
 
-def _ready(item: _Item, read: Iterator[tuple[File, bytes]]) -> _Ready:
+def _load(item: _PlannedSample, read: Iterator[tuple[File, bytes]]) -> _LoadedSample:
     images = [(ext, body) for ext, (_, body) in zip(item.exts, read)]
-    return _Ready(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
+    return _LoadedSample(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
 
 
 class _Shard:
-    """A tar that is being written, and the places of its members."""
+    """A tar that is being written, and the index of its members."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.tar = TarWriter(file)
         self.samples = 0
         self.rows = MemberRows()
 
-    def add(self, sample: _Ready) -> None:
+    def add(self, sample: _LoadedSample) -> None:
         parts = [Member(ext, self.tar.add(f"{sample.item.key}.{ext}", body), len(body)) for ext, body in sample.parts]
         self.rows.add(sample.item.key, parts, sample.item.label, None)
         self.samples += 1

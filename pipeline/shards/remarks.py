@@ -1,4 +1,4 @@
-"""What is worth a line when a corpus is opened or inspected: samples of several images, labels that are no numbers."""
+"""Collects remarks on a corpus that is opened or inspected: samples with several images, labels that are not numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Remarks:
     Args:
         several: samples that hold several images.
         example: one of them, its key and its images.
-        numbered: its images differ in a number only, as photos of a camera do.
+        numbered: its images differ only in a number, as photos of a camera do.
         unread: samples whose `cls` is no class number.
         text: one of them, its key and what its `cls` holds.
     """
@@ -49,7 +49,7 @@ class Remarks:
         self.text = self.text or text
 
     def add(self, others: Remarks) -> None:
-        """Count what was counted elsewhere."""
+        """Add the counts of other remarks."""
         if not self.several:
             self.example, self.numbered = others.example, others.numbered
         self.several += others.several
@@ -59,12 +59,12 @@ class Remarks:
         """The remarks, a line each.
 
         Args:
-            chosen: the image of each sample was chosen by its extension, or all are frames, so that nothing is to be said of it.
+            chosen: the image of each sample was chosen by its extension, or all are frames, so there is no remark on them.
         """
         found = []
         if self.several and not chosen:
             who = _samples(self.several, "holds", "hold")
-            line = f"{who} several images, such as {self.example}: the first is taken, no other is looked at"
+            line = f"{who} several images, such as {self.example}: only the first is used"
             if self.numbered:
                 line += "; a name ends at its first dot, so photos named like IMG.0001.jpg become one sample: pack them anew"
             found.append(f"{line}; `corpus.image` chooses by the extension")
@@ -81,7 +81,7 @@ def _samples(count: int, one: str, several: str) -> str:
 
 
 def unread_labels(members: Members) -> list[tuple[int, Member]]:
-    """The rows without a label that have a `cls`, and its place: it says -1, or is no class number."""
+    """The rows without a label that have a `cls`, with that member: it holds -1, or no class number."""
     others = members.table.column("others").combine_chunks()
     rows, parts = pc.list_parent_indices(others), pc.list_flatten(others)
     wanted = pc.equal(pc.struct_field(parts, "ext"), "cls")

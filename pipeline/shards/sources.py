@@ -1,4 +1,4 @@
-"""What is packed: the files of a folder tree, or of a tar of one, as relative paths with their bytes, never extracted to disk."""
+"""The sources of a pack: the files of a folder tree or a tar, as relative paths with their bytes, never extracted to disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DECOMPRESS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-"""By a file's first bytes: names do not tell, for browsers unpack what they load."""
+"""Decompressors by a file's first bytes; its name is no proof, since browsers unpack some of what they load."""
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive: unzip it, and pack the folder",
     b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first (zstd -d)",
@@ -37,8 +37,13 @@ _READERS, _AHEAD, _AHEAD_BYTES = 8, 32, 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the source: its path relative to the source's root, its size in bytes (-1: a link that leads nowhere, -2: a
-    pipe, a socket or a device), and the first byte of its body where the source is a tar."""
+    """A file of the source.
+
+    Args:
+        path: relative to the source's root.
+        size: in bytes; -1 for a link that leads nowhere, -2 for a pipe, a socket or a device.
+        offset: first byte of its body, where the source is a tar.
+    """
 
     path: str
     size: int
@@ -46,19 +51,19 @@ class File:
 
 
 class ImageSource(Protocol):
-    """Files to pack."""
+    """A source of files to pack."""
 
     files: list[File]
     """All of them, in the order in which they are packed: sorted by path (a compressed tar's: as they lie in it)."""
     replaced: list[str]
-    """Paths of files that the tar holds again further on: the last one counts."""
+    """Paths of files that the tar holds again later; the last one counts."""
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
-        """The bytes of some of the files, which are in the order of `files`."""
+        """Read the bytes of some of the files, which must be in the order of `self.files`."""
 
 
 def open_images(src: str) -> ImageSource:
-    """The files of a folder, a `.tar` or a compressed tar.
+    """Open a folder, a `.tar` or a compressed tar as a source.
 
     Raises:
         UserError: nothing there, or neither of these, or a tar that is damaged.
@@ -70,7 +75,7 @@ def open_images(src: str) -> ImageSource:
             if not is_writable(url):
                 raise UserError(f"{src}: over http no folder can be listed; give a tar of it")
             return FolderSource(url)
-        if is_local(url) and os.path.exists(url) and not os.path.isfile(url):  # a pipe would be waited for
+        if is_local(url) and os.path.exists(url) and not os.path.isfile(url):  # reading a pipe would block
             raise UserError(f"{src}: {_no_source(url)}")
         start = read_range(url, 0, _FIRST)
         if foreign := next((words for magic, words in _FOREIGN.items() if start.startswith(magic)), None):
@@ -135,14 +140,14 @@ class CompressedTarSource:
                         url, "truncated: its end is missing, as after a download that was interrupted; load it again"
                     ) from None
                 raise
-        self.files = sorted(files, key=lambda file: file.offset)  # links lie beside what they stand for
+        self.files = sorted(files, key=lambda file: file.offset)  # links have the offset of their target
 
     def read(self, files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
         return _in_turn(files, self._url, self._decompress)
 
 
 def _last_ones(members: Iterator[tar.TarMember]) -> tuple[list[File], list[str]]:
-    """Each path's last file, and the paths of those before it, one for each."""
+    """The last file of each path, and the path of each file before it."""
     files: dict[str, File] = {}
     replaced: list[str] = []
     for member in members:
@@ -172,7 +177,7 @@ def _in_turn(
 
 
 def _ahead(read: Callable[[File], bytes], files: Sequence[File]) -> Iterator[tuple[File, bytes]]:
-    """Read files in order, a few ahead of who takes them, no more of their bytes than `_AHEAD_BYTES` or one file."""
+    """Read files in order, a few ahead of the caller; at most `_AHEAD_BYTES`, or one file, are held."""
     waiting: deque[tuple[File, Future[bytes]]] = deque()
     pool, held = ThreadPoolExecutor(_READERS), 0
 

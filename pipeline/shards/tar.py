@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: its headers read by the standard library, its bodies left alone, and no damage passed over."""
+"""Finds the members of a tar: the standard library reads the headers, bodies are skipped, and damage is always an error."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ BLOCK = 512
 """Headers and bodies of a tar begin at multiples of this."""
 
 _MOST_HEADER, _MOST_READS = 2**20, 64
-"""Bytes of a long name or a pax header, and pieces of headers before one member: `tarfile` holds whatever a header announces, and
-goes one level deeper with each header that stands before another."""
+"""The most bytes of a long name or a pax header, and the most reads for the headers of one member: `tarfile` loads any size
+that a
+header gives, and recurses with each header that precedes another."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class TarMember(NamedTuple):
-    """A file in a tar: its name as it stands there (never used as a path), first byte and size of its body.
+    """A file in a tar: its name as written there (never used as a path), first byte and size of its body.
 
-    Of a link they are those of the file that it stands for; a size of -1 means that the tar holds no such file.
+    For a link, byte and size are those of its target; size -1 means that the tar does not hold the target.
     """
 
     name: str
@@ -35,12 +36,12 @@ class TarMember(NamedTuple):
 def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMember]:
     """The files of an uncompressed tar (ustar, GNU, pax), in order, without reading their bodies; links to later files come last.
 
-    One of end blocks only has no members. The caller may move the file's position between two members.
+    A tar with only end blocks has no members. The caller may move the file's position between two members.
 
     Args:
         file: seekable, at its start.
         shard: URL for error messages.
-        size: length of the file where known, which makes the words about a truncated one better.
+        size: length of the file where known, which improves the message about a truncated one.
 
     Raises:
         ShardError: empty, compressed, no tar, damaged or truncated, with the byte where that shows. `tarfile` itself takes a
@@ -54,9 +55,9 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
             raise ShardError(
                 shard, "is empty: 0 bytes, as after a download or a copy that failed; fetch it again, or leave it out"
             )
-        _refuse_compressed(start, shard)
+        _check_not_compressed(start, shard)
         file.seek(0)
-        headers: Any = _Headers(file, shard)  # all of a file that `tarfile` uses
+        headers: Any = _Headers(file, shard)  # what `tarfile` uses of a file
         archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - it owns no file
         while (info := archive.next()) is not None:
             headers.reads = 0
@@ -81,19 +82,19 @@ def walk(file: IO[bytes], shard: str, size: int | None = None) -> Iterator[TarMe
 
 
 class _Links:
-    """The files of a tar by their paths, and the links that wait for theirs."""
+    """The files of a tar by path, and the links whose targets have not come yet."""
 
     def __init__(self) -> None:
         self._files: dict[str, TarMember] = {}
         self._waiting: list[tuple[str, str]] = []
 
     def file(self, member: TarMember) -> TarMember:
-        """Take note of a file."""
+        """Record a file."""
         self._files[posixpath.normpath(member.name)] = member
         return member
 
     def follow(self, info: tarfile.TarInfo) -> TarMember | None:
-        """A link as the file that it stands for; None where that has not come yet. Nothing outside of the tar is ever meant."""
+        """Resolve a link to its target; None where that has not come yet. Nothing outside the tar is ever a target."""
         name, target = _text(info.name), _text(info.linkname)
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), target) if info.issym() else target)
         found = self._files.get(target)
@@ -103,14 +104,14 @@ class _Links:
         return self.file(found._replace(name=name))
 
     def rest(self) -> Iterator[TarMember]:
-        """The links that waited, whose files have come by now or never will."""
+        """The links that are left, with their targets, or with size -1 where the tar does not hold these."""
         for name, target in self._waiting:
             found = self._files.get(target)
             yield TarMember(name, 0, -1) if found is None else self.file(found._replace(name=name))
 
 
 class _Headers:
-    """The file as `tarfile` reads it, which is nothing but headers: no more at a time than one may be long."""
+    """The file as `tarfile` reads it, which is headers only; a longer read than a header may need is an error."""
 
     def __init__(self, file: IO[bytes], shard: str) -> None:
         self._file, self._shard, self.reads = file, shard, 0
@@ -121,11 +122,11 @@ class _Headers:
         if not 0 <= size <= _MOST_HEADER:
             raise ShardError(self._shard, f"damaged header before byte {self.tell()}: a name or pax header of {size} bytes")
         if self.reads > _MOST_READS:
-            raise ShardError(self._shard, f"damaged header at byte {self.tell()}: one header stands before another too often")
+            raise ShardError(self._shard, f"damaged header at byte {self.tell()}: too many headers before one member")
         return self._file.read(size)
 
 
-def _refuse_compressed(start: bytes, shard: str) -> None:
+def _check_not_compressed(start: bytes, shard: str) -> None:
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             raise ShardError(
@@ -151,5 +152,5 @@ def _check_end(file: IO[bytes], shard: str, at: int) -> None:
 
 
 def _text(name: str) -> str:
-    """The name in characters that any file format can hold: bytes that are no UTF-8 written out."""
+    """The name as valid Unicode text; bytes that are not UTF-8 are written out."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

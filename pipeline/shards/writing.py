@@ -1,4 +1,4 @@
-"""Writes tars whose bytes depend on what is put in and on nothing else."""
+"""Writes tars whose bytes depend on their content and on nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECORD = 20 * BLOCK  # tars are padded to this
 
 
 class TarWriter:
-    """A tar that is being written to a file: its bytes' hash and its length so far."""
+    """Writes a tar to a file; keeps the hash of its bytes and its length so far."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -46,5 +46,5 @@ def header(name: str, size: int) -> bytes:
 
 
 def padded(size: int) -> int:
-    """The room that a body of so many bytes takes."""
+    """The bytes that a body of this size takes in a tar."""
     return -(-size // BLOCK) * BLOCK

@@ -1,4 +1,4 @@
-"""Which backend a URL belongs to, and its failures turned into OSErrors that name the URL and say what is wrong."""
+"""Finds the fsspec backend of a URL, and turns its failures into OSErrors that name the URL and the cause."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_writable(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The URL in the form that means the same in every process: local paths (also `file://`, `~`, relative ones) absolute."""
+    """The URL in a form that means the same in every process: local paths (`file://`, `~`, relative ones) become absolute."""
     if not is_local(url):
         remember(url)
         return url if "?" in url else url.rstrip("/")
@@ -82,17 +82,17 @@ def backend(url: str) -> tuple[Any, str]:
 
 
 def size_in(info: dict[str, Any], url: str) -> int:
-    """The size in a backend's answer about a file; OSError where it is unknown."""
+    """The size of a file, from its backend's `info`; OSError where it is unknown."""
     if info.get("size") is None:
         raise OSError(f"{url}: the server does not tell its size")
     return int(info["size"])
 
 
 def changed_in(info: dict[str, Any], url: str) -> float | None:
-    """When a file of which a backend answers this was last changed, seconds since 1970 by that storage's clock, or None.
+    """The time of a file's last change, from its backend's `info`: seconds since 1970 by that storage's clock, or None.
 
-    On this machine that is the time of the last change of any kind (ctime), which nobody can set back: a file that is copied
-    with its old date, or moved over another, is new.
+    On this machine it is the time of the last change of any kind (ctime), which cannot be set back: a file that is copied with
+    its old date, or moved over another, counts as new.
     """
     if is_local(url):
         return changed_here(absolute(url))
@@ -124,7 +124,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 @contextmanager
 def as_oserror(url: str) -> Iterator[None]:
-    """Turn the failures of any backend inside the block into FileNotFoundError, PermissionError or OSError in words."""
+    """Turn the failures of any backend inside the block into FileNotFoundError, PermissionError or OSError with a message."""
     try:
         yield
     except BaseException as error:

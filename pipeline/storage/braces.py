@@ -1,4 +1,4 @@
-"""Brace patterns spelled out, counted before they are: a few characters can stand for more names than memory holds."""
+"""Expands brace patterns, and counts their names first: a few characters can stand for more names than memory holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
 _DEEPEST = 20
 
 
-def spelled(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """The names that a pattern of braces (`{a,b}`, `{000..099}`, `{a..z}`, one in another) stands for, in order.
 
     Raises:
@@ -23,11 +23,11 @@ def spelled(pattern: str) -> Iterator[str]:
     return iter(braceexpand(pattern) if "{" in pattern else (pattern,))
 
 
-def times_spelled(pattern: str) -> int:
-    """How many names a pattern stands for, at most, without making them.
+def count_names(pattern: str) -> int:
+    """An upper bound of the number of names that a pattern stands for, without making them.
 
     Raises:
-        ValueError: braces in braces, too deep.
+        ValueError: braces are nested too deep.
     """
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Files on any storage: read whole or by range, walked, removed, and written whole or not at all."""
+"""Reads, walks, removes and writes files on any storage; a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pipeline.storage.traffic import count_bytes
 
 ATTEMPTS = 5
 TEMPORARY = ".tmp"
-"""How the names of files end that are still being written."""
+"""The suffix of files that are still being written."""
 
 _READ_AHEAD = 8 * 2**20
 _UPLOAD_PART = 16 * 2**20  # what an open upload holds in memory; 10,000 of them, S3's limit, are 156 GiB
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def pause(attempt: int) -> None:
-    """Wait before trying again: twice as long after each attempt, jittered so that workers do not come back together."""
+    """Wait before trying again: twice as long after each attempt, with jitter, so that workers do not all try at once."""
     time.sleep(0.2 * 2**attempt * (0.5 + secrets.randbelow(1024) / 1024))
 
 
@@ -49,7 +49,7 @@ def exists(url: str) -> bool:
 
     Raises:
         UserError: unknown scheme.
-        OSError: the storage could not be asked.
+        OSError: the storage did not answer.
     """
     fs, path = backend(url)
     with as_oserror(url):
@@ -68,7 +68,7 @@ def size(url: str) -> int:
 
 
 def changed(url: str) -> float | None:
-    """When a file was last changed, seconds since 1970 by its storage's clock; None where there is none, or nothing tells."""
+    """The time of a file's last change, seconds since 1970 by its storage's clock; None where it is not known."""
     fs, path = backend(url)
     with as_oserror(url):
         try:
@@ -84,11 +84,11 @@ def make_folder(url: str) -> None:
 
 
 def check_writable(folder: str) -> None:
-    """See whether files can be written to a folder and removed from it, made or not; leaves nothing behind.
+    """Check that files can be written to a folder, which need not exist, and removed from it; leaves nothing behind.
 
     Raises:
         UserError: unknown scheme.
-        OSError: why they cannot.
+        OSError: they cannot; says why.
     """
     if not is_writable(folder):
         raise PermissionError(f"{folder}: http storage cannot be written")
@@ -108,7 +108,7 @@ def check_writable(folder: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Delete a file; nothing happens where it is gone already."""
+    """Delete a file, if it is there."""
     fs, path = backend(url)
     with as_oserror(url):
         try:
@@ -120,7 +120,7 @@ def remove(url: str) -> None:
 def walk(folder: str) -> list[tuple[str, int]]:
     """All files below a folder: (path relative to it, with `/`; size in bytes), sorted by path.
 
-    Links are followed, loops cut; a link that leads nowhere has size -1, what is no plain file (a pipe, a socket, a device) -2.
+    Links are followed, and loops are cut. A link that leads nowhere has size -1; a pipe, a socket or a device has -2.
 
     Raises:
         OSError: there is no such folder, or a folder below it cannot be read.
@@ -250,13 +250,13 @@ def write_atomic(url: str) -> Iterator[IO[bytes]]:
 
 
 def _abort_upload(file: Any, url: str) -> None:
-    """Forget an object that is half written; what stopped it matters more than whether the server hears of that."""
+    """Abort an upload that is half done; if that fails, it is only logged, as the error that stopped the upload matters more."""
     file.closed = True  # else the garbage collector closes it, which would upload what there is
     try:
         with as_oserror(url):
             file.discard()
     except OSError as error:
-        log.warning("an upload that was begun could not be taken back: %s", error)
+        log.warning("an unfinished upload could not be aborted: %s", error)
 
 
 @contextmanager
@@ -289,14 +289,14 @@ def _begin(path: Path) -> tuple[Path, BinaryIO]:
             return temporary, file
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        file.close()  # it was taken for a dead writer's between the two calls
+        file.close()  # another process removed it between the two calls, taking its writer for dead
 
 
 def discard_if_dead(path: Path) -> bool:
     """Remove a temporary file of `write_atomic` on this machine's file systems, unless its writer lives.
 
     Returns:
-        False where the file system has no locks, so that nobody can say.
+        False where the file system has no locks, so that this cannot be known.
     """
     try:
         with open(path, "r+b") as file:
@@ -317,7 +317,7 @@ def _read_local(file: IO[bytes], start: int, end: int | None) -> bytes:
 
 
 class _Remote(io.RawIOBase):
-    """A remote file as the standard library wants it, each read a range that is retried."""
+    """A remote file with the interface of `io.RawIOBase`; each read is a range request, which is retried."""
 
     def __init__(self, url: str) -> None:
         self._url, self._size, self._at = url, size(url), 0
@@ -343,7 +343,7 @@ class _Remote(io.RawIOBase):
 
 
 def _unless_ranges(url: str) -> bytes | None:
-    """The whole file where the server answers a range with the whole file, so that it is fetched once and not once a range."""
+    """The whole file where the server ignores ranges, so that it is fetched once and not once a range; else None."""
     fs, path = backend(url)
     with as_oserror(url):
         if size_in(fs.info(path), url) == 0:

@@ -1,4 +1,4 @@
-"""What killed processes leave behind: temporary files, and uploads that were never completed."""
+"""Removes what killed processes leave behind: temporary files, and uploads that were never completed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ log = logging.getLogger(__name__)
 
 
 def discard_unfinished(folder: str, finished: bool) -> None:
-    """Remove what was begun directly in a folder by `write_atomic` and can no longer be finished.
+    """Remove the files that `write_atomic` began directly in a folder and whose writers are dead.
 
-    Locally a living writer is known by its lock, on S3 an upload may be going on for a day; other storage tells nothing.
+    A local writer lives while it holds its lock, and the writer of an upload to S3 counts as living for a day; on other storage
+    this cannot be known.
 
     Args:
         folder: path or URL.
-        finished: nobody has anything left to write there, so that what nothing is known of goes too.
+        finished: nothing is left to write there: files whose writers are not known to live, and all uploads to S3, are removed
+            too.
 
     Raises:
         OSError: storage refuses.
@@ -41,7 +43,7 @@ def discard_unfinished(folder: str, finished: bool) -> None:
 
 
 def _abort_uploads(folder: str, before: datetime) -> None:
-    """End uploads in parts that were begun before a time and never completed: invisible, and paid for."""
+    """Abort multipart uploads that began before a time and were never completed: they are invisible, and cost money."""
     fs, path = backend(folder)
     bucket, _, prefix = path.partition("/")
     place: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
@@ -57,5 +59,5 @@ def _abort_uploads(folder: str, before: datetime) -> None:
                 if not found.get("IsTruncated"):
                     return
                 place |= {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
-    except PermissionError as error:  # a right that writing does not need
+    except PermissionError as error:  # writing does not need this permission
         log.warning("uploads that were never completed are left alone: %s", error)

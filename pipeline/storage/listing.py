@@ -1,4 +1,4 @@
-"""Which shards a folder, a pattern or a list of these means, each with its size, at the price of one listing a folder."""
+"""Finds the shards that a folder, a pattern or a list of these stands for, with their sizes, by one listing of each folder."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pipeline.storage.backends import (
     scheme_of,
     size_in,
 )
-from pipeline.storage.braces import spelled, times_spelled
+from pipeline.storage.braces import count_names, expand_braces
 from pipeline.storage.files import ATTEMPTS, pause
 
 _MOST_NAMES = 1_000_000
 _IN_BRACKETS = re.compile(r"\[[^]]*\]")
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$", re.IGNORECASE)
-_LIST_FROM = 8  # so many shards wanted of one folder make one listing cheaper than asking for each
+_LIST_FROM = 8  # with more shards than this in one folder, one listing is cheaper than a request for each
 
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file that is there: its URL (local ones as absolute paths), its size in bytes, and when it was last changed, if known."""
+    """An existing file: its URL (local ones as absolute paths), its size in bytes, and when it was last changed, if known."""
 
     url: str
     size: int
@@ -49,7 +49,7 @@ class Listed:
 
 
 def expand(patterns: str | Sequence[str]) -> list[Listed]:
-    """The shards that folders, brace patterns, globs, names and lists of these mean, in the order given.
+    """The shards that folders, brace patterns, globs, names and lists of these stand for, in the order given.
 
     A folder means the `.tar` files directly in it, sorted; a glob's matches are sorted. Over http there is no listing, so
     only names and braces work there.
@@ -62,7 +62,7 @@ def expand(patterns: str | Sequence[str]) -> list[Listed]:
     if not given:
         raise UserError("no shards given: name a folder, a pattern or a list of shards")
     _check_patterns(given)
-    urls = [name for pattern in given for name in _spell(pattern)]
+    urls = [name for pattern in given for name in _expand_braces(pattern)]
     try:
         found = _find(urls)
     except OSError as error:
@@ -84,7 +84,7 @@ def names(folder: str) -> list[str]:
 
 
 def _check_patterns(patterns: list[str]) -> None:
-    """Refuse what is no pattern of ours, and more names than a corpus has shards."""
+    """Raise UserError for a pattern of a kind that is not supported, and for more names than a corpus has shards."""
     total = 0
     for pattern in patterns:
         if _is_there(absolute(pattern)):  # a name may hold any character
@@ -94,7 +94,7 @@ def _check_patterns(patterns: list[str]) -> None:
         if "::" in _IN_BRACKETS.sub("", pattern):  # which may hold an IPv6 address
             raise UserError(f"{pattern}: `::` joins nothing here: give several shards as a list, and a URL without a chain")
         try:
-            total += times_spelled(pattern)
+            total += count_names(pattern)
         except ValueError as error:
             raise UserError(f"{pattern[:100]}: {error}") from None
         if total > _MOST_NAMES:
@@ -109,20 +109,20 @@ def _is_there(url: str) -> bool:
     return is_local(url) and os.path.exists(url)
 
 
-def _spell(pattern: str) -> list[tuple[str, bool]]:
-    """What a pattern's braces stand for: URLs, each with whether it is a glob."""
+def _expand_braces(pattern: str) -> list[tuple[str, bool]]:
+    """Expand a pattern's braces to URLs, each with whether it is a glob."""
     url = absolute(pattern)
     if _is_there(url):
         return [(url, False)]
     try:
-        urls = list(spelled(url))
+        urls = list(expand_braces(url))
     except ValueError:
         raise UserError(f"{pattern}: its braces do not match") from None
     return [(_literal_parents(one), True) if _has_wildcard(one) else (one, False) for one in urls]
 
 
 def _literal_parents(pattern: str) -> str:
-    """The glob, with the folders that it starts in taken by the letter: their names may hold brackets."""
+    """The glob, with the existing folders at its start escaped: their names may hold brackets."""
     folder = pattern
     while is_local(folder) and not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -148,12 +148,12 @@ def _find(urls: list[tuple[str, bool]]) -> list[Listed]:
             found += named or ()
             missing += () if named else (url,)
     if missing:
-        _refuse_missing(missing, len(urls))
+        _raise_missing(missing, len(urls))
     return found
 
 
 def _named(url: str) -> list[Listed] | None:
-    """One name: a shard, or a folder of them; None where there is nothing."""
+    """The shards that one name stands for, itself or those of a folder; None where there is nothing."""
     fs, path = backend(url)
     with as_oserror(url):
         try:
@@ -161,7 +161,7 @@ def _named(url: str) -> list[Listed] | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
     if info["type"] == "other":
-        raise UserError(f"{url}: a pipe, a socket or a device, of which no part can be read by its place: give a file")
+        raise UserError(f"{url}: a pipe, a socket or a device, which cannot be read in parts: give a file")
     return _folder(url) if info["type"] == "directory" else [Listed(url, size_in(info, url), changed_in(info, url))]
 
 
@@ -170,7 +170,7 @@ def _folder(url: str) -> list[Listed]:
     found = [Listed(join(url, name), *listing[name]) for name in sorted(listing) if name.endswith(".tar")]
     if found and (others := [name for name in sorted(listing) if _COMPRESSED.search(name)]):
         log.warning(
-            "%s: %d compressed archives beside the shards are no part of the corpus, such as %s: unpack what should be",
+            "%s: %d compressed archives beside the shards are not part of the corpus, such as %s: unpack those that should be",
             *(url, len(others), others[0]),
         )
     if not found:
@@ -179,14 +179,14 @@ def _folder(url: str) -> list[Listed]:
 
 
 def _instead(url: str, listing: Iterable[str]) -> str:
-    """What a folder without shards holds, and what to do."""
+    """The end of the message about a folder without shards: what it holds instead, and what to do."""
     packed = next((name for name in listing if ".tar." in name or name.endswith(".tgz")), None)
     if packed:
         return f"; {packed} is compressed: unpack it first"
     if capitals := next((name for name in listing if name.lower().endswith(".tar")), None):
-        return f"; {capitals} would be one by the name {capitals[:-4]}.tar, or give a pattern: '{join(url, '*' + capitals[-4:])}'"
+        return f"; rename {capitals} to {capitals[:-4]}.tar, or give a pattern: '{join(url, '*' + capitals[-4:])}'"
     if below := next((one for one in ("*/*.tar", "*/*/*.tar") if is_local(url) and _any(url, one)), None):
-        return f", and folders in it do: give a pattern, '{join(url, below)}'"
+        return f", but its subfolders do: give a pattern, '{join(url, below)}'"
     return "; make some from images: pseudolabel pack SRC DST"
 
 
@@ -207,17 +207,17 @@ def _glob(url: str) -> list[Listed]:
 
 
 def _ask_http(urls: list[str]) -> dict[str, Listed]:
-    """Sizes by HEAD, many at a time."""
+    """Find files over http, with their sizes, by HEAD requests, many at a time."""
     if not urls:
         return {}
     if globbed := next((url for url in urls if "*" in url.partition("?")[0]), None):
         raise UserError(f"{globbed}: over http nothing can be listed; write braces, such as shard-{{000000..000099}}.tar")
-    backend(urls[0])  # refuses in words what is not installed, once
+    backend(urls[0])  # raises UserError once where the backend is not installed
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(_ask_server, urls))
     missing = [url for url, answer in zip(urls, answers) if answer is None]
     if missing:
-        _refuse_missing(missing, len(urls))
+        _raise_missing(missing, len(urls))
     return {answer.url: answer for answer in answers if answer is not None}
 
 
@@ -243,7 +243,7 @@ def _ask_server(url: str) -> Listed | None:
     return None
 
 
-def _refuse_missing(missing: list[str], wanted: int) -> None:
+def _raise_missing(missing: list[str], wanted: int) -> None:
     url = missing[0]
     if scheme_of(url) in OBJECT_STORES and _bucket_missing(url):
         raise UserError(f"{url}: there is no bucket of that name")
@@ -253,9 +253,9 @@ def _refuse_missing(missing: list[str], wanted: int) -> None:
 
 def _hint(url: str) -> str:
     if "$" in url:
-        return "; a `$` stands for itself here: write the path out, or let the shell fill it in, by --set"
+        return "; variables (`$`) are not expanded: write the path out, or let the shell expand it, by --set"
     if is_local(url) and unquote(url) != url and _is_there(unquote(url)):
-        return f"; paths and file:// URLs are taken by the letter: write {unquote(url)}"
+        return f"; paths and file:// URLs are taken literally: write {unquote(url)}"
     return ""
 
 
@@ -266,7 +266,7 @@ def _bucket_missing(url: str) -> bool:
 
 
 def _entry(entry: os.DirEntry[str]) -> tuple[int, float | None]:
-    """Size and time of a file; of a link that leads nowhere, which is found damaged when it is read, no size."""
+    """Size and time of a file; 0 and None for a link that leads nowhere, which counts as damaged when it is read."""
     return (0, None) if _is_lost(entry) else (entry.stat().st_size, changed_here(entry.path))
 
 

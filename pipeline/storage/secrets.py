@@ -1,4 +1,4 @@
-"""What a URL may hold of secrets, taken out: whatever is printed, logged or written down goes through here."""
+"""Removes the secrets of URLs from texts; everything that is printed, logged or stored goes through here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _URL = re.compile(
 _HOST = re.compile(r"(?:\[[^]]*\]|[^:/?@]*)(?::\d*)?(?=[/?]|$)")
 _BUCKET = re.compile(r"[^:/?@]*(?=[/?]|$)")
 _BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
-"""After these there is no port, so that digits behind a colon are a password."""
+"""URLs of these schemes have no port, so digits after a colon are a password."""
 
 _SIGNING = re.compile(
     r"x-(amz|goog|oss|obs)-.*|x-id|(aws|oss)accesskeyid|googleaccessid|expires|signature|policy|key-pair-id|(access_)?token|"
@@ -23,14 +23,14 @@ _SIGNING = re.compile(
 """Names in a query that sign a URL (S3, Google, CloudFront, Azure and others) and do not choose what it stands for."""
 
 _LEAST = 4
-"""Characters of a secret that is looked for by itself; shorter ones are a part of too many words."""
+"""The least length of a secret that is searched for by itself; shorter ones occur in too many words."""
 
 _given: set[str] = set()
-"""The secrets of all URLs that this process was given: libraries cut URLs to pieces before they speak of them."""
+"""The secrets of all URLs that this process was given; messages of libraries hold parts of URLs."""
 
 
 def _user(scheme: str, rest: str) -> str:
-    """What stands before the `@` that ends user and password, in what follows a URL's scheme; a password may hold anything."""
+    """User and password, up to the `@`, in what follows a URL's scheme; a password may hold any character."""
     first = rest.partition("/")[0]
     if "@" in first:
         return first.rpartition("@")[0]
@@ -56,13 +56,13 @@ def unsigned(url: str) -> str | None:
 
 
 def remember(url: str) -> None:
-    """Know the secrets of a URL that was given, so that `scrubbed` finds them in whatever words a library puts them."""
+    """Record the secrets of a URL that was given, so that `scrubbed` finds them in any message of a library."""
     scheme, separator, rest = url.partition("://")
     if not separator or ("@" not in rest and "?" not in rest):
         return
     user = _user(scheme + separator, rest)
     name, colon, password = user.partition(":")
-    pieces = re.split("[/?@]", password)  # where libraries cut, which take what comes before a slash for a host or a bucket
+    pieces = re.split("[/?@]", password)  # libraries split there: they take what precedes a slash for a host or a bucket
     parts = [password, *pieces, f"{name}:{pieces[0]}" if colon else name]
     parts += [pair.partition("=")[2] for pair in rest[len(user) :].partition("?")[2].split("&") if "=" in pair]
     for part in (user, *parts):
@@ -72,7 +72,7 @@ def remember(url: str) -> None:
 
 
 def scrubbed(text: str) -> str:
-    """A text without the secrets of any URL that this process was given, in which every other URL has no user and no query."""
+    """The text without the secrets of the URLs that this process was given, and without user and query of any other URL."""
     text = _URL.sub(_without_user, text)
     found = [secret for secret in tuple(_given) if secret in text]
     for secret in sorted(found, key=len, reverse=True):
@@ -86,7 +86,7 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def scrubbed_document(value: Any) -> Any:
-    """Plain data of which every text is scrubbed."""
+    """Plain data with every text in it scrubbed."""
     if isinstance(value, str):
         return scrubbed(value)
     if isinstance(value, dict):

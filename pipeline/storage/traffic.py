@@ -1,4 +1,4 @@
-"""How many bytes this process has read from storage, for the metrics."""
+"""Counts the bytes that this process reads from storage, for the metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _read = 0
 
 
 def count_bytes(parts: list[bytes]) -> list[bytes]:
-    """Add what was read to the count, and pass it on."""
+    """Add the length of what was read to the count, and return it."""
     global _read
     with _lock:
         _read += sum(map(len, parts))
@@ -17,5 +17,5 @@ def count_bytes(parts: list[bytes]) -> list[bytes]:
 
 
 def bytes_read() -> int:
-    """Bytes that `read_ranges` and all that stands on it have given this process since it began."""
+    """Bytes that this process has read since it started, by `read_ranges` and everything that uses it."""
     return _read

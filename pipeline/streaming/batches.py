@@ -1,4 +1,4 @@
-"""From units back to steps: one rank's share of each global batch, in order, from the units it receives."""
+"""Assembles the batches of one rank: its share of each global batch, in order, from the units that it receives."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def batches(schedule: Schedule, step: int, rank: int, world: int, units: Iterabl
 
     Args:
         schedule: the order of the run.
-        step: where to begin.
+        step: the first step.
         rank: this rank; it owns the groups rank, rank + world, rank + 2 world, ...
         world: number of ranks; divides the groups, see `Schedule.shared_by`.
         units: the columns of this rank's units, in order; each carries its number in the column `unit`.
 
     Yields:
-        The global step and the columns of this rank's samples of it: those of its lanes, batch / world rows or nearly so many.
+        The global step and the columns of this rank's samples of it: those of its lanes, about batch / world rows.
 
     Raises:
         RuntimeError: if a unit is missing, too short, or not the one that is due.
@@ -58,22 +58,22 @@ def _joined(parts: list[Any]) -> Any:
     return torch.cat(parts)
 
 
-def ahead(items: Iterable[T], depth: int, late: Callable[[float], float] | None = None) -> Iterator[T]:
-    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors come out here.
+def ahead(items: Iterable[T], depth: int, time_left: Callable[[float], float] | None = None) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors are raised here.
 
     Args:
         items: the iterator.
         depth: how many items may wait to be taken.
-        late: given for how many seconds an item has been waited for, says how many more it may take, or raises; without it there
-            is no end.
+        time_left: takes the seconds that the next item has been waited for, and returns for how many more to wait, or raises;
+            None waits without a limit.
     """
-    room: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
     def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
         while not stopped.is_set():
             try:
-                return room.put(entry, timeout=0.1)
+                return ready.put(entry, timeout=0.1)
             except queue.Full:
                 continue
 
@@ -84,13 +84,13 @@ def ahead(items: Iterable[T], depth: int, late: Callable[[float], float] | None 
                 if stopped.is_set():
                     return
             put((None, None, True))
-        except BaseException as error:  # noqa: BLE001  handed over whole, to be raised where the items are wanted
+        except BaseException as error:  # noqa: BLE001  passed on, to be raised where the items are taken
             put((None, error, True))
 
     threading.Thread(target=run, name="ahead", daemon=True).start()
     try:
         while True:
-            item, error, last = _next(room, late)
+            item, error, last = _next(ready, time_left)
             if error is not None:
                 raise error
             if last:
@@ -100,10 +100,10 @@ def ahead(items: Iterable[T], depth: int, late: Callable[[float], float] | None 
         stopped.set()
 
 
-def _next(room: queue.Queue[T], late: Callable[[float], float] | None) -> T:
+def _next(ready: queue.Queue[T], time_left: Callable[[float], float] | None) -> T:
     asked = time.monotonic()
     while True:
         try:
-            return room.get(timeout=None if late is None else late(time.monotonic() - asked))
+            return ready.get(timeout=None if time_left is None else time_left(time.monotonic() - asked))
         except queue.Empty:
             continue

@@ -1,4 +1,4 @@
-"""The connection to Ray: the cluster that the environment names, or one started on this machine for the length of the process."""
+"""Connects to Ray: to the cluster that `RAY_ADDRESS` names, or to a local Ray that runs as long as this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 _DEBUG = "PSEUDOLABEL_DEBUG"
 _CONNECT_SECONDS = 5.0
-_LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+_LONGEST_SOCKET = 107  # bytes of a Unix socket's path, at most
 _SOCKET = "/ray/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store.12"
 _SHORT = "/tmp"
 
@@ -32,8 +32,8 @@ def connect_ray() -> None:
     Ray Data's own bookkeeping (it computes next to nothing).
 
     Raises:
-        UserError: no cluster answers at that address, no folder is fit for the local Ray's sockets, or the caller's own Ray has
-            workers that would import something else under our names.
+        UserError: no cluster answers at that address, no folder has a path short enough for the local Ray's sockets, or the
+        caller started Ray, and its workers would import other modules under our names.
     """
     address = cluster_address()
     if address is None:
@@ -63,21 +63,21 @@ def quiet_console() -> None:
 
 
 def quiet_data() -> None:
-    """The same for Ray Data once it is imported, unless somebody else connected to Ray and asked for lines of information."""
+    """Do the same for Ray Data once it is imported, unless the caller connected to Ray and asked for lines of information."""
     if logging.getLogger("ray").level > logging.INFO:
         quiet_console()
 
 
 def cluster_address() -> str | None:
-    """What `RAY_ADDRESS` says: the cluster to connect to; None where Ray is to be started on this machine."""
+    """The address of the cluster to connect to, from `RAY_ADDRESS`; None where Ray is to be started on this machine."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def let_threads_sleep() -> None:
-    """Make threads of a network that wait for each other sleep; to be called before torch is loaded, and handed on to children.
+    """Make a network's threads sleep while they wait for each other; call this before torch is loaded. Children inherit it.
 
-    By OpenMP's default they spin: where another process has one of the cores, they take it from the thread that they wait for,
-    and two threads are many times slower than one.
+    By OpenMP's default they spin. Where another process uses one of the cores, a spinning thread takes the core of the thread
+    that it waits for, and two threads are many times slower than one.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -88,7 +88,7 @@ def local_cpus() -> int:
 
 
 def join_cluster(address: str, log_to_driver: bool = False) -> None:
-    """Connect to the cluster at an address; one that does not answer is given up after seconds (Ray itself tries for minutes).
+    """Connect to the cluster at an address, or give up after some seconds if nothing answers (Ray itself tries for minutes).
 
     Raises:
         UserError: no cluster answers there.
@@ -134,9 +134,9 @@ def _start_ray(log_to_driver: bool) -> None:
     from ray._private import ray_constants
 
     let_threads_sleep()
-    # On one machine a look costs nothing, and Ray Train waits for the next one at the start and at the end of each run.
+    # On one machine a health check costs nothing, and Ray Train waits for the next one at the start and end of each run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for a Ray that was imported before the variable was set
     options = worker_options() | ({"_temp_dir": folder} if (folder := _short_folder()) else {})
     ray.init(
         "local",
@@ -149,10 +149,10 @@ def _start_ray(log_to_driver: bool) -> None:
 
 
 def _short_folder() -> str | None:
-    """A folder for Ray's files in place of one whose name is too long for the sockets in it; None where Ray's choice will do.
+    """A folder for Ray's files where the path of Ray's own choice is too long for its sockets; None where it is not.
 
     Raises:
-        UserError: there is none.
+        UserError: no such folder can be written.
     """
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(name, "")
@@ -167,10 +167,10 @@ def _short_folder() -> str | None:
 
 
 def _keep_sigterm() -> None:
-    """Give Python's own handler of SIGTERM its place again.
+    """Restore Python's own handler of SIGTERM.
 
-    Ray puts one before it that prints a stack and ends the process by SIGABRT if it is not gone after three seconds, in the midst
-    of what it has to tidy up (Abseil's failure signal handler, `alarm_on_failure_secs`).
+    Ray installs one in its place that prints a stack, and that ends the process by SIGABRT after three seconds, in the middle of
+    its clean-up (Abseil's failure signal handler, `alarm_on_failure_secs`).
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():

@@ -1,7 +1,7 @@
-"""The series that a run shows to Prometheus through Ray: what is rendered, where its time goes, and how far it is.
+"""The Prometheus series of a run, exported through Ray: what is rendered, where the time goes, and how far the run is.
 
-Ray's agent on each node serves them, with the prefix `ray_` (counters end in `_total`). `cluster/deploy/dashboards/` draws
-them and raises alarms on them.
+Ray's agent on each node serves them, with the prefix `ray_` (counters end in `_total`). `cluster/deploy/dashboards/` plots them
+and has alerts on them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Series:
 
 @cache
 def _metric(kind: str, name: str, about: str, keys: tuple[str, ...]) -> Any:
-    """Ray's metric, made once a process: one of a name that was there before and was let go is shown no more."""
+    """Ray's metric of this name, made once a process and kept: Ray does not export one that is made a second time."""
     from ray.util import metrics
 
     more = {"boundaries": list(STAGE_SECONDS)} if kind == "Histogram" else {}
@@ -57,7 +57,7 @@ def _metric(kind: str, name: str, about: str, keys: tuple[str, ...]) -> Any:
 
 
 class Meter:
-    """Counters of a process that renders: each adds to the sums over the cluster.
+    """The counters of one rendering process, which add to the sums over the cluster.
 
     Args:
         run: the recipe's name.
@@ -70,9 +70,9 @@ class Meter:
         def counter(name: str, about: str, *more: str) -> _Series:
             return _Series("Counter", name, about, tags, more)
 
-        self._samples = counter("samples", "Samples taken in, good and bad, once a drawing.")
-        self._pairs = counter("pairs", "Pairs given out, over all tasks.")
-        self._bad = counter("quarantined", "Samples that cannot be used, by reason, once a drawing.", "reason")
+        self._samples = counter("samples", "Samples read, good and bad, counted once for each drawing.")
+        self._pairs = counter("pairs", "Pairs made, over all tasks.")
+        self._bad = counter("quarantined", "Samples that cannot be used, by reason, counted once for each drawing.", "reason")
         self._bytes = counter("bytes", "Bytes read from storage, and written to it.", "direction")
         self._stage = _Series("Histogram", "stage_seconds", "Time of a stage for one piece of work.", tags, ("stage",))
         self._reasons: set[str] = set()
@@ -98,13 +98,13 @@ class Meter:
         self.traffic()
 
     def traffic(self) -> None:
-        """Count what this process has read since the last time; `rendered` does so, too."""
+        """Count the bytes that this process has read since the last call; `rendered` calls this, too."""
         before, self._read = self._read, bytes_read()
         if self._read > before:
             self._bytes.inc(self._read - before, direction="read")
 
     def unit(self, columns: Columns, tasks: int) -> Columns:
-        """Count a unit of training, see `pipeline.rendering.units.UnitRenderer`, and pass it on."""
+        """Count a unit of training, see `pipeline.rendering.units.UnitRenderer`, and return it."""
         reasons = [failure_reason(text) for text in columns["failure"] if text]
         good = int((columns["weight"] > 0).sum())
         totals = columns["seconds"].sum(axis=0, dtype=np.float64)
@@ -125,12 +125,12 @@ class Meter:
 
 
 def reason_kind(reason: str) -> str:
-    """A reason without what is particular to one sample: few enough for a label of a series."""
+    """A reason without the details of one sample, so that few enough values remain for a label of a series."""
     return _NUMBERS.sub("N", re.split(r"[(:;,]", reason)[0]).strip()[:60] or _OTHER
 
 
 class Gauges:
-    """Where a run stands; set by the process that started it, and gone when that has ended.
+    """The gauges of how far a run is; the process that started it sets them, and they vanish when that ends.
 
     Args:
         run: the recipe's name.
@@ -154,14 +154,14 @@ class Gauges:
         self._metric = gauge("metric", "Metric of each task.", "task")
 
     def render(self, done: int, failed: int, shards: int, seen: int, bad: int) -> None:
-        """How far a render is: shards done, failed and in all, samples seen by this run, and those of them that are bad."""
+        """Set how far a render is: shards done, failed and in all, samples seen by this run, and how many of them are bad."""
         self._progress.set((done + failed) / max(shards, 1))
         for state, count in {"done": done, "failed": failed, "to do": shards - done - failed}.items():
             self._shards.set(count, state=state)
         self._used.set(share_of_budget(self._budget, bad, seen))
 
     def training(self, record: Mapping[str, Any], batch: int) -> None:
-        """A log line of training, see `trainers.running.run_log.Record`; `batch` is the global batch."""
+        """Set the values of a log line of training, see `trainers.running.run_log.Record`; `batch` is the global batch."""
         self._progress.set(record["step"] / record["steps"])
         self._rate.set(record["samples_per_second"])
         self._wait.set(record["wait_share"])

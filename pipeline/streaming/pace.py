@@ -1,4 +1,4 @@
-"""Keeps Ray Data's scheduler from spinning: it is asked to look no more often than there can be something to see."""
+"""Limits how often Ray Data's scheduler polls its tasks, so that it does not spin."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _PERIOD = 0.02
 
 
 class PollThrottle:
-    """An execution callback of Ray Data that lets no two looks of its scheduler begin within 20 ms of each other.
+    """An execution callback of Ray Data that keeps the polls of its scheduler at least 20 ms apart.
 
-    Where the trainer is slower than the rendering, which is the rule, every task of the plan waits for room or is over. Ray's
-    loop has nothing to wait for then, and without this takes a processor from the training beside it. A unit takes longer to
-    render than that, and some are always queued at each actor, so nothing is held up.
+    The trainer is usually slower than the rendering: then every task of the plan has ended or waits for free buffer space. Ray's
+    loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. A unit takes longer than
+    20 ms to render, and each actor always has some queued, so the pause delays nothing.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class PollThrottle:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Called after each look."""
+        """Sleep for the rest of the 20 ms; Ray calls this after each poll."""
         time.sleep(max(0.0, self._last + _PERIOD - time.perf_counter()))
         self._last = time.perf_counter()
 

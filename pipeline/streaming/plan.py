@@ -34,57 +34,57 @@ if TYPE_CHECKING:
     import ray.data
 
 _UNITS_AHEAD = 2
-_READ_BYTES = 128 * 2**20  # of a window of `dataset`, at a time
+_READ_BYTES = 128 * 2**20  # read at a time of a window of `dataset`
 _INTERNAL = ("unit", "seconds", "failure")
 
 
-Tell = Callable[[str, str, int], None]
-"""Takes the name of an actor's process, what it is at (`start`, a stage, or `idle`) and the number of the unit."""
+StageReport = Callable[[str, str, int], None]
+"""Called with the name of an actor's process, what it does (`start`, a stage, or `idle`) and the number of the unit."""
 
 
-class _Teller:
-    """An actor's own words for what it is at."""
+class _StageReporter:
+    """Reports what an actor does, under the name of its process."""
 
-    def __init__(self, tell: Tell | None) -> None:
-        self._tell, self._name = tell, f"{socket.gethostname()}, process {os.getpid()}"
+    def __init__(self, report: StageReport | None) -> None:
+        self._callback, self._name = report, f"{socket.gethostname()}, process {os.getpid()}"
         self("start")
 
     def __call__(self, stage: str, unit: int = -1) -> None:
-        if self._tell is not None:
-            self._tell(self._name, stage, unit)
+        if self._callback is not None:
+            self._callback(self._name, stage, unit)
 
 
 class _RenderUnits:
-    """Actor of placement `workers`: read, check, draw and render, fused."""
+    """Actor of placement `workers`: reads, checks, draws and renders units."""
 
-    def __init__(self, source: UnitSource, tell: Tell | None, tasks: int, threads: int) -> None:
+    def __init__(self, source: UnitSource, report: StageReport | None, tasks: int, threads: int) -> None:
         keep_memory()
-        self._say = _Teller(tell)
-        self._make = source.maker(threads, self._say)
+        self._report = _StageReporter(report)
+        self._make = source.maker(threads, self._report)
         self._meter, self._tasks = Meter(source.recipe.name, "training"), tasks
-        self._say("idle")
+        self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         for number in batch["id"]:
             unit = self._make(int(number))
-            self._say("idle")
+            self._report("idle")
             yield self._meter.unit(unit, self._tasks)
 
 
 class _ReadUnits:
-    """Actor of placement `trainer`: read only; the bytes go out as they are."""
+    """Actor of placement `trainer`: reads units, and sends their bytes as they are."""
 
-    def __init__(self, source: UnitSource, tell: Tell | None) -> None:
-        self._source, self._say, self._meter = source, _Teller(tell), Meter(source.recipe.name, "training")
-        self._say("idle")
+    def __init__(self, source: UnitSource, report: StageReport | None) -> None:
+        self._source, self._report, self._meter = source, _StageReporter(report), Meter(source.recipe.name, "training")
+        self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Any]:
         import pyarrow as pa
 
         for number in batch["id"]:
-            self._say("read", int(number))
+            self._report("read", int(number))
             unit = self._source.read(int(number))
-            self._say("idle")
+            self._report("idle")
             n = len(unit.samples)
             columns = {
                 name: pa.array([getattr(s, name) for s in unit.samples], kind)
@@ -122,7 +122,7 @@ class _MakePairs:
                     yield good
 
     def _steps(self, window: int) -> Iterator[EncodedUnit]:
-        """A window's steps; as many are read in one go as memory has room for."""
+        """The steps of a window; as many are read at a time as `_READ_BYTES` allows."""
         geometry, corpus = self._source.schedule.geometry, self._source.corpus
         step_bytes = geometry.batch * corpus.sizes.sum() / corpus.samples
         rows = geometry.batch * max(1, int(_READ_BYTES / step_bytes))
@@ -131,10 +131,10 @@ class _MakePairs:
 
 
 def sends_crops(source: UnitSource) -> bool:
-    """Whether actors send the crops alone, of which the training worker makes the pairs (`pipeline.rendering.tasks_on_crops`).
+    """Whether actors send only crops, from which the training worker makes the pairs (`pipeline.rendering.tasks_on_crops`).
 
-    The inputs of four tasks are four times the bytes of their crop, and to move a byte from process to process costs more than to
-    make it of the crop. Only the CPU engine's pixels are the same wherever they are made.
+    The inputs of four tasks have four times the bytes of their crop, and moving a byte between processes costs more than making
+    it from the crop. Only the CPU engine makes the same pixels in every process.
     """
     recipe = source.recipe
     return type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu" and bool(recipe.tasks)
@@ -146,34 +146,34 @@ def _without_tasks(source: UnitSource) -> UnitSource:
 
 
 def sent_bytes(recipe: Recipe) -> int:
-    """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop."""
+    """Estimate the bytes that an actor sends for a row, once the engine is settled; a file counts as large as its crop."""
     whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
     return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
 
 def file_bytes(recipe: Recipe, corpus: Corpus) -> float:
-    """How many bytes a row's files have, on average, where actors send these; else 0."""
+    """The mean size of a row's files in bytes, where actors send files; else 0."""
     return corpus.sizes.sum() / max(corpus.samples, 1) if recipe.placement.render == "trainer" else 0.0
 
 
-def units(source: UnitSource, tell: Tell | None = None, crops: bool = False) -> ray.data.Dataset:
+def units(source: UnitSource, report: StageReport | None = None, crops: bool = False) -> ray.data.Dataset:
     """The units of a source as a Ray Dataset: one block a unit, in the order of the schedule.
 
     Args:
         source: what to read or render.
-        tell: called by the actors with what they are at.
-        crops: for `steps`: send crops alone where `sends_crops` says so.
+        report: called by the actors with what they do.
+        crops: send only crops where `sends_crops` says so; `steps` makes the pairs of them.
     """
     tasks, place = len(source.recipe.tasks), source.recipe.placement
     if crops and sends_crops(source):
         source = _without_tasks(source)
     if place.render == "trainer":
-        return _planned(source, _ReadUnits, (source, tell), gpus=0, unsplit=True)
-    return _planned(source, _RenderUnits, (source, tell, tasks, place.threads), place.gpus, unsplit=True)
+        return _planned(source, _ReadUnits, (source, report), gpus=0, unsplit=True)
+    return _planned(source, _RenderUnits, (source, report, tasks, place.threads), place.gpus, unsplit=True)
 
 
 def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float, unsplit: bool) -> ray.data.Dataset:
-    """What actors make of the numbers of a source's units, in their order; `unsplit`: one block of each."""
+    """The dataset that actors make of a source's unit numbers, in order; `unsplit` keeps each unit in one block."""
     import ray.data
 
     quiet_data()
@@ -181,10 +181,10 @@ def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float
     context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True
     if unsplit:
-        context.target_max_block_size = None  # else Ray cuts what is half as large again
+        context.target_max_block_size = None  # else Ray splits a block of 1.5 times this size
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, PollThrottle]  # type: ignore[list-item]
-    context.memory_usage_poll_interval_s = None  # else a thread for each unit
+    context.memory_usage_poll_interval_s = None  # else Ray starts a thread for each unit
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
@@ -198,26 +198,32 @@ def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float
 
 
 def rendered(
-    source: UnitSource, tables: Iterable[Any], threads: int, gpu: int | None = None, tell: Tell | None = None
+    source: UnitSource, tables: Iterable[Any], threads: int, gpu: int | None = None, report: StageReport | None = None
 ) -> Iterator[Columns]:
-    """Placement `trainer`, on the rank: encoded units, as Arrow tables, to columns of pairs. Pixels stay on `gpu`, its own."""
-    render, say, meter = UnitRenderer(source, threads, gpu), _Teller(tell), Meter(source.recipe.name, "training")
+    """Render encoded units (Arrow tables) to columns of pairs, on the rank, in placement `trainer`; pixels stay on its `gpu`."""
+    render, stage, meter = UnitRenderer(source, threads, gpu), _StageReporter(report), Meter(source.recipe.name, "training")
     for table in tables:
         number = int(table["unit"][0].as_py())
-        say("render", number)
+        stage("render", number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
         meta = table.select(["key", "id", "ext", "label", "problem", "sizes"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
-        say("idle")
+        stage("idle")
         yield meter.unit(unit, len(source.recipe.tasks))
 
 
 def steps(
-    source: UnitSource, data: Any, rank: int, world: int, gpu: int | None = None, tell: Tell | None = None, threads: int = 1
+    source: UnitSource,
+    data: Any,
+    rank: int,
+    world: int,
+    gpu: int | None = None,
+    report: StageReport | None = None,
+    threads: int = 1,
 ) -> Iterator[tuple[int, Columns]]:
-    """A training worker's steps, out of the units that reach it, whatever the placement.
+    """The steps of a training worker, from the units that it receives, in either placement.
 
     Args:
         source: the source of the units.
@@ -225,8 +231,8 @@ def steps(
         rank: this rank.
         world: number of ranks.
         gpu: the rank's own GPU; with placement `trainer`, pixels stay on it.
-        tell: as for `units`.
-        threads: CPU threads that make the tasks of crops, where actors send these alone.
+        report: as for `units`.
+        threads: CPU threads that render the tasks, where actors send only crops.
 
     Yields:
         The global step, and the columns of this rank's samples of it.
@@ -236,12 +242,12 @@ def steps(
         arriving = data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)
     else:
         tables = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
-        arriving = ahead(rendered(source, tables, place.threads, gpu, tell), _UNITS_AHEAD)
+        arriving = ahead(rendered(source, tables, place.threads, gpu, report), _UNITS_AHEAD)
     finish = CropTaskRenderer(source.recipe, threads) if sends_crops(source) else None
     for step, columns in batches(source.schedule, source.step, rank, world, arriving):
         if finish is not None:
             finish(columns, step // source.schedule.steps_per_epoch)
-        columns.pop("frames", None)  # the tasks' inputs are made of them, no label is
+        columns.pop("frames", None)  # inputs of tasks are made of them, labels are not
         if not source.image:
             columns.pop("image", None)
         yield step, columns
@@ -253,8 +259,8 @@ def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: boo
     Args:
         recipe: the recipe.
         epoch: number of the epoch.
-        center: as for `Source`.
-        whole: make a unit of each window, so that units end to end are in training order.
+        center: as for `UnitSource`.
+        whole: make one unit of each window, so that the units one after the other are in training order.
     """
     corpus = open_training_corpus(recipe.corpus)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
@@ -269,11 +275,11 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
 
     All columns are numbers, so `iter_torch_batches`, `iter_batches(batch_format="pandas")` and `streaming_split` take it as
     it is. Samples that could not be decoded are left out and counted (Prometheus series `quarantined`); with more than
-    `failures.budget` allows, whoever reads the dataset is given Ray's error with the words of `BudgetExceeded`. Connects to
+    `failures.budget` allows, reading the dataset raises Ray's error with the message of `BudgetExceeded`. Connects to
     Ray as the commands do (`pipeline.streaming.connection`), if this process is not connected yet.
 
-    Read here, Ray prints an error that is none, of constructor arguments in the object store (its issue 53727); read by
-    `streaming_split(1)`, it does not.
+    Where this process itself reads the dataset, Ray prints a harmless error about constructor arguments in the object store
+    (Ray's issue 53727); with `streaming_split(1)` it does not.
     """
     from pipeline.rendering.quarantine import Quarantine
 
@@ -287,9 +293,9 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
 
 
 def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
-    """One epoch of pairs without Ray: `for batch in pairs(recipe): ...`.
+    """Iterate over one epoch of pairs without Ray: `for batch in pairs(recipe): ...`.
 
-    Images are decoded in a child process, so that one that kills its decoder is left out and ends nothing.
+    Images are decoded in a child process, so that an image that crashes its decoder is left out, and the loop goes on.
 
     Yields:
         Columns as in `pipeline.rendering.renderer.Pairs`, of at most `training.batch` samples; those that could not be decoded
@@ -305,7 +311,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     threads = recipe.placement.threads
     finish = CropTaskRenderer(recipe, threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)
-    with closing(UnitRenderer(_without_tasks(source) if crops else source, threads, aside=True)) as render:
+    with closing(UnitRenderer(_without_tasks(source) if crops else source, threads, in_child=True)) as render:
         made = (render(source.read(number)) for number in range(source.schedule.units(source.step)))
         for _, columns in batches(source.schedule, source.step, 0, 1, made):
             quarantine.add(len(columns["id"]), columns["failure"])
@@ -316,7 +322,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
 
 
 def _good(columns: Columns) -> Columns:
-    """The rows that became pairs, without the columns that are for the way; empty where there are none."""
+    """The rows that became pairs, without the internal columns; empty where no row did."""
     good = columns["weight"] > 0
     chosen = slice(None) if good.all() else good  # a mask copies
     return {name: column[chosen] for name, column in columns.items() if name not in _INTERNAL} if good.any() else {}

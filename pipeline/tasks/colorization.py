@@ -1,4 +1,4 @@
-"""Colorization: what colours were there?"""
+"""Colorization: predict the colours of a crop from its brightness."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.tasks.base import Drawn, Task
 
 
 class Colorization(Task):
-    """The network sees the brightness alone; the label is the two colour-difference channels of the untouched crop.
+    """The network sees only the brightness; the label is the two colour-difference channels of the untouched crop.
 
-    The brightness is given, so it is not asked for: the loss is on the chroma only.
+    The loss is on the chroma only, since the brightness is given.
     """
 
     name: ClassVar[str] = "colorization"

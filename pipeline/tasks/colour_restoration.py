@@ -1,4 +1,4 @@
-"""Colour restoration: what colours had it before they were changed?"""
+"""Colour restoration: predict the original colours of a crop whose colours were changed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, 
 class ColourRestoration(Task):
     """Brightness, contrast, saturation and hue are changed by drawn amounts; the label is the crop in its original colours.
 
-    All four are one affine map of (red, green, blue), so the pixels are rounded once: hue and saturation turn and stretch the
-    plane of colours, contrast stretches around mid-grey, brightness from black.
+    All four are one affine map of (red, green, blue), so the pixels are rounded once: hue and saturation rotate and scale the
+    chroma plane, contrast scales around mid-grey, and brightness from black.
     """
 
     name: ClassVar[str] = "colour_restoration"

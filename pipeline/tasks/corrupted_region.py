@@ -1,4 +1,4 @@
-"""Corrupted region: which part of the image does not belong there?"""
+"""Corrupted region: find the cell of an image that was replaced, blurred or covered with noise."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Fault = Literal["moved", "noise", "blur"]
 
 
 class CorruptedRegion(Task):
-    """One cell of a grid is replaced by another place of the image, or drowned in noise, or blurred; the label is which cell.
+    """One cell of a grid is replaced by another part of the image, covered with noise, or blurred; the label is which cell.
 
-    Beside the cell its mask is asked for. The other place lies at least a cell away.
+    The cell's mask is a label, too. The other part lies at least one cell away.
     """
 
     name: ClassVar[str] = "corrupted_region"
@@ -31,7 +31,7 @@ class CorruptedRegion(Task):
 
     grid: int = Field(4, ge=2, le=16, description="Cells along each side.")
     faults: tuple[Fault, ...] = Field(
-        ("moved", "noise", "blur"), description="What may happen to the cell; one of these is drawn, each as often."
+        ("moved", "noise", "blur"), description="What may happen to the cell; one of these is drawn, all with equal probability."
     )
 
     @field_validator("faults")

@@ -1,4 +1,4 @@
-"""Deblurring: what was it before it was blurred?"""
+"""Deblurring: predict the sharp crop from a blurred one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoising: what was it before the noise?"""
+"""Denoising: predict the clean crop from a noisy one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.tasks.base import Drawn, Task
 
 
 class Denoising(Task):
-    """Noise of drawn strength is laid over the image; the label is the clean crop.
+    """Noise of drawn strength is added to the image; the label is the clean crop.
 
     A share of the images gets shot noise, whose variance grows with the light, the others Gaussian noise, which is the same
     everywhere. Shot noise is approximated by a normal distribution of the same mean and variance (Foi et al. 2008).
@@ -25,7 +25,7 @@ class Denoising(Task):
     source: ClassVar[str] = "Vincent et al., Extracting and composing robust features with denoising autoencoders, ICML 2008"
 
     level: tuple[float, float] = Field(
-        (10.0, 50.0), description="Least and greatest standard deviation, of 255; of shot noise that at mid-grey."
+        (10.0, 50.0), description="Least and greatest standard deviation, in levels of 255; for shot noise the one at mid-grey."
     )
     shot: float = Field(0.5, ge=0, le=1, description="Share of the images whose noise is shot noise.")
 

@@ -1,4 +1,4 @@
-"""Frame order: in which order are the frames of a clip, or are they in order at all?"""
+"""Frame order: predict the order of three frames of a clip, or whether they are in order."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pipeline.tasks.base import Drawn, Task
 
 _KEPT = ((0, 1, 2), (2, 1, 0))
 _MIXED = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1))
-"""Orders in which time runs through the frames, forwards or backwards, and in which it does not."""
+"""Orders of the frames: `_KEPT` forwards and backwards in time, `_MIXED` the others."""
 
 
 class FrameOrder(Task):
-    """Three frames of a clip are shown in a drawn order; the label is what the order is, or whether time runs through them.
+    """Three frames of a clip are shown in a drawn order; the label is that order, or whether it is the order of time.
 
-    For `order` each of the six orders is as likely, and forwards and backwards are told apart. For `verification` a clip that is
-    played backwards is in order too, as in the paper: it is out of order when the frame in the middle is not the middle one.
-    Half of the samples are in order. The paper takes its frames out of five, so that clips in and out of order begin and end
-    alike; here a sample's three are all there is. All frames have the same crop, and each is standardised by itself, so that
-    light which fades is no clock.
+    For `order` the six orders are equally likely, and forwards and backwards are different. For `verification` a clip that is
+    played backwards is in order too, as in the paper: a clip is out of order when its middle frame is not shown in the middle.
+    Half of the samples are in order. The paper takes three of five frames, so that clips in and out of order begin and end
+    alike; here a sample has only its three. All frames have the same crop, and each is standardised by itself, so that light
+    which fades does not reveal the order.
     """
 
     name: ClassVar[str] = "frame_order"
@@ -55,5 +55,5 @@ class FrameOrder(Task):
         return ops.patches(image, drawn["corners"], ops.size, self.frames)
 
     def caption(self, drawn: Drawn) -> str:
-        told = "" if self.answer == "order" else "in order: " if drawn["label"] else "not in order: "
-        return f"{told}frames {' '.join(map(str, drawn['order'] + 1))}"
+        verdict = "" if self.answer == "order" else "in order: " if drawn["label"] else "not in order: "
+        return f"{verdict}frames {' '.join(map(str, drawn['order'] + 1))}"

@@ -1,4 +1,4 @@
-"""Jigsaw: in what order were the patches?"""
+"""Jigsaw: predict by which permutation the patches of a crop were shuffled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CANDIDATES = 50_000
 class Jigsaw(Task):
     """The crop is cut into a grid of patches, which are shuffled by one of P permutations; the label is which one.
 
-    Three things keep the network from answering without looking at what is in the patches: each patch is taken at a drawn place
+    Three things keep the network from answering without looking at what the patches show: each patch is taken at a drawn place
     inside its cell, so that edges do not line up (gap and jitter); each patch is standardised by its own mean and deviation, so
     that brightness is no hint; and a share of the images loses its colour, so that chromatic aberration is no hint.
     """
@@ -36,7 +36,7 @@ class Jigsaw(Task):
     grid: int = Field(3, ge=2, le=6, description="Patches along each side.")
     permutations: int = Field(100, ge=2, le=1000, description="How many permutations there are to choose from.")
     gap: float = Field(0.06, ge=0, lt=0.5, description="Least gap between neighbouring patches, as a share of a cell's side.")
-    jitter: float = Field(0.1, ge=0, lt=0.5, description="Room in which a patch's place is drawn, as a share of a cell's side.")
+    jitter: float = Field(0.1, ge=0, lt=0.5, description="Range in which a patch's place is drawn, as a share of a cell's side.")
     gray: float = Field(0.3, ge=0, le=1, description="Share of the images that lose their colour.")
 
     def _sizes(self, size: int) -> tuple[int, int, int, int]:
@@ -67,7 +67,7 @@ class Jigsaw(Task):
         return {**self.places(rng, distant_permutations(self.grid**2, self.permutations)[label], size), "label": label}
 
     def places(self, rng: Stream, cells: np.ndarray, size: int) -> Drawn:
-        """Where the patches are cut from, `cells` (n, grid * grid) of the grid, and whether they lose their colour."""
+        """Draw where patches are cut inside their `cells` (n, grid * grid), and which images lose their colour."""
         cell, _, margin, room = self._sizes(size)
         corner = np.stack(np.divmod(cells, self.grid), axis=-1) * cell
         offset = margin + rng.integers("offset", room + 1, shape=corner.shape[1:])
@@ -84,7 +84,7 @@ class Jigsaw(Task):
 
 @cache
 def distant_permutations(items: int, count: int) -> np.ndarray:
-    """`count` permutations of `items` that differ from each other in as many places as can be.
+    """`count` permutations of `items` that differ from each other in as many places as possible.
 
     Chosen one after another from a fixed pool of candidates: each time the one whose least Hamming distance to those already
     chosen is greatest, ties by the greater sum of distances (the greedy scheme of Noroozi and Favaro, made deterministic).
@@ -106,5 +106,5 @@ def distant_permutations(items: int, count: int) -> np.ndarray:
         furthest = np.flatnonzero(least == least.max())
         chosen.append(int(furthest[summed[furthest].argmax()]))
     orders = pool[chosen].astype(np.int64)
-    orders.flags.writeable = False  # everybody gets the same array
+    orders.flags.writeable = False  # all callers share the cached array
     return orders

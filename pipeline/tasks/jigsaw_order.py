@@ -1,4 +1,4 @@
-"""Jigsaw as order: where does each of the shuffled patches belong?"""
+"""Jigsaw as order: predict where each of the shuffled patches belongs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.tasks.jigsaw import Jigsaw
 class JigsawOrder(Task):
     """The crop is cut into a grid of patches, which are shuffled in any order; the label is where each of them belongs.
 
-    The patches are those of `jigsaw`, with its gap, jitter and loss of colour; but every order may be drawn, and every patch's
-    place is asked for, not one of P permutations.
+    The patches are those of `jigsaw`, with its gap, jitter and loss of colour; but any order may be drawn, and the label is the
+    place of every patch, not one of P permutations.
     """
 
     name: ClassVar[str] = "jigsaw_order"
@@ -27,7 +27,7 @@ class JigsawOrder(Task):
 
     grid: int = Field(3, ge=2, le=6, description="Patches along each side.")
     gap: float = Field(0.06, ge=0, lt=0.5, description="Least gap between neighbouring patches, as a share of a cell's side.")
-    jitter: float = Field(0.1, ge=0, lt=0.5, description="Room in which a patch's place is drawn, as a share of a cell's side.")
+    jitter: float = Field(0.1, ge=0, lt=0.5, description="Range in which a patch's place is drawn, as a share of a cell's side.")
     gray: float = Field(0.3, ge=0, le=1, description="Share of the images that lose their colour.")
 
     def _jigsaw(self) -> Jigsaw:

@@ -1,4 +1,4 @@
-"""Masked patches: what was in the many patches that are hidden?"""
+"""Masked patches: predict the pixels of the many patches that are hidden."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.tasks.base import Drawn, Task
 class MaskedPatches(Task):
     """Most patches of a grid are painted over, at random; the label is their pixels, each patch standardised by itself.
 
-    Neighbours of one colour do not help: a patch's mean and contrast are not asked for, only what it shows.
+    A patch's mean and contrast are no part of the label, so it does not help to copy the colour of its neighbours.
     """
 
     name: ClassVar[str] = "masked_patches"

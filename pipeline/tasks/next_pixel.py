@@ -1,4 +1,4 @@
-"""Next pixel: which colour comes next?"""
+"""Next pixel: predict the colour of the next pixel in reading order."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _REGULAR = tuple((r, g, b) for r in (32, 96, 160, 224) for g in (32, 96, 160, 22
 class NextPixel(Task):
     """A small version of the image is shown up to a drawn place, in reading order; the label is the colour of the next pixel.
 
-    Colours are those of a palette, for label and input alike. Backbones here see a picture whole and not pixel by pixel, so
-    each drawing asks for one pixel; over the epochs all are asked for, which is the same likelihood, term by term.
+    Label and input have the colours of a palette. A backbone takes a whole image and not one pixel after another, so each
+    drawing has one pixel as its label. Over the epochs the labels cover every pixel, which gives the same likelihood, term by
+    term.
     """
 
     name: ClassVar[str] = "next_pixel"

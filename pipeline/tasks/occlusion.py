@@ -1,4 +1,4 @@
-"""Occlusion: what was behind the box, or the blocks?"""
+"""Occlusion: predict what a box, or several blocks, cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantised colorization: which of some colours was it, at each place?"""
+"""Quantised colorization: predict the colours of a crop from its brightness, as classes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.labels import Colours
 from pipeline.tasks.base import Drawn, Task
 
 _SPREAD = 0.06 * 255 / 6**0.5
-"""Levels. A photo's chroma is 0.06 of the range away from grey, root mean square, measured on ImageNet photos; were its density
-exp(-distance / s), that would be the root of 6 times s."""
+"""The scale s, in levels, of a density exp(-distance / s) of chroma around grey. Its root mean square distance from grey is s
+times the root of 6; on ImageNet photos that distance was measured as 0.06 of the range."""
 
 
 class QuantisedColorization(Task):
-    """The network sees the brightness alone; the label says at each place which of some colours was there.
+    """The network sees only the brightness; the label is the colour at each place, as one of several classes.
 
-    The colours are the squares of a grid in the plane of chroma. Answers are classes and not amounts, so that two possible
-    colours are not answered by the grey between them; and rare colours weigh more than frequent ones, or grey would be right most
-    often.
+    The classes are the squares of a grid in the chroma plane. With classes in place of amounts, a network that finds two colours
+    possible does not answer with the grey between them. Rare colours weigh more than frequent ones; without that, grey would be
+    right most often.
     """
 
     name: ClassVar[str] = "quantised_colorization"
@@ -32,7 +32,7 @@ class QuantisedColorization(Task):
     step: int = Field(24, ge=8, le=64, description="Side of the squares in the plane of chroma, levels of 255.")
     shares: tuple[float, ...] | None = Field(
         None,
-        description="How often each colour occurs in the corpus, as `pseudolabel colours` counts it; else by a law for photos.",
+        description="How often each colour occurs in the corpus, as `pseudolabel colours` counts it; by default an estimate.",
     )
 
     def check(self, size: int) -> None:
@@ -68,7 +68,7 @@ class QuantisedColorization(Task):
 
 @cache
 def chroma_squares(step: int) -> tuple[tuple[float, float], ...]:
-    """Centres of the squares of side `step` in the plane of (Cb, Cr), levels around 0, that some colour falls into."""
+    """Centres of the squares of side `step` in the plane of (Cb, Cr), levels around 0, that hold some RGB colour."""
     line = np.linspace(0, 255, 52)
     red, green, blue = (axis.ravel() for axis in np.meshgrid(line, line, line))
     luma = 0.299 * red + 0.587 * green + 0.114 * blue

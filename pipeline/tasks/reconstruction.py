@@ -1,4 +1,4 @@
-"""Reconstruction: what was it, told through a bottleneck?"""
+"""Reconstruction: predict the crop itself, through a bottleneck."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.tasks.base import Drawn, Task
 
 
 class Reconstruction(Task):
-    """The image is asked to be painted again from a short vector that the network makes of it: an autoencoder.
+    """The network encodes the image as a short vector, and the image is reconstructed from that: an autoencoder.
 
-    Input and label are the same pixels; what makes it a task is that the answer passes through `code` numbers.
+    Input and label are the same pixels; the difficulty is that the answer passes through only `code` numbers.
     """
 
     name: ClassVar[str] = "reconstruction"
     source: ClassVar[str] = "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, Science 2006"
 
-    code: int = Field(128, ge=1, le=4096, description="Numbers of the vector that all of the answer passes through.")
-    objective: str | None = Field("bottleneck", description="Objective to use; the label kind's own knows no bottleneck.")
+    code: int = Field(128, ge=1, le=4096, description="Length of the vector that the whole answer passes through.")
+    objective: str | None = Field("bottleneck", description="Objective to use; the default of the label kind has no bottleneck.")
 
     def check(self, size: int) -> None:
         if self.code >= size * size * 3:

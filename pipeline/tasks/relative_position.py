@@ -1,4 +1,4 @@
-"""Relative position: on which side of the middle was the other patch?"""
+"""Relative position: predict on which side of the middle patch the other patch was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RelativePosition(Task):
     input_norm: ClassVar[Literal["image", "patch"]] = "patch"
 
     gap: float = Field(0.2, ge=0, lt=0.6, description="Least gap between the patches, as a share of a cell's side.")
-    jitter: float = Field(0.15, ge=0, lt=0.4, description="Room in which a patch's place is drawn, as a share of a cell's side.")
+    jitter: float = Field(0.15, ge=0, lt=0.4, description="Range in which a patch's place is drawn, as a share of a cell's side.")
     gray: float = Field(0.5, ge=0, le=1, description="Share of the images that lose their colour.")
 
     def _sizes(self, size: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Rotation: which way up?"""
+"""Rotation: predict by how many quarter turns an image was turned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.tasks.base import Drawn, Task
 class Rotation(Task):
     """The image is turned by a drawn number of quarter turns, and the label is which of them.
 
-    Quarter turns move pixels without interpolation, so neither borders nor resampling betray the answer.
+    Quarter turns move pixels without interpolation, so neither borders nor resampling reveal the answer.
     """
 
     name: ClassVar[str] = "rotation"

@@ -1,4 +1,4 @@
-"""Rotation by any angle: how far was it turned?"""
+"""Rotation by any angle: predict by which angle an image was turned."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.labels import Classes, Direction
 from pipeline.tasks.base import Drawn, Task
 
 _SMALLEST = 10
-_STEP = 1.5  # pixels of the crop for each that is shown
+_STEP = 1.5  # pixels of the crop for each pixel of the input
 _SIGMA = 1.5  # pixels of the blur
-_OFF = 1.0  # most that the square lies off the middle, pixels
+_OFF = 1.0  # greatest offset of the square from the middle, pixels
 _NOISE = 2.0  # levels
 
 
 class RotationAngle(Task):
     """The image is turned by a drawn angle, and a square is cut from its middle; the label is the angle.
 
-    Of the turned image only the square is shown that lies inside it at every angle, so no border betrays the answer. Resampling
-    would: pixels that are mixed are smoother than those that are moved, and how they are mixed depends on the angle. Hence the
-    image is blurred first, until there is nothing left that interpolation could smooth; the square's place is drawn, by
-    a pixel or two; it is shown at less resolution; and weak noise is laid over it, which hides what is left.
+    Only the square that lies inside the turned image at every angle is shown, so no border reveals the answer. Resampling
+    would: interpolation smooths pixels, by an amount that depends on the angle. Against that, the image is blurred first, until
+    interpolation has nothing left to smooth; the square's place is drawn, within a pixel or two; the square is shown at a lower
+    resolution; and weak noise is added, which hides what is left.
     """
 
     name: ClassVar[str] = "rotation_angle"
@@ -43,7 +43,7 @@ class RotationAngle(Task):
             raise ValueError(f"of {size} pixels {self._side(size)} are left after turning; at least {_SMALLEST} are needed")
 
     def _side(self, size: int) -> int:
-        """Side of what is shown: of the greatest square that is inside at every angle, off the middle too, over `_STEP`."""
+        """Side of the input: that of the greatest square inside the turned image at every angle and offset, over `_STEP`."""
         return int((size - 2 * _OFF) / 2**0.5 / _STEP)
 
     def label_kind(self) -> Classes | Direction:

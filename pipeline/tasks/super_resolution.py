@@ -1,4 +1,4 @@
-"""Super-resolution: what was it before it was made small?"""
+"""Super-resolution: predict the full crop from a reduced one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALLEST = 4
 class SuperResolution(Task):
     """The image is reduced, each square of pixels to its mean; the label is the full crop.
 
-    The network gets the small image and enlarges it bilinearly before it looks.
+    The small image is enlarged bilinearly before the network takes it.
     """
 
     name: ClassVar[str] = "super_resolution"

@@ -1,4 +1,4 @@
-"""Python processes of their own, for what may kill a process or needs a fresh one."""
+"""Runs Python scripts in new processes, for tests that may crash a process or need a fresh one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_python(script: str, *arguments: str, inside: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a new interpreter, to its end or its death; `inside` is a command that is to start it."""
+    """Run a script in a new interpreter until it ends or crashes; `inside` is a command that starts the interpreter."""
     return subprocess.run(
         [*inside, sys.executable, "-c", textwrap.dedent(script), *arguments],
         cwd=ROOT,

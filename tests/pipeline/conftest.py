@@ -1,4 +1,4 @@
-"""Storage to test on: servers that answer as S3 and as Google Cloud Storage do, on this machine."""
+"""Fixtures for storage: servers on this machine that answer as S3 and Google Cloud Storage do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str, request: pytest.FixtureRequest) -> str:
-    """An empty bucket of this test's own: `s3://...`."""
+    """A new, empty bucket for one test: `s3://...`."""
     import s3fs
 
     plain = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")

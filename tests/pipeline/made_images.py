@@ -1,4 +1,4 @@
-"""Image files of every kind, made from a real photo, and what PIL sees in them."""
+"""Makes image files of every kind from a real photo, and decodes them with PIL for comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def turned(format: str, orientation: int, **options: Any) -> bytes:
-    """A file of the photo that asks to be turned."""
+    """A file of the photo with an EXIF orientation."""
     exif = Image.Exif()
     exif[274] = orientation
     return encode(photo(), format, exif=exif, **options)
@@ -45,7 +45,7 @@ def sixteen_bits() -> Image.Image:
 
 @cache
 def good() -> dict[str, bytes]:
-    """Files that decode, by what is special about them."""
+    """Files that can be decoded, by their special feature."""
     plain = photo()
     return {
         "jpeg": encode(plain, "JPEG", quality=92),
@@ -121,7 +121,7 @@ def engine(
 
 
 def by_cpu_ops(task: Task, image: np.ndarray, drawn: dict[str, np.ndarray]) -> np.ndarray:
-    """A task's input on crops that are there already, uint8 (n, size, size, 3), or (n, frames * size, size, 3)."""
+    """A task's input from decoded crops, uint8 (n, size, size, 3), or (n, frames * size, size, 3)."""
     from pipeline.engines.cpu import CpuOps
 
     return task.render(CpuOps(image.shape[2]), image, drawn)
@@ -132,7 +132,7 @@ FRAMES = max(task.frames for task in registry().values())
 
 
 def of_one_image() -> dict[str, type[Task]]:
-    """The registered tasks that single images are enough for."""
+    """The registered tasks that need only single images."""
     return {name: task for name, task in registry().items() if task.frames == 1}
 
 

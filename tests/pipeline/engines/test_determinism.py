@@ -22,7 +22,7 @@ def tasks() -> dict[str, Task]:
 
 
 def batch() -> Request:
-    """Clips out of files of many kinds, with crops and all that the tasks draw for them."""
+    """A request of clips from files of many kinds, with their crops and all that the tasks draw."""
     kinds = [file for name, file in good().items() if "pixel" not in name]
     files = [*kinds, *(turned("JPEG", orientation) for orientation in range(1, 9))]
     files = [files[i % len(files)] for i in range(COUNT * FRAMES)]
@@ -113,7 +113,7 @@ def test_a_batch_of_nothing_but_bad_files_still_has_its_columns(name: str, count
 
 @pytest.mark.parametrize("name", ["cpu", "dali"])
 def test_a_window_outside_the_photo_is_that_photo_s_failure_alone(name: str) -> None:
-    """It cannot come from a header that passed; but were it to, one sample is lost and not the run."""
+    """No header that passed the check gives such a window; if one did, one sample would be lost, not the run."""
     asked = request([good()["jpeg"], good()["png"], good()["webp"]])
     asked.windows[1] = [100, 100, 90, 90]
     columns, failures = engine(name, size=SIZE).run(asked)

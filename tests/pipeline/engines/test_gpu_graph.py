@@ -92,7 +92,7 @@ def test_the_graph_is_the_same_on_both_devices() -> None:
 
 
 class OnlyOnTheCpu(Task):
-    """A task that asks for what the GPU cannot do, as somebody's own may."""
+    """A task with an operation that the GPU does not have, as a user's own task may have."""
 
     name: ClassVar[str] = "only_on_the_cpu"
     source: ClassVar[str] = "this test"
@@ -113,7 +113,7 @@ class OnlyOnTheCpu(Task):
 
 
 def test_an_operator_without_a_gpu_kernel_is_caught() -> None:
-    """The check above would be worth nothing if it let one pass; DALI itself does."""
+    """DALI itself lets such an operator pass, so the check above must find it."""
     assert without_a_kernel(serialised({"mine": OnlyOnTheCpu()})) == [("ZerosLike", "gpu")]
 
 
@@ -123,7 +123,7 @@ needs_gpu = pytest.mark.skipif(gpus_visible() == 0, reason="no NVIDIA GPU is vis
 @pytest.mark.gpu
 @needs_gpu
 def test_the_gpu_renders_what_the_cpu_renders() -> None:
-    """Moved pixels are the same; decoding and resizing on the GPU may be a level or so off."""
+    """Operations that only move pixels give the same; decoding and resizing on the GPU may be about a level off."""
     from pipeline.draws import Draws
     from pipeline.engines.cpu import CpuEngine
     from pipeline.engines.dali import DaliEngine

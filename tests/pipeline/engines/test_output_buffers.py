@@ -1,4 +1,4 @@
-"""Pixels that stay where they were rendered: the same pairs in tensors, down to the samples that could not be decoded."""
+"""Output buffers: pixels that stay on their device are the same pairs, as tensors, also for samples that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_tensors_hold_the_pairs_that_arrays_hold() -> None:
 
 
 def test_what_is_copied_on_a_device_goes_on_the_buffers_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the copy of the rows' numbers waits for all that the network has to do before."""
+    """On the default stream, the copy of the row numbers would wait for all queued work of the network."""
     depth, outside = 0, []
 
     @contextmanager

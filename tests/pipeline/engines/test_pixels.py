@@ -91,7 +91,7 @@ def test_the_crop_is_cut_from_the_upright_photo(format: str, mirrored: bool, bot
 
 @pytest.mark.parametrize("name", ["cpu", "dali"])
 def test_a_region_of_a_jpeg_is_what_the_whole_photo_shows_there(name: str) -> None:
-    """Blocks of a JPEG lie across the window's edges; decoding a part must not change them."""
+    """Decoding a part must not change the JPEG blocks that lie across the window's edges."""
     size = 40
     encoded = good()["jpeg"]
     for window in [(0, 0, size, size), (7, 9, size, size), (132 - size, 180 - size, size, size), (50, 0, size, size)]:
@@ -110,7 +110,7 @@ def test_enlarging_and_shrinking_by_much_stay_close(both: tuple[Engine, Engine, 
 
 
 def test_without_torch_s_inner_kernel_the_pixels_are_the_same() -> None:
-    """The resize uses an internal name of torch; should it go, the public function stands in."""
+    """The resize uses an internal function of torch; where that is missing, the public one is used."""
     machine = engine("cpu", size=56)
     files = [good()["jpeg"], good()["png"]]
     asked = request(files, [WINDOW, (0, 0, 20, 30)], [False, True])

@@ -84,8 +84,8 @@ def some_noise(size: int) -> np.ndarray:
     return np.concatenate([corners, strengths], axis=1).astype(np.float32)
 
 
-def say_noise(ops: Any, image: Any, drawn: Any) -> Any:
-    """Corners are whole numbers in a task; here all comes in one array."""
+def apply_noise(ops: Any, image: Any, drawn: Any) -> Any:
+    """Noise with all of its parameters in one array; the corners are rounded, as a task draws whole numbers."""
     if isinstance(drawn, np.ndarray):
         return ops.noise(image, drawn[:, :4].astype(int).reshape(-1, 2, 2), drawn[:, 4], drawn[:, 5])
     from nvidia.dali import fn, types
@@ -197,7 +197,7 @@ CONTRACT: dict[str, list[Case]] = {
             0,
         ),
     ],
-    "noise": [(some_noise, say_noise, noisy, 0.001)],
+    "noise": [(some_noise, apply_noise, noisy, 0.001)],
     "blur": [(some_widths, lambda ops, image, drawn: ops.blur(image, drawn), blurred, 0.001)],
     "recolour": [(some_matrices, lambda ops, image, drawn: ops.recolour(image, drawn), recoloured, 0.001)],
     "affine": [(some_maps, lambda ops, image, drawn: ops.affine(image, drawn, ops.size - 5), warped, 0.01)],
@@ -215,11 +215,11 @@ CONTRACT: dict[str, list[Case]] = {
 CASES = [pytest.param(case, id=f"{word}-{i}") for word, cases in CONTRACT.items() for i, case in enumerate(cases)]
 
 
-def by_cpu(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    return say(CpuOps(image.shape[1]), image, drawn)
+def by_cpu(apply: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    return apply(CpuOps(image.shape[1]), image, drawn)
 
 
-def by_dali(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def by_dali(apply: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     from nvidia.dali import Pipeline, fn, types
 
     from pipeline.engines.dali import DaliOps
@@ -229,7 +229,7 @@ def by_dali(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np
     with pipeline:
         pixels = fn.external_source(name="image", dtype=types.UINT8, layout="HWC")
         number = fn.external_source(name="drawn", dtype=fed.get(drawn.dtype, types.INT32))
-        pipeline.set_outputs(say(DaliOps(image.shape[1], "cpu"), pixels, number), number)  # an input without use would be gone
+        pipeline.set_outputs(apply(DaliOps(image.shape[1], "cpu"), pixels, number), number)  # an input without use would be gone
     pipeline.build()
     pipeline.feed_input("image", image)
     pipeline.feed_input("drawn", drawn if drawn.dtype in fed else drawn.astype(np.int32))
@@ -240,10 +240,10 @@ def by_dali(say: Callable[..., Any], image: np.ndarray, drawn: np.ndarray) -> np
 @pytest.mark.parametrize("size", [32, 40])
 @pytest.mark.parametrize("engine", [by_cpu, by_dali])
 def test_a_word_means_the_same_in_plain_numpy(engine: Callable[..., np.ndarray], size: int, case: Case) -> None:
-    draw, say, reference, off_by_one = case
+    draw, apply, reference, off_by_one = case
     image, drawn = images(size), draw(size)
     before = image.copy()
-    found, expected = engine(say, image, drawn), reference(image, drawn)
+    found, expected = engine(apply, image, drawn), reference(image, drawn)
     assert found.dtype == np.uint8
     assert found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import PngImagePlugin
 
 from pipeline.images.check import Header, check_header
-from pipeline.images.layout import orientation, still
+from pipeline.images.layout import orientation, without_animation
 from tests.pipeline.children import run_python
 from tests.pipeline.made_images import HEIGHT, WIDTH, encode, engine, good, photo, request, seen_by_pil, turned
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_decoded_is_refused_with_the_reason(encoded: bytes, words
 
 
 def test_the_extension_plays_no_part() -> None:
-    """The bytes alone are looked at: there is no name to be wrong."""
+    """The check reads only the bytes and is given no name."""
     assert header(good()["png"]).codec == "png"
 
 
@@ -301,10 +301,10 @@ FILES = st.one_of(directories(), pngs(), webps(), directories().map(lambda block
 
 @given(file=FILES)
 def test_whatever_a_structure_says_the_walk_through_it_answers(file: bytes) -> None:
-    """Without the net that the check spreads below it."""
+    """Without the check around it, which would catch exceptions."""
     found = orientation(file)
     assert isinstance(found, str) or 1 <= found <= 8
-    assert bytes(still(file)).startswith(file[:8])
+    assert bytes(without_animation(file)).startswith(file[:8])
 
 
 def test_whatever_a_structure_says_the_check_answers() -> None:
@@ -357,7 +357,7 @@ def test_of_an_animated_png_the_default_image_alone_is_decoded(mode: str, defaul
     pixels, failures = engine(name).run(request(files))
     assert not failures
     assert np.array_equal(*pixels["image"])
-    assert header(animated).encoded == still(animated)
+    assert header(animated).encoded == without_animation(animated)
     assert header(files[1]).encoded is files[1], "a file without an animation is not copied"
 
 

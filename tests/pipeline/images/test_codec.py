@@ -1,4 +1,4 @@
-"""The codec libraries keep quiet about bad images, which are told of in the quarantine."""
+"""The codec libraries log nothing about bad images, which the quarantine lists."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def apart(found: np.ndarray, wanted: np.ndarray) -> tuple[float, int]:
 
 
 def shown(machine: Engine, encoded: bytes) -> np.ndarray | str:
-    """The whole image, as an engine decodes it, or why it does not."""
+    """The whole image as an engine decodes it, or the reason why it does not."""
     found = check_header(encoded, 10**8)
     if isinstance(found, str):
         return found

@@ -1,4 +1,4 @@
-"""What tests of rendered corpora share: recipes of four tasks on small shards, and the bytes of a folder."""
+"""Fixtures for rendered corpora: recipes of four tasks on small shards, and the bytes of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills whatever takes part in a render, at seeded random times, until it is done: actors, nodes and the driver itself."""
+"""Renders while actors, nodes and the driver are killed at seeded random times, until the render is done."""
 
 from __future__ import annotations
 
@@ -87,21 +87,19 @@ def weather(recipe: Path, folder: Path, seed: int) -> Outcome:
 
 
 class Storm:
-    """A Ray cluster of a head and two nodes on this machine, a driver that renders on it, and the killing of them.
+    """A Ray cluster of a head and two nodes on this machine, and a driver that renders on it; kills any of them.
 
     Args:
         recipe: path of the recipe, whose actors need one CPU together.
-        log: where the driver's words go.
-        seed: of the times and of the victims.
+        log: file for the driver's output.
+        seed: seed of the times and of the victims.
     """
 
     def __init__(self, recipe: Path, log: Path, seed: int) -> None:
         from ray.cluster_utils import Cluster
 
         self._recipe, self._log, self._rng = recipe, log, random.Random(seed)
-        self._folder = tempfile.mkdtemp(
-            prefix="storm-"
-        )  # of its own, lest others on this machine take it for the cluster to join
+        self._folder = tempfile.mkdtemp(prefix="storm-")  # its own, so that no other process joins the cluster
         head: dict[str, Any] = {
             "num_cpus": 1,
             "include_dashboard": False,
@@ -174,7 +172,7 @@ class Storm:
 
 
 def settle() -> None:
-    """Wait until no actor of a render is left: those of a driver that was killed go on for a moment."""
+    """Wait until no actor of a render is left: those of a killed driver live on for a moment."""
     end = time.monotonic() + _WAIT_SECONDS
     while workers("_RenderShards"):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Bad shards, bad samples and bad storage: each in words, each counted, and nothing that is committed is harmed."""
+"""Bad shards, bad samples and bad storage are reported and counted, and nothing that is committed is harmed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_damaged_shards_fail_with_a_reason_and_the_others_go_on(spec: MakeRecipe
         middle = archive.getmembers()[4].offset
     shards[4].write_bytes(whole[4][:middle] + b"\xff" * 512 + whole[4][middle + 512 :])
     for path in corpus.glob("*.parquet"):
-        path.unlink()  # an index would vouch for the damaged one, whose size is right
+        path.unlink()  # an index would be believed of the damaged shard, whose size is right
     out = tmp_path / "out"
     report = render(spec(corpus), str(out), here=True)
     assert sorted(report.failed) == [shards[1].name, shards[4].name]
@@ -229,7 +229,7 @@ ON_A_SMALL_DISK = """
 
 
 def test_a_full_and_a_read_only_disk_are_named_and_harm_nothing(spec: MakeRecipe, tmp_path: Path) -> None:
-    """A disk that is half as large as it should be, in name spaces of its own."""
+    """The disk has half of the space that is needed; it is mounted in namespaces of its own."""
     recipe, disk = spec(image="npy"), tmp_path / "disk"
     disk.mkdir()
     render(recipe, str(tmp_path / "calm"), here=True)
@@ -250,7 +250,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_harm_nothing(spec: MakeRecipe
 def test_an_image_that_kills_the_decoder_costs_itself_alone(
     spec: MakeRecipe, corpus: Path, tmp_path: Path, make_tar: MakeTar, blind: dict[str, str], tree: Tree
 ) -> None:
-    """An actor of Ray dies of it, comes again, and goes on."""
+    """Ray's actor crashes, is restarted, and continues."""
     make_tar(corpus / "a-killer.tar", [("x/1.jpg", photo(1)), ("x/2.jpg", killer()), ("x/3.jpg", photo(3))])
     recipe = spec(corpus, {"placement": {"actors": 1, "cpus": 0.5}}).model_dump_json()
     (tmp_path / "recipe.json").write_text(recipe)
@@ -258,7 +258,7 @@ def test_an_image_that_kills_the_decoder_costs_itself_alone(
     environment = {**os.environ, **blind, "RAY_TMPDIR": tempfile.gettempdir()}  # whose path must be short
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "constructor arguments in the object store" not in done.stderr  # Ray's words, of an error that is none
+    assert "constructor arguments in the object store" not in done.stderr  # a harmless error that Ray prints
     (row,) = quarantine(tmp_path / "out")
     assert (row["shard"], row["key"]) == ("a-killer.tar", "x/2")
     assert row["reason"] == "the decoder's process died on this image (SIGFPE)"

@@ -1,4 +1,4 @@
-"""What a render holds does not grow with the shard."""
+"""The memory of a render does not grow with the shard."""
 
 from __future__ import annotations
 

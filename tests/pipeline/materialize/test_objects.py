@@ -224,7 +224,7 @@ def test_a_denied_key_is_one_line_before_anything_is_read(
 def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     spec: MakeRecipe, tiles: Path, tmp_path: Path, bucket: str, faulty: list[Fault], tree: Callable[[Path], dict[str, bytes]]
 ) -> None:
-    """Keys and endpoint come to the actors by the environment; the signal comes while a shard is being committed."""
+    """The actors get keys and endpoint from the environment; the signal comes while a shard is being committed."""
     upload(tiles, f"{bucket}/in")
     place = {"placement": {"actors": 2, "cpus": 0.5}}
     recipe = spec(f"{bucket}/in", place, epochs=2)

@@ -1,4 +1,4 @@
-"""Exactly once: what is committed stays and is not read again; what is not is made, byte by byte the same however it is made."""
+"""Exactly once: a committed shard is not read again; any other is rendered, to the same bytes in every way of running."""
 
 from __future__ import annotations
 

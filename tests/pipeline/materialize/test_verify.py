@@ -52,7 +52,7 @@ def test_a_changed_a_cut_and_a_missing_file_are_named(spec: MakeRecipe, tmp_path
 
 
 def test_a_sample_that_is_neither_pair_nor_quarantined_is_found(spec: MakeRecipe, tmp_path: Path) -> None:
-    """The tables are forged, with right checksums: only the sums can tell."""
+    """The tables are forged, with right checksums: only the counts of samples are wrong."""
     out = tmp_path / "out"
     render(spec(), str(out), here=True)
     forged_shards(out, lambda rows: rows[2].update(samples=rows[2]["samples"] + 1))
@@ -97,7 +97,7 @@ def test_the_version_of_pillow_is_part_of_a_render_and_those_that_began_without_
 
 def test_deep_finds_that_the_source_is_no_longer_what_was_rendered(spec: MakeRecipe, corpus: Path, tmp_path: Path) -> None:
     for path in corpus.glob("*.parquet"):
-        path.unlink()  # so that only the bytes know
+        path.unlink()  # so that only the bytes differ
     render(spec(corpus), str(tmp_path / "out"), here=True)
     shards = sorted(corpus.glob("*.tar"))
     alike = {path: (path.stat().st_size, len(scan(str(path)))) for path in shards}

@@ -35,7 +35,7 @@ def schedule_of(sizes: list[list[int]], weights: list[float], epochs: int = 1, t
 
 
 def taken(schedule: Schedule, epoch: int) -> list[tuple[int, int, int]]:
-    """Shard, row and how often before, of every place of an epoch."""
+    """Shard, row and the number of earlier occurrences, for every place of an epoch."""
     batches = [schedule.plan(epoch).batch(step) for step in range(schedule.steps_per_epoch)]
     return [place for b in batches for place in zip(b.shards.tolist(), b.rows.tolist(), b.again.tolist())]
 
@@ -77,12 +77,12 @@ def test_an_epoch_holds_each_corpus_by_its_weight_and_passes_are_complete(sizes:
     seen: Counter[tuple[int, int]] = Counter()
     for epoch in range(epochs):
         places = taken(schedule, epoch)
-        assert len(set(places)) == len(places)  # what is had twice in an epoch is told apart
+        assert len(set(places)) == len(places)  # the last number tells repeats in an epoch apart
         shares = Counter(corpus_of(schedule, shard) for shard, _, _ in places)
         assert [shares[i] for i in range(len(sizes))] == schedule.plan(epoch).quotas.tolist()
         seen.update((shard, row) for shard, row, _ in places)
     first = 0
-    for own in sizes:  # over all epochs, no sample of a corpus is had two times more than another of it
+    for own in sizes:  # over all epochs, the counts of two samples of a corpus differ by at most one
         times = [seen[first + shard, row] for shard, count in enumerate(own) for row in range(count)]
         assert max(times) - min(times) <= 1
         first += len(own)

@@ -1,4 +1,4 @@
-"""Any text is a recipe or is refused in words, soon and without harm; what is given on the command line arrives whole."""
+"""Any text is a recipe or is refused with a message, quickly and safely; values from the command line arrive whole."""
 
 from __future__ import annotations
 

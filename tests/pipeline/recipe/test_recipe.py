@@ -1,4 +1,4 @@
-"""A recipe is read whole or refused in words: every mistake at once, each with its key's path and the nearest known name."""
+"""A recipe is read or refused with a message: every mistake at once, each with its key's path and the nearest known name."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_equal_recipes_are_equal_strings_whatever_their_order_and_what_is_left_o
 
 
 def test_the_canonical_form_of_what_pixels_depend_on_is_pinned() -> None:
-    """Rendered corpora and checkpoints are told apart by it."""
+    """The identities of rendered corpora and checkpoints are made of it."""
     recipe = parse_recipe({**BASE, "tasks": {"rotation": {"turns": [0, 2]}, "colorization": {}}, "image": {"size": 48}})
     kept = {name: json.loads(recipe.canonical())[name] for name in ("corpus", "engine", "image", "seed", "tasks")}
     assert json.dumps(kept, sort_keys=True, separators=(",", ":")) == (

@@ -1,4 +1,4 @@
-"""Clips: samples of several frames, from their shards to batches, over every way that a sample takes, and to disk and back."""
+"""Clips, samples of several frames: read from shards, rendered in both placements, and written to disk and read back."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ def test_what_is_no_clip_is_quarantined_with_its_reason(shards: Path, engine: st
     corpus = open_training_corpus(spec.corpus)
     samples = [sample for shard in range(2) for sample in corpus.read(shard, range(int(corpus.counts[shard])))]
     made = Renderer(spec)(samples, 0)
-    told = {samples[row].key: reason for row, reason in made.failures.items()}
-    assert told.keys() == BAD.keys()
-    assert all(told[key].startswith(words) for key, words in BAD.items())
+    failed = {samples[row].key: reason for row, reason in made.failures.items()}
+    assert failed.keys() == BAD.keys()
+    assert all(failed[key].startswith(words) for key, words in BAD.items())
     for row in made.failures:
         assert not any(made.columns[name][row].any() for name in ("weight", "image", "frames", "frame_order.input"))
     assert find_crashers(samples, spec, 0, center=False) == {}
@@ -144,7 +144,7 @@ def test_a_frame_whose_pixels_are_damaged_costs_its_clip_alone(shards: Path, eng
 
 @pytest.mark.parametrize("engine", ["cpu", "dali"])
 def test_all_frames_of_a_sample_have_the_crop_of_its_first(shards: Path, engine: str) -> None:
-    """Frames that show the same, stored in eight ways, come out the same; and the first is what it is without the others."""
+    """Equal frames, stored in eight ways, come out equal, and the first one is the same with and without the others."""
     spec = recipe(shards, engine=engine)
     files = [turned("PNG", orientation) for orientation in (1, 6, 3)]
     upright = [encode(Image.open(io.BytesIO(files[0])), "PNG")] * 3

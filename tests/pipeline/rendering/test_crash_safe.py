@@ -1,7 +1,7 @@
 """A decoder that kills its process costs one sample: the others are rendered, and the killer is quarantined and remembered.
 
 The killer is real: a JPEG 2000 file whose tiles are 0 pixels wide, by which nvimgcodec divides (SIGFPE). The header check refuses
-it, so the processes here are blindfolded: they forget that one rule. That stands for the next killer, which no rule knows yet.
+it, so the processes here run without that one rule. It stands for a future killer that no rule refuses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def killer() -> bytes:
 
 @pytest.fixture
 def blind(tmp_path: Path) -> dict[str, str]:
-    """The environment of processes that have lost the rule, and have a folder of their own for what they remember."""
+    """The environment of processes without the rule, with a folder of their own for their records."""
     site, memory = tmp_path / "site", tmp_path / "memory"
     site.mkdir()
     memory.mkdir()
@@ -54,13 +54,13 @@ def test_a_killer_is_found_quarantined_and_remembered(blind: dict[str, str]) -> 
     assert first.returncode == -signal.SIGFPE, first.stderr
     second = run_python(RENDER, "0", **blind)
     assert second.returncode == 0, second.stderr
-    told = json.loads(second.stdout)
-    assert told["failures"] == {"1": "the decoder's process died on this image (SIGFPE)", "3": "empty file"}
+    result = json.loads(second.stdout)
+    assert result["failures"] == {"1": "the decoder's process died on this image (SIGFPE)", "3": "empty file"}
     undisturbed = render([sample("a", good()["jpeg"]), sample("c", good()["png"])]).columns["image"].sum(axis=(1, 2, 3))
-    assert np.delete(told["image"], [1, 3]).tolist() == undisturbed.tolist()
+    assert np.delete(result["image"], [1, 3]).tolist() == undisturbed.tolist()
     another_epoch = run_python(RENDER, "1", **blind)
     assert another_epoch.returncode == 0, "it is not met unprepared again"
-    assert json.loads(another_epoch.stdout)["failures"] == told["failures"]
+    assert json.loads(another_epoch.stdout)["failures"] == result["failures"]
 
 
 def test_every_killer_of_a_unit_is_found_and_nobody_else_is_blamed(blind: dict[str, str]) -> None:
@@ -83,7 +83,7 @@ def test_every_killer_of_a_unit_is_found_and_nobody_else_is_blamed(blind: dict[s
 
 
 def test_a_bug_of_ours_is_no_killer(tmp_path: Path) -> None:
-    """The search fails in words when its process does not die but raises."""
+    """The search fails with a message when its process raises and does not crash."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pipeline.rendering.renderer'] = None\n")
     script = """
         from pipeline.errors import RunError
@@ -162,7 +162,7 @@ def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[st
         from tests.pipeline.rendering.test_renderer import recipe, sample
         from tests.pipeline.rendering.test_crash_safe import killer
 
-        render = CrashSafeRenderer(recipe("cpu"), aside=True)
+        render = CrashSafeRenderer(recipe("cpu"), in_child=True)
         files = [killer(), good()["jpeg"]]
         print(json.dumps([render([sample("namesake", file)], 0).failures for file in files]))
     """
@@ -201,19 +201,19 @@ def test_preview_pairs_inspect_and_verify_survive_a_decoders_death(blind: dict[s
         bad = killer() if len(killer()) <= len(good()["jpeg"]) else killer()[: len(good()["jpeg"])]
         tar.write_bytes(body[:at] + bad + body[at + len(bad) :])
         (shards / "index.parquet").touch()  # it is believed, so that the shard is rendered again
-        told = {"preview": sheet(recipe, samples=5).height > 0}
-        told["pairs"] = sum(len(batch["id"]) for batch in pairs(recipe))
-        told["inspect"] = [bad.reason for bad in inspect(open_corpus(str(shards)), deep=True).quarantine]
-        told["verify"] = sorted(problem.reason for problem in verify(str(out), deep=1.0).problems)
-        print(json.dumps(told))
+        result = {"preview": sheet(recipe, samples=5).height > 0}
+        result["pairs"] = sum(len(batch["id"]) for batch in pairs(recipe))
+        result["inspect"] = [bad.reason for bad in inspect(open_corpus(str(shards)), deep=True).quarantine]
+        result["verify"] = sorted(problem.reason for problem in verify(str(out), deep=1.0).problems)
+        print(json.dumps(result))
     """
     done = run_python(script, str(tmp_path), **blind)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["preview"]
-    assert told["pairs"] == 5
-    assert told["verify"] == ["rendered again it has other bytes"]
-    assert told["inspect"] == ["the decoder's process died on this image (SIGFPE)"]
+    result = json.loads(done.stdout)
+    assert result["preview"]
+    assert result["pairs"] == 5
+    assert result["verify"] == ["rendered again it has other bytes"]
+    assert result["inspect"] == ["the decoder's process died on this image (SIGFPE)"]
 
 
 def test_the_killer_is_refused_by_the_check_that_is_not_blindfolded() -> None:

@@ -1,4 +1,4 @@
-"""Marks tell who was killed at what, and are never fooled by the living."""
+"""The files of work in progress count the processes that were killed at it, and never one that is alive."""
 
 from __future__ import annotations
 

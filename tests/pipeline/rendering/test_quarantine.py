@@ -77,7 +77,7 @@ def test_the_count_of_an_older_checkpoint_which_knows_no_rows_is_taken_up() -> N
     quarantine = Quarantine(2, samples=10)
     quarantine.restore(old, seen=5)
     assert quarantine.rows() == old
-    quarantine.add(5, failures(1))  # the next epoch comes upon the first of them again
+    quarantine.add(5, failures(1))  # the next epoch meets the first of them again
     assert len(quarantine) == 2
     assert quarantine.rows() == [{"shard": "s.tar", "key": "k1", "row": 1, "reason": "reason 1"}, old[1]]
     with pytest.raises(BudgetExceeded):

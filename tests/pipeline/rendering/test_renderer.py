@@ -1,4 +1,4 @@
-"""From bytes to pairs: every sample ends as a pair or with a reason, in its place, and never harms its neighbours."""
+"""From bytes to pairs: every sample becomes a pair or a failure with a reason, in its place, without harm to its neighbours."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_chance(engine: str) -> None:
-    """Some hundreds of damaged files of every kind. In processes of their own, as they may kill; memory is filled with other
-    bytes in each, so that a decoder that hands out what it never wrote to is found out."""
+    """Some hundreds of damaged files of every kind, in child processes, as they may crash. Each process fills its memory with
+    other bytes, which exposes a decoder that returns uninitialised memory."""
     script = """
         import hashlib, sys
         import numpy as np
@@ -128,12 +128,12 @@ def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_c
         assert counts[1] > 60, counts
         print(hashed.hexdigest(), *counts)
     """
-    told = set()
+    outputs = set()
     for filling in ("85", "170"):
         done = run_python(script, engine, "7", MALLOC_PERTURB_=filling)
         assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-3000:]}"
-        told.add(done.stdout)
-    assert len(told) == 1, told
+        outputs.add(done.stdout)
+    assert len(outputs) == 1, outputs
 
 
 def test_both_engines_give_up_on_the_same_files() -> None:

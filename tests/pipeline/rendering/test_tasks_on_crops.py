@@ -1,4 +1,4 @@
-"""Tasks made of crops that came without them: the pairs that the engine makes in one go, to the last bit."""
+"""Tasks rendered from crops give the pairs that the engine makes from the files, to the last bit."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_an_index_whose_rows_cannot_be_is_named_and_made_again(
 
 @pytest.mark.parametrize("classes", ["5", '{"a": 1}', '["a", 7]', "[", "[" * 100_000])
 def test_classes_that_are_no_names_are_said_and_left_alone(shards: Path, caplog: pytest.LogCaptureFixture, classes: str) -> None:
-    """Nothing but the index knows the names: it is for its owner to say what becomes of it."""
+    """Only the index holds the names, so its owner must decide what happens to it."""
     open_corpus(str(shards))
     path = shards / "index.parquet"
     table = pq.read_table(path)
@@ -234,7 +234,7 @@ def test_archives_that_are_passed_over_are_named(shards: Path, caplog: pytest.Lo
     for name in ("d.tar.gz", "e.TGZ", "notes.txt"):
         (shards / name).write_bytes(b"x")
     assert open_corpus(str(shards)).samples == 14
-    assert "2 compressed archives beside the shards are no part of the corpus, such as d.tar.gz" in caplog.text
+    assert "2 compressed archives beside the shards are not part of the corpus, such as d.tar.gz" in caplog.text
 
 
 def test_a_link_in_a_shard_is_the_file_that_it_stands_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shards that are numbered alike: it is said when they are opened, and `corpus.keys` tells their samples apart."""
+"""Shards whose samples have the same keys: opening them warns, and `corpus.keys` tells their samples apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of several images and labels that are no numbers are counted and said, at the first opening and by `inspect`."""
+"""Samples with several images and labels that are not numbers are counted, and reported when a corpus is opened or inspected."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_render_says_what_becomes_of_the_other_images(
     spec = parse_recipe({"name": "r", "seed": 0, "engine": "cpu", "corpus": corpus, "tasks": {"rotation": {}}})
     plan(spec, str(tmp_path / "out"), {})
     assert words in caplog.text
-    assert "the other images are not taken along" in caplog.text
+    assert "the other images are left out" in caplog.text
 
 
 def test_pack_says_that_images_named_alike_are_kept_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

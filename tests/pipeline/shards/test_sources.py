@@ -1,4 +1,4 @@
-"""What is packed is told by its bytes, whatever its name says; what cannot be read is refused with what to do."""
+"""The kind of a source is recognised by its bytes, not its name; a source that cannot be read is refused with what to do."""
 
 from __future__ import annotations
 

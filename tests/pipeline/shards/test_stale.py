@@ -1,4 +1,4 @@
-"""An index is believed of a shard that is not newer: one that was rewritten, in as many bytes too, is indexed anew."""
+"""An index is not used for a shard that is newer: a rewritten shard, even one of the same size, is indexed anew."""
 
 from __future__ import annotations
 

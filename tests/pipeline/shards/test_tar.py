@@ -206,7 +206,7 @@ def test_a_name_of_200_gb_is_a_damaged_header(kind: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_a_chain_of_headers_is_a_damaged_header(kind: bytes) -> None:
-    with pytest.raises(ShardError, match="one header stands before another too often"):
+    with pytest.raises(ShardError, match="too many headers before one member"):
         walked(block(kind, 0) * 5000 + tar_of(FILES))
     assert len(walked((block(kind, 9) + b"9 path=a\n".ljust(512, b"\0")) * 5 + tar_of(FILES))) == len(FILES)
 

@@ -1,4 +1,4 @@
-"""What is no name of shards is refused with what to write in its place; braces are counted before they are spelled out."""
+"""Patterns that cannot be shards are refused with what to write instead; brace patterns are counted before they are expanded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.storage import expand
-from pipeline.storage.braces import spelled, times_spelled
+from pipeline.storage.braces import count_names, expand_braces
 from pipeline.storage.listing import _check_patterns
 
 _PATTERNS = st.recursive(
@@ -26,16 +26,16 @@ _PATTERNS = st.recursive(
 
 @given(_PATTERNS)
 def test_names_are_counted_without_being_made(pattern: str) -> None:
-    assert times_spelled(pattern) == len(list(spelled(pattern)))
+    assert count_names(pattern) == len(list(expand_braces(pattern)))
 
 
 @given(st.text("ab{},.\\0129-\0", max_size=20))
 def test_no_pattern_stands_for_more_names_than_were_counted(pattern: str) -> None:
     try:
-        names = list(spelled(pattern))
+        names = list(expand_braces(pattern))
     except ValueError:
         return
-    assert len(names) <= times_spelled(pattern)
+    assert len(names) <= count_names(pattern)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_no_pattern_stands_for_more_names_than_were_counted(pattern: str) -> Non
         ("pipe:cat a.tar", "commands are not run: name the file or URL itself"),
         ("a.tar::b.tar", "`::` joins nothing here: give several shards as a list"),
         ("simplecache::s3://b/a.tar", "`::` joins nothing here"),
-        ("$DATA/a.tar", "a `\\$` stands for itself here"),
+        ("$DATA/a.tar", "variables \\(`\\$`\\) are not expanded"),
         ("s-{000000..99999999}.tar", r"its braces stand for 1e\+08 names, more than the 1,000,000 that are read"),
         ("a\0b", "no file has such a name"),
     ],
@@ -67,7 +67,7 @@ def test_an_address_in_brackets_joins_nothing() -> None:
 def test_a_folder_of_folders_of_shards_says_which_pattern_finds_them(tmp_path: Path) -> None:
     (tmp_path / "s" / "0").mkdir(parents=True)
     (tmp_path / "s" / "0" / "0.tar").touch()
-    with pytest.raises(UserError, match=r"folders in it do: give a pattern, '(.*)'") as refused:
+    with pytest.raises(UserError, match=r"but its subfolders do: give a pattern, '(.*)'") as refused:
         expand(str(tmp_path / "s"))
     assert [shard.url for shard in expand(str(refused.value).split("'")[-2])] == [str(tmp_path / "s" / "0" / "0.tar")]
 
@@ -75,8 +75,8 @@ def test_a_folder_of_folders_of_shards_says_which_pattern_finds_them(tmp_path: P
 def test_shards_in_capitals_and_urls_with_escapes_are_told_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "my shards").mkdir()
     (tmp_path / "my shards" / "A.TAR").touch()
-    with pytest.raises(UserError, match=r"A\.TAR would be one by the name A\.tar"):
+    with pytest.raises(UserError, match=r"rename A\.TAR to A\.tar"):
         expand(str(tmp_path / "my shards"))
     shutil.move(tmp_path / "my shards" / "A.TAR", tmp_path / "my shards" / "A.tar")
-    with pytest.raises(UserError, match=f"taken by the letter: write {tmp_path}/my shards"):
+    with pytest.raises(UserError, match=f"taken literally: write {tmp_path}/my shards"):
         expand(f"file://{tmp_path}/my%20shards")

@@ -1,4 +1,4 @@
-"""Secrets of URLs leave no text: not those that look like URLs, and not what a library makes of a URL that was given."""
+"""Secrets of URLs are in no text: neither in URLs, nor in what a library makes of a URL that was given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage lists, reads and writes the same on every kind of URL, and says in words what is wrong."""
+"""Storage lists, reads and writes in the same way on every kind of URL, and its errors say what is wrong."""
 
 from __future__ import annotations
 

@@ -84,27 +84,27 @@ def test_an_item_is_waited_for_as_long_as_the_consumer_says() -> None:
         made.wait()
         yield 1
 
-    def late(waited: float) -> float:
+    def time_left(waited: float) -> float:
         asked.append(waited)
         if len(asked) == 3:
             made.set()
         return 60.0 if made.is_set() else 0.01
 
     asked: list[float] = []
-    assert list(ahead(slow(), 2, late)) == [1]
+    assert list(ahead(slow(), 2, time_left)) == [1]
     assert asked[0] < asked[1] < asked[2]
 
 
 def test_and_no_longer() -> None:
     never = threading.Event()
 
-    def late(waited: float) -> float:
+    def time_left(waited: float) -> float:
         if waited > 0.02:
             raise TimeoutError("in vain")
         return 0.01
 
     with pytest.raises(TimeoutError, match="in vain"):
-        next(ahead(iter(never.wait, None), 2, late))
+        next(ahead(iter(never.wait, None), 2, time_left))
     never.set()
 
 

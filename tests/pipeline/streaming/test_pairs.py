@@ -1,4 +1,4 @@
-"""`pairs`: every good sample once, without Ray, and a stop in words when too many are bad."""
+"""`pairs` gives every good sample once, without Ray, and stops with a message when too many are bad."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ def test_a_unit_says_what_failed_where_and_why_and_nothing_of_empty_places(made:
     source = UnitSource(recipe, corpus, schedule)
     render = UnitRenderer(source, threads=1)
     units = [render(source.read(number)) for number in range(schedule.units())]
-    told = [json.loads(text) for columns in units for text in columns["failure"] if text]
-    assert {row["key"] for row in told} == BAD
-    for row in told:
+    failed = [json.loads(text) for columns in units for text in columns["failure"] if text]
+    assert {row["key"] for row in failed} == BAD
+    for row in failed:
         assert row["shard"] == corpus.urls[int(row["key"][-2:]) % 3]
         assert row["reason"].startswith("not a decodable image")
         assert corpus.members(corpus.urls.index(row["shard"])).keys[row["row"]] == row["key"]

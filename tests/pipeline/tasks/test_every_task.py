@@ -1,4 +1,4 @@
-"""What every task promises, the ones to come included: they are found by being there."""
+"""What every registered task promises; new tasks are found and tested without a change here."""
 
 from __future__ import annotations
 

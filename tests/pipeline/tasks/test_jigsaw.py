@@ -1,4 +1,4 @@
-"""Jigsaw: patches of one photo, apart from each other, in an order that is one of some that differ by much."""
+"""Jigsaw: patches of one photo with gaps between them, shuffled by one of several permutations that differ widely."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 200
 
 
 def hamming(orders: np.ndarray) -> np.ndarray:
-    """Places in which each pair of rows differs; itself: as many as there are."""
+    """The number of places in which each pair of rows differs; for a row and itself, the number of places."""
     differ = (orders[:, None] != orders[None]).sum(axis=2)
     np.fill_diagonal(differ, orders.shape[1])
     return differ

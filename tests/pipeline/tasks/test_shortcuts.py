@@ -1,4 +1,4 @@
-"""No shortcut of our making: on pixel noise nothing tells where a patch was or how far an image was turned.
+"""Rendering adds no shortcut: on pixel noise nothing reveals where a patch was or how far an image was turned.
 
 All that a network could learn there are traces of the rendering: borders, interpolation, places. A small one is trained on each
 task whose label is one of classes, an order or an angle, and must stay at chance. `benchmarks/shortcuts.py` is the long version.
@@ -46,7 +46,7 @@ def test_on_pixel_noise_a_network_stays_at_chance(name: str) -> None:
 
 
 class FramedRotation(Rotation):
-    """Turns an image whose upper border was painted: as bad as leaving the corners of a turned photo black."""
+    """Turns an image whose upper border is painted, a shortcut like the black corners of a turned photo."""
 
     name: ClassVar[str] = "framed_rotation"
 
