@@ -26,19 +26,17 @@ def local_ray() -> Iterator[None]:
     import ray
     from ray._private import ray_constants
 
-    os.environ |= QUICK
-    with pytest.MonkeyPatch.context() as here:  # loopback only, like a Ray of `connect_ray`
-        here.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        here.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # since tests have imported it
-        ray.init(
-            "local",
-            num_cpus=CPUS,
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-            object_store_memory=500 * 2**20,
-            _system_config={"metrics_report_interval_ms": 2000},
-        )
+    os.environ |= {**QUICK, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # loopback only, as a Ray of `connect_ray`
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for tests have imported it
+    ray.init(
+        "local",
+        num_cpus=CPUS,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=500 * 2**20,
+        _system_config={"metrics_report_interval_ms": 2000},
+    )
     yield
     ray.shutdown()
 
