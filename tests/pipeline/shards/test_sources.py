@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.jobs.command_result import beside
+from cluster.jobs.command_result import result_url
 from pipeline.errors import RunError, UserError
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
@@ -100,7 +100,7 @@ def test_nothing_is_written_outside_the_destination_whatever_its_name(
         "shard-000000.members.parquet",
     }
     assert open_corpus(str(tmp_path / name)).classes == report.classes
-    assert beside(str(tmp_path / name), "pack") == f"{tmp_path}/{name}.pack.result.json"
+    assert result_url(str(tmp_path / name), "pack") == f"{tmp_path}/{name}.pack.result.json"
 
 
 def test_a_url_with_a_query_is_refused_as_a_folder_to_write(photos: Path) -> None:
