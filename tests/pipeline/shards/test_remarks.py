@@ -89,8 +89,8 @@ DEPTH = [member for n in range(2) for member in ((f"{n}.depth.png", b"d"), (f"{n
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        (DOTTED, "1 sample holds several images, such as IMG (0000.jpg, 0001.jpg, 0002.jpg): the first is taken"),
-        (DEPTH, "2 samples hold several images, such as 0 (depth.png, jpg): the first is taken"),
+        (DOTTED, "1 sample holds several images, such as IMG (0000.jpg, 0001.jpg, 0002.jpg): only the first is used"),
+        (DEPTH, "2 samples hold several images, such as 0 (depth.png, jpg): only the first is used"),
     ],
     ids=["dotted names", "a depth map before the photo"],
 )
