@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
-from pipeline.recipe import schema
+from pipeline.recipe.corpus import CorpusSection
 from pipeline.shards import naming
 from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
@@ -163,7 +163,7 @@ def open_corpus(
     return corpus
 
 
-def open_training_corpus(spec: schema.CorpusSection, progress: Callable[[int, int], None] | None = None) -> Corpus:
+def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], None] | None = None) -> Corpus:
     """Open what a recipe's `corpus` section names: one corpus, or the corpora of a mixture with their shards end to end.
 
     Args: as for `open_corpus`, whose errors it raises.
@@ -173,7 +173,7 @@ def open_training_corpus(spec: schema.CorpusSection, progress: Callable[[int, in
     return corpus
 
 
-def _open_parts(spec: schema.CorpusSection, progress: Callable[[int, int], None] | None) -> Corpus:
+def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None) -> Corpus:
     if not spec.mix:
         return open_corpus(spec.shards, spec.image, progress=progress, frames=spec.frames, index_in=spec.index, keys=spec.keys)
     parts = [

@@ -17,8 +17,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock
 
 from pipeline.errors import UserError
-from pipeline.recipe import schema
 from pipeline.recipe.suggest import unknown_name
+from pipeline.recipe.training import BackboneSection
 from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
 from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
 
@@ -178,7 +178,7 @@ class Embedding(nn.Module):
 
 
 def build_backbone(
-    spec: schema.BackboneSection, image_size: int, seed: int, outputs: tuple[Output, ...] = ("vector", "map")
+    spec: BackboneSection, image_size: int, seed: int, outputs: tuple[Output, ...] = ("vector", "map")
 ) -> Backbone:
     """Build a randomly initialised backbone.
 
@@ -200,7 +200,7 @@ def build_backbone(
     return Backbone(network, plan, outputs, image_size)
 
 
-def check_backbone(spec: schema.BackboneSection, image_size: int) -> None:
+def check_backbone(spec: BackboneSection, image_size: int) -> None:
     """Refuse what `build_backbone` would refuse, without making weights."""
     _plan(spec.model_dump_json(), image_size)
 
@@ -209,7 +209,7 @@ def check_backbone(spec: schema.BackboneSection, image_size: int) -> None:
 def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
     with torch.device("meta"):
-        model = _construct(schema.BackboneSection.model_validate_json(spec), image_size)
+        model = _construct(BackboneSection.model_validate_json(spec), image_size)
     if isinstance(model, VisionTransformer):
         return make_plan(model, [model.image_size])
     return make_plan(model, [image_size, *(size for size in LARGER_SIZES if size > image_size)])
@@ -236,7 +236,7 @@ def _resnet10(**args: Any) -> ResNet:
 _OWN = {"resnet10": _resnet10}
 
 
-def _construct(spec: schema.BackboneSection, image_size: int) -> nn.Module:
+def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
     small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
     if spec.name.startswith("vit_"):
         return _construct_vit(spec, image_size, small)
@@ -246,7 +246,7 @@ def _construct(spec: schema.BackboneSection, image_size: int) -> nn.Module:
     return model
 
 
-def _construct_vit(spec: schema.BackboneSection, image_size: int, small: bool) -> nn.Module:
+def _construct_vit(spec: BackboneSection, image_size: int, small: bool) -> nn.Module:
     with torch.device("meta"):  # a draft without weights, to read its sizes from
         draft = _call_builder(spec, {})
     assert isinstance(draft, VisionTransformer)
@@ -258,7 +258,7 @@ def _construct_vit(spec: schema.BackboneSection, image_size: int, small: bool) -
     return _call_builder(spec, {"image_size": image_size // patch * patch})
 
 
-def _call_builder(spec: schema.BackboneSection, defaults: dict[str, Any]) -> nn.Module:
+def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
     names = model_names()
     if spec.name not in names:
         near = difflib.get_close_matches(spec.name, names, n=8, cutoff=0.3) or ["resnet18", "resnet50", "vit_b_16"]
