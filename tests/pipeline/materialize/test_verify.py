@@ -19,7 +19,8 @@ from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.shards.index import Index
-from pipeline.shards.members import Members, scan
+from pipeline.shards.members import Members
+from pipeline.shards.scanning import scan
 
 MakeRecipe = Callable[..., Recipe]
 

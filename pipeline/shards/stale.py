@@ -1,0 +1,196 @@
+"""Judges what an index says of a folder's shards: which counts hold, and which shards were changed since it was written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import file_digest
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
+from pipeline.shards.members import Members, sidecar, sidecar_in
+from pipeline.shards.scanning import agrees, at_hand, load_or_scan, scan
+from pipeline.storage import Listed, changed, exists, is_writable, join, make_folder, open_seekable
+
+_COPIED_FROM = 16
+"""Where so many shards, and all of a folder, are newer than its index, the folder was copied: the ends of each are compared."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class FolderIndex:
+    """What an index says of a folder, and whether a better one may be written there."""
+
+    url: str
+    place: str
+    """Where an index may be written: there, or in the folder for indices."""
+    counts: np.ndarray
+    """int64: samples of each shard that is wanted, -1 where the index does not know it."""
+    classes: list[str] | None = None
+    writable: bool = True
+    newer: dict[str, Row] = field(default_factory=dict)
+    """What the index says of shards that were changed after it was written."""
+    copied: bool = False
+    new: dict[str, Row] = field(default_factory=dict)
+    """Rows of shards that were scanned."""
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """Digests of shards that the index in another place knows."""
+    lost: set[str] = field(default_factory=set)
+    """Newer shards that are damaged, of which the index must say nothing."""
+
+    def save(self) -> None:
+        """Write the index with the new rows; OSError where that cannot be."""
+        if not self.new and not self.lost:
+            renew(self.place)
+            return
+        try:
+            index = Index.load(self.place)
+        except (FileNotFoundError, DamagedRows):
+            index = Index(classes=self.classes)
+        index.rows = {name: row for name, row in (index.rows | self.new).items() if name not in self.lost}
+        make_folder(self.place)
+        index.save(self.place)
+
+    def write(self, members: Members, shard: Listed) -> bool:
+        """Write what describes a shard; returns whether that is beside it now."""
+        beside = self.place == self.url
+        target = sidecar(shard.url) if beside else join(self.place, f"{name_of(shard).removesuffix('.tar')}.members.parquet")
+
+        def save() -> None:
+            make_folder(self.place)
+            members.save(target or "")
+
+        return write_or_warn(self, save) and beside
+
+
+def open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str | None) -> FolderIndex:
+    shards, sizes = [shard.url for shard in listed], np.array([shard.size for shard in listed], np.int64)
+    place = sidecar_in(index_in, shards[0]).rpartition("/")[0] if index_in else url
+    folder = FolderIndex(url, place, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(place))
+    try:
+        lookup = Lookup.load(url)
+        folder.classes = lookup.classes
+        for n, samples in lookup.find("samples", shards, sizes):
+            folder.counts[n] = samples
+        _distrust(folder, lookup, listed)
+    except (FileNotFoundError, PermissionError):
+        if is_writable(url) and exists(join(url, UNFINISHED)):
+            raise UserError(f"{url}: holds an unfinished pack; run the same `pseudolabel pack` again to complete it") from None
+    except DamagedRows as error:
+        log.warning("%s; it is made again from the shards", error)
+        folder.counts[:] = -1
+    except ValueError as error:
+        log.warning("%s; it is left alone, and the shards are scanned", error)
+        folder.writable = False
+    except OSError as error:
+        raise UserError(f"the index of the shards cannot be read: {error}") from None
+    if folder.place != url:
+        _look_elsewhere(folder, listed)
+    return folder
+
+
+def _look_elsewhere(folder: FolderIndex, listed: list[Listed]) -> None:
+    """Take the counts that the folder's own index does not know from the one in the folder for indices."""
+    try:
+        lookup = replace(Lookup.load(folder.place), folder=folder.url)
+        written = changed(join(folder.place, NAME))
+        wanted = [
+            n
+            for n, shard in enumerate(listed)
+            if folder.counts[n] < 0 and (written is None or (shard.changed or written) <= written)
+        ]
+        shards, sizes = [listed[n].url for n in wanted], np.array([listed[n].size for n in wanted], np.int64)
+        digests = dict(lookup.find("digest", shards, sizes))
+        for k, samples in lookup.find("samples", shards, sizes):
+            name = name_of(listed[wanted[k]])
+            folder.counts[wanted[k]], folder.elsewhere[name] = samples, digests.get(k) or ""
+            folder.newer.pop(name, None)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        log.warning("%s; it is made again", error)
+
+
+def _distrust(folder: FolderIndex, lookup: Lookup, listed: list[Listed]) -> None:
+    """Take back the counts of shards that are newer than the index, as a tar that is rewritten often keeps its size, and of empty
+    files, which are no shards."""
+    folder.counts[[n for n, shard in enumerate(listed) if shard.size == 0]] = -1
+    written, known = changed(join(folder.url, NAME)), np.flatnonzero(folder.counts >= 0).tolist()
+    newer = [n for n in known if written is not None and (listed[n].changed or written) > written]
+    if not newer:
+        return
+    shards, sizes = [listed[n].url for n in newer], np.array([listed[n].size for n in newer], np.int64)
+    found = {column: dict(lookup.find(column, shards, sizes)) for column in ("sha256", "digest")}
+    for place, n in enumerate(newer):
+        sums = {column: values.get(place) for column, values in found.items()}
+        folder.newer[name_of(listed[n])] = Row(int(folder.counts[n]), listed[n].size, **sums)
+    folder.copied = len(newer) == len(known) > _COPIED_FROM
+    folder.counts[newer] = -1
+
+
+def describe(shard: Listed, folder: FolderIndex | None) -> tuple[Row, bool, Members | None]:
+    """Describe a shard whose count no index gives, or whose index is older than the shard.
+
+    Returns:
+        Its row of the index; whether a file beside it, or the index, describes it now; and its members where it was scanned.
+
+    Raises:
+        ShardError: the shard is damaged.
+        OSError: it cannot be read.
+    """
+    return _newer(shard, folder) if folder and name_of(shard) in folder.newer else _unknown(shard, folder)
+
+
+def _unknown(shard: Listed, folder: FolderIndex | None) -> tuple[Row, bool, Members | None]:
+    """What is found of a shard that no index describes, whether a file beside it now says so, and what was scanned."""
+    members, scanned = load_or_scan(shard.url, shard.size, since=shard.changed)
+    row = Row(len(members), shard.size, digest=members.digest)
+    if not scanned:
+        return row, True, None
+    return row, bool(folder and folder.write(members, shard)), members
+
+
+def _newer(shard: Listed, folder: FolderIndex) -> tuple[Row, bool, Members | None]:
+    """The same of a shard that was changed after its index was written: copied, or rewritten in as many bytes."""
+    old, there = folder.newer[name_of(shard)], at_hand(shard.url)
+    if there is not None and (there.shard_bytes, len(there)) != (shard.size, old.samples):
+        there = None
+    if there and folder.copied and agrees(shard.url, there):
+        return old, True, None
+    members = scan(shard.url)
+    if there is None or not there.table.equals(members.table):
+        log.warning("%s: was rewritten in as many bytes since it was indexed; it is indexed anew", shard.url)
+        row = Row(len(members), shard.size, digest=members.digest)
+        return row, folder.write(members, shard), members
+    if old.sha256 is None:
+        row = replace(old, digest=members.digest)
+    else:
+        with open_seekable(shard.url) as file:
+            row = replace(old, sha256=file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+    return row, row == old or (folder.writable and folder.place == folder.url), members
+
+
+def write_or_warn(folder: FolderIndex, save: Callable[[], None]) -> bool:
+    """Write beside the shards, unless that is not wanted or has failed before; returns whether it was written."""
+    if not folder.writable:
+        return False
+    try:
+        save()
+        return True
+    except OSError as error:
+        if folder.writable:
+            log.warning("%s: the index is kept in memory only, for it cannot be written there: %s", folder.url, error)
+        folder.writable = False
+        return False
+
+
+def folder_of(shard: Listed) -> str | None:
+    return shard.url.rpartition("/")[0] if sidecar(shard.url) else None
+
+
+def name_of(shard: Listed) -> str:
+    return shard.url.rpartition("/")[2]
