@@ -1,11 +1,12 @@
-"""Backbones: any torchvision classification network as a source of features, for images of any size."""
+"""Backbones: any torchvision classification network, or another package's, as a source of features for images of any size."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
+from pipeline.tasks.plugins import load, points_of
 from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
 from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
 
@@ -210,9 +212,13 @@ def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
     with torch.device("meta"):
         model = _construct(BackboneSection.model_validate_json(spec), image_size)
-    if isinstance(model, VisionTransformer):
-        return make_plan(model, [model.image_size])
-    return make_plan(model, [image_size, *(size for size in LARGER_SIZES if size > image_size)])
+    sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
+    try:
+        return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
+    except (fx.proxy.TraceError, StopIteration) as error:  # of other packages' networks; torchvision's can all be cut
+        why = f"torch.fx cannot trace it: {error}" if str(error) else "it has no Linear layer to classify by"
+        name = BackboneSection.model_validate_json(spec).name
+        raise UserError(f"training.backbone.name: {name} cannot be used: {why}") from None
 
 
 @contextmanager
@@ -224,8 +230,18 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def model_names() -> list[str]:
-    """Names of all networks that a recipe can name."""
-    return sorted([*torchvision.models.list_models(module=torchvision.models), *_OWN])
+    """Names of all networks that a recipe can name; UserError where another package adds a name that is taken."""
+    return sorted([*_torchvision_names(), *_OWN, *_added()])
+
+
+@cache
+def _added() -> dict[str, EntryPoint]:
+    """The networks of other packages, by the entry point group `pseudolabel.backbones`."""
+    return points_of("pseudolabel.backbones", [*_torchvision_names(), *_OWN])
+
+
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
 
 
 def _resnet10(**args: Any) -> ResNet:
@@ -237,6 +253,10 @@ _OWN = {"resnet10": _resnet10}
 
 
 def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
+    if spec.name in _added():
+        if spec.stem == "small":
+            raise UserError(f"training.backbone.stem: {spec.name} comes with first layers of its own; leave it out")
+        return _call_builder(spec, {})
     small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
     if spec.name.startswith("vit_"):
         return _construct_vit(spec, image_size, small)
@@ -262,9 +282,8 @@ def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
     names = model_names()
     if spec.name not in names:
         near = difflib.get_close_matches(spec.name, names, n=8, cutoff=0.3) or ["resnet18", "resnet50", "vit_b_16"]
-        raise UserError(
-            f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, and the rest of torchvision's {len(names) - 1}"
-        )
+        rest = f"and the rest of torchvision's {len(_torchvision_names())}"
+        raise UserError(f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, {rest}")
     if "weights" in spec.args:
         raise UserError("training.backbone.args.weights: a backbone starts from random weights here; leave it out")
     if spec.name in ("googlenet", "inception_v3"):
@@ -272,9 +291,19 @@ def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
     try:
         if spec.name in _OWN:
             return _OWN[spec.name](**defaults, **spec.args)
+        if spec.name in _added():
+            return _built(_added()[spec.name], spec.args)
         return torchvision.models.get_model(spec.name, weights=None, **{**defaults, **spec.args})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"training.backbone.args: {spec.name} refuses them: {error}") from None
+
+
+def _built(point: EntryPoint, args: dict[str, Any]) -> nn.Module:
+    """The network that another package's builder makes."""
+    model = load(point)(**args)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"training.backbone.name: {point.name} ({point.value}) gives a {type(model).__name__}, not an nn.Module")
+    return model
 
 
 def _shortest(layers: dict[str, Cut]) -> list[str]:
