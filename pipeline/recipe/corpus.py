@@ -28,25 +28,25 @@ class CorpusSection(Section):
         description="In place of `shards`: several corpora by name, each with `shards` and `weight`, its share of the samples.",
     )
     image: str | None = Field(
-        None, description="Extension of the member to take where a sample has several images; else the first one."
+        None, description="Extension of the image to take where a sample has several; if not set, the first."
     )
     index: str | None = Field(
         None,
         description="Folder, path or URL, for the index of shards whose own folder has none and cannot be written, such as over "
-        "http; every machine must reach it. Else they are scanned by each process that reads them.",
+        "http; every machine must reach it. If not set, each process that reads such shards scans them.",
     )
     frames: int | None = Field(
         None,
         ge=2,
         le=64,
         description="How many images of each sample are the frames of a clip, in the natural order of their names "
-        "(`clip7.0.jpg`, `clip7.1.jpg`, ...). Tasks of one image are given the first.",
+        "(`clip7.0.jpg`, `clip7.1.jpg`, ...). Tasks of one image get the first.",
     )
 
     keys: Literal["name", "shard"] = Field(
         "name",
-        description="What a sample's chance depends on: its `name` (its key), or `shard` and name, for shards that are numbered "
-        "alike (`000000.jpg` in each). Another choice draws other pairs.",
+        description="What a sample's random numbers depend on: its `name` (its key), or `shard` and name, for shards that are "
+        "numbered alike (`000000.jpg` in each). Another choice draws other pairs.",
     )
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class CorpusSection(Section):
 
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The canonical form names what is used: a recipe of single images reads as it did before there were others."""
+        """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
         unused = {"shards" if self.mix else "mix", *(name for name in ("frames", "index") if getattr(self, name) is None)}
         if self.keys == "name":
             unused.add("keys")
@@ -69,7 +69,7 @@ class CorpusSection(Section):
 
 
 class Image(Section):
-    """What is cut from each photo, once, for all tasks."""
+    """The crop of each photo, which all tasks share."""
 
     size: int = Field(224, ge=8, le=2048, description="Side of the square crop, pixels.")
     crop: Literal["random", "center"] = Field(
@@ -79,14 +79,16 @@ class Image(Section):
     scale: tuple[float, float] = Field((0.2, 1.0), description="Share of the photo's area that a random crop covers.")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a random crop before it is made square.")
     flip: bool = Field(True, description="Mirror left and right with probability one half.")
-    max_pixels: int = Field(100_000_000, ge=1, description="Photos of more pixels are quarantined, not decoded.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Photos of more pixels are not decoded but quarantined.")
     reduced: bool = Field(
         False,
-        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the crop stays smaller: faster on photos several times "
-        "as large as the crop, and pixels a level or two apart. Engine `cpu` only.",
+        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is still larger than the crop: faster for photos "
+        "several times as large as the crop; pixels differ by a level or two. Engine `cpu` only.",
     )
-    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Channel means for the network's input, of 1.")
-    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Channel standard deviations, of 1.")
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="Channel means for the network's input, between 0 and 1."
+    )
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Channel standard deviations, on the same scale.")
 
     @model_validator(mode="after")
     def _ranges(self) -> Image:

@@ -1,4 +1,4 @@
-"""The recipe's sections `placement` and `failures`: where pairs are rendered, and what may go wrong meanwhile."""
+"""The recipe's sections `placement` and `failures`: where pairs are rendered, and which failures a run survives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.recipe.section import Section
 
 
 def _budget(value: Any) -> Any:
-    number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value  # YAML takes 1e-3 for a text
+    number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value  # `1e-3` may be a text
     if (type(number) is int and number >= 0) or (isinstance(number, float) and 0 <= number < 1):
         return number
     raise ValueError("needs a count of samples (0, 1, 2, ...) or a share of them (at least 0, below 1)")
@@ -22,7 +22,7 @@ Budget = Annotated[int | float, BeforeValidator(_budget)]
 
 
 class Placement(Section):
-    """Where pairs are rendered, and with what."""
+    """Where pairs are rendered, and with which resources."""
 
     render: Literal["workers", "trainer"] = Field(
         "workers",
@@ -36,12 +36,14 @@ class Placement(Section):
 
 
 class Failures(Section):
-    """What may go wrong before the run stops."""
+    """How many failures a run survives before it stops."""
 
     budget: Budget = Field(
         0.01, description="Quarantined samples allowed: a count (integer) or a share of the samples seen (below 1)."
     )
     restarts: int = Field(3, ge=0, description="How often a run restarts from its checkpoint after a worker or node is lost.")
     stall_seconds: float = Field(
-        600.0, gt=0, description="How long a stage may stand still while training waits for a batch; then an error names it."
+        600.0,
+        gt=0,
+        description="Seconds that a stage may make no progress while training waits for a batch; then an error names the stage.",
     )

@@ -10,17 +10,15 @@ from pipeline.recipe.section import Section
 
 
 class Render(Section):
-    """How pairs lie on disk, for `pseudolabel render`."""
+    """How `pseudolabel render` stores pairs."""
 
-    epochs: int = Field(1, ge=1, le=1000, description="Drawings of each image.")
+    epochs: int = Field(1, ge=1, le=1000, description="Epochs to render: how often each image is drawn.")
     format: Literal["webdataset", "parquet"] = Field("webdataset", description="Tars of files, or Parquet tables of tensors.")
     image: Literal["png", "webp", "jpg", "npy"] | None = Field(
         None,
-        description="How images are stored in WebDataset; else `png`. Only `jpg`, and `webp` with a quality, lose anything.",
+        description="Image format in WebDataset; if not set, `png`. Only `jpg`, and `webp` with a quality, are lossy.",
     )
-    quality: int | None = Field(
-        None, ge=1, le=100, description="Quality of `jpg` (95 if not given), or of a `webp` that may lose something."
-    )
+    quality: int | None = Field(None, ge=1, le=100, description="Quality of `jpg` (95 if not set); with it, `webp` is lossy.")
     keep_bad: bool = Field(False, description="Keep the files that could not be decoded, in the folder `quarantine`.")
 
     @model_validator(mode="after")
@@ -41,7 +39,7 @@ class Storage(Section):
 
 
 class Tracking(Section):
-    """Where metrics go besides the run's own JSON-lines log."""
+    """Where metrics are written besides the run's own JSON-lines log."""
 
     tensorboard: bool = Field(True, description="Write TensorBoard's event files, where the run's folder is a local one.")
     mlflow: str | None = Field(None, description="MLflow tracking URI; needs the `mlflow` extra.")

@@ -53,19 +53,19 @@ def _tasks(value: Any) -> Any:
 class Recipe(Section):
     """One run, from shards to results."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run and its folder.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its folder.")
     seed: int = Field(
         ge=0,
         lt=2**63,
         strict=True,
-        description="All chance comes from it. Required: a run nobody can repeat is not worth its hours.",
+        description="All random numbers depend on it. Required, so that every run can be repeated.",
     )
     corpus: CorpusSection
     image: Image = Image()
     tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)] = Field(
         default_factory=dict, description="Pretext tasks by name, each with its parameters (`{}` for the defaults)."
     )
-    engine: Literal["auto", "cpu", "dali"] = Field("auto", description="`auto` takes `dali` where a GPU is visible, else `cpu`.")
+    engine: Literal["auto", "cpu", "dali"] = Field("auto", description="`auto` means `dali` where a GPU is visible, else `cpu`.")
     placement: Placement = Placement()
     failures: Failures = Failures()
     training: Training = Training()
@@ -86,8 +86,8 @@ class Recipe(Section):
             try:
                 if task.frames > (self.corpus.frames or 1):
                     raise ValueError(
-                        f"it looks at {task.frames} frames of a sample, and here they have {self.corpus.frames or 'no'} frames: "
-                        f"set `corpus.frames: {task.frames}` for a corpus whose samples hold so many"
+                        f"it needs {task.frames} frames of a sample, and `corpus.frames` is {self.corpus.frames or 'not set'}: "
+                        f"set `corpus.frames: {task.frames}` if the corpus's samples have as many images"
                     )
                 task.check(self.image.size)
             except ValueError as error:
@@ -95,7 +95,7 @@ class Recipe(Section):
         return self
 
     def canonical(self) -> str:
-        """The resolved recipe as JSON with sorted keys: equal recipes, equal strings."""
+        """The resolved recipe as JSON with sorted keys; equal recipes give equal strings."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:

@@ -38,13 +38,13 @@ _SCHEMA = pa.schema(
 )
 _METADATA = b"pseudolabel.members"
 _BATCH = 1024
-_LABEL_PROBLEM = "cls is not "  # how the words of earlier versions begin, which made a problem of it
+_LABEL_PROBLEM = "cls is not "  # how earlier versions began the problem of an unreadable `cls`
 
 log = logging.getLogger(__name__)
 
 
 class DamagedIndex(ValueError):
-    """A file of ours whose content cannot be: it may be made again."""
+    """A file that this project wrote holds impossible content; it may be replaced."""
 
 
 class Member(NamedTuple):
@@ -57,12 +57,12 @@ class Member(NamedTuple):
 
 @dataclass
 class MemberRows:
-    """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
+    """Collects samples for a `Members` table, packing every 1024 of them: as Python objects they take ten times the memory."""
 
     unread: int = 0
     """Samples whose `cls` is no class number."""
     text: str = ""
-    """The first of them, its key and what that `cls` holds."""
+    """The first such sample: its key and the content of its `cls`."""
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
     _packed: list[pa.Table] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ class MemberRows:
             self._pack()
 
     def table(self) -> pa.Table:
-        """All samples."""
+        """The table of all samples added so far."""
         self._pack()
         return pa.concat_tables(self._packed).combine_chunks()
 
@@ -94,15 +94,15 @@ class MemberRows:
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """The samples of one shard, in the order of the shard, none left out.
+    """A table of all samples of one shard, in the shard's order.
 
     Args:
         table: one row a sample: `key`; `ext`, `offset`, `size` of its image (`ext` empty where it has none); `label` (int32, null
-            where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
+            where it has none); `others`, its further members; `problem`, why the sample will be quarantined, or null.
         shard_bytes: size of the shard that the table describes.
         digest: of the shard's headers, labels and the beginnings of its members, hexadecimal, where it was scanned.
         unread: how many samples have a `cls` that is no class number, where it was scanned.
-        text: the first of them, its key and what that `cls` holds.
+        text: the first such sample: its key and the content of its `cls`.
     """
 
     table: pa.Table
@@ -131,17 +131,17 @@ class Members:
 
     @property
     def ids(self) -> np.ndarray:
-        """uint64 of shape (n,): the numbers that stand for the keys."""
+        """uint64 of shape (n,): the samples' ids, see `pipeline.draws.sample_id`."""
         return np.fromiter(map(sample_id, self.keys), np.uint64, len(self))
 
     def take(self, rows: np.ndarray) -> Members:
-        """The samples of some rows, in that order."""
+        """The samples of the given rows, in the given order."""
         return Members(self.table.take(pa.array(rows, pa.int64())), self.shard_bytes)
 
     def preferring(self, image: str) -> Members:
-        """The same samples with the member of this extension as their image, whatever the others are.
+        """The same samples, each with its member of the given extension as its image.
 
-        An extension that fits wholly (`left.jpg`) goes before one whose last part fits.
+        A member whose whole extension matches (`left.jpg`) is preferred to one of which only the last part matches.
         """
         wanted = image.lower().lstrip(".")
         rows = MemberRows()
@@ -158,13 +158,13 @@ class Members:
         return Members.of(rows, self.shard_bytes)
 
     def clips(self, frames: int, image: str | None = None) -> Members:
-        """The same samples as clips: their images are frames, in the natural order of the extensions (`2.jpg` before `10.jpg`).
+        """The same samples as clips, whose images are frames in the natural order of their extensions (`2.jpg` before `10.jpg`).
 
         The first frame becomes the sample's image, and the others come first among its further members.
 
         Args:
-            frames: a sample with another number of images is given that as its problem.
-            image: only members of this extension are frames; else all images.
+            frames: images that each sample must have; one with another number gets a `problem`.
+            image: extension of the members that are frames; None takes all images.
         """
         wanted = image.lower().lstrip(".") if image else None
         rows = MemberRows()
@@ -181,7 +181,11 @@ class Members:
         return Members.of(rows, self.shard_bytes)
 
     def save(self, url: str) -> None:
-        """Write the table as Parquet; OSError where that cannot be."""
+        """Write the table as Parquet.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         digest = {"digest": self.digest} if self.digest else {}
         about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes, **digest})
         with write_atomic(url) as file:
@@ -192,14 +196,14 @@ class Members:
         """Read what `save` wrote.
 
         Raises:
-            OSError: not there, or not readable.
-            Damaged: its content cannot be.
-            ValueError: no such table, or one of another version.
+            OSError: the file is missing or cannot be read.
+            DamagedIndex: its content is impossible.
+            ValueError: the file is no such table, or one of another version.
         """
         content = read_all(url)
         try:
             table = pq.ParquetFile(pa.BufferReader(content)).read()
-        except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
+        except (pa.ArrowException, OSError) as error:  # pyarrow raises OSError for damaged pages, too
             raise DamagedIndex(f"{url}: damaged: {error}") from None
         try:
             about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
@@ -214,14 +218,14 @@ class Members:
 
 
 def _without_label_problems(table: pa.Table) -> pa.Table:
-    """Samples that earlier versions put aside for their `cls`: they have no label, and their image is as good as any."""
+    """The table without the problems that earlier versions gave to samples with an unreadable `cls`: those only have no label."""
     place, problem = table.schema.get_field_index("problem"), table.column("problem")
     mended = pc.if_else(pc.fill_null(pc.starts_with(problem, _LABEL_PROBLEM), False), None, problem)
     return table.set_column(place, _SCHEMA.field("problem"), mended)
 
 
 def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
-    """What no scan of a shard would say, in words; None where all of it may be so."""
+    """Why a table cannot come from a scan of a shard, in words; None where it can."""
     if not isinstance(shard_bytes, int) or shard_bytes < 0:
         return f"it gives {shard_bytes!r} as its shard's bytes"
     lists = table.column("others")
@@ -246,13 +250,13 @@ def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
 
 
 def sidecar(shard: str) -> str | None:
-    """URL of the file beside a shard that holds its members; None where the shard's URL leaves no place for one."""
+    """URL of the file beside a shard that holds its members; None where the shard's URL has a query or does not end in `.tar`."""
     has_query = "?" in shard and not is_local(shard)
     return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
 def sidecar_in(index: str, shard: str) -> str:
-    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one."""
+    """URL of the file that holds a shard's members in the folder `index`, which has a subfolder for each folder of shards."""
     folder, _, name = without_secrets(shard).rpartition("/")
     return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
 

@@ -22,10 +22,10 @@ from pipeline.shards.scanning import load_or_scan
 from pipeline.shards.stale import FolderIndex, describe, folder_of, name_of, open_folder, write_or_warn
 from pipeline.storage import Listed, absolute, expand, is_local
 
-_LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: parsing is Python's, waiting is the network's
+_LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: local scans are bound by Python, remote ones by the network
 
 _LOOKED_AT, _MOST_KEYS = 4, 10_000
-"""Shards of each corpus in which keys are compared, and how many of each: where shards are numbered alike, these tell."""
+"""How many shards of each corpus are compared for equal keys, and how many keys of each: enough to see shards numbered alike."""
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +42,21 @@ def open_corpus(
 ) -> Corpus:
     """Open shards as a corpus.
 
-    Shards that no index describes (or whose size is not the one in the index, or which are newer than it) are scanned, and what
-    was found is written beside them where that is possible, so that the next time nothing is scanned.
+    Shards that no index describes, or that have another size than in the index or are newer than it, are scanned. What is found
+    is written beside them where possible, so that nothing is scanned the next time.
 
     Args:
         shards: folder, brace pattern, glob, URL, or a list of these.
-        image: extension of the image to take where a sample has several; else its first.
+        image: extension of the image to take where a sample has several; None takes the first.
         index: write the index of scanned shards beside them.
         progress: called with (shards scanned, shards to scan).
-        keep_damaged: leave damaged shards in the corpus, with no samples and the reason in `Corpus.damaged`, in place of
-            raising.
-        frames: how many images of each sample are frames of a clip; None takes one image of each.
-        index_in: folder for the index of shards that none beside them describes; in place of beside them.
-        keys: what ids stand for, see `Corpus`.
+        keep_damaged: keep damaged shards in the corpus, with no samples and the reason in `Corpus.damaged`, and do not raise.
+        frames: images of each sample that are frames of a clip; None takes one image of each sample.
+        index_in: folder for the index of shards that have none beside them; None writes it beside them.
+        keys: what a sample's id is made of, see `Corpus`.
 
     Raises:
-        UserError: nothing there; see `pipeline.storage.expand`; or a folder that an interrupted pack left.
+        UserError: no shards, see `pipeline.storage.expand`; or a folder that an interrupted pack left.
         ShardError: a shard is damaged; the message says how many are.
     """
     listed = expand(shards)
@@ -110,12 +109,12 @@ def open_corpus(
         keys=keys,
     )
     if unknown:
-        corpus.forget_members()  # a shard of as many bytes may have been read before it was rewritten
+        corpus.forget_members()  # this process may have read a shard before it was rewritten with as many bytes
     return corpus
 
 
 def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], None] | None = None) -> Corpus:
-    """Open what a recipe's `corpus` section names: one corpus, or the corpora of a mixture with their shards end to end.
+    """Open the corpus of a recipe's `corpus` section; of a mixture, the shards of all corpora follow each other.
 
     Args: as for `open_corpus`, whose errors it raises.
     """
@@ -147,9 +146,9 @@ def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None
 
 
 def warn_of_namesakes(corpus: Corpus) -> None:
-    """Say so where shards are numbered alike, so that samples of one name would be given the same chance.
+    """Warn where samples of different shards have the same key, and so get the same random numbers.
 
-    To look at all keys would be to read the members of every shard; the first few are looked at.
+    Only the first few shards are compared: comparing all would read the members of every shard.
     """
     found, samples, shards = _namesakes(corpus)
     if found:
@@ -161,7 +160,7 @@ def warn_of_namesakes(corpus: Corpus) -> None:
 
 
 def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
-    """Samples whose id another shard has too, of how many, in how many shards; of the first shards of each corpus."""
+    """Compares keys in the first shards of each corpus: samples whose id occurs again, samples compared, shards compared."""
     if corpus.keys == "shard" or len(corpus.urls) == 1:
         return 0, 0, 0
     firsts = np.cumsum([0, *(portion.shards for portion in corpus.portions[:-1])]).tolist()
@@ -169,13 +168,13 @@ def _namesakes(corpus: Corpus) -> tuple[int, int, int]:
     ids: list[np.ndarray] = []
     for i in sorted(wanted):
         beside = sidecar(corpus.urls[i])
-        if not (beside or is_local(corpus.urls[i])):  # it would be read whole
+        if not (beside or is_local(corpus.urls[i])):  # the whole shard would be read
             continue
         try:
             members = (
                 load_or_scan(corpus.urls[i], int(corpus.sizes[i]))[0] if is_local(corpus.urls[i]) else Members.load(beside or "")
             )
-        except (OSError, ValueError, ShardError):  # who reads it will say so
+        except (OSError, ValueError, ShardError):  # reported when the shard is read
             continue
         keys = members.table.column("key").slice(0, _MOST_KEYS).to_pylist()
         prefix = corpus.prefix(i)
@@ -201,7 +200,7 @@ def _scan(
     """Fill in the counts of shards that no index describes.
 
     Returns:
-        The reasons of the damaged ones, and the digests of those that no file beside them describes, in the corpus' order.
+        Why shards are damaged, and the digests of shards that no file beside them describes; by number, in the corpus' order.
     """
     damaged: dict[int, str] = {}
     kept: dict[int, str] = {}
@@ -245,7 +244,7 @@ def _scan(
 
 
 def _warn_of_scans(shards: list[Listed], folders: dict[str, FolderIndex]) -> None:
-    """Say what it costs that nothing can be kept of what is scanned: remote shards are read whole for that."""
+    """Warn that remote shards are read whole each time, where their index cannot be written."""
     lost = [
         shard
         for shard in shards

@@ -19,23 +19,23 @@ from pipeline.storage import changed, is_writable, open_seekable, read_ranges
 from pipeline.storage import size as size_of
 
 LABEL = 64
-"""Bytes of a `cls` member that are looked at."""
+"""Bytes of a `cls` member that are read."""
 
-_BEGINNING = 4096  # of a member's body: what comes with its header when that is read
+_BEGINNING = 4096  # bytes of a member's body that go into the digest; reading the header brings them along
 _INTEGER = re.compile(r"([+-]?[0-9]{1,10})(?:\.0*)?")
 
 log = logging.getLogger(__name__)
 
 
 def scan(url: str, prefer: str | None = None) -> Members:
-    """Make a shard's index from its headers and its labels; of images only the beginnings are read, for its digest.
+    """Make a shard's index from its headers and labels; the first bytes of every member are read for its digest.
 
     Args:
         url: the shard.
-        prefer: extension of the image that is wanted where a sample has several; else its first.
+        prefer: extension of the image to take where a sample has several; None takes the first.
 
     Raises:
-        ShardError: the shard is not there, cannot be read, or is damaged.
+        ShardError: the shard is missing, cannot be read, or is damaged.
     """
     try:
         length = size_of(url)
@@ -56,15 +56,15 @@ def load_or_scan(
     since: float | None = None,
     beside: str | None = None,
 ) -> tuple[Members, bool]:
-    """A shard's members from the file beside it where that is there and fits the shard, else from the shard.
+    """Load a shard's members from the file beside it where that fits the shard; otherwise scan the shard.
 
     Args:
         url: the shard.
         shard_bytes: its size.
         prefer: as for `scan`, whose errors it raises.
-        samples: how many the index of its folder says it holds, where that is known.
-        since: when the shard was last changed, if known; an older file beside it is not used.
-        beside: another place than `sidecar` for that file.
+        samples: how many samples the folder's index gives for the shard, where that is known.
+        since: when the shard was last changed, if known; an older file beside it is ignored.
+        beside: URL of that file; None takes `sidecar`.
 
     Returns:
         The members, and whether the shard was scanned.
@@ -79,7 +79,7 @@ def load_or_scan(
         members = scan(url)
         _make_again(members, beside or "", error)
         return (members.preferring(prefer) if prefer else members), True
-    except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
+    except (OSError, ValueError):  # missing or of another version: scanning gives the same
         members = None
     if members is None or members.shard_bytes != shard_bytes:
         return scan(url, prefer), True
@@ -97,7 +97,7 @@ def _make_again(members: Members, url: str, error: DamagedIndex) -> None:
 
 
 def at_hand(url: str) -> Members | None:
-    """A shard's members from the file beside it, as old as it may be; None where that is missing or of no use."""
+    """A shard's members from the file beside it, however old that is; None where it is missing or cannot be used."""
     beside = sidecar(url)
     try:
         return Members.load(beside) if beside else None
@@ -106,7 +106,7 @@ def at_hand(url: str) -> Members | None:
 
 
 def agrees(url: str, members: Members) -> bool:
-    """Whether the headers and labels of a shard's first and last sample are those of a table: two small parts of it are read.
+    """Whether a shard's first and last sample have the headers and labels that a table gives; only these parts are read.
 
     Raises:
         OSError: the shard cannot be read.
@@ -128,7 +128,7 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
-    plain = name.isascii() and len(name) < 100  # others stand in a header before this one
+    plain = name.isascii() and len(name) < 100  # other names are in an extra header before this one
     return info.size == size and (not plain or naming.plain(info.name).lower() == name.lower())
 
 
@@ -168,10 +168,10 @@ def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tupl
 
 
 def read_label(text: bytes) -> tuple[int | None, str | None]:
-    """A class from a `cls` member: an integer, whatever it is wrapped in; -1, as elsewhere, means that there is none.
+    """Read the class from a `cls` member: an integer, which may stand in quotes or white space; -1 means that there is none.
 
     Returns:
-        The class, and what the member holds in its place where that is no class number.
+        The class or None, and the member's content where that is no class number.
     """
     shown = text.decode("utf-8-sig", "backslashreplace").strip("\0 \t\r\n")
     match = _INTEGER.fullmatch(shown.strip("\"'").strip())

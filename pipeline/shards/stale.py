@@ -1,4 +1,4 @@
-"""Judges what an index says of a folder's shards: which counts hold, and which shards were changed since it was written."""
+"""Decides which counts in a folder's index are still valid, and indexes again the shards that were changed since."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from pipeline.shards.scanning import agrees, at_hand, load_or_scan, scan
 from pipeline.storage import Listed, changed, exists, is_writable, join, make_folder, open_seekable
 
 _COPIED_FROM = 16
-"""Where so many shards, and all of a folder, are newer than its index, the folder was copied: the ends of each are compared."""
+"""A folder of more shards than this, all newer than its index, was copied: the first and last sample of each are compared."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class FolderIndex:
-    """What an index says of a folder, and whether a better one may be written there."""
+    """What the index of a folder says of the wanted shards, and what is to be written to it."""
 
     url: str
     place: str
-    """Where an index may be written: there, or in the folder for indices."""
+    """URL at which the index may be written: the folder itself, or a subfolder of `corpus.index`."""
     counts: np.ndarray
-    """int64: samples of each shard that is wanted, -1 where the index does not know it."""
+    """int64 of shape (shards,): samples of each wanted shard, -1 where the index does not give them."""
     classes: list[str] | None = None
     writable: bool = True
     newer: dict[str, Row] = field(default_factory=dict)
-    """What the index says of shards that were changed after it was written."""
+    """Rows of shards that were changed after the index was written."""
     copied: bool = False
+    """Whether all shards are newer because the folder was copied."""
     new: dict[str, Row] = field(default_factory=dict)
     """Rows of shards that were scanned."""
     elsewhere: dict[str, str] = field(default_factory=dict)
-    """Digests of shards that the index in another place knows."""
+    """Digests of shards that only the index at `place` describes."""
     lost: set[str] = field(default_factory=set)
-    """Newer shards that are damaged, of which the index must say nothing."""
+    """Newer shards that are damaged; the index must not describe them."""
 
     def save(self) -> None:
-        """Write the index with the new rows; OSError where that cannot be."""
+        """Write the index with the new rows.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if not self.new and not self.lost:
             renew(self.place)
             return
@@ -56,7 +61,7 @@ class FolderIndex:
         index.save(self.place)
 
     def write(self, members: Members, shard: Listed) -> bool:
-        """Write what describes a shard; returns whether that is beside it now."""
+        """Write a shard's members; returns whether their file lies beside the shard now."""
         beside = self.place == self.url
         target = sidecar(shard.url) if beside else join(self.place, f"{name_of(shard).removesuffix('.tar')}.members.parquet")
 
@@ -68,6 +73,17 @@ class FolderIndex:
 
 
 def open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str | None) -> FolderIndex:
+    """Read the index of a folder of shards.
+
+    Args:
+        url: the folder.
+        listed: the wanted shards of it, at least one.
+        may_write: whether an index may be written.
+        index_in: folder for indices; None writes the index beside the shards.
+
+    Raises:
+        UserError: the folder holds an unfinished pack, or storage fails.
+    """
     shards, sizes = [shard.url for shard in listed], np.array([shard.size for shard in listed], np.int64)
     place = sidecar_in(index_in, shards[0]).rpartition("/")[0] if index_in else url
     folder = FolderIndex(url, place, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(place))
@@ -94,7 +110,7 @@ def open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str |
 
 
 def _look_elsewhere(folder: FolderIndex, listed: list[Listed]) -> None:
-    """Take the counts that the folder's own index does not know from the one in the folder for indices."""
+    """Take counts that the folder's own index lacks from the index at `folder.place`."""
     try:
         lookup = replace(Lookup.load(folder.place), folder=folder.url)
         written = changed(join(folder.place, NAME))
@@ -116,8 +132,7 @@ def _look_elsewhere(folder: FolderIndex, listed: list[Listed]) -> None:
 
 
 def _distrust(folder: FolderIndex, lookup: Lookup, listed: list[Listed]) -> None:
-    """Take back the counts of shards that are newer than the index, as a tar that is rewritten often keeps its size, and of empty
-    files, which are no shards."""
+    """Remove the counts of empty files, which are no shards, and of newer shards: a rewritten tar may keep its size."""
     folder.counts[[n for n, shard in enumerate(listed) if shard.size == 0]] = -1
     written, known = changed(join(folder.url, NAME)), np.flatnonzero(folder.counts >= 0).tolist()
     newer = [n for n in known if written is not None and (listed[n].changed or written) > written]
@@ -146,7 +161,7 @@ def describe(shard: Listed, folder: FolderIndex | None) -> tuple[Row, bool, Memb
 
 
 def _unknown(shard: Listed, folder: FolderIndex | None) -> tuple[Row, bool, Members | None]:
-    """What is found of a shard that no index describes, whether a file beside it now says so, and what was scanned."""
+    """Describe a shard that no index describes; returns as `describe`."""
     members, scanned = load_or_scan(shard.url, shard.size, since=shard.changed)
     row = Row(len(members), shard.size, digest=members.digest)
     if not scanned:
@@ -155,7 +170,7 @@ def _unknown(shard: Listed, folder: FolderIndex | None) -> tuple[Row, bool, Memb
 
 
 def _newer(shard: Listed, folder: FolderIndex) -> tuple[Row, bool, Members | None]:
-    """The same of a shard that was changed after its index was written: copied, or rewritten in as many bytes."""
+    """Describe a shard changed after its index was written: copied, or rewritten in as many bytes; returns as `describe`."""
     old, there = folder.newer[name_of(shard)], at_hand(shard.url)
     if there is not None and (there.shard_bytes, len(there)) != (shard.size, old.samples):
         there = None
@@ -175,7 +190,7 @@ def _newer(shard: Listed, folder: FolderIndex) -> tuple[Row, bool, Members | Non
 
 
 def write_or_warn(folder: FolderIndex, save: Callable[[], None]) -> bool:
-    """Write beside the shards, unless that is not wanted or has failed before; returns whether it was written."""
+    """Call `save`, unless the folder cannot be written; warn where it fails. Returns whether it was written."""
     if not folder.writable:
         return False
     try:
@@ -189,8 +204,10 @@ def write_or_warn(folder: FolderIndex, save: Callable[[], None]) -> bool:
 
 
 def folder_of(shard: Listed) -> str | None:
+    """URL of a shard's folder; None where the shard can have no file beside it, see `sidecar`."""
     return shard.url.rpartition("/")[0] if sidecar(shard.url) else None
 
 
 def name_of(shard: Listed) -> str:
+    """A shard's file name."""
     return shard.url.rpartition("/")[2]
