@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from pipeline.errors import UserError
 from pipeline.materialize.rendered import open_rendered
 
 _COUNTED = ("tracebacks", "deaths unsaid", "rows missing", "bytes that differ")
@@ -182,7 +183,12 @@ def examine(watch: Watch, place: Path, count: int, engine: str) -> None:
     good = -1
     for out in outs:
         watch.run(engine, "render", *call, "render", recipe, "--out", out)
-        totals = open_rendered(str(out)).manifest["totals"]
+        try:
+            totals = open_rendered(str(out)).manifest["totals"]
+        except UserError as error:  # it left no corpus; the other batches are looked at all the same
+            watch.expect(engine, "render", "rows missing", 0, count)
+            print(f"{engine} render: {error}", file=sys.stderr)
+            return
         good = totals["pairs"]
         watch.expect(engine, "render", "rows missing", good + totals["quarantined"], count)
     trees = [{path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} for out in outs]

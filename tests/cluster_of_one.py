@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -23,17 +24,21 @@ QUICK = {
 def local_ray() -> Iterator[None]:
     """A local Ray with more logical CPUs than the machine has: tests prove behaviour, not speed."""
     import ray
+    from ray._private import ray_constants
 
     os.environ |= QUICK
-    ray.init(
-        "local",
-        num_cpus=CPUS,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        object_store_memory=500 * 2**20,
-        _system_config={"metrics_report_interval_ms": 2000},
-    )
+    with pytest.MonkeyPatch.context() as here:  # loopback only, as a Ray of `connect_ray`
+        here.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        here.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # for tests have imported it
+        ray.init(
+            "local",
+            num_cpus=CPUS,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            object_store_memory=500 * 2**20,
+            _system_config={"metrics_report_interval_ms": 2000},
+        )
     yield
     ray.shutdown()
 
@@ -60,6 +65,16 @@ def workers(name: str = "") -> list[psutil.Process]:
     """Ray worker processes that descend from this one and have `name` in their titles, by their ids."""
     below = psutil.Process().children(recursive=True)
     return sorted((p for p in below if (title := _title(p)).startswith("ray::") and name in title), key=lambda p: p.pid)
+
+
+def listening() -> dict[str, set[str]]:
+    """The addresses on which Ray's processes below this one listen now, by the processes' titles."""
+    found: dict[str, set[str]] = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            ours = {at.laddr.ip for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN}
+            found[f"{_title(process)} {process.pid}"] = ours
+    return found
 
 
 def _title(process: psutil.Process) -> str:

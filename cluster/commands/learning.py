@@ -34,7 +34,7 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         if not is_rendered(loaded):
             for shards in loaded.corpus.lists():
                 _index(shards, loaded)
-        with interruptible(_RESUMES), training("pretrain", {}) as board:
+        with interruptible(outcome, _RESUMES), training("pretrain", {}) as board:
             _begin(loaded, outcome, "pretrain")
             from trainers.pretraining import pretrain as run
 
@@ -68,7 +68,7 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         phases = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
-        with interruptible(_RESUMES), training("finetune", phases) as board:
+        with interruptible(outcome, _RESUMES), training("finetune", phases) as board:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 
@@ -90,7 +90,7 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
         waiting = "computing and probing features"
-        with interruptible(), training("evaluate", {}, waiting) as board:
+        with interruptible(outcome), training("evaluate", {}, waiting) as board:
             _begin(loaded, outcome, "evaluate")
             from trainers.downstream.evaluate import evaluate as run
 

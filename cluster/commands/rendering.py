@@ -45,7 +45,7 @@ def render(
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
         outcome.begin(beside(out, "render"))
-        with interruptible(_RESUMES):
+        with interruptible(outcome, _RESUMES):
             connect(loaded, check_render)
             _quiet()
             with exclusive(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:

@@ -37,7 +37,7 @@ def look(job: RenderJob) -> State:
         UserError: the folder belongs to another recipe, to another corpus, or is used for something else.
     """
     try:
-        there = _identity(job.out)
+        there = identity_there(job.out)
         if there is None:
             _refuse_strangers(job.out)
             return State([], [], False)
@@ -75,7 +75,7 @@ def check_access(out: str) -> None:
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from None
     try:
-        _identity(out)
+        identity_there(out)
     except OSError as error:
         raise UserError(f"{out} cannot be read: {error}") from None
 
@@ -92,7 +92,7 @@ def claim(job: RenderJob, recipe: dict[str, Any]) -> None:
         with storage.write_atomic(job.url(UNFINISHED)) as file:
             file.write(_WORDS)
         discard_unfinished_shards(job, finished=False)
-        if _identity(job.out) is None:
+        if identity_there(job.out) is None:
             write_json(job.url(RECIPE), recipe)
             write_json(job.url(IDENTITY), job.identity)
     except OSError as error:
@@ -108,7 +108,7 @@ def discard_unfinished_shards(job: RenderJob, finished: bool) -> None:
 def read_identity(out: str) -> dict[str, Any]:
     """The identity of a rendered corpus; UserError where the folder is none."""
     try:
-        there = _identity(out)
+        there = identity_there(out)
     except OSError as error:
         raise UserError(f"{out} cannot be read: {error}") from None
     if there is None:
@@ -116,7 +116,13 @@ def read_identity(out: str) -> dict[str, Any]:
     return there
 
 
-def _identity(out: str) -> dict[str, Any] | None:
+def identity_there(out: str) -> dict[str, Any] | None:
+    """The identity for which a folder was claimed; None where it was not.
+
+    Raises:
+        UserError: it is damaged.
+        OSError: it cannot be read.
+    """
     try:
         found = json.loads(storage.read_all(join(out, IDENTITY)))
     except FileNotFoundError:

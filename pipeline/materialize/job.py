@@ -23,18 +23,20 @@ VERSION = 1
 CHUNK = 64
 """Samples read and rendered at a time; what is written does not depend on it."""
 
-_PACKAGES = ("pseudolabel", "numpy", "opencv-python-headless", "pyarrow")
+_PACKAGES = ("pseudolabel", "numpy", "opencv-python-headless", "pyarrow", "pillow")
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 _WHERE_AND_HOW_FAST = {"placement", "failures", "training", "downstream", "storage", "tracking"}
 
 
-def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
+def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | None = None) -> dict[str, Any]:
     """All that the bytes of an output depend on besides the input shard: plain data.
 
     Args:
         recipe: the recipe.
         engine: the engine's own identity, asked of a process like those that render.
+        there: the identity of a folder that has one already: where an earlier version left Pillow's out, it stays left out.
     """
+    kept = [name for name in _PACKAGES if name != "pillow" or there is None or name in there.get("engine", {})]
     masks = any(column.kind == "mask" for column in stored_columns(recipe)) and recipe.render.format == "webdataset"
     return {
         "version": VERSION,
@@ -44,7 +46,7 @@ def identity_of(recipe: Recipe, engine: dict[str, str]) -> dict[str, Any]:
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
         "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
         "render": recipe.render.model_dump(mode="json"),
-        "engine": {**engine, **{package: version(package) for package in _PACKAGES}},
+        "engine": {**engine, **{package: version(package) for package in kept}},
     }
 
 
@@ -67,6 +69,14 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
     document["corpus"].pop("index", None)
     document["corpus"]["shards"] = plain[0] if isinstance(shards, str) else plain
+    return document
+
+
+def kept_recipe(recipe: Recipe) -> dict[str, Any]:
+    """What a rendered corpus keeps of its recipe: `shaping`, and where the index of its shards lies."""
+    document = shaping(recipe)
+    if recipe.corpus.index:
+        document["corpus"]["index"] = without_secrets(absolute(recipe.corpus.index))
     return document
 
 

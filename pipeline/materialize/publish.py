@@ -16,7 +16,7 @@ from pipeline.errors import RunError
 from pipeline.materialize.columns import as_row, stored_columns
 from pipeline.materialize.commit import CommitRecord, failed, failure_url, load_failure, records, write_json
 from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, UNFINISHED, discard_unfinished_shards
-from pipeline.materialize.job import RenderJob, shaping, versions
+from pipeline.materialize.job import RenderJob, kept_recipe, versions
 from pipeline.rendering.quarantine import check_budget
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.index import SCHEMA, save_table
@@ -113,7 +113,7 @@ def _publish(job: RenderJob, done: set[int]) -> Totals:
             sums[name] = table.save(job.url(name))
     check_budget(job.recipe.failures.budget, totals.quarantined, totals.samples, lambda: some)
     save_table(index.table(), job.corpus.classes, job.out)
-    write_json(job.url(RECIPE), shaping(job.recipe))  # that of this run, whatever became of the one that was there
+    write_json(job.url(RECIPE), kept_recipe(job.recipe))  # that of this run, whatever became of the one that was there
     for name in (INDEX, RECIPE, IDENTITY):
         sums[name] = hashlib.sha256(storage.read_all(job.url(name))).hexdigest()
     manifest = {

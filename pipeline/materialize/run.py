@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.columns import stored_columns
 from pipeline.materialize.commit import CommitRecord, failure_url, load_failure, save_failure
-from pipeline.materialize.folder import State, check_access, claim, look
-from pipeline.materialize.job import CHUNK, RenderJob, identity_of, known_sums, shaping
+from pipeline.materialize.folder import State, check_access, claim, identity_there, look
+from pipeline.materialize.job import CHUNK, RenderJob, identity_of, kept_recipe, known_sums
 from pipeline.materialize.publish import publish
 from pipeline.materialize.shard import OutputError, ShardRenderer
 from pipeline.recipe.schema import Recipe
@@ -99,7 +99,8 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
     )
     warn_of_namesakes(corpus)
     _say_what_is_left_out(corpus)
-    return RenderJob(recipe, corpus, absolute(out), identity_of(recipe, engine), known_sums(corpus))
+    identity = identity_of(recipe, engine, identity_there(out))
+    return RenderJob(recipe, corpus, absolute(out), identity, known_sums(corpus))
 
 
 def _say_what_is_left_out(corpus: Corpus) -> None:
@@ -172,7 +173,7 @@ def render(
     todo = sorted(shards.difference(state.done, () if retry_failed else state.failed))
     rendered: set[int] = set()
     if todo or not state.finished:
-        claim(job, shaping(recipe))
+        claim(job, kept_recipe(recipe))
         rendered = _run(job, todo, state, progress, here)
     done = sorted({*state.done, *rendered})
     totals = publish(job, done)

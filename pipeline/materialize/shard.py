@@ -48,7 +48,7 @@ class ShardRenderer:
     def __init__(self, job: RenderJob, threads: int = 1, told: Told | None = None, aside: bool = False) -> None:
         self._job, self._told = job, told
         self._render = CrashSafeRenderer(job.recipe, threads, aside=aside)
-        here = identity_of(job.recipe, self._render.engine_identity())["engine"]
+        here = identity_of(job.recipe, self._render.engine_identity(), job.identity)["engine"]
         if here != job.identity["engine"]:
             raise RunError(
                 f"the machines do not render alike: one has {job.identity['engine']}, another has {here}; give all the same"

@@ -205,11 +205,13 @@ def _render_again(rendered: RenderedCorpus, share: float, seed: int | None, verd
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
     spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, keys=spec.keys)
+    corpus = open_corpus(
+        spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, index_in=spec.index, keys=spec.keys
+    )
     job = RenderJob(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
     from pipeline.rendering.engine import build_engine
 
-    here = identity_of(recipe, build_engine(recipe).identity())
+    here = identity_of(recipe, build_engine(recipe).identity(), job.identity)
     if lines := difference(job.identity, here):
         raise UserError("this machine does not render as that one did, so nothing can be compared:\n  " + "\n  ".join(lines))
     order = permutation(len(corpus.urls), "verify", secrets.randbits(63) if seed is None else seed)

@@ -33,7 +33,7 @@ class CorpusSection(Section):
     index: str | None = Field(
         None,
         description="Folder, path or URL, for the index of shards whose own folder has none and cannot be written, such as over "
-        "http; every machine must reach it. If not set, each process that reads such shards scans them.",
+        "http, signed or not; every machine must reach it. If not set, each process that reads such shards scans them.",
     )
     frames: int | None = Field(
         None,

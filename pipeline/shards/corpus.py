@@ -324,11 +324,8 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
 def _cached_members(
     url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
 ) -> Members:
-    if beside or index:
-        place = None if beside or not index else sidecar_in(index, url)
-        members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0]
-    else:
-        members = scan(url)
+    place = None if beside or not index else sidecar_in(index, url)
+    members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0] if beside or place else scan(url)
     if frames:
         return members.clips(frames, image)
     return members.preferring(image) if image else members

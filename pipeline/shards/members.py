@@ -18,7 +18,7 @@ from pipeline.storage import (
     is_local,
     join,
     read_all,
-    without_secrets,
+    unsigned,
     write_atomic,
 )
 
@@ -255,9 +255,15 @@ def sidecar(shard: str) -> str | None:
     return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
-def sidecar_in(index: str, shard: str) -> str:
-    """URL of the file that holds a shard's members in the folder `index`, which has a subfolder for each folder of shards."""
-    folder, _, name = without_secrets(shard).rpartition("/")
+def sidecar_in(index: str, shard: str) -> str | None:
+    """URL of the file that holds a shard's members in the folder `index`, which has a subfolder for each folder of shards.
+
+    It is the same however the shard's URL is signed; None where a query may choose what the URL stands for.
+    """
+    plain = unsigned(shard)
+    if plain is None or not plain.endswith(".tar"):
+        return None
+    folder, _, name = plain.rpartition("/")
     return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
 
 

@@ -19,7 +19,7 @@ from pipeline.shards.index import Row
 from pipeline.shards.members import Members, sidecar
 from pipeline.shards.remarks import Remarks
 from pipeline.shards.scanning import load_or_scan
-from pipeline.shards.stale import FolderIndex, describe, folder_of, name_of, open_folder, write_or_warn
+from pipeline.shards.stale import FolderIndex, describe, folder_of, is_signed, name_of, open_folder, write_or_warn
 from pipeline.storage import Listed, absolute, expand, is_local
 
 _LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: local scans are bound by Python, remote ones by the network
@@ -68,14 +68,14 @@ def open_corpus(
     folders = {
         url: open_folder(url, [listed[i] for i in inside], index, index_in and absolute(index_in))
         for url, inside in places.items()
-        if url
+        if url and (index_in or not is_signed(url))
     }
     counts = np.full(len(listed), -1, np.int64)
     for url, folder in folders.items():
         counts[places[url]] = folder.counts
     unknown = np.flatnonzero(counts < 0).tolist()
     counts[unknown] = 0
-    _warn_of_scans([listed[i] for i in unknown], folders)
+    _warn_of_scans([listed[i] for i in unknown], folders, index_in)
     remarks = Remarks()
     damaged, scanned = _scan(listed, unknown, counts, folders, progress, remarks)
     for sentence in remarks.sentences(chosen=bool(image or frames)):
@@ -243,7 +243,7 @@ def _scan(
     return dict(sorted(damaged.items())), dict(sorted(kept.items()))
 
 
-def _warn_of_scans(shards: list[Listed], folders: dict[str, FolderIndex]) -> None:
+def _warn_of_scans(shards: list[Listed], folders: dict[str, FolderIndex], index_in: str | None) -> None:
     """Warn that remote shards are read whole each time, where their index cannot be written."""
     lost = [
         shard
@@ -254,6 +254,10 @@ def _warn_of_scans(shards: list[Listed], folders: dict[str, FolderIndex]) -> Non
         size = sum(shard.size for shard in lost) / 1e9
         log.warning(
             "%d shards have no index and their folder cannot be written: %.3g GB are read to index them, now, and again by each "
-            "process that reads them, more than once where these are more than %d; corpus.index: URL names a place to keep it",
+            "process that reads them, more than once where these are more than %d; %s",
             *(len(lost), size, CACHED_SHARDS),
+            "corpus.index: URL names a place to keep it"
+            if all(map(folder_of, lost)) and not index_in
+            else "corpus.index must be a place that can be written, and keeps the index of names that end in .tar and have no "
+            "query but a signature",
         )

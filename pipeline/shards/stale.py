@@ -13,7 +13,18 @@ from pipeline.errors import UserError
 from pipeline.shards.index import NAME, UNFINISHED, DamagedRows, Index, Lookup, Row, renew
 from pipeline.shards.members import Members, sidecar, sidecar_in
 from pipeline.shards.scanning import agrees, at_hand, load_or_scan, scan
-from pipeline.storage import Listed, changed, exists, is_writable, join, make_folder, open_seekable
+from pipeline.storage import (
+    Listed,
+    changed,
+    exists,
+    is_local,
+    is_writable,
+    join,
+    make_folder,
+    open_seekable,
+    unsigned,
+    without_secrets,
+)
 
 _COPIED_FROM = 16
 """A folder of more shards than this, all newer than its index, was copied: the first and last sample of each are compared."""
@@ -85,8 +96,11 @@ def open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str |
         UserError: the folder holds an unfinished pack, or storage fails.
     """
     shards, sizes = [shard.url for shard in listed], np.array([shard.size for shard in listed], np.int64)
-    place = sidecar_in(index_in, shards[0]).rpartition("/")[0] if index_in else url
+    place = ((index_in and sidecar_in(index_in, shards[0])) or f"{url}/").rpartition("/")[0]
     folder = FolderIndex(url, place, np.full(len(shards), -1, np.int64), writable=may_write and is_writable(place))
+    if is_signed(url):  # no signature is known for files beside its shards
+        _look_elsewhere(folder, listed)
+        return folder
     try:
         lookup = Lookup.load(url)
         folder.classes = lookup.classes
@@ -119,7 +133,8 @@ def _look_elsewhere(folder: FolderIndex, listed: list[Listed]) -> None:
             for n, shard in enumerate(listed)
             if folder.counts[n] < 0 and (written is None or (shard.changed or written) <= written)
         ]
-        shards, sizes = [listed[n].url for n in wanted], np.array([listed[n].size for n in wanted], np.int64)
+        shards = [f"{folder.url}/{name_of(listed[n])}" for n in wanted]
+        sizes = np.array([listed[n].size for n in wanted], np.int64)
         digests = dict(lookup.find("digest", shards, sizes))
         for k, samples in lookup.find("samples", shards, sizes):
             name = name_of(listed[wanted[k]])
@@ -204,10 +219,18 @@ def write_or_warn(folder: FolderIndex, save: Callable[[], None]) -> bool:
 
 
 def folder_of(shard: Listed) -> str | None:
-    """URL of a shard's folder; None where the shard can have no file beside it, see `sidecar`."""
-    return shard.url.rpartition("/")[0] if sidecar(shard.url) else None
+    """URL of the folder whose index describes a shard; of signed shards, which only `corpus.index` serves, it ends in `?`."""
+    if sidecar(shard.url):
+        return shard.url.rpartition("/")[0]
+    plain = unsigned(shard.url) or ""
+    return f"{plain.rpartition('/')[0]}?" if plain.endswith(".tar") else None
+
+
+def is_signed(folder: str) -> bool:
+    """Whether a folder's URL, as `folder_of` gives it, is one of signed shards."""
+    return folder.endswith("?") and not is_local(folder)
 
 
 def name_of(shard: Listed) -> str:
-    """A shard's file name."""
-    return shard.url.rpartition("/")[2]
+    """A shard's file name, without a query."""
+    return without_secrets(shard.url).rpartition("/")[2]

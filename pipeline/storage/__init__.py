@@ -18,7 +18,7 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.leftovers import discard_unfinished
 from pipeline.storage.listing import Listed, expand, names
-from pipeline.storage.secrets import scrubbed, scrubbed_document, without_secrets
+from pipeline.storage.secrets import scrubbed, scrubbed_document, unsigned, without_secrets
 from pipeline.storage.traffic import bytes_read
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "scrubbed",
     "scrubbed_document",
     "size",
+    "unsigned",
     "walk",
     "without_secrets",
     "write_atomic",

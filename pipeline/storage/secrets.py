@@ -15,6 +15,13 @@ _BUCKET = re.compile(r"[^:/?@]*(?=[/?]|$)")
 _BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
 """After these there is no port, so that digits behind a colon are a password."""
 
+_SIGNING = re.compile(
+    r"x-(amz|goog|oss|obs)-.*|x-id|(aws|oss)accesskeyid|googleaccessid|expires|signature|policy|key-pair-id|(access_)?token|"
+    r"s[eiprstv]|srt|sig|spr|sip|sdd|sk[estv]|skoid|sktid",
+    re.IGNORECASE,
+)
+"""Names in a query that sign a URL (S3, Google, CloudFront, Azure and others) and do not choose what it stands for."""
+
 _LEAST = 4
 """Characters of a secret that is looked for by itself; shorter ones are a part of too many words."""
 
@@ -39,6 +46,13 @@ def without_secrets(url: str) -> str:
     user = _user(scheme + separator, rest)
     plain = rest[len(user) + 1 :] if user else rest.removeprefix("@")
     return f"{scheme}://{plain.partition('?')[0]}"
+
+
+def unsigned(url: str) -> str | None:
+    """A URL without user, password and signature; None where its query says more, and so may choose what is sent."""
+    query = url.partition("?")[2] if "://" in url else ""
+    names = [pair.partition("=")[0] for pair in query.split("&") if pair]
+    return without_secrets(url) if all(map(_SIGNING.fullmatch, names)) else None
 
 
 def remember(url: str) -> None:

@@ -16,10 +16,11 @@ from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.opening import open_training_corpus
 from pipeline.shards.pack import pack
-from pipeline.streaming.plan import _ReadUnits, steps
+from pipeline.streaming.plan import steps
 from tests.pipeline.made_images import encode, photo
 from tests.pipeline.rendering.test_renderer import BAD
 from tests.tiles import FOUR_TASKS
+from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnAnother, StayingBuffers
 from trainers import bench
 from trainers.learning.gradients import accumulate
@@ -54,16 +55,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(dali, "DeviceBuffers", lambda device_id: StayingBuffers(OnAnother))
     monkeypatch.setattr(dali, "DaliEngine", on_cpu)
     return 0
-
-
-class Arrived:
-    """Encoded units as Ray Data hands them to a rank."""
-
-    def __init__(self, source: UnitSource) -> None:
-        self._source = source
-
-    def iter_batches(self, **given: Any) -> Iterator[Any]:
-        yield from _ReadUnits(self._source, None)({"id": np.arange(self._source.schedule.units(0))})
 
 
 @pytest.fixture(scope="module")

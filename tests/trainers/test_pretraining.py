@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
-from tests.cluster_of_one import kill_worker, wait_for_another, workers
+from tests.cluster_of_one import kill_worker, listening, wait_for_another, workers
 from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.networks import precision
@@ -28,6 +28,11 @@ MakeRecipe = Callable[..., Recipe]
 
 
 LEDGER = {"samples": True, "tensorboard": False}
+
+
+def beyond_loopback(seen: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Of the processes that listen those that do so on other addresses than loopback ones."""
+    return {title: wide for title, ips in seen.items() if (wide := ips - {"127.0.0.1", "::1", "::ffff:127.0.0.1"})}
 
 
 def losses(result: dict[str, Any]) -> list[float]:
@@ -116,7 +121,10 @@ def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weig
         tasks_per_sample="one",
         task_weights="uncertainty",
     )
-    result = pretrain(spec)
+    seen: dict[str, set[str]] = {}
+    result = pretrain(spec, [lambda _: seen.update(listening())])
+    assert sum("RayTrainWorker" in title for title in seen) >= 2
+    assert beyond_loopback(seen) == {}
     assert list(result["tasks"]) == [*eight, "rotation_angle"]
     assert trained(spec) == due(spec)
     assert (result["stages"]["samples"], type(result["stages"]["samples"])) == (4 * 16, int)
@@ -131,7 +139,11 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
     victims = ((2, "MapWorker"), (10, "RayTrainWorker"))
     before = {process.pid for _, name in victims for process in workers(name)}  # of earlier runs some may not be gone yet
 
+    seen: dict[str, set[str]] = {}
+
     def kill(record: Record) -> None:
+        if not killed:
+            seen.update(listening())
         for step, name in victims:
             if record["step"] >= step and name not in killed:
                 if name == "RayTrainWorker":
@@ -140,6 +152,8 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
 
     result = pretrain(run_recipe(workers=1, **calm.training), [kill])
     assert list(killed) == ["MapWorker", "RayTrainWorker"]
+    assert any("RayTrainWorker" in title for title in seen)
+    assert beyond_loopback(seen) == {}
     assert losses(result) == losses(calm.result)
     said = [event["what"] for event in result["events"]]
     assert any("a data actor died" in what for what in said)

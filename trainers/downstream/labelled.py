@@ -18,7 +18,7 @@ from pipeline.rendering.engine import settled
 from pipeline.rendering.units import EncodedUnit, UnitSource, row_bytes
 from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.opening import open_corpus
-from pipeline.storage import absolute
+from pipeline.storage import absolute, without_secrets
 from trainers.downstream.classes import ClassMap, class_map
 
 INITS = ("pretrained", "random")
@@ -157,8 +157,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
 
 
 def _refuse_text(corpus: Corpus, side: str) -> None:
-    text = next((text for i, count in enumerate(corpus.counts) if count for text in corpus.unread_labels(i)), None)
-    if text:
+    found = ((i, text) for i, count in enumerate(corpus.counts) if count for text in corpus.unread_labels(i))
+    if first := next(found, None):
         raise UserError(
-            f"downstream.{side}: the `cls` of {text} is no class number: write numbers from 0 there, or pack a folder per class"
+            f"downstream.{side}: {without_secrets(corpus.urls[first[0]])}: the `cls` of {first[1]} is no class number: write "
+            "numbers from 0 there, or put the images into a folder per class and pack them: pseudolabel pack SRC DST"
         )

@@ -52,6 +52,8 @@ def fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
 
+    from trainers.running.rendezvous import NodeAddress
+
     class Losses(UserCallback):
         """Runs in Ray Train's controller."""
 
@@ -72,6 +74,7 @@ def fit(
         _call,
         # Ray Train's controller passes the call on, and need not import torch.
         train_loop_config={"call": ray.put((worker, config)), "own_process": spec.workers != 0, "threads": threads},
+        torch_config=NodeAddress(),
         scaling_config=scaling(
             num_workers=spec.workers,
             use_gpu=spec.gpus > 0,

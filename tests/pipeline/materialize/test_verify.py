@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,13 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RunError, UserError
+from pipeline.materialize import job as render_job
 from pipeline.materialize.rendered import open_rendered
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
+from pipeline.shards.corpus import _cached_members
 from pipeline.shards.index import Index
 from pipeline.shards.members import Members
 from pipeline.shards.scanning import scan
+from tests.web import Serve
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -57,6 +61,39 @@ def test_a_sample_that_is_neither_pair_nor_quarantined_is_found(spec: MakeRecipe
     (problem,) = verify(str(out)).problems
     assert problem.file == forged[2]["shard"]
     assert f"are not the {forged[2]['samples']} samples" in problem.reason
+
+
+def test_deep_reads_shards_by_the_index_that_the_recipe_names(
+    spec: MakeRecipe, corpus: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in corpus.glob("*.parquet"):
+        path.unlink()
+    shards = [f"{serve(corpus)}/{path.name}" for path in sorted(corpus.glob("*.tar"))]
+    recipe = spec(sections={"corpus": {"shards": shards, "index": str(tmp_path / "index")}})
+    render(recipe, str(tmp_path / "out"), here=True)
+    _cached_members.cache_clear()
+    monkeypatch.setattr("pipeline.shards.members.scan", lambda url, *_: pytest.fail(f"scanned {url}"))
+    verdict = verify(str(tmp_path / "out"), deep=0.5)
+    assert (verdict.rendered_again, verdict.problems) == (4, [])
+
+
+def test_the_version_of_pillow_is_part_of_a_render_and_those_that_began_without_it_go_on(
+    spec: MakeRecipe, tmp_path: Path, tree: Callable[[Path], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(render_job, "_PACKAGES", tuple(package for package in render_job._PACKAGES if package != "pillow"))
+        render(spec(), str(tmp_path / "earlier"), here=True)
+    before = tree(tmp_path / "earlier")
+    assert render(spec(), str(tmp_path / "earlier"), here=True).rendered == 0
+    assert tree(tmp_path / "earlier").keys() == before.keys()
+    assert verify(str(tmp_path / "earlier"), deep=0.2).problems == []
+
+    render(spec(), str(tmp_path / "now"), here=True)
+    monkeypatch.setattr(render_job, "version", lambda package: "0.0" if package == "pillow" else version(package))
+    with pytest.raises(UserError, match=rf"engine\.pillow: {version('pillow')} in the folder, 0\.0 now"):
+        render(spec(), str(tmp_path / "now"), here=True)
+    with pytest.raises(UserError, match=r"nothing can be compared:\n  engine\.pillow"):
+        verify(str(tmp_path / "now"), deep=0.2)
 
 
 def test_deep_finds_that_the_source_is_no_longer_what_was_rendered(spec: MakeRecipe, corpus: Path, tmp_path: Path) -> None:

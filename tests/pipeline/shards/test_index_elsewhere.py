@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.materialize.job import known_sums, shaping
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import Recipe, parse_recipe, schema
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus, open_training_corpus
 from trainers.running.runs import RunFolder
@@ -32,7 +32,7 @@ def sent(log: list[str], folder: Path) -> int:
     """Bytes of shards that a server was asked for."""
     total = 0
     for line in log:
-        path, wanted = re.fullmatch(r"GET /(\S+) (.*)", line).groups()  # type: ignore[union-attr]
+        path, wanted = re.fullmatch(r"GET /([^\s?]+)\S* (.*)", line).groups()  # type: ignore[union-attr]
         if path.endswith(".tar"):
             size = (folder / path).stat().st_size
             first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted).groups() if wanted != "None" else ("0", "")  # type: ignore[union-attr]
@@ -90,6 +90,47 @@ def test_without_a_place_the_cost_is_said(shards: Path, serve, caplog: pytest.Lo
     caplog.clear()
     open_corpus(str(shards))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "sign", ["?X-Amz-Date={}&X-Amz-Signature={}", "?sv=2024-11-04&se={}&sig={}%3D", "?Expires={}&Signature={}"]
+)
+def test_signed_shards_are_read_whole_once_however_they_are_signed_later(shards: Path, serve, tmp_path: Path, sign: str) -> None:
+    log: list[str] = []
+    host, whole = serve(shards, log=log), sum(path.stat().st_size for path in shards.iterdir())
+
+    def signed(n: int) -> schema.CorpusSection:
+        urls = [f"{host}/{name}.tar{sign.format(n, n)}" for name in ("a", "b")]
+        return schema.CorpusSection(shards=urls, index=str(tmp_path / "index"))
+
+    corpus = open_training_corpus(signed(1))
+    assert whole <= sent(log, shards) <= 1.1 * whole, "once, by the driver"
+    log.clear()
+    again = open_training_corpus(signed(2), progress=lambda *_: pytest.fail("scanned"))
+    for actor in (pickle.loads(pickle.dumps(corpus)), again):  # noqa: S301
+        actor.forget_members()
+        assert labels(actor.select([np.array([1]), np.array([2])])) == [("a1", 1), ("b2", 2)]
+        assert known_sums(actor).tolist() == known_sums(corpus).tolist()
+    assert sent(log, shards) <= 2 * 2 * (BODY + 10_000), "each of them read two samples"
+
+
+def test_without_a_place_the_cost_of_signed_shards_is_said(
+    shards: Path, serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = [f"{serve(shards)}/{name}.tar?X-Amz-Signature=1" for name in ("a", "b")]
+    assert len(labels(open_corpus(urls))) == 6
+    (said,) = caplog.messages
+    assert "2 shards have no index and their folder cannot be written: 0.00123 GB are read to index them, now, and again" in said
+    assert said.endswith("corpus.index: URL names a place to keep it")
+
+
+def test_a_query_that_may_choose_the_shard_is_never_left_out_of_its_name(
+    shards: Path, serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = [f"{serve(shards)}/a.tar?version={n}" for n in (1, 2)]
+    assert len(labels(open_corpus(urls, index_in=str(tmp_path / "index")))) == 6
+    assert not (tmp_path / "index").exists()
+    assert "keeps the index of names that end in .tar and have no query but a signature" in caplog.text
 
 
 def test_where_the_index_lies_is_no_part_of_what_a_run_or_a_render_is(tmp_path: Path) -> None:

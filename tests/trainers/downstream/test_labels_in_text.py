@@ -14,7 +14,7 @@ from trainers.downstream.labelled import open_labelled
 
 
 @pytest.mark.parametrize("side", ["train", "test"])
-def test_a_cls_in_words_is_refused_with_the_sample_and_what_to_do(tmp_path: Path, side: str) -> None:
+def test_a_cls_in_words_is_refused_with_the_shard_the_sample_and_what_to_do(tmp_path: Path, side: str) -> None:
     for name in ("train", "test"):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
             for n, label in enumerate(("0", "1", "cat" if name == side else "1.0")):
@@ -24,5 +24,9 @@ def test_a_cls_in_words_is_refused_with_the_sample_and_what_to_do(tmp_path: Path
                     archive.addfile(info, io.BytesIO(body))
     shards = {name: str(tmp_path / f"{name}.tar") for name in ("train", "test")}
     recipe = parse_recipe({"name": "r", "seed": 0, "engine": "cpu", "corpus": {"shards": shards["train"]}, "downstream": shards})
-    with pytest.raises(UserError, match=rf"downstream\.{side}: the `cls` of 2 \('cat'\) is no class number"):
+    with pytest.raises(UserError) as refused:
         open_labelled(recipe)
+    assert str(refused.value) == (
+        f"downstream.{side}: {shards[side]}: the `cls` of 2 ('cat') is no class number: write numbers from 0 there, or put the "
+        "images into a folder per class and pack them: pseudolabel pack SRC DST"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitRenderer, UnitSource
+from pipeline.streaming.plan import steps
+from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnDevice
 from tests.trainers.downstream.images import images_of
 from trainers.downstream.classifier import Classifier
@@ -22,7 +24,7 @@ from trainers.downstream.evaluate import judge
 from trainers.downstream.features import checked_recipe, extract
 from trainers.downstream.finetune import count_right
 from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
-from trainers.downstream.passes import some_left
+from trainers.downstream.passes import Batch, some_left, usable
 from trainers.downstream.statistics import remeasure
 from trainers.learning.gradients import accumulate
 from trainers.networks.backbones import build_backbone
@@ -81,16 +83,47 @@ def test_a_share_for_statistics_is_drawn_by_the_seed_from_all_shards(labelled: L
     assert {int(i) for batch in images_of(data.training_some(10_000)) for i in batch.ids} == everything
 
 
-def probed(data: Labelled) -> dict[str, dict[str, float]]:
-    """What evaluation makes of a backbone and of another, by start and protocol, beside the histogram's."""
+def judged(data: Labelled, images: Callable[[UnitSource], Iterator[Batch]] = images_of) -> dict[str, Any]:
+    """What evaluation makes of a backbone and of another."""
     made = {init: build_backbone(data.recipe.training.backbone, 32, seed) for seed, init in enumerate(("pretrained", "random"))}
     networks = {init: backbone.embedding("stage2") for init, backbone in made.items()}
-    remeasure(networks, images_of(data.training_some(100)), data.recipe)
-    train, test = (extract(networks, images_of(source), data.recipe) for source in (data.training_once(), data.testing()))
-    found = judge(train, test, data, None)
-    return {"": {"baseline": found["baseline"]}} | {
-        init: {row["protocol"]: row["accuracy"] for row in found["downstream"] if row["init"] == init} for init in made
-    }
+    remeasure(networks, images(data.training_some(100)), data.recipe)
+    train, test = (extract(networks, images(source), data.recipe) for source in (data.training_once(), data.testing()))
+    return judge(train, test, data, None)
+
+
+def probed(data: Labelled) -> dict[str, dict[str, float]]:
+    """The accuracies of that by start and protocol, beside the histogram's."""
+    found: dict[str, dict[str, float]] = {}
+    outcome = judged(data)
+    for row in outcome["downstream"]:
+        found.setdefault(row["init"], {})[row["protocol"]] = row["accuracy"]
+    return {"": {"baseline": outcome["baseline"]}, **found}
+
+
+@pytest.mark.parametrize("engine", ["cpu", "dali"])
+def test_what_is_found_does_not_depend_on_where_images_are_rendered(
+    labelled: Labelling, shard: Callable[..., str], engine: str
+) -> None:
+    """With damaged and unlabelled images among them, to the last bit, in evaluation and in a step of fine-tuning."""
+    train, test = shard("train", [0, 1] * 8, damaged=(5,)), shard("test", [0, 1] * 4 + [None], damaged=(2,))
+
+    def arriving(source: UnitSource) -> Iterator[Batch]:
+        return (usable(columns, torch.device("cpu")) for _, columns in steps(source, Arrived(source), 0, 1))
+
+    found = []
+    for render in ("workers", "trainer"):
+        sections = {"engine": engine, "placement": {"render": render, "cpus": 0.5}}
+        data = open_labelled(labelled(train=train, test=test, sections=sections))
+        outcome = judged(data, arriving)
+        assert {(row["labels"], row["tested"], row["total"]) for row in outcome["downstream"]} == {(15, 7, 9)}
+        source = data.training()
+        _, columns = next(steps(source, Arrived(source), 0, 1))
+        model = Classifier(data.recipe, data.classes.trained, None)
+        tuned = accumulate(model, ["class"], columns, 16, "float32")["class"]
+        assert tuned.count == columns["weight"].sum() == 15
+        found.append((outcome, tuned.loss.tolist()))
+    assert found[0] == found[1]
 
 
 def test_evaluation_never_takes_a_devices_tensor_for_an_array(labelled: Labelling, on_device: None) -> None:

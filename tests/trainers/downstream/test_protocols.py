@@ -104,28 +104,6 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     assert folder.read_json("quarantine.json") is None  # that is pretraining's
 
 
-@pytest.mark.parametrize("engine", ["cpu", "dali"])
-def test_results_do_not_depend_on_where_images_are_rendered(
-    labelled: Callable[..., Recipe], shard: Callable[..., str], engine: str
-) -> None:
-    train, test = shard("train", [0, 1] * 8, damaged=(5,)), shard("test", [0, 1] * 4 + [None], damaged=(2,))
-    found = []
-    for render in ("workers", "trainer"):
-        here = {"engine": engine, "placement": {"render": render, "cpus": 0.5}}
-        spec = labelled(workers=0, sections=here, train=train, test=test, layer="stage3", epochs=1)
-        folder = RunFolder(spec)
-        folder.make()
-        weights = build_backbone(spec.training.backbone, 32, 0).network.state_dict()
-        saved = {"backbone": weights, "spec": spec.training.backbone.model_dump(), "identity": "x"}
-        folder.write_weights("backbone.pt", saved)
-        probed, tuned = evaluate(spec), finetune(spec, fresh=True)
-        rows = probed["downstream"] + tuned["downstream"]
-        found.append((rows, probed["baseline"], tuned["curves"], folder.read_json("evaluate.quarantine.json")))
-        assert {(row["labels"], row["tested"], row["total"]) for row in rows} == {(15, 7, 9)}
-        assert probed["quarantined"] == tuned["quarantined"] == 3
-    assert found[0] == found[1]
-
-
 def test_test_sets_without_a_usable_image_or_with_too_many_bad_ones_are_refused(
     labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path
 ) -> None:
