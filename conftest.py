@@ -9,7 +9,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores; before torch is imported
 
-pytest_plugins = ["tests.cluster_of_one", "tests.tiles", "tests.web"]
+pytest_plugins = ["tests.cluster_of_one", "tests.distributions", "tests.tiles", "tests.web"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups

@@ -43,7 +43,7 @@ def ask(what: str, folder: Path) -> dict[str, Any]:
 def plan(_: Path) -> dict[str, Any]:
     """Open a corpus of 100,000 indexed shards and plan training over it, down to the first unit's samples."""
     from pipeline.ordering.order import Geometry, Schedule
-    from pipeline.recipe.schema import OrderSection
+    from pipeline.recipe.training import OrderSection
     from pipeline.shards.index import Index, Row
     from pipeline.shards.opening import open_corpus
     from pipeline.storage import expand

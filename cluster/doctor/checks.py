@@ -125,7 +125,7 @@ def compare_precision(device: str) -> Check:
     """Compare a network's products and gradients in bfloat16 with those in float32, on maps down to one position."""
     import torch
 
-    from pipeline.recipe.schema import BackboneSection
+    from pipeline.recipe.training import BackboneSection
     from trainers.learning.optim import place
     from trainers.networks.backbones import build_backbone
     from trainers.networks.precision import TOLERANCE, compute_dtype, disagreements

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.engines import pixel_shapes
 from pipeline.errors import UserError
-from pipeline.recipe.schema import Recipe, Render
+from pipeline.recipe.outputs import Render
+from pipeline.recipe.schema import Recipe
 
 MASK = "mask.png"
 """The extension of a task's mask in a tar, after the task's name; in older corpora `label.png`."""

@@ -23,8 +23,9 @@ from pipeline.materialize.rendered import RenderedCorpus, open_rendered
 from pipeline.materialize.shard import ShardRenderer
 from pipeline.materialize.threads import mapped
 from pipeline.shards.index import NAME as INDEX
-from pipeline.shards.members import Members, scan, sidecar
+from pipeline.shards.members import Members, sidecar
 from pipeline.shards.opening import open_corpus
+from pipeline.shards.scanning import scan
 from pipeline.storage import is_local, join, open_seekable, read_all, read_range
 from pipeline.storage import size as size_of
 

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.draws import hash64, permutation
 from pipeline.errors import UserError
 from pipeline.ordering.mixture import Portion, apportion, deal
-from pipeline.recipe.schema import OrderSection
+from pipeline.recipe.training import OrderSection
 
 _LEAST_LANES, _MOST_LANES = 16, 64
 _UNIT_BYTES, _SENT_BYTES = 16 * 2**20, 40 * 2**20

@@ -1,4 +1,4 @@
-"""YAML as recipes have it: plain data of bounded size and depth, with numbers as YAML 1.2 writes them (`1e-3`) and no dates."""
+"""Parses the YAML of recipes: plain data of bounded size and depth, numbers as in YAML 1.2 (`1e-3`), no dates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import yaml
 
 _DEEPEST = 50
-_MOST_REPEATED = 10_000  # values that aliases may add to those that are written
+_MOST_REPEATED = 10_000  # values that aliases may add
 _MOST_DIGITS = 30
 _NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
@@ -18,7 +18,7 @@ _QUOTES = "a text that begins with one of * & ! % @ { [ belongs in quotes"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain data; a key that is given twice is an error, not a silent loss of the first."""
+    """A loader of plain data, for which a key that is given twice is an error."""
 
     yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
         first: [(tag, pattern) for tag, pattern in known if tag != f"{_TAG}timestamp"]
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def number(self, node: yaml.ScalarNode) -> float:
-        """A number with an exponent: whole where it is written as one, such as `1e3`."""
+        """Construct a number with an exponent; one without a fraction, such as `1e3`, becomes an int."""
         mantissa, _, exponent = node.value.lower().partition("e")
         if "." not in mantissa and 0 <= int(exponent) < _MOST_DIGITS:
             return int(mantissa.replace("_", "")) * 10 ** int(exponent)
@@ -51,11 +51,11 @@ _Loader.add_constructor("!exponent", _Loader.number)
 
 
 def parse_yaml(text: str) -> Any:
-    """The document that a YAML text holds: mappings, lists, texts, numbers, true and false, and nothing.
+    """Parse a YAML text into dicts, lists, str, int, float, bool and None.
 
     Raises:
-        ValueError: no YAML, or more than plain data: other tags, deep nesting, aliases that repeat themselves or too much, texts
-            with control characters; in one line, with the place.
+        ValueError: the text is no YAML or more than plain data (other tags, deep nesting, aliases that hold themselves or repeat
+            too much, control characters); the message is one line and names the place.
     """
     try:
         return _constructed(loader := _Loader(text), loader.get_single_node())
@@ -66,12 +66,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """A value given on the command line: what YAML makes of it, or the text itself, whole, where YAML would cut or refuse it.
+    """Parse a value given on the command line as YAML; where YAML would cut or refuse it, the value is the whole text.
 
     So patterns (`*.tar`, `{a,b}.tar`) and names with ` #` need no quotes.
 
     Raises:
-        ValueError: as in `parse_yaml`; a list, mapping or quote that is not closed is no text.
+        ValueError: as in `parse_yaml`, and where a list, mapping or quote is not closed.
     """
     whole = text.strip()
     try:
@@ -95,7 +95,7 @@ def parse_value(text: str) -> Any:
 
 
 def _is_collection(text: str) -> bool:
-    """Whether a text is meant as a list, a mapping or a quoted text, though it is not a right one."""
+    """Whether an invalid text was meant as a list, a mapping or a quoted text."""
     if text[:1] in ("'", '"'):
         return text.count(text[0]) % 2 == 1
     return text[:1] + text[-1:] in ("[]", "{}") or any(text.count(a) != text.count(b) for a, b in ("[]", "{}"))
@@ -115,12 +115,12 @@ def _constructed(loader: _Loader, node: yaml.Node | None) -> Any:
 
 
 def _measured(node: yaml.Node, sizes: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
-    """How many values a node holds, those of aliases counted each time, and how deep they are nested.
+    """Count the values in a node (an alias counts each time) and how deep they are nested.
 
     Args:
         node: the node.
-        sizes: filled in: both numbers, by the identity of each node below it; of those that are being measured, (0, 0).
-        level: how deep this node lies.
+        sizes: filled in with both numbers of each node, by its identity; (0, 0) while a node is being measured.
+        level: this node's own depth.
     """
     values, depth = sizes.get(id(node), (1, 0))
     if not values:

@@ -1,4 +1,4 @@
-"""Reads a recipe: YAML, then `--set` overrides, then validation, with errors that name the key and the nearest known one."""
+"""Reads a recipe: YAML, then `--set` overrides, then validation; errors name the key and the nearest known one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORDS = {
     "invalid_key": "keys are names, not numbers",
 }
 _BY_ITSELF = frozenset(("missing", "unknown_task"))
-"""Refusals that say all without the value that was given."""
+"""Kinds of refusal whose message does not repeat the given value."""
 
 _MOST_BYTES = 2**20
 _MOST_LINES = 20
@@ -42,11 +42,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: YAML file; plain data, no tags beyond YAML's own.
+        path: YAML file of plain data, without tags other than YAML's own.
         overrides: `a.b=value` each, the value in YAML.
 
     Raises:
-        UserError: file missing, not YAML, or refused; every refusal in one message, each with its key's path.
+        UserError: the file is missing, no YAML, or refused; one message lists all refusals, each with the path of its key.
     """
     try:
         with Path(path).open("rb") as file:
@@ -120,20 +120,20 @@ def _kind(value: Any) -> str:
 
 
 def _keys_at(loc: list[str]) -> list[str]:
-    """The keys that the section at `loc` knows."""
+    """The known keys of the section at `loc`."""
     if loc[:1] == ["tasks"]:
         from pipeline.tasks import registry
 
         return list(registry()[loc[1]].model_fields)
     model: type[BaseModel] = Recipe
     for key in loc:
-        if key in model.model_fields:  # else a name that the user chose, as in `corpus.mix`
+        if key in model.model_fields:  # otherwise the user chose the name, as in `corpus.mix`
             model = _model_of(model.model_fields[key].annotation) or model
     return list(model.model_fields)
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field is, or that it has several of."""
+    """The section class in a field's type, which may be inside a union or a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_of(part))), None)

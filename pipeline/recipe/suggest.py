@@ -1,4 +1,4 @@
-"""Words for a name that is not known: what is near it, and what there is."""
+"""Error messages for unknown names: the nearest known name, and all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LONGEST = 200  # characters
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line that names the unknown thing, the nearest known one, and all of them."""
+    """A message of one line: the unknown name, the nearest known one, and all known ones."""
     name, names = shortened(name), list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
@@ -17,5 +17,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def shortened(text: str) -> str:
-    """A text for a message: of a very long one its beginning."""
+    """The text, cut after 200 characters for a message."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.draws import Stream
-from pipeline.recipe.schema import Image
+from pipeline.recipe.corpus import Image
 
 _TRIES = 10
 

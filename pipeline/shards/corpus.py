@@ -15,8 +15,9 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
-from pipeline.shards.members import LABEL, Members, load_or_scan, read_label, scan, sidecar_in
+from pipeline.shards.members import Members, sidecar_in
 from pipeline.shards.remarks import unread_labels
+from pipeline.shards.scanning import LABEL, load_or_scan, read_label, scan
 from pipeline.storage import read_ranges, without_secrets
 from pipeline.storage import size as size_of
 

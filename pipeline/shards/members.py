@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,24 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.draws import hash64, sample_id
-from pipeline.errors import ShardError
-from pipeline.shards import naming, tar
+from pipeline.shards import naming
 from pipeline.storage import (
-    changed,
     is_local,
-    is_writable,
     join,
-    open_seekable,
     read_all,
-    read_ranges,
     unsigned,
     write_atomic,
 )
-from pipeline.storage import size as size_of
 
 VERSION = 1
-LABEL = 64
-"""Bytes of a `cls` member that are looked at."""
 
 _PART = pa.struct([pa.field("ext", pa.string()), pa.field("offset", pa.int64()), pa.field("size", pa.int64())])
 _SCHEMA = pa.schema(
@@ -51,15 +38,13 @@ _SCHEMA = pa.schema(
 )
 _METADATA = b"pseudolabel.members"
 _BATCH = 1024
-_BEGINNING = 4096  # of a member's body: what comes with its header when that is read
-_INTEGER = re.compile(r"([+-]?[0-9]{1,10})(?:\.0*)?")
-_LABEL_PROBLEM = "cls is not "  # how the words of earlier versions begin, which made a problem of it
+_LABEL_PROBLEM = "cls is not "  # how earlier versions began the problem of an unreadable `cls`
 
 log = logging.getLogger(__name__)
 
 
 class DamagedIndex(ValueError):
-    """A file of ours whose content cannot be: it may be made again."""
+    """A file that this project wrote holds impossible content; it may be replaced."""
 
 
 class Member(NamedTuple):
@@ -72,12 +57,12 @@ class Member(NamedTuple):
 
 @dataclass
 class MemberRows:
-    """Samples on their way into a `Members` table; packed from time to time, for as objects they take ten times the room."""
+    """Collects samples for a `Members` table, packing every 1024 of them: as Python objects they take ten times the memory."""
 
     unread: int = 0
     """Samples whose `cls` is no class number."""
     text: str = ""
-    """The first of them, its key and what that `cls` holds."""
+    """The first such sample: its key and the content of its `cls`."""
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SCHEMA.names})
     _packed: list[pa.Table] = field(default_factory=list)
 
@@ -89,7 +74,7 @@ class MemberRows:
             self._pack()
 
     def table(self) -> pa.Table:
-        """All samples."""
+        """The table of all samples added so far."""
         self._pack()
         return pa.concat_tables(self._packed).combine_chunks()
 
@@ -109,15 +94,15 @@ class MemberRows:
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """The samples of one shard, in the order of the shard, none left out.
+    """A table of all samples of one shard, in the shard's order.
 
     Args:
         table: one row a sample: `key`; `ext`, `offset`, `size` of its image (`ext` empty where it has none); `label` (int32, null
-            where it has none); `others`, its further members; `problem`, the reason why it will be quarantined, or null.
+            where it has none); `others`, its further members; `problem`, why the sample will be quarantined, or null.
         shard_bytes: size of the shard that the table describes.
         digest: of the shard's headers, labels and the beginnings of its members, hexadecimal, where it was scanned.
         unread: how many samples have a `cls` that is no class number, where it was scanned.
-        text: the first of them, its key and what that `cls` holds.
+        text: the first such sample: its key and the content of its `cls`.
     """
 
     table: pa.Table
@@ -146,22 +131,22 @@ class Members:
 
     @property
     def ids(self) -> np.ndarray:
-        """uint64 of shape (n,): the numbers that stand for the keys."""
+        """uint64 of shape (n,): the samples' ids, see `pipeline.draws.sample_id`."""
         return np.fromiter(map(sample_id, self.keys), np.uint64, len(self))
 
     def take(self, rows: np.ndarray) -> Members:
-        """The samples of some rows, in that order."""
+        """The samples of the given rows, in the given order."""
         return Members(self.table.take(pa.array(rows, pa.int64())), self.shard_bytes)
 
     def preferring(self, image: str) -> Members:
-        """The same samples with the member of this extension as their image, whatever the others are.
+        """The same samples, each with its member of the given extension as its image.
 
-        An extension that fits wholly (`left.jpg`) goes before one whose last part fits.
+        A member whose whole extension matches (`left.jpg`) is preferred to one of which only the last part matches.
         """
         wanted = image.lower().lstrip(".")
         rows = MemberRows()
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
-            parts = sorted(_parts_of(row), key=lambda part: part.offset)
+            parts = sorted(parts_of(row), key=lambda part: part.offset)
             whole = [part for part in parts if part.ext == wanted]
             chosen = next(iter(whole or [part for part in parts if part.ext.endswith("." + wanted)]), None)
             problem = None if row["problem"] == _no_image(parts) else row["problem"]
@@ -173,18 +158,18 @@ class Members:
         return Members.of(rows, self.shard_bytes)
 
     def clips(self, frames: int, image: str | None = None) -> Members:
-        """The same samples as clips: their images are frames, in the natural order of the extensions (`2.jpg` before `10.jpg`).
+        """The same samples as clips, whose images are frames in the natural order of their extensions (`2.jpg` before `10.jpg`).
 
         The first frame becomes the sample's image, and the others come first among its further members.
 
         Args:
-            frames: a sample with another number of images is given that as its problem.
-            image: only members of this extension are frames; else all images.
+            frames: images that each sample must have; one with another number gets a `problem`.
+            image: extension of the members that are frames; None takes all images.
         """
         wanted = image.lower().lstrip(".") if image else None
         rows = MemberRows()
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
-            parts = sorted(_parts_of(row), key=lambda part: part.offset)
+            parts = sorted(parts_of(row), key=lambda part: part.offset)
             shown = [part for part in parts if (f".{part.ext}".endswith(f".{wanted}") if wanted else naming.is_image(part.ext))]
             shown.sort(key=lambda part: naming.natural(part.ext))
             others = [part._asdict() for part in (*shown[1:], *(part for part in parts if part not in shown))]
@@ -196,7 +181,11 @@ class Members:
         return Members.of(rows, self.shard_bytes)
 
     def save(self, url: str) -> None:
-        """Write the table as Parquet; OSError where that cannot be."""
+        """Write the table as Parquet.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         digest = {"digest": self.digest} if self.digest else {}
         about = json.dumps({"version": VERSION, "shard_bytes": self.shard_bytes, **digest})
         with write_atomic(url) as file:
@@ -207,14 +196,14 @@ class Members:
         """Read what `save` wrote.
 
         Raises:
-            OSError: not there, or not readable.
-            Damaged: its content cannot be.
-            ValueError: no such table, or one of another version.
+            OSError: the file is missing or cannot be read.
+            DamagedIndex: its content is impossible.
+            ValueError: the file is no such table, or one of another version.
         """
         content = read_all(url)
         try:
             table = pq.ParquetFile(pa.BufferReader(content)).read()
-        except (pa.ArrowException, OSError) as error:  # the latter, too, is what pyarrow says of damaged pages
+        except (pa.ArrowException, OSError) as error:  # pyarrow raises OSError for damaged pages, too
             raise DamagedIndex(f"{url}: damaged: {error}") from None
         try:
             about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
@@ -229,14 +218,14 @@ class Members:
 
 
 def _without_label_problems(table: pa.Table) -> pa.Table:
-    """Samples that earlier versions put aside for their `cls`: they have no label, and their image is as good as any."""
+    """The table without the problems that earlier versions gave to samples with an unreadable `cls`: those only have no label."""
     place, problem = table.schema.get_field_index("problem"), table.column("problem")
     mended = pc.if_else(pc.fill_null(pc.starts_with(problem, _LABEL_PROBLEM), False), None, problem)
     return table.set_column(place, _SCHEMA.field("problem"), mended)
 
 
 def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
-    """What no scan of a shard would say, in words; None where all of it may be so."""
+    """Why a table cannot come from a scan of a shard, in words; None where it can."""
     if not isinstance(shard_bytes, int) or shard_bytes < 0:
         return f"it gives {shard_bytes!r} as its shard's bytes"
     lists = table.column("others")
@@ -261,13 +250,13 @@ def _impossible(table: pa.Table, shard_bytes: Any) -> str | None:
 
 
 def sidecar(shard: str) -> str | None:
-    """URL of the file beside a shard that holds its members; None where the shard's URL leaves no place for one."""
+    """URL of the file beside a shard that holds its members; None where the shard's URL has a query or does not end in `.tar`."""
     has_query = "?" in shard and not is_local(shard)
     return None if has_query or not shard.endswith(".tar") else shard.removesuffix(".tar") + ".members.parquet"
 
 
 def sidecar_in(index: str, shard: str) -> str | None:
-    """URL of the file in a folder for indices that holds a shard's members; shards of one folder have them in one.
+    """URL of the file that holds a shard's members in the folder `index`, which has a subfolder for each folder of shards.
 
     It is the same however the shard's URL is signed; None where a query may choose what the URL stands for.
     """
@@ -278,164 +267,10 @@ def sidecar_in(index: str, shard: str) -> str | None:
     return f"{join(index, f'{hash64(folder):016x}')}/{name.removesuffix('.tar')}.members.parquet"
 
 
-def scan(url: str, prefer: str | None = None) -> Members:
-    """Make a shard's index from its headers and its labels; of images only the beginnings are read, for its digest.
-
-    Args:
-        url: the shard.
-        prefer: extension of the image that is wanted where a sample has several; else its first.
-
-    Raises:
-        ShardError: the shard is not there, cannot be read, or is damaged.
-    """
-    try:
-        length = size_of(url)
-        with open_seekable(url) as file:
-            digest = hashlib.blake2b(digest_size=32)
-            rows = _samples(file, url, length, digest)
-            members = Members(rows.table(), length, digest.hexdigest(), rows.unread, rows.text)
-    except OSError as error:
-        raise ShardError(url, f"cannot be read: {str(error).removeprefix(url + ': ')}") from None
-    return members.preferring(prefer) if prefer else members
-
-
-def load_or_scan(
-    url: str,
-    shard_bytes: int,
-    prefer: str | None = None,
-    samples: int | None = None,
-    since: float | None = None,
-    beside: str | None = None,
-) -> tuple[Members, bool]:
-    """A shard's members from the file beside it where that is there and fits the shard, else from the shard.
-
-    Args:
-        url: the shard.
-        shard_bytes: its size.
-        prefer: as for `scan`, whose errors it raises.
-        samples: how many the index of its folder says it holds, where that is known.
-        since: when the shard was last changed, if known; an older file beside it is not used.
-        beside: another place than `sidecar` for that file.
-
-    Returns:
-        The members, and whether the shard was scanned.
-    """
-    beside = beside or sidecar(url)
-    try:
-        fits = beside and (since is None or (changed(beside) or since) >= since)
-        members = Members.load(beside) if beside and fits else None
-        if members is not None and members.shard_bytes == shard_bytes and samples not in (None, len(members)):
-            raise DamagedIndex(f"{beside}: damaged: it holds {len(members)} samples, {samples} by the index")
-    except DamagedIndex as error:
-        members = scan(url)
-        _make_again(members, beside or "", error)
-        return (members.preferring(prefer) if prefer else members), True
-    except (OSError, ValueError):  # not there, or of no use: the shard itself tells the same
-        members = None
-    if members is None or members.shard_bytes != shard_bytes:
-        return scan(url, prefer), True
-    return members.preferring(prefer) if prefer else members, False
-
-
-def _make_again(members: Members, url: str, error: DamagedIndex) -> None:
-    try:
-        if not is_writable(url):
-            raise PermissionError("http storage cannot be written")
-        members.save(url)
-        log.warning("%s; it was made again from the shard", error)
-    except OSError as refused:
-        log.warning("%s; the shard itself is read, for it cannot be made again: %s", error, refused)
-
-
-def at_hand(url: str) -> Members | None:
-    """A shard's members from the file beside it, as old as it may be; None where that is missing or of no use."""
-    beside = sidecar(url)
-    try:
-        return Members.load(beside) if beside else None
-    except (OSError, ValueError):
-        return None
-
-
-def agrees(url: str, members: Members) -> bool:
-    """Whether the headers and labels of a shard's first and last sample are those of a table: two small parts of it are read.
-
-    Raises:
-        OSError: the shard cannot be read.
-    """
-    ends = members.take(np.unique([0, len(members) - 1])) if len(members) else members
-    for row in ends.table.to_pylist():
-        parts = _parts_of(row)
-        ranges = [(part.offset - tar.BLOCK, part.offset + (min(part.size, LABEL) if part.ext == "cls" else 0)) for part in parts]
-        for part, found in zip(parts, read_ranges(url, ranges)):
-            if not _is_header(found[: tar.BLOCK], f"{row['key']}.{part.ext}", part.size):
-                return False
-            if part.ext == "cls" and read_label(found[tar.BLOCK :])[0] != row["label"]:
-                return False
-    return True
-
-
-def _is_header(block: bytes, name: str, size: int) -> bool:
-    try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    plain = name.isascii() and len(name) < 100  # others stand in a header before this one
-    return info.size == size and (not plain or naming.plain(info.name).lower() == name.lower())
-
-
-def _samples(file: IO[bytes], url: str, length: int, digest: Any) -> MemberRows:
-    rows = MemberRows()
-    seen: set[str] = set()
-    for key, group in groupby(_parts(file, url, length, digest), key=lambda entry: entry[0]):
-        parts: list[Member] = []
-        label: int | None = None
-        problem = (
-            "a sample of this key came before in the shard (members of one sample must be adjacent)" if key in seen else None
-        )
-        seen.add(key)
-        for _, part in group:
-            if part.size < 0:
-                problem = problem or f"its {part.ext} is a link to a file that the shard does not hold"
-                continue
-            if any(part.ext == other.ext for other in parts):
-                problem = problem or f"two members with extension {part.ext}"
-            parts.append(part)
-            if part.ext == "cls":
-                file.seek(part.offset)
-                label, wrong = read_label(file.read(min(part.size, LABEL)))
-                if wrong:
-                    rows.unread, rows.text = rows.unread + 1, rows.text or f"{key} ({wrong})"
-        rows.add(key, parts, label, problem)
-    return rows
-
-
-def _parts_of(row: dict[str, Any]) -> list[Member]:
+def parts_of(row: dict[str, Any]) -> list[Member]:
     """All members of a row of the table."""
     image = [Member(row["ext"], row["offset"], row["size"])] if row["ext"] else []
     return [*(Member(**part) for part in row["others"]), *image]
-
-
-def _parts(file: IO[bytes], url: str, length: int, digest: Any) -> Iterator[tuple[str, Member]]:
-    for name, offset, size in tar.walk(file, url, length):
-        file.seek(offset)
-        digest.update(f"{name}\0{offset}\0{size}\0".encode())
-        digest.update(file.read(min(max(size, 0), _BEGINNING)))
-        if (named := naming.split(naming.plain(name))) is not None:
-            yield named[0], Member(named[1], offset, size)
-
-
-def read_label(text: bytes) -> tuple[int | None, str | None]:
-    """A class from a `cls` member: an integer, whatever it is wrapped in; -1, as elsewhere, means that there is none.
-
-    Returns:
-        The class, and what the member holds in its place where that is no class number.
-    """
-    shown = text.decode("utf-8-sig", "backslashreplace").strip("\0 \t\r\n")
-    match = _INTEGER.fullmatch(shown.strip("\"'").strip())
-    value = int(match[1]) if match else -2
-    if not -1 <= value < 2**31:
-        return None, ascii(shown[:20])
-    return (None if value == -1 else value), None
 
 
 def _no_image(parts: list[Member]) -> str:

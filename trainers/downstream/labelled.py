@@ -11,7 +11,9 @@ import numpy as np
 from pipeline.draws import permutation
 from pipeline.errors import UserError
 from pipeline.ordering.order import Geometry, Schedule
-from pipeline.recipe.schema import Downstream, OrderSection, Recipe
+from pipeline.recipe.downstream import Downstream
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training import OrderSection
 from pipeline.rendering.engine import settled
 from pipeline.rendering.units import EncodedUnit, UnitSource, row_bytes
 from pipeline.shards.corpus import Corpus, Sample

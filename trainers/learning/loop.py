@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.draws import hash64
 from pipeline.errors import BudgetExceeded, RunError
-from pipeline.recipe.schema import Optimizer
+from pipeline.recipe.training import Optimizer
 from pipeline.rendering.quarantine import Quarantine
 from pipeline.rendering.units import UnitSource
 from pipeline.storage import is_local

@@ -7,10 +7,10 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from pipeline.recipe import schema
+from pipeline.recipe import training
 
 
-def build_optimizer(spec: schema.Optimizer, module: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
     """An optimizer over all weights of `module`, and its schedule: a linear warm-up, then a cosine to zero.
 
     Biases, norms and other weights of one axis are not decayed: shrinking them regularises nothing (He et al. 2019, "Bag of

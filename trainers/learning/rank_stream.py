@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RunError
-from pipeline.recipe.schema import Placement
+from pipeline.recipe.execution import Placement
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import STAGES, UnitSource
 from pipeline.streaming.batches import ahead

@@ -1,11 +1,12 @@
-"""Backbones: any torchvision classification network as a source of features, for images of any size."""
+"""Backbones: any torchvision classification network, or another package's, as a source of features for images of any size."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock
 
 from pipeline.errors import UserError
-from pipeline.recipe import schema
 from pipeline.recipe.suggest import unknown_name
+from pipeline.recipe.training import BackboneSection
+from pipeline.tasks.plugins import load, points_of
 from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
 from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
 
@@ -178,7 +180,7 @@ class Embedding(nn.Module):
 
 
 def build_backbone(
-    spec: schema.BackboneSection, image_size: int, seed: int, outputs: tuple[Output, ...] = ("vector", "map")
+    spec: BackboneSection, image_size: int, seed: int, outputs: tuple[Output, ...] = ("vector", "map")
 ) -> Backbone:
     """Build a randomly initialised backbone.
 
@@ -200,7 +202,7 @@ def build_backbone(
     return Backbone(network, plan, outputs, image_size)
 
 
-def check_backbone(spec: schema.BackboneSection, image_size: int) -> None:
+def check_backbone(spec: BackboneSection, image_size: int) -> None:
     """Refuse what `build_backbone` would refuse, without making weights."""
     _plan(spec.model_dump_json(), image_size)
 
@@ -209,10 +211,14 @@ def check_backbone(spec: schema.BackboneSection, image_size: int) -> None:
 def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
     with torch.device("meta"):
-        model = _construct(schema.BackboneSection.model_validate_json(spec), image_size)
-    if isinstance(model, VisionTransformer):
-        return make_plan(model, [model.image_size])
-    return make_plan(model, [image_size, *(size for size in LARGER_SIZES if size > image_size)])
+        model = _construct(BackboneSection.model_validate_json(spec), image_size)
+    sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
+    try:
+        return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
+    except (fx.proxy.TraceError, StopIteration) as error:  # of other packages' networks; torchvision's can all be cut
+        why = f"torch.fx cannot trace it: {error}" if str(error) else "it has no Linear layer to classify by"
+        name = BackboneSection.model_validate_json(spec).name
+        raise UserError(f"training.backbone.name: {name} cannot be used: {why}") from None
 
 
 @contextmanager
@@ -224,8 +230,18 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def model_names() -> list[str]:
-    """Names of all networks that a recipe can name."""
-    return sorted([*torchvision.models.list_models(module=torchvision.models), *_OWN])
+    """Names of all networks that a recipe can name; UserError where another package adds a name that is taken."""
+    return sorted([*_torchvision_names(), *_OWN, *_added()])
+
+
+@cache
+def _added() -> dict[str, EntryPoint]:
+    """The networks of other packages, by the entry point group `pseudolabel.backbones`."""
+    return points_of("pseudolabel.backbones", [*_torchvision_names(), *_OWN])
+
+
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
 
 
 def _resnet10(**args: Any) -> ResNet:
@@ -236,7 +252,11 @@ def _resnet10(**args: Any) -> ResNet:
 _OWN = {"resnet10": _resnet10}
 
 
-def _construct(spec: schema.BackboneSection, image_size: int) -> nn.Module:
+def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
+    if spec.name in _added():
+        if spec.stem == "small":
+            raise UserError(f"training.backbone.stem: {spec.name} comes with first layers of its own; leave it out")
+        return _call_builder(spec, {})
     small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
     if spec.name.startswith("vit_"):
         return _construct_vit(spec, image_size, small)
@@ -246,7 +266,7 @@ def _construct(spec: schema.BackboneSection, image_size: int) -> nn.Module:
     return model
 
 
-def _construct_vit(spec: schema.BackboneSection, image_size: int, small: bool) -> nn.Module:
+def _construct_vit(spec: BackboneSection, image_size: int, small: bool) -> nn.Module:
     with torch.device("meta"):  # a draft without weights, to read its sizes from
         draft = _call_builder(spec, {})
     assert isinstance(draft, VisionTransformer)
@@ -258,13 +278,12 @@ def _construct_vit(spec: schema.BackboneSection, image_size: int, small: bool) -
     return _call_builder(spec, {"image_size": image_size // patch * patch})
 
 
-def _call_builder(spec: schema.BackboneSection, defaults: dict[str, Any]) -> nn.Module:
+def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
     names = model_names()
     if spec.name not in names:
         near = difflib.get_close_matches(spec.name, names, n=8, cutoff=0.3) or ["resnet18", "resnet50", "vit_b_16"]
-        raise UserError(
-            f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, and the rest of torchvision's {len(names) - 1}"
-        )
+        rest = f"and the rest of torchvision's {len(_torchvision_names())}"
+        raise UserError(f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, {rest}")
     if "weights" in spec.args:
         raise UserError("training.backbone.args.weights: a backbone starts from random weights here; leave it out")
     if spec.name in ("googlenet", "inception_v3"):
@@ -272,9 +291,19 @@ def _call_builder(spec: schema.BackboneSection, defaults: dict[str, Any]) -> nn.
     try:
         if spec.name in _OWN:
             return _OWN[spec.name](**defaults, **spec.args)
+        if spec.name in _added():
+            return _built(_added()[spec.name], spec.args)
         return torchvision.models.get_model(spec.name, weights=None, **{**defaults, **spec.args})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"training.backbone.args: {spec.name} refuses them: {error}") from None
+
+
+def _built(point: EntryPoint, args: dict[str, Any]) -> nn.Module:
+    """The network that another package's builder makes."""
+    model = load(point)(**args)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"training.backbone.name: {point.name} ({point.value}) gives a {type(model).__name__}, not an nn.Module")
+    return model
 
 
 def _shortest(layers: dict[str, Cut]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Objectives, one file each, found by being here: how a trainer learns from each kind of label."""
+"""Objectives, one file each, or by an entry point: how a trainer learns from each kind of label."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.tasks import Task
+from pipeline.tasks.plugins import load_class, points_of
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective, Outcome
 
@@ -18,12 +19,18 @@ __all__ = ["Objective", "Outcome", "build_objective", "objective_class", "regist
 
 @cache
 def registry() -> dict[str, type[Objective]]:
-    """Every objective by name."""
+    """Every objective by name.
+
+    Raises:
+        UserError: another package's entry point clashes or cannot be used, see `pipeline.tasks.plugins`.
+    """
     found: dict[str, type[Objective]] = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         for cls in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(cls) and issubclass(cls, Objective) and not inspect.isabstract(cls):
                 found[cls.name] = cls
+    for name, point in points_of("pseudolabel.objectives", found).items():
+        found[name] = load_class(point, Objective)
     return dict(sorted(found.items()))
 
 

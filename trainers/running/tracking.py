@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import UserError
-from pipeline.recipe.schema import Recipe, Training
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training import Training
 from pipeline.storage import exists, is_local, join, open_seekable, scrubbed, scrubbed_document, write_atomic
 from pipeline.streaming.metrics import Gauges
 from trainers.running.run_log import Record, TolerantListener

@@ -23,7 +23,7 @@ from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Render
+from pipeline.recipe.outputs import Render
 from pipeline.shards.opening import open_corpus
 
 MakeRecipe = Callable[..., Recipe]

@@ -22,7 +22,8 @@ from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.shards.corpus import _cached_members
 from pipeline.shards.index import Index
-from pipeline.shards.members import Members, scan
+from pipeline.shards.members import Members
+from pipeline.shards.scanning import scan
 from tests.web import Serve
 
 MakeRecipe = Callable[..., Recipe]

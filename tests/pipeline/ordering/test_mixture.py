@@ -18,7 +18,7 @@ from pipeline.ordering.mixture import Portion, apportion, deal
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.ordering.quality import mixing
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.recipe.schema import CorpusSection
+from pipeline.recipe.corpus import CorpusSection
 from pipeline.rendering.units import UnitRenderer
 from pipeline.shards.opening import open_training_corpus
 from pipeline.shards.pack import pack

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.ordering.order import MOST_UNIT_BYTES, EpochOrder, Geometry, Schedule, UnitRows
-from pipeline.recipe.schema import OrderSection
+from pipeline.recipe.training import OrderSection
 
 COUNTS = st.lists(st.sampled_from([0, 1, 7, 13, 100]), min_size=1, max_size=9)
 GEOMETRIES = st.sampled_from([Geometry(8, 8, 4, 3), Geometry(12, 6, 2, 1), Geometry(16, 4, 4, 16), Geometry(6, 1, 1, 2)])

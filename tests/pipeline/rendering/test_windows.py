@@ -9,7 +9,7 @@ from PIL import Image as Picture
 from PIL import ImageOps
 
 from pipeline.draws import Draws, Stream
-from pipeline.recipe.schema import Image
+from pipeline.recipe.corpus import Image
 from pipeline.rendering.windows import center_windows, flips, random_windows, stored
 
 KEYS = 10_000

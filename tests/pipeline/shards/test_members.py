@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError
-from pipeline.shards.members import Members, load_or_scan, scan, sidecar
+from pipeline.shards.members import Members, sidecar
 from pipeline.shards.opening import open_corpus
+from pipeline.shards.scanning import load_or_scan, scan
 
 
 def rows(members: Members) -> dict[str, tuple[str, int, str | None]]:

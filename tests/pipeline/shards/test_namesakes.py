@@ -17,7 +17,7 @@ from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.recipe.schema import CorpusSection as Spec
+from pipeline.recipe.corpus import CorpusSection as Spec
 from pipeline.shards.inspect import inspect
 from pipeline.shards.opening import open_corpus, open_training_corpus
 from tests.pipeline.made_images import good

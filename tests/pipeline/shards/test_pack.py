@@ -18,9 +18,10 @@ from pipeline.errors import RunError, UserError
 from pipeline.shards import pack as packing
 from pipeline.shards import sources
 from pipeline.shards.index import Index
-from pipeline.shards.members import Members, scan
+from pipeline.shards.members import Members
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
+from pipeline.shards.scanning import scan
 from pipeline.shards.sources import File
 
 CLASSES = ["astronaut", "cat", "coffee"]

@@ -12,9 +12,10 @@ from pipeline.materialize.run import plan
 from pipeline.recipe import parse_recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.inspect import inspect
-from pipeline.shards.members import Members, read_label, scan, sidecar
+from pipeline.shards.members import Members, sidecar
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
+from pipeline.shards.scanning import read_label, scan
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import parse_recipe
 from pipeline.shards.index import SCHEMA, Index, Lookup, Row
-from pipeline.shards.members import Members, agrees, scan, sidecar
+from pipeline.shards.members import Members, sidecar
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
+from pipeline.shards.scanning import agrees, scan
 
 Samples = list[tuple[str, int]]
 BEFORE: Samples = [(f"k{n}", 0) for n in range(4)]
@@ -146,7 +147,7 @@ def test_a_copied_folder_keeps_its_index_and_only_the_ends_of_its_shards_are_com
     while min(os.stat(path).st_ctime_ns for path in shards) <= written:
         for path in shards:
             os.utime(path)
-    monkeypatch.setattr("pipeline.shards.opening.scan", lambda url: pytest.fail("scanned"))
+    monkeypatch.setattr("pipeline.shards.stale.scan", lambda url: pytest.fail("scanned"))
     assert open_corpus(str(tmp_path / "copy")).samples == 24
     open_corpus(str(tmp_path / "copy"), progress=no_scan)
     assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == before

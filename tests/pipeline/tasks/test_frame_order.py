@@ -80,8 +80,8 @@ def test_captions_name_the_frames() -> None:
             )
 
 
-@pytest.mark.parametrize(("corpus", "words"), [({}, "have no frames"), ({"frames": 2}, "have 2 frames")])
+@pytest.mark.parametrize(("corpus", "words"), [({}, "is not set"), ({"frames": 2}, "is 2")])
 def test_a_recipe_without_as_many_frames_is_refused(corpus: dict[str, int], words: str) -> None:
     document = {"name": "a", "seed": 1, "corpus": {"shards": "x", **corpus}, "tasks": {"rotation": {}, "frame_order": {}}}
-    with pytest.raises(UserError, match=rf"tasks\.frame_order: it looks at 3 frames .* {words}: set `corpus\.frames: 3`"):
+    with pytest.raises(UserError, match=rf"tasks\.frame_order: it needs 3 frames .* {words}: set `corpus\.frames: 3`"):
         parse_recipe(document)

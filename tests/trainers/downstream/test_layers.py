@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import BackboneSection as Spec
+from pipeline.recipe.training import BackboneSection as Spec
 from trainers.downstream import finetune
 from trainers.downstream.evaluate import probed_layer
 from trainers.downstream.labelled import Labelled, open_labelled

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import BackboneSection as Spec
+from pipeline.recipe.training import BackboneSection as Spec
 from trainers.downstream import statistics
 from trainers.downstream.passes import Batch
 from trainers.downstream.statistics import remeasure

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.recipe.schema import Optimizer
+from pipeline.recipe.training import Optimizer
 from trainers.learning.optim import build_optimizer, place
 
 

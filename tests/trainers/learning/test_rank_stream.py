@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.recipe import parse_recipe
-from pipeline.recipe.schema import Placement
+from pipeline.recipe.execution import Placement
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.tasks_on_crops import CropTaskRenderer
 from pipeline.rendering.units import STAGES, seconds_column

@@ -8,7 +8,7 @@ import torchvision
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from pipeline.recipe.schema import BackboneSection as Spec
+from pipeline.recipe.training import BackboneSection as Spec
 from trainers.networks.backbones import Backbone, build_backbone, model_names, seeded
 
 FAMILIES = {

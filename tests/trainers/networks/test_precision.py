@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.recipe import schema
+from pipeline.recipe.training import BackboneSection
 from trainers.learning.optim import place
 from trainers.learning.pretext import PretextModel
 from trainers.networks import precision
@@ -105,7 +105,7 @@ def test_convolutions_without_idle_taps_stay_in_bfloat16() -> None:
 
 def products_of(name: str, size: int) -> list[str]:
     network = place(
-        build_backbone(schema.BackboneSection(name=name, stem="small" if name.startswith("vit") else "standard"), size, 0), "cpu"
+        build_backbone(BackboneSection(name=name, stem="small" if name.startswith("vit") else "standard"), size, 0), "cpu"
     ).eval()
     x = torch.randn(4, 3, size, size).contiguous(memory_format=torch.channels_last)
     return disagreements("cpu", lambda: network(x))

@@ -11,7 +11,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.ordering.order import Geometry
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.recipe.schema import BackboneSection
+from pipeline.recipe.training import BackboneSection
 from trainers.networks.backbones import build_backbone
 from trainers.running.capacity import Node
 from trainers.running.preflight import check_batch

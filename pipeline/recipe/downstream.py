@@ -1,0 +1,23 @@
+"""The recipe's section `downstream`: the labelled task on which features are tested."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.recipe.section import Section, Shards
+from pipeline.recipe.training import Optimizer
+
+
+class Downstream(Section):
+    """The labelled task on which features are tested."""
+
+    train: Shards = Field(description="Labelled shards to train on.")
+    test: Shards = Field(description="Labelled shards to test on.")
+    labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels that is used, the same for each class.")
+    layer: str | None = Field(
+        None, description="Layer whose pooled features are probed, such as `layer3`; if not set, the last layer that was trained."
+    )
+    epochs: int = Field(20, ge=1, description="Epochs of fine-tuning.")
+    batch: int = Field(128, ge=1, description="Global batch, over all workers.")
+    optimizer: Optimizer = Optimizer(lr=5e-4)
+    neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
