@@ -227,7 +227,7 @@ def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     return marked
 
 
-# Typeset by hand: matplotlib wraps text at the figure's edge, not at a column's, and would save none of these 84 lines.
+# Typeset by hand: matplotlib wraps text at the edge of the figure, not of a column, so wrapping would be ours all the same.
 def _paint(title: str, facts: str, columns: list[PictureColumn]) -> Image.Image:
     large, small = ImageFont.load_default(34), ImageFont.load_default(15)
     bands = [_band(band) for band in _bands(columns)]
