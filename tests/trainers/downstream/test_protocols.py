@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,9 +105,17 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     assert folder.read_json("quarantine.json") is None  # that is pretraining's
 
 
-@pytest.mark.parametrize("engine", ["cpu", "dali"])
+@pytest.mark.parametrize(
+    ("engine", "command"),
+    [
+        ("cpu", evaluate),
+        pytest.param("cpu", finetune, marks=pytest.mark.slow),
+        pytest.param("dali", evaluate, marks=pytest.mark.slow),
+        pytest.param("dali", finetune, marks=pytest.mark.slow),
+    ],
+)
 def test_results_do_not_depend_on_where_images_are_rendered(
-    labelled: Callable[..., Recipe], shard: Callable[..., str], engine: str
+    labelled: Callable[..., Recipe], shard: Callable[..., str], engine: str, command: Callable[..., dict[str, Any]]
 ) -> None:
     train, test = shard("train", [0, 1] * 8, damaged=(5,)), shard("test", [0, 1] * 4 + [None], damaged=(2,))
     found = []
@@ -118,24 +127,29 @@ def test_results_do_not_depend_on_where_images_are_rendered(
         weights = build_backbone(spec.training.backbone, 32, 0).network.state_dict()
         saved = {"backbone": weights, "spec": spec.training.backbone.model_dump(), "identity": "x"}
         folder.write_weights("backbone.pt", saved)
-        probed, tuned = evaluate(spec), finetune(spec, fresh=True)
-        rows = probed["downstream"] + tuned["downstream"]
-        found.append((rows, probed["baseline"], tuned["curves"], folder.read_json("evaluate.quarantine.json")))
-        assert {(row["labels"], row["tested"], row["total"]) for row in rows} == {(15, 7, 9)}
-        assert probed["quarantined"] == tuned["quarantined"] == 3
+        result = command(spec) if command is evaluate else finetune(spec, fresh=True)
+        quarantine = folder.read_json(f"{command.__name__}.quarantine.json")
+        found.append((result["downstream"], result.get("baseline"), result.get("curves"), quarantine))
+        assert {(row["labels"], row["tested"], row["total"]) for row in result["downstream"]} == {(15, 7, 9)}
+        assert result["quarantined"] == len(quarantine) == 3
     assert found[0] == found[1]
 
 
-def test_test_sets_without_a_usable_image_or_with_too_many_bad_ones_are_refused(
+@pytest.mark.parametrize("command", [evaluate, pytest.param(finetune, marks=pytest.mark.slow)])
+def test_a_test_set_without_a_usable_image_is_refused(
+    labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    calm.copied(tmp_path)
+    train, test = shard("train", [0, 1] * 4), shard("none", [0, 1, 1], damaged=(0, 1, 2))
+    with pytest.raises(UserError, match=r"downstream\.test: none of its 3 images can be used; the first, .*s\.tar 000: "):
+        command(labelled(workers=0, train=train, test=test, epochs=1))
+
+
+def test_a_test_set_with_too_many_bad_images_is_refused(
     labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    train = shard("train", [0, 1] * 4)
-    none = labelled(workers=0, train=train, test=shard("none", [0, 1, 1], damaged=(0, 1, 2)), epochs=1)
-    for command in (evaluate, finetune):
-        with pytest.raises(UserError, match=r"downstream\.test: none of its 3 images can be used; the first, .*s\.tar 000: "):
-            command(none)
-    tight = {"failures": {"budget": 1}}
+    train, tight = shard("train", [0, 1] * 4), {"failures": {"budget": 1}}
     few = labelled(workers=0, sections=tight, train=train, test=shard("few", [0, 1, 1], damaged=(0, 2)), epochs=1)
     with pytest.raises(BudgetExceeded, match=r"2 of 3 samples .* over failures\.budget of 1"):
         evaluate(few)
