@@ -85,7 +85,10 @@ def test_what_stands_still_is_named_with_its_shard(run_recipe: Callable[..., Rec
     board.doing.remote("actor 1", "read", 1)
     feed = RankStream(source, 0, 1, board)
     assert 0 < feed._late(source, 25) <= 20  # it began only now
-    words = r"no batch has come to rank 0 for 60 s \(failures\.stall_seconds: 20\): read has stood still for \d+ s on actor 1, at .*tar"
+    words = (
+        r"no batch has come to rank 0 for 60 s \(failures\.stall_seconds: 20\): "
+        r"read has stood still for \d+ s on actor 1, at .*tar"
+    )
     with pytest.raises(RunError, match=words):
         feed._late(source, 60)
 

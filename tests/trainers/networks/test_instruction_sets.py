@@ -1,4 +1,4 @@
-"""A network trains to the same numbers with the instructions of older processors and of newer ones, as far as this one has them."""
+"""A network trains to the same numbers by the instructions of older processors and of newer ones, where this one has them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ TRAIN = """
         os.environ |= {"ONEDNN_MAX_CPU_ISA": most, "ONEDNN_VERBOSE": "1"}
         os.dup2(out, 1)
         model = place(PretextModel(recipe, seed=0), "cpu").eval()
-        print("found", json.dumps([losses("float32"), losses("bfloat16"), disagreements("cpu", lambda: model(batch))]), flush=True)
+        wrong = disagreements("cpu", lambda: model(batch))
+        print("found", json.dumps([losses("float32"), losses("bfloat16"), wrong]), flush=True)
 
     for most in sys.argv[1:]:
         with tempfile.TemporaryFile("w+") as out:
