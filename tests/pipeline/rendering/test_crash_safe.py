@@ -129,6 +129,7 @@ def test_deaths_of_one_run_that_no_image_explains_stop_it_in_words(tmp_path: Pat
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
     """Each call is a run of its own, as that of a user who killed the ones before."""
     from pipeline.rendering.in_flight import InFlight
