@@ -81,10 +81,9 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
             assert all(np.array_equal(pairs.columns[name][row], column[0]) for name, column in alone.columns.items()), one.key
 
 
-@pytest.mark.parametrize("turns", [4, pytest.param(14, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_chance(engine: str, turns: int) -> None:
-    """Files of every kind, each damaged some times. In processes of their own, as they may kill; memory is filled with other
+def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_chance(engine: str) -> None:
+    """Some hundreds of damaged files of every kind. In processes of their own, as they may kill; memory is filled with other
     bytes in each, so that a decoder that hands out what it never wrote to is found out."""
     script = """
         import hashlib, sys
@@ -116,8 +115,7 @@ def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_c
         first, last = sample("first", good()["jpeg"]), sample("last", good()["png"])
         expected = render([first, last], 0).columns["image"]
         hashed, counts = hashlib.sha256(), [0, 0]
-        turns = int(sys.argv[3])
-        for turn in range(turns):
+        for turn in range(14):
             samples = [first, *(sample(f"{turn}/{i}", damaged(file)) for i, file in enumerate(kinds)), last]
             pairs = render(samples, 0)
             image, weight = pairs.columns["image"], pairs.columns["weight"]
@@ -127,12 +125,12 @@ def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_c
             hashed.update(image.tobytes() + weight.tobytes())
             counts[0] += len(samples) - 2
             counts[1] += len(pairs.failures)
-        assert counts[1] > 4 * turns, counts
+        assert counts[1] > 60, counts
         print(hashed.hexdigest(), *counts)
     """
     told = set()
     for filling in ("85", "170"):
-        done = run_python(script, engine, "7", str(turns), MALLOC_PERTURB_=filling)
+        done = run_python(script, engine, "7", MALLOC_PERTURB_=filling)
         assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-3000:]}"
         told.add(done.stdout)
     assert len(told) == 1, told
