@@ -27,7 +27,7 @@ def test_a_run_takes_in_a_node_that_comes_and_goes_on_without_one_that_goes(
     run_recipe: Callable[..., Recipe], tiles: Path, serve: Serve, tmp_path: Path
 ) -> None:
     """The corpus stands still while nodes come and go: however fast the machine, the run is not over before."""
-    training = {"cpus": 3, "threads": 1, "epochs": 12, "checkpoint_epochs": 0.5, "resize_seconds": 4}
+    training = {"cpus": 3, "threads": 1, "epochs": 24, "checkpoint_epochs": 0.5, "resize_seconds": 4}
     flowing = threading.Event()
     url = serve(tiles, ranges=False, flowing=flowing)
     shards = [f"{url}/{shard.name}" for shard in sorted(tiles.glob("*.tar"))]
