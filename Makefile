@@ -1,5 +1,5 @@
 # make demo   the main job on real photos, or on your own:  make demo IMAGES=/path/to/folder-per-class
-# make test   the whole test suite
+# make test   the test suite
 # make test-all  the same, with the long form of proofs that `make test` holds in short
 # make check  formatter, linter, type checker
 # make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder

@@ -38,7 +38,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "shards"
 
 
-def recipe_on(tiles: Path, runs: Path, sections: dict[str, Any], training: dict[str, Any]) -> Recipe:
+def recipe_on(tiles: Path | str, runs: Path, sections: dict[str, Any], training: dict[str, Any]) -> Recipe:
     """Rotation and jigsaw on the tiles, three epochs of four steps in this process, with the given changes."""
     document: dict[str, Any] = {
         "name": "run",

@@ -85,10 +85,9 @@ print(json.dumps([sorted(found), ray.cluster_resources()["CPU"]]))
 @pytest.mark.parametrize(
     "start",
     [
-        "from trainers.running.session import connect; connect(recipe)",
-        "import ray; from pipeline import dataset; dataset(recipe).take(1)",
+        pytest.param("from trainers.running.session import connect; connect(recipe)", id="of a command", marks=pytest.mark.slow),
+        pytest.param("import ray; from pipeline import dataset; dataset(recipe).take(1)", id="of a user's own Ray Dataset"),
     ],
-    ids=["of a command", "of a user's own Ray Dataset"],
 )
 def test_a_ray_of_our_own_listens_on_loopback_only_and_has_a_cpu_more_for_ray_data(start: str, recipe_file: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -46,7 +46,7 @@ def shard(path: Path, count: int, photo: int = 0, bad_every: int = 0) -> None:
 def test_uneven_shards_an_empty_one_and_damaged_images_hang_nothing_and_add_up(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Fewer shards than workers, too: one of the three holds nothing."""
     folder = tmp_path / "uneven"
-    for i, (count, bad_every) in enumerate([(8, 0), (0, 0), (1000, 33)]):  # 31 of 1008: three per cent
+    for i, (count, bad_every) in enumerate([(8, 0), (0, 0), (500, 33)]):  # 16 of 508: three per cent
         shard(folder / f"shard-{i}.tar", count, i, bad_every)
     spec = run_recipe(
         {
@@ -58,12 +58,12 @@ def test_uneven_shards_an_empty_one_and_damaged_images_hang_nothing_and_add_up(r
         workers=3, batch=64, epochs=1, log_steps=4, order={"tail": "wrap", "window": 4},
     )  # fmt: skip
     result = pretrain(spec)
-    assert result["steps"] == 16
-    assert result["stages"]["samples"] == 16 * 64
-    assert result["quarantined"] == 31
+    assert result["steps"] == 8
+    assert result["stages"]["samples"] == 8 * 64
+    assert result["quarantined"] == 16
     found = trained(spec)
     assert found == due(spec)
-    assert len(set().union(*found.values())) == 1008
+    assert len(set().union(*found.values())) == 508
 
 
 def test_a_mixture_trains_to_the_end_by_weight(run_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -123,6 +123,7 @@ def test_a_run_that_goes_on_within_a_log_line_writes_the_same_line_over_all_of_i
     assert result["tasks"]["rotation"]["loss"] == [line["tasks"]["rotation"]["loss"] for line in before]
 
 
+@pytest.mark.slow
 def test_a_shard_that_does_not_answer_is_named_and_not_waited_for_for_ever(
     run_recipe: MakeRecipe, serve: Serve, tmp_path: Path
 ) -> None:

@@ -256,17 +256,22 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert shipped.isdisjoint({".env", "runs"})
 
 
-def test_a_job_ends_as_its_command_ends_and_sees_the_named_variables_only(head: Head, workshop: Path) -> None:
+def test_a_job_ends_as_its_command_ends(head: Head, workshop: Path) -> None:
+    """In failure; the job that is resumed above ends well."""
+    refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
+    assert refused.returncode == 2, refused
+    assert "no `downstream` section" in refused.stdout
+    assert "FAILED" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_render_is_a_job_too_ships_nothing_if_told_so_and_takes_named_variables(head: Head, workshop: Path) -> None:
     rendered = head.call(
         "submit", "--no-ship", "--env", "PSEUDOLABEL_DEBUG", "--", "render", "recipe.yaml", "--out", "pairs",
         cwd=workshop, PSEUDOLABEL_DEBUG="1", UNNAMED="1",
     )  # fmt: skip
     assert rendered.returncode == 0, rendered
     assert json.loads((workshop / "pairs.render.result.json").read_text())["counts"]["pairs"] == 72
-    refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
-    assert refused.returncode == 2, refused
-    assert "no `downstream` section" in refused.stdout
-    assert "FAILED" in refused.stderr
 
 
 def test_mistakes_are_refused_before_anything_is_sent(

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,19 @@ _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "heal
 
 
 VICTIMS = ["actor"] * 15 + ["raylet"] * 2 + ["SIGKILL", "SIGTERM", "SIGTERM"]
+ONE_OF_EACH = ["actor", "raylet", "actor", "SIGKILL", "SIGTERM"]
 ENDINGS = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {130, -signal.SIGTERM}}
 """The exit codes of a driver that is killed so: 130 is what the command makes of it, once it is up."""
 
 
-def prepare(folder: Path) -> Path:
-    """A recipe of four tasks and two drawings, and its corpus: 2,400 crops of six photos in about 60 shards.
+def prepare(folder: Path, images: int = 2400) -> Path:
+    """A recipe of four tasks and two drawings, and its corpus: crops of six photos, about 40 in a shard.
 
-    The crops are 64 to 95 pixels; five are no images. Returns the path of the recipe.
+    The crops are 64 to 95 pixels; one of 500 is no image. Returns the path of the recipe.
     """
     photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.cat(), data.immunohistochemistry()]
     rng = random.Random(0)
-    for n in range(2400):
+    for n in range(images):
         photo, side = photos[n % len(photos)], rng.randrange(64, 96)
         top, left = rng.randrange(photo.shape[0] - side), rng.randrange(photo.shape[1] - side)
         path = folder / "photos" / f"{n % len(photos)}" / f"{n:05d}.jpg"
@@ -70,9 +72,9 @@ class Outcome:
     folders: list[Path]
 
 
-def weather(recipe: Path, folder: Path, seed: int) -> Outcome:
-    """Render under twenty kills, in an order and at times that the seed says; `folder` gets the results and `driver.log`."""
-    victims = list(VICTIMS)
+def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIMS) -> Outcome:
+    """Render under kills, in an order and at times that the seed says; `folder` gets the results and `driver.log`."""
+    victims = list(kills)
     random.Random(seed).shuffle(victims)
     storm = Storm(recipe, folder / "driver.log", seed)
     folders: list[Path] = []

@@ -10,19 +10,27 @@ import pytest
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import load_recipe
-from tests.pipeline.materialize.storm import VICTIMS, prepare, weather
+from tests.pipeline.materialize.storm import ONE_OF_EACH, VICTIMS, prepare, weather
 
 
 @pytest.mark.xdist_group("kills")
-def test_twenty_kills_of_actors_nodes_and_driver_change_no_byte(tmp_path: Path, tree: Callable[[Path], dict[str, bytes]]) -> None:
+@pytest.mark.parametrize(
+    ("images", "kills", "bad"),
+    [(800, ONE_OF_EACH, 2), pytest.param(2400, VICTIMS, 5, marks=pytest.mark.slow)],
+    ids=["five", "twenty"],
+)
+def test_kills_of_actors_nodes_and_driver_change_no_byte(
+    tmp_path: Path, tree: Callable[[Path], dict[str, bytes]], images: int, kills: list[str], bad: int
+) -> None:
     """One seed; `benchmarks/kill_storm.py` tries many."""
-    recipe = prepare(tmp_path)
+    recipe = prepare(tmp_path, images)
     render(load_recipe(recipe), str(tmp_path / "calm"), here=True)
-    outcome = weather(recipe, tmp_path, seed=11)
+    outcome = weather(recipe, tmp_path, 11, kills)
     assert outcome.surprises == [], (tmp_path / "driver.log").read_text()
-    assert outcome.killed.total() == len(VICTIMS) == 20
+    assert outcome.killed.total() == len(kills)
+    assert outcome.killed.keys() == {"actor", "raylet", "SIGKILL", "SIGTERM"}
     calm = tree(tmp_path / "calm")
     for folder in outcome.folders:
         assert tree(folder) == calm
     verdict = verify(str(outcome.folders[0]))
-    assert (verdict.problems, verdict.pairs, verdict.quarantined) == ([], 2 * 2395, 5)
+    assert (verdict.problems, verdict.pairs, verdict.quarantined) == ([], 2 * (images - bad), bad)

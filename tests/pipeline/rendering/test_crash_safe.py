@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,7 @@ def test_deaths_of_one_run_that_no_image_explains_stop_it_in_words(tmp_path: Pat
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
     """Each call is a run of its own, as that of a user who killed the ones before."""
     from pipeline.rendering.in_flight import InFlight
@@ -170,6 +172,54 @@ def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[st
     assert json.loads(done.stdout) == [{"0": "the decoder's process died on this image (SIGFPE)"}, {}], done.stderr
 
 
+def test_preview_pairs_inspect_and_verify_decode_in_processes_of_their_own(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So they outlive a decoder as the renderers above do; the test below kills one in each."""
+    from cluster.pictures.preview import sheet
+    from pipeline.materialize.run import render as materialize
+    from pipeline.materialize.verify import verify
+    from pipeline.processes.child import ChildProcess
+    from pipeline.recipe import parse_recipe
+    from pipeline.shards.inspect import inspect
+    from pipeline.shards.opening import open_corpus
+    from pipeline.shards.pack import pack
+    from pipeline.streaming.plan import pairs
+
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    pack(str(photos), str(shards))
+    made = parse_recipe(
+        {
+            "name": "a",
+            "seed": 0,
+            "corpus": {"shards": str(shards)},
+            "image": {"size": 32},
+            "engine": "cpu",
+            "tasks": {"rotation": {}},
+            "training": {"batch": 2},
+        }
+    )
+    materialize(made, str(out), here=True)
+    (shards / "index.parquet").touch()  # so that verify renders the shards again
+
+    class Reached(Exception):
+        """A process was about to be started."""
+
+    def start(self: ChildProcess, what: Any, *arguments: Any) -> None:
+        raise Reached
+
+    monkeypatch.setattr(ChildProcess, "__init__", start)
+    for call in (
+        lambda: sheet(made, samples=5),
+        lambda: next(iter(pairs(made))),
+        lambda: inspect(open_corpus(str(shards)), deep=True),
+        lambda: verify(str(out), deep=1.0),
+    ):
+        with pytest.raises(Reached):
+            call()
+
+
+@pytest.mark.slow
 def test_preview_pairs_inspect_and_verify_survive_a_decoders_death(blind: dict[str, str], tmp_path: Path) -> None:
     """One script for all, since each process takes seconds to start."""
     script = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,16 +105,21 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     assert folder.read_json("quarantine.json") is None  # that is pretraining's
 
 
-def test_test_sets_without_a_usable_image_or_with_too_many_bad_ones_are_refused(
+@pytest.mark.parametrize("command", [evaluate, pytest.param(finetune, marks=pytest.mark.slow)])
+def test_a_test_set_without_a_usable_image_is_refused(
+    labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    calm.copied(tmp_path)
+    train, test = shard("train", [0, 1] * 4), shard("none", [0, 1, 1], damaged=(0, 1, 2))
+    with pytest.raises(UserError, match=r"downstream\.test: none of its 3 images can be used; the first, .*s\.tar 000: "):
+        command(labelled(workers=0, train=train, test=test, epochs=1))
+
+
+def test_a_test_set_with_too_many_bad_images_is_refused(
     labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path
 ) -> None:
     calm.copied(tmp_path)
-    train = shard("train", [0, 1] * 4)
-    none = labelled(workers=0, train=train, test=shard("none", [0, 1, 1], damaged=(0, 1, 2)), epochs=1)
-    for command in (evaluate, finetune):
-        with pytest.raises(UserError, match=r"downstream\.test: none of its 3 images can be used; the first, .*s\.tar 000: "):
-            command(none)
-    tight = {"failures": {"budget": 1}}
+    train, tight = shard("train", [0, 1] * 4), {"failures": {"budget": 1}}
     few = labelled(workers=0, sections=tight, train=train, test=shard("few", [0, 1, 1], damaged=(0, 2)), epochs=1)
     with pytest.raises(BudgetExceeded, match=r"2 of 3 samples .* over failures\.budget of 1"):
         evaluate(few)

@@ -20,15 +20,30 @@ def step(model: PretextModel, batch: dict[str, torch.Tensor]) -> dict:
     return outcomes
 
 
-@pytest.mark.parametrize("tasks", [("rotation",), ("occlusion",), ("rotation", "jigsaw", "colorization")], ids=" ".join)
-@pytest.mark.parametrize("backbone", ["alexnet", "vgg11", "googlenet", "resnet18", "densenet121", "vit_b_16"])
+SMALL, LARGE = ("googlenet", "resnet18", "densenet121"), ("alexnet", "vgg11", "vit_b_16")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tasks"),
+    [
+        *((backbone, ("rotation",)) for backbone in (*SMALL, *LARGE)),
+        ("resnet18", ("occlusion",)),
+        ("resnet18", ("rotation", "jigsaw", "colorization")),
+        *(
+            pytest.param(backbone, tasks, marks=pytest.mark.slow)
+            for backbone in ("googlenet", "densenet121", *LARGE)
+            for tasks in (("occlusion",), ("rotation", "jigsaw", "colorization"))
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
 def test_every_weight_gets_a_gradient(backbone, tasks, recipe, columns) -> None:
     model = PretextModel(recipe(*tasks, backbone=backbone, stem="auto"), seed=0)
     step(model, columns(2, 32))
     assert not [path for path, p in model.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize("backbone", ["alexnet", "vgg11", "googlenet", "resnet18", "densenet121", "vit_b_16"])
+@pytest.mark.parametrize("backbone", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_each_family_learns_a_batch_in_a_few_steps(backbone, recipe, columns) -> None:
     model, batch = PretextModel(recipe("rotation", backbone=backbone, stem="auto"), seed=0), columns(4, 32)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

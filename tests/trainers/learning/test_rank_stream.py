@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.recipe import parse_recipe
+from pipeline.errors import RunError
+from pipeline.ordering.order import Geometry, Schedule
+from pipeline.recipe import Recipe, parse_recipe
 from pipeline.recipe.execution import Placement
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.tasks_on_crops import CropTaskRenderer
-from pipeline.rendering.units import STAGES, seconds_column
+from pipeline.rendering.units import STAGES, UnitSource, seconds_column
+from pipeline.shards.opening import open_corpus
 from trainers.learning.rank_stream import RankStream, cause, more_seconds
-from trainers.running.run_log import RunLog
+from trainers.running.run_log import RunLog, open_run_log
 
 WORKERS, TRAINER = Placement(actors=2), Placement(render="trainer", actors=2)
 
@@ -68,6 +72,25 @@ def test_the_time_of_tasks_on_crops_is_counted_once_and_as_that_of_no_actor() ->
 )
 def test_a_batch_is_waited_for_while_its_stages_go_on_but_not_for_ever(waited: float, still: float, more: float) -> None:
     assert more_seconds(20, waited, still) == more
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_stands_still_is_named_with_its_shard(run_recipe: Callable[..., Recipe], tiles: Path) -> None:
+    """In `tests/trainers/test_exact.py` a server stops to answer."""
+    recipe = run_recipe({"failures": {"stall_seconds": 20}})
+    corpus = open_corpus(str(tiles))
+    source = UnitSource(recipe, corpus, Schedule(corpus.counts, Geometry(16, lanes=8, groups=4, window=2), recipe.seed, 2))
+    run_log = open_run_log()
+    run_log.begin.remote(0, 1, 1)
+    run_log.report.remote("actor 1", "read", 1)
+    feed = RankStream(source, 0, 1, run_log)
+    assert 0 < feed._late(source, 25) <= 20  # it began only now
+    words = (
+        r"no batch has come to rank 0 for 60 s \(failures\.stall_seconds: 20\): "
+        r"read has stood still for \d+ s on actor 1, at .*tar"
+    )
+    with pytest.raises(RunError, match=words):
+        feed._late(source, 60)
 
 
 def test_the_board_knows_which_actor_has_been_at_what_for_longest() -> None:

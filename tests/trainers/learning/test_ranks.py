@@ -19,8 +19,8 @@ from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
 from trainers.objectives import registry as objectives
 
-BATCH = 64
-BAD = (5, 17, 41)
+BATCH = 32
+BAD = (5, 17, 29)
 """All of them on the last rank, whether there are two or three."""
 
 
@@ -48,7 +48,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def lanes_of(rank: int, world: int) -> list[int]:
-    """Rows of a rank where 64 lanes are in 64 groups: 22, 21 and 21 of three."""
+    """Rows of a rank where 32 lanes are in 32 groups: 11, 11 and 10 of three."""
     return list(range(rank, BATCH, world))
 
 
@@ -87,7 +87,7 @@ def cases(recipe, rendered) -> list[tuple[str, Recipe, dict[str, np.ndarray]]]:
 def test_two_and_three_ranks_have_the_gradients_of_one_process(cases, tmp_path: Path) -> None:
     mp.start_processes(work, (str(tmp_path / "store"), cases, str(tmp_path / "out.pt")), nprocs=3, start_method="spawn")
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert {len(lanes_of(rank, 3)) for rank in range(3)} == {21, 22}
+    assert {len(lanes_of(rank, 3)) for rank in range(3)} == {10, 11}
     for name, spec, columns in cases:
         alone = network(spec)
         accumulate(alone, spec.tasks, columns, BATCH, "float32")

@@ -29,8 +29,14 @@ def images(n: int, size: int) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(size))
 
 
-@pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *((name, 32) for name in FAMILIES),
+        ("resnet18", 64),
+        *(pytest.param(name, 64, marks=pytest.mark.slow) for name in FAMILIES if name != "resnet18"),
+    ],
+)
 def test_a_family_gives_vector_and_map_and_takes_tiles(name: str, size: int) -> None:
     vector_width, map_width = FAMILIES[name]
     backbone = build(name, size)
