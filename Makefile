@@ -1,6 +1,7 @@
 # make demo   the main job on real photos, or on your own:  make demo IMAGES=/path/to/folder-per-class
 # make test   the test suite
 # make test-all  the same, with the long form of proofs that `make test` holds in short
+# make test-oldest, make test-newest   engines, a render and a pretraining with the oldest, the newest versions that pyproject.toml admits
 # make check  formatter, linter, type checker
 # make bench  speed beside what people would use instead, on photos of yours:  make bench IMAGES=/path/to/folder
 # make gpu-check   what a GPU is wanted for once, in eight minutes; without one, what can be done without
@@ -11,7 +12,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -
 # Some packages carry templates named .py that cannot be compiled.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pseudolabel pipeline trainers cluster || true
 
-.PHONY: demo test test-all check bench gpu-check format clean
+VERSIONS_TESTED := tests/pipeline/engines tests/pipeline/recipe tests/pipeline/materialize/test_once.py tests/trainers/test_rendered.py
+
+.PHONY: demo test test-all test-oldest test-newest check bench gpu-check format clean
 
 demo: .venv/demo
 	rm -rf runs/demo
@@ -29,6 +32,16 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 20 -m ""
+
+# In an environment of its own; uv picks the versions. The oldest are those of what pyproject.toml names.
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: .venv/base
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-versions
+	$(BIN)/uv pip install --quiet --python .venv-versions --resolution $(RESOLUTION) --editable ".[dev]"
+	.venv-versions/bin/pytest $(VERSIONS_TESTED)
+	rm -rf .venv-versions
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
