@@ -132,7 +132,7 @@ class ViewTask(Task):
         return ops.solarise(image, drawn["threshold"]) if any(self.solarise) else image
 
     def caption(self, drawn: Drawn) -> str:
-        return "the same photo"
+        return "the same photo" if self.views + self.small_views > 1 else "the same photo's parts"
 
 
 def _of_view(values: tuple[float, ...], k: int) -> float:

@@ -52,7 +52,7 @@ def amounts_of(drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 STRENGTHS = [
     {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
-    {name: 0.8 for name in NAMES[:3]} | {"hue": 0.2},
+    dict.fromkeys(NAMES[:3], 0.8) | {"hue": 0.2},
 ]
 
 
@@ -69,7 +69,7 @@ def test_amounts_are_drawn_as_torchvision_draws_them(strength: dict[str, float])
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_colours_are_torchvisions_on_average(strength: dict[str, float]) -> None:
-    """Of 1,500 drawn amounts on photos: means differ by less than 4 levels, spreads by less than 4.
+    """Of 1,500 drawn amounts on photos: means differ by less than 7 levels, spreads by less than 4.
 
     Brightness is about 130, and its spread 45. The rest is that torchvision clips after each change, in a drawn order, and turns
     hue in HSV, where the brightness changes with it.
@@ -90,7 +90,7 @@ def test_colours_are_torchvisions_on_average(strength: dict[str, float]) -> None
                 tensor = getattr(F, f"adjust_{name}")(tensor, float(amounts[name][row]))
             theirs.append(tensor.permute(1, 2, 0).numpy())
         one, other = looks(ours), looks(np.stack(theirs))
-        assert np.abs(one.mean(axis=0) - other.mean(axis=0)).max() < 4
+        assert np.abs(one.mean(axis=0) - other.mean(axis=0)).max() < 7
         assert np.abs(one.std(axis=0) - other.std(axis=0)).max() < 4
         assert other.std(axis=0).min() > 3, "hardly anything was changed, so hardly anything was compared"
 
