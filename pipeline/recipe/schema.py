@@ -339,7 +339,7 @@ def _tasks(value: Any) -> Any:
     for name, given in value.items():
         by_name = given.get("task") if isinstance(given, dict) else given.name if isinstance(given, Task) else None
         kind = name if by_name is None else by_name
-        if not isinstance(kind, str) or kind not in registry():
+        if not isinstance(given, Task) and (not isinstance(kind, str) or kind not in registry()):
             where = (str(name),) if by_name is None else (str(name), "task")
             refuse("unknown_task", unknown_name("task", str(kind), registry()), where)
         elif kind != name and (words := _own_name_refused(name, kind)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines import gpus_visible, output_buffers
+from pipeline.engines import gpus_visible, output_buffers, pixel_shapes
 from pipeline.engines.dali import DaliEngine
 from pipeline.engines.output_buffers import DeviceBuffers
 from pipeline.ordering.order import Geometry, Schedule
@@ -33,7 +33,9 @@ def test_tensors_hold_the_pairs_that_arrays_hold() -> None:
     here, there = Renderer(recipe("dali"))(samples, 1), staying()(samples, 1)
     assert there.failures == here.failures
     assert {samples[row].key for row in there.failures} == {"bad", "text"}
-    assert sum(isinstance(column, torch.Tensor) for column in there.columns.values()) == 1 + len(of_one_image())
+    assert sum(isinstance(column, torch.Tensor) for column in there.columns.values()) == len(
+        pixel_shapes(recipe("dali").tasks, SIZE)
+    )
     for name, column in here.columns.items():
         assert np.array_equal(column, np.asarray(there.columns[name])), name
 
