@@ -128,7 +128,7 @@ class CpuEngine:
 
     def _change(self, views: dict[str, np.ndarray], request: Request) -> None:
         """Carry out on the views what was drawn for them, a few samples at a time."""
-        n, most = len(request), max((column[0].nbytes for column in views.values()), default=1)
+        n, most = len(request), max((math.prod(column.shape[1:]) for column in views.values()), default=1)
         each = max(1, min(_CACHED_BYTES // most, -(-n // self._spread.count)))
 
         def change(part: int, _: int) -> None:

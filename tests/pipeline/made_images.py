@@ -147,6 +147,11 @@ def of_one_image() -> dict[str, type[Task]]:
     return {name: task for name, task in registry().items() if task.frames == 1}
 
 
+def unlike(tasks: Mapping[str, type[Task]]) -> dict[str, type[Task]]:
+    """Some tasks without most of those that cut their own windows: one code makes all of these."""
+    return {name: task for name, task in tasks.items() if name in ("simclr", "swav") or not task().view_columns(48)}
+
+
 def clip(step: int = 6, frames: int = FRAMES, **options: Any) -> list[bytes]:
     """The frames of a clip as PNGs: crops of the photo, each further to the right by `step` pixels."""
     whole = photo(WIDTH + step * frames, HEIGHT)

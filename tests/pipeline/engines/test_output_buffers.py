@@ -15,7 +15,7 @@ from pipeline.engines.output_buffers import DeviceBuffers
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.rendering.renderer import Renderer
 from pipeline.streaming.batches import batches
-from tests.pipeline.made_images import good, of_one_image
+from tests.pipeline.made_images import good, of_one_image, unlike
 from tests.pipeline.rendering.test_renderer import BAD, SIZE, recipe, sample
 
 FILES = {**{name: good()[name] for name in ("jpeg", "png", "webp", "grey png")}, "bad": BAD["damaged png"], "text": BAD["text"]}
@@ -24,7 +24,7 @@ FILES = {**{name: good()[name] for name in ("jpeg", "png", "webp", "grey png")},
 def staying() -> Renderer:
     """A renderer whose pixels stay on its device: the CPU, as if it were a GPU."""
     render = Renderer(recipe("dali"))
-    render.engine = DaliEngine({name: task() for name, task in of_one_image().items()}, SIZE, stay=True, batch=3)
+    render.engine = DaliEngine({name: task() for name, task in unlike(of_one_image()).items()}, SIZE, stay=True, batch=3)
     return render
 
 
