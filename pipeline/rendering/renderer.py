@@ -12,10 +12,11 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, pixel_shapes, with_views
 from pipeline.engines.output_buffers import rows_on
+from pipeline.engines.windows import center_windows, flips, random_windows
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
-from pipeline.rendering.windows import add_views, center_windows, flips, random_windows, stored
+from pipeline.rendering.windows import add_views, stored
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
 

@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops, Windows
+from pipeline.engines.windows import flips, random_windows
 from pipeline.labels import Views
-from pipeline.rendering.windows import flips, random_windows
 from pipeline.tasks.base import Drawn, Task
 from pipeline.tasks.jitter import jitter_maps
 

@@ -17,6 +17,7 @@ from skimage import data
 from cluster.pictures.preview import page, sheet, with_all_tasks
 from pipeline import pairs
 from pipeline.draws import Draws
+from pipeline.engines.windows import flips, random_windows
 from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
@@ -25,7 +26,6 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.rendering.find_crashers import find_crashers
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.units import UnitSource
-from pipeline.rendering.windows import flips, random_windows
 from pipeline.shards.corpus import Sample
 from pipeline.shards.opening import open_corpus, open_training_corpus
 from pipeline.streaming import plan as stream

@@ -225,7 +225,7 @@ def test_evaluation_is_never_mirrored_and_training_by_halves() -> None:
 
 def test_the_window_is_the_one_that_was_drawn() -> None:
     """The render takes its crop from the stream `crop`: PIL, given the same numbers, gives the same picture."""
-    from pipeline.rendering.windows import flips, random_windows
+    from pipeline.engines.windows import flips, random_windows
 
     one = sample("some/key", turned("JPEG", 6))
     made = recipe(tasks={})

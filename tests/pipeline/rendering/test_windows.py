@@ -9,8 +9,9 @@ from PIL import Image as Picture
 from PIL import ImageOps
 
 from pipeline.draws import Draws, Stream
+from pipeline.engines.windows import center_windows, flips, random_windows
 from pipeline.recipe.schema import Image
-from pipeline.rendering.windows import center_windows, flips, random_windows, stored
+from pipeline.rendering.windows import stored
 
 KEYS = 10_000
 USUAL = (Image().scale, Image().ratio)
