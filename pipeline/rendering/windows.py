@@ -23,7 +23,7 @@ def stored(
     it, and a crop turned after its resize to a small square costs next to nothing.
 
     Args:
-        windows: int32 (n, 4), as above.
+        windows: int32 (n, 4): top, left, height, width.
         heights: (n,) photo heights, upright.
         widths: (n,) photo widths, upright.
         orientations: (n,) EXIF orientations, 1 to 8.
