@@ -37,6 +37,7 @@ class CrashSafeRenderer:
         gpu: as for `Renderer`.
         in_child: render in a child process, so that this one survives a crash; else this one dies, and the process that takes
             its place searches for the sample.
+        image: as for `Renderer`; a child process always makes it.
         run: name of the run; crashes of one run are counted together. By default that of the Ray job, or of this process.
     """
 
@@ -47,11 +48,12 @@ class CrashSafeRenderer:
         center: bool = False,
         gpu: int | None = None,
         in_child: bool = False,
+        image: bool = True,
         run: str | None = None,
     ) -> None:
         self._recipe, self._center = recipe, center
         self._child = ChildProcess(ChildRenderer, recipe, threads, center) if in_child else None
-        self._renderer = None if in_child else Renderer(recipe, threads, center, gpu)
+        self._renderer = None if in_child else Renderer(recipe, threads, center, gpu, image)
         # Killers are recorded for a recipe and a version of the decoder: a run that restarts meets them again.
         identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self.engine_identity().items())))
         self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"

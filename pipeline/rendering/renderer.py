@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.draws import Draws
-from pipeline.engines import Engine, Request, pixel_shapes
+from pipeline.engines import Engine, Request, pixel_shapes, with_views
 from pipeline.engines.output_buffers import rows_on
+from pipeline.engines.windows import center_windows, flips, random_windows
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
-from pipeline.rendering.windows import center_windows, flips, random_windows, stored
+from pipeline.rendering.windows import add_views, stored
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
 
@@ -39,9 +40,10 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. Of clips `image` is the first frame, and
-            `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could not be decoded; it keeps its
-            place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
+            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`; small views are `<task>.small`. Of clips
+            `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could
+            not be decoded; it keeps its place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch
+            tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -67,14 +69,20 @@ class Renderer:
         threads: CPU threads of the engine.
         center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
         gpu: the GPU on which the pixels are wanted, None for the host; see `pipeline.rendering.engine.build_engine`.
+        image: whether the column `image` is wanted; left out where no task is given the crop. Other pixels are the same.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None, image: bool = True
+    ) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
         self._frames = recipe.corpus.frames or 1
-        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames)
-        self.engine: Engine = build_engine(recipe, threads, gpu)
+        self._views = with_views(recipe.tasks, recipe.image.size)
+        # By how much a photo may be reduced depends on all of its windows.
+        self._crop = image or self._frames > 1 or recipe.image.reduced or len(self._views) < max(1, len(recipe.tasks))
+        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames, self._crop)
+        self.engine: Engine = build_engine(recipe, threads, gpu, self._crop)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
         """Render one drawing of each sample.
@@ -128,13 +136,20 @@ class Renderer:
         if self._center:
             upright = center_windows(heights[own], widths[own])
         else:
-            upright = random_windows(crops, heights[own], widths[own], self._recipe.image)
+            upright = random_windows(crops, heights[own], widths[own], self._recipe.image.scale, self._recipe.image.ratio)
         windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)
         if self._flip:
             mirror[:, 0] ^= flips(crops).repeat(frames)
         drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
         encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
-        return Request(encoded, streams, windows, turn, mirror, drawn, frames), columns
+        request = Request(encoded, streams, windows, turn, mirror, drawn, frames)
+        if self._views:
+            chance, of = draws.of(rows), (heights[own], widths[own], orientations[own])
+            views = {
+                name: task.windows(chance.stream(name), *of[:2], self._recipe.image.size) for name, task in self._views.items()
+            }
+            add_views(request, views, *of, crop=self._crop)
+        return request, columns
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""

@@ -1,56 +1,17 @@
-"""Draws the crop that all tasks of a sample share: a window of the photo, and whether it is mirrored."""
+"""Places the windows of upright photos in the photos as they are stored, and decides what is decoded of each photo for all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from pipeline.draws import Stream
-from pipeline.recipe.corpus import Image
-
-_TRIES = 10
+from pipeline.engines.base import Request, ViewWindows
+from pipeline.engines.vocabulary import Windows
 
 # By EXIF orientation (0 unused): turn a quarter counter-clockwise, then mirror left and right, and top and bottom.
 _TURN = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1], bool)
 _MIRROR = np.array([[0, 0], [0, 0], [1, 0], [1, 1], [0, 1], [0, 1], [1, 1], [1, 0], [0, 0]], bool)
-
-
-def random_windows(rng: Stream, heights: np.ndarray, widths: np.ndarray, spec: Image) -> np.ndarray:
-    """Random resized crops, drawn as torchvision's `RandomResizedCrop` does: ten tries, then the centre at an allowed ratio.
-
-    Args:
-        rng: the samples' stream for cropping.
-        heights: (n,) photo heights, upright.
-        widths: (n,) photo widths.
-        spec: the recipe's `image` section (`scale`, `ratio`).
-
-    Returns:
-        int32 (n, 4): top, left, height, width, inside the photo.
-    """
-    (least, most), (narrow, wide) = spec.scale, np.log(spec.ratio)
-    area = rng.uniform("area", least, most, shape=(_TRIES,)) * (heights * widths)[:, None]
-    ratio = np.exp(rng.uniform("ratio", narrow, wide, shape=(_TRIES,)))
-    height, width = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    fits = (height >= 1) & (width >= 1) & (height <= heights[:, None]) & (width <= widths[:, None])
-    pick = np.arange(len(heights)), fits.argmax(axis=1)
-    h, w = height[pick], width[pick]
-    lost = ~fits.any(axis=1)
-    bounded = np.clip(widths / heights, *spec.ratio)
-    h = np.where(lost, np.clip(np.rint(np.minimum(heights, widths / bounded)), 1, heights), h).astype(np.int64)
-    w = np.where(lost, np.clip(np.rint(np.minimum(widths, heights * bounded)), 1, widths), w).astype(np.int64)
-    top = np.where(lost, (heights - h) // 2, rng.integers("top", heights - h + 1))
-    left = np.where(lost, (widths - w) // 2, rng.integers("left", widths - w + 1))
-    return np.stack([top, left, h, w], axis=1).astype(np.int32)
-
-
-def center_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The largest centred square of each photo; int32 (n, 4) as above."""
-    side = np.minimum(heights, widths)
-    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)
-
-
-def flips(rng: Stream) -> np.ndarray:
-    """Draw whether each crop is mirrored left and right: bool (n,), each with probability one half."""
-    return rng.uniform("flip") < 0.5
 
 
 def stored(
@@ -62,7 +23,7 @@ def stored(
     crop after its resize to a small square costs next to nothing.
 
     Args:
-        windows: int32 (n, 4), as above.
+        windows: int32 (n, 4): top, left, height, width.
         heights: (n,) photo heights, upright.
         widths: (n,) photo widths, upright.
         orientations: (n,) EXIF orientations, 1 to 8.
@@ -78,3 +39,45 @@ def stored(
     turned = np.stack([left, heights - top - height, width, height], axis=1)
     straight = np.stack([top, left, height, width], axis=1)
     return np.where(turn[:, None], turned, straight).astype(np.int32), turn, mirror
+
+
+def add_views(
+    request: Request,
+    windows: Mapping[str, Windows],
+    heights: np.ndarray,
+    widths: np.ndarray,
+    orientations: np.ndarray,
+    crop: bool = True,
+) -> None:
+    """Have the windows of tasks cut out of one decode of each sample's first image.
+
+    Args:
+        request: of the crops alone; it is changed.
+        windows: of n samples, by task name.
+        heights: (n,), as above; `widths` and `orientations` likewise.
+        crop: whether the crops are wanted too.
+    """
+    for name, drawn in windows.items():
+        placed = [stored(drawn.boxes[:, k], heights, widths, orientations) for k in range(drawn.boxes.shape[1])]
+        mirror = np.stack([upend for _, _, upend in placed], axis=1)
+        mirror[:, :, 0] ^= drawn.mirror
+        request.views[name] = ViewWindows(np.stack([boxes for boxes, _, _ in placed], axis=1), mirror)
+    first, crops = slice(None, None, request.frames), request.windows
+    boxes = [*([crops[first, None]] if crop else []), *(views.windows for views in request.views.values())]
+    regions = _bounding_boxes(np.concatenate(boxes, axis=1))
+    request.windows = crops.copy()
+    request.windows[first] = regions
+    request.crops = _within(crops[:, None], request.windows)[:, 0] if crop else None
+    for views in request.views.values():
+        views.windows = _within(views.windows, regions)
+
+
+def _bounding_boxes(boxes: np.ndarray) -> np.ndarray:
+    """The smallest window that holds all of some: (n, k, 4) -> (n, 4)."""
+    start, end = boxes[..., :2].min(axis=1), (boxes[..., :2] + boxes[..., 2:]).max(axis=1)
+    return np.concatenate([start, end - start], axis=1)
+
+
+def _within(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Windows (n, k, 4) as seen from the first pixel of the regions (n, 4) that hold them."""
+    return boxes - np.concatenate([regions[:, :2], np.zeros_like(regions[:, :2])], axis=1)[:, None]

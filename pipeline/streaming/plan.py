@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.engines import with_views
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import engine_name, settled
@@ -134,10 +135,11 @@ def sends_crops(source: UnitSource) -> bool:
     """Whether actors send only crops, from which the training worker makes the pairs (`pipeline.rendering.tasks_on_crops`).
 
     The inputs of four tasks have four times the bytes of their crop, and moving a byte between processes costs more than making
-    it from the crop. Only the CPU engine makes the same pixels in every process.
+    it from the crop. Only the CPU engine makes the same pixels in every process. Views are not made from the crop.
     """
     recipe = source.recipe
-    return type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu" and bool(recipe.tasks)
+    plain = type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu"
+    return plain and bool(recipe.tasks) and not with_views(recipe.tasks, recipe.image.size)
 
 
 def _without_tasks(source: UnitSource) -> UnitSource:
@@ -147,7 +149,8 @@ def _without_tasks(source: UnitSource) -> UnitSource:
 
 def sent_bytes(recipe: Recipe) -> int:
     """Estimate the bytes that an actor sends for a row, once the engine is settled; a file counts as large as its crop."""
-    whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
+    views = with_views(recipe.tasks, recipe.image.size)
+    whole = recipe.placement.render == "workers" and (recipe.engine != "cpu" or bool(views))
     return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
 
@@ -307,7 +310,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     from pipeline.rendering.quarantine import Quarantine
 
     source = open_source(recipe, epoch)
-    crops = engine_name(recipe) == "cpu"
+    crops = engine_name(recipe) == "cpu" and not with_views(recipe.tasks, recipe.image.size)
     threads = recipe.placement.threads
     finish = CropTaskRenderer(recipe, threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)

@@ -38,7 +38,7 @@ def written(folder: Path, text: str | bytes) -> Path:
         ({"training": {"epoch": 3}}, "training: unknown key 'epoch': did you mean 'epochs'? known are "),
         ({"training": {"optimizer": {"momentun": 0.9}}}, "training.optimizer: unknown key 'momentun': did you mean 'momentum'?"),
         ({"downstream": {"train": "x", "test": "y", "label": 1}}, "downstream: unknown key 'label': did you mean 'labels'?"),
-        ({"tasks": {"rotaton": {}}}, "tasks.rotaton: unknown task 'rotaton': did you mean 'rotation'? known are colorization, "),
+        ({"tasks": {"rotaton": {}}}, "tasks.rotaton: unknown task 'rotaton': did you mean 'rotation'? known are amdim, "),
         ({"tasks": {"rotation": {"turn": [0, 1]}}}, "tasks.rotation: unknown key 'turn': did you mean 'turns'?"),
         ({"tasks": {7: {}}}, "tasks.7: unknown task '7': known are "),
         ({"image": {"zzz": 1}}, "image: unknown key 'zzz': known are size, crop, "),
@@ -266,3 +266,31 @@ def test_every_field_can_be_explained() -> None:
     schema = Recipe.model_json_schema()
     assert {"string", "array"} == {kind["type"] for kind in schema["$defs"]["CorpusSection"]["properties"]["shards"]["anyOf"]}
     assert {"integer", "number"} == {kind["type"] for kind in schema["$defs"]["Failures"]["properties"]["budget"]["anyOf"]}
+
+
+def test_tasks_of_one_kind_have_names_of_the_users_own_and_a_tasks_own_name_changes_nothing() -> None:
+    jigsaw = {"grid": 2, "permutations": 24}
+    recipe = parse_recipe({**BASE, "tasks": {"small": {"task": "jigsaw", **jigsaw}, "jigsaw": {}}})
+    assert [type(task).__name__ for task in recipe.tasks.values()] == ["Jigsaw", "Jigsaw"]
+    again = parse_recipe(json.loads(recipe.canonical()))
+    assert again.tasks == recipe.tasks
+    assert again.digest() == recipe.digest()
+    named, plain = (parse_recipe({**BASE, "tasks": {"jigsaw": more}}) for more in ({"task": "jigsaw"}, {}))
+    assert named.digest() == plain.digest()
+    assert '"task"' not in plain.canonical()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ({"small": {"task": "jigsa"}}, "tasks.small.task: unknown task 'jigsa': did you mean 'jigsaw'?"),
+        ({"rotation": {"task": "jigsaw"}}, "tasks.rotation: this name is taken; give the `jigsaw` one of your own"),
+        ({"crop": {"task": "jigsaw"}}, "tasks.crop: this name is taken"),
+        ({"a.b": {"task": "jigsaw"}}, "tasks.a.b: a name of your own begins with a letter and has letters, digits, "),
+        ({"small": {"task": "jigsaw", "gird": 2}}, "tasks.small: unknown key 'gird': did you mean 'grid'?"),
+    ],
+)
+def test_names_of_tasks_that_cannot_be_are_refused(tasks: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_recipe({**BASE, "tasks": tasks})
+    assert words in str(refused.value)

@@ -17,6 +17,7 @@ from skimage import data
 from cluster.pictures.preview import page, sheet, with_all_tasks
 from pipeline import pairs
 from pipeline.draws import Draws
+from pipeline.engines.windows import flips, random_windows
 from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
@@ -25,7 +26,6 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.rendering.find_crashers import find_crashers
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.units import UnitSource
-from pipeline.rendering.windows import flips, random_windows
 from pipeline.shards.corpus import Sample
 from pipeline.shards.opening import open_corpus, open_training_corpus
 from pipeline.streaming import plan as stream
@@ -169,7 +169,9 @@ def test_frames_lie_as_they_were_drawn_once(shards: Path, engine: str) -> None:
     made = Renderer(spec)(samples, 0).columns["frames"].reshape(8, 3, 32, 32, 3)
     rng = Draws(spec.seed, 0, ids).stream("crop")
     sides = np.full(8, SIDE)
-    for row, ((top, left, height, width), mirrored) in enumerate(zip(random_windows(rng, sides, sides, spec.image), flips(rng))):
+    for row, ((top, left, height, width), mirrored) in enumerate(
+        zip(random_windows(rng, sides, sides, spec.image.scale, spec.image.ratio), flips(rng))
+    ):
         assert (height, width) == (32, 32)
         for frame, photo in zip(made[row], frames(3)):
             window = np.asarray(photo)[top : top + 32, left : left + 32]

@@ -13,7 +13,7 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.rendering.renderer import Pairs, Renderer
 from pipeline.shards.corpus import Sample
 from tests.pipeline.children import run_python
-from tests.pipeline.made_images import encode, good, of_one_image, photo, seen_by_pil, turned
+from tests.pipeline.made_images import encode, good, of_one_image, photo, seen_by_pil, turned, unlike
 
 ENGINES = ["cpu", "dali"]
 SIZE = 48
@@ -26,7 +26,7 @@ def recipe(engine: str = "cpu", tasks: Any = None, **image: Any) -> Recipe:
             "seed": 4,
             "corpus": {"shards": "nowhere"},
             "image": {"size": SIZE, **image},
-            "tasks": {name: {} for name in of_one_image()} if tasks is None else tasks,
+            "tasks": {name: {} for name in unlike(of_one_image())} if tasks is None else tasks,
             "engine": engine,
         }
     )
@@ -72,7 +72,7 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
         bad = one.key.startswith("bad/")
         assert (row in pairs.failures) == bad, one.key
         assert pairs.columns["weight"][row] == (0.0 if bad else 1.0)
-        pixels = [pairs.columns[name][row] for name in ("image", *(f"{task}.input" for task in of_one_image()))]
+        pixels = [pairs.columns[name][row] for name in ("image", *(f"{task}.input" for task in unlike(of_one_image())))]
         if bad:
             assert pairs.failures[row]
             assert not any(part.any() for part in pixels)
@@ -225,13 +225,15 @@ def test_evaluation_is_never_mirrored_and_training_by_halves() -> None:
 
 def test_the_window_is_the_one_that_was_drawn() -> None:
     """The render takes its crop from the stream `crop`: PIL, given the same numbers, gives the same picture."""
-    from pipeline.rendering.windows import flips, random_windows
+    from pipeline.engines.windows import flips, random_windows
 
     one = sample("some/key", turned("JPEG", 6))
     made = recipe(tasks={})
     upright = seen_by_pil(one.encoded)  # type: ignore[arg-type]
     rng = Draws(made.seed, 9, np.array([one.id], np.uint64)).stream("crop")
-    top, left, height, width = random_windows(rng, np.array([upright.height]), np.array([upright.width]), made.image)[0]
+    top, left, height, width = random_windows(
+        rng, np.array([upright.height]), np.array([upright.width]), made.image.scale, made.image.ratio
+    )[0]
     crop = upright.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     expected = np.asarray(crop)[:, ::-1] if flips(rng)[0] else np.asarray(crop)
     pixels = Renderer(made)([one], 9).columns["image"][0]

@@ -57,15 +57,22 @@ def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
         return list(pool.map(consume, range(world), units(source, crops=True).streaming_split(world, equal=False)))
 
 
+VIEWS = {"simclr": {"small_views": 1, "small_size": 16}, "second": {"task": "byol"}}
+
+
 @pytest.mark.parametrize(
-    ("render", "actors", "world", "batch"),
-    [("workers", 3, 2, 24), ("trainer", 2, 4, 8)],
+    ("tasks", "render", "actors", "world", "batch"),
+    [
+        (FOUR_TASKS, "workers", 3, 2, 24),
+        (FOUR_TASKS | VIEWS, "workers", 2, 2, 24),
+        (FOUR_TASKS | VIEWS, "trainer", 2, 4, 8),
+    ],
 )
 def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(
-    run_recipe: Callable[..., Recipe], render: str, actors: int, world: int, batch: int
+    run_recipe: Callable[..., Recipe], tasks: dict[str, Any], render: str, actors: int, world: int, batch: int
 ) -> None:
-    expected = by_sample(pairs(run_recipe({"tasks": FOUR_TASKS})))
-    spec = run_recipe({"tasks": FOUR_TASKS, "placement": {"render": render, "actors": actors, "cpus": 0.5}}, batch=batch)
+    expected = by_sample(pairs(run_recipe({"tasks": tasks})))
+    spec = run_recipe({"tasks": tasks, "placement": {"render": render, "actors": actors, "cpus": 0.5}}, batch=batch)
     ranks = over_ray(spec, world)
     assert len(expected) == 72
     assert by_sample(columns for rank in ranks for _, columns in rank) == expected
