@@ -44,9 +44,9 @@ def accumulate(
         with nullcontext() if ranks is None or is_last else ranks.no_sync():
             with autocast(device, precision):
                 outcome = model(batch, name)[name]
-            cost = outcome.minimised.sum() / share
+            cost = outcome.minimised / share
             if ranks is not None and is_last and len(names) > 1:
-                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters())  # it exchanges a weight that it has met
+                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters() if weight.requires_grad)  # it exchanges what it met
             cost.backward()
         found[name] = replace(outcome, loss=outcome.loss.detach(), cost=None)
     return found

@@ -295,7 +295,7 @@ class _StepTally:
         parts = [torch.tensor(float(len(columns["id"])), device=self.values.device)]
         for name, outcome in outcomes.items():
             self.also[name] = list(outcome.also)
-            parts += [outcome.loss.detach().sum(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
+            parts += [outcome.loss.detach(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
         self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
         self.steps += 1
 

@@ -37,7 +37,7 @@ class PretextModel(nn.Module):
         super().__init__()
         if not recipe.tasks:
             raise UserError("tasks: pretraining needs at least one, such as `rotation: {}`")
-        read = {objective_class(task).needs for task in recipe.tasks.values()}
+        read = {output for task in recipe.tasks.values() for output in objective_class(task).needs}
         outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
         size = recipe.image.size
         self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
@@ -63,24 +63,19 @@ class PretextModel(nn.Module):
         for number, (name, objective) in enumerate(self.objectives.items()):
             if only not in (None, name):
                 continue
-            if "task" in batch:
-                mine, rows = of_task(batch, name, number)
-                outcome = objective(self.backbone, mine, name, self.pixels).among(rows, len(batch["weight"]))
-            else:
-                outcome = objective(self.backbone, batch, name, self.pixels)
-            outcomes[name] = self._weighed(name, outcome)
+            mine = of_task(batch, name, number) if "task" in batch else batch
+            outcomes[name] = self._weighed(name, objective(self.backbone, mine, name, self.pixels))
         return outcomes
 
     def _weighed(self, name: str, outcome: Outcome) -> Outcome:
         """The outcome with what is to be minimised: the loss times the task's weight, or by uncertainty.
 
         Uncertainty: loss / variance + log(variance) / 2 (Kendall et al. 2018, equation 10), times the task's weight. The second
-        term belongs to the task and not to a sample; it is spread over the samples as the loss is, in proportion to their count.
+        term belongs to the task and not to a sample; it is counted once a sample, as the loss is.
         """
         if name not in self.log_variances:
             return replace(outcome, cost=self.weights[name] * outcome.loss)
         log_variance = self.log_variances[name]
         precision = (-log_variance).exp()
-        spread = outcome.count / len(outcome.loss)
-        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * spread)
+        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * outcome.count)
         return replace(outcome, cost=cost, also={**outcome.also, "precision": precision.detach() * outcome.count})

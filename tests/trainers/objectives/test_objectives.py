@@ -31,7 +31,7 @@ def test_the_loss_falls_and_the_metric_passes_the_trivial_answer(task, recipe, c
     losses = []
     for _ in range(20):
         outcome = model(batch)[task]
-        loss = outcome.loss.mean()
+        loss = outcome.loss / 16
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -51,9 +51,9 @@ def test_every_other_task_is_learnt_on_a_batch(task, recipe, rendered) -> None:
     for _ in range(60 if task == "reconstruction" else 25):  # through a bottleneck it is slower
         outcome = model(batch)[task]
         optimizer.zero_grad()
-        outcome.loss.mean().backward()
+        (outcome.loss / 16).backward()
         optimizer.step()
-        losses.append(outcome.loss.mean().item())
+        losses.append(outcome.loss.item() / 16)
     assert not [path for path, p in model.named_parameters() if p.grad is None]
     assert np.mean(losses[-3:]) < 0.95 * losses[0]
     assert outcome.count == 16
@@ -210,7 +210,7 @@ def test_the_loss_counts_the_hole_above_the_rest(recipe, columns) -> None:
         plain = model(batch)["occlusion"].loss
         inside = model(batch | {"image": torch.where(hole[..., None], 255 - batch["image"], batch["image"])})["occlusion"].loss
         outside = model(batch | {"image": torch.where(hole[..., None], batch["image"], 255 - batch["image"])})["occlusion"].loss
-    assert (inside - plain).abs().mean() > (outside - plain).abs().mean() > 0
+    assert (inside - plain).abs() > (outside - plain).abs() > 0
 
 
 def test_the_metric_does_not_see_beside_the_hole(recipe, columns) -> None:
@@ -262,7 +262,7 @@ def test_an_objective_works_on_a_batch_where_everything_is_bad(recipe, columns) 
     batch = columns(4, 32) | {"weight": torch.zeros(4)}
     model = PretextModel(recipe("rotation", "occlusion"), seed=0)
     for name, outcome in model(batch).items():
-        assert outcome.loss.tolist() == [0, 0, 0, 0], name
+        assert outcome.loss == 0, name
         assert outcome.metric == outcome.trivial == outcome.count == 0, name
 
 
@@ -270,4 +270,4 @@ def test_objectives_are_built_on_any_backbone_given(recipe, columns) -> None:
     model = PretextModel(recipe("rotation"), seed=0)
     objective = build_objective(tasks()["rotation"](), model.backbone, 32)
     outcome = objective(model.backbone, columns(4, 32), "rotation", Normaliser((0.5,) * 3, (0.25,) * 3))
-    assert outcome.loss.shape == (4,)
+    assert outcome.loss.shape == ()
