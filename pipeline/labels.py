@@ -82,4 +82,19 @@ class Colours:
     masked: bool = False
 
 
-LabelKind = Classes | Pixels | Order | Direction | Region | Colours
+@dataclass(frozen=True)
+class Views:
+    """Several views of one photo; a sample's own other views are its label, which has no column.
+
+    Columns `<task>.input`, uint8 (n, count, s, s, 3), and `<task>.small`, uint8 (n, small, t, t, 3), if there are small ones.
+
+    Args:
+        count: views of the image's size.
+        small: further views, of a smaller size.
+    """
+
+    count: int
+    small: int = 0
+
+
+LabelKind = Classes | Pixels | Order | Direction | Region | Colours | Views

@@ -7,13 +7,29 @@ batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.draws import Stream
 
 Drawn = dict[str, Any]
 """What a task drew for n samples: arrays whose first axis is n. `label` and `mask` become columns of the batch."""
+
+
+@dataclass
+class Windows:
+    """The windows that a task cuts from n photos, v from each.
+
+    Args:
+        boxes: int32 (n, v, 4): top, left, height, width in the upright photo.
+        mirror: bool (n, v): mirror the view left and right.
+    """
+
+    boxes: np.ndarray
+    mirror: np.ndarray
 
 
 class Ops(Protocol):
@@ -70,6 +86,15 @@ class Ops(Protocol):
         (h, w, 3) -> (side, side, 3).
         """
 
+    def jitter(self, image: Any, matrix: Any, of_mean: Any) -> Any:
+        """Each pixel (r, g, b) becomes `matrix` (n, 3, 3) times it plus `of_mean` (n, 3, 3) times the image's mean (r, g, b).
+
+        Rounded, clipped. (h, w, 3) -> (h, w, 3).
+        """
+
+    def solarise(self, image: Any, threshold: Any) -> Any:
+        """Values of at least `threshold` (n,) become 255 minus themselves; 256 leaves the image. (h, w, 3) -> (h, w, 3)."""
+
     def paste(self, image: Any, other: Any, mask: Any) -> Any:
         """Where `mask`, uint8 (n, h, w), is 1 the pixels of `other`, elsewhere those of the image. (h, w, 3) -> (h, w, 3)."""
 
@@ -81,6 +106,9 @@ class Renderable(Protocol):
 
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one input for crops of `size` pixels."""
+
+    def view_columns(self, size: int) -> dict[str, tuple[int, int]]:
+        """Columns of a task that cuts its own windows, each with its number of views and their side."""
 
     def draw(self, rng: Stream, size: int) -> Drawn:
         """Draw the parameters of n samples."""

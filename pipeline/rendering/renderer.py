@@ -128,7 +128,7 @@ class Renderer:
         if self._center:
             upright = center_windows(heights[own], widths[own])
         else:
-            upright = random_windows(crops, heights[own], widths[own], self._recipe.image)
+            upright = random_windows(crops, heights[own], widths[own], self._recipe.image.scale, self._recipe.image.ratio)
         windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)
         if self._flip:
             mirror[:, 0] ^= flips(crops).repeat(frames)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.draws import Stream
-from pipeline.recipe.schema import Image
 
 _TRIES = 10
 
@@ -14,31 +13,40 @@ _TURN = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1], bool)
 _MIRROR = np.array([[0, 0], [0, 0], [1, 0], [1, 1], [0, 1], [0, 1], [1, 1], [1, 0], [0, 0]], bool)
 
 
-def random_windows(rng: Stream, heights: np.ndarray, widths: np.ndarray, spec: Image) -> np.ndarray:
+def random_windows(
+    rng: Stream,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    prefix: str = "",
+) -> np.ndarray:
     """Random resized crops, drawn as torchvision's `RandomResizedCrop` does: ten tries, then the centre at an allowed ratio.
 
     Args:
         rng: the samples' stream for cropping.
         heights: (n,) photo heights, upright.
         widths: (n,) photo widths.
-        spec: the recipe's `image` section (`scale`, `ratio`).
+        scale: least and greatest share of the photo's area.
+        ratio: least and greatest width over height.
+        prefix: of the names under which numbers are drawn.
 
     Returns:
         int32 (n, 4): top, left, height, width, inside the photo.
     """
-    (least, most), (narrow, wide) = spec.scale, np.log(spec.ratio)
-    area = rng.uniform("area", least, most, shape=(_TRIES,)) * (heights * widths)[:, None]
-    ratio = np.exp(rng.uniform("ratio", narrow, wide, shape=(_TRIES,)))
-    height, width = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    (least, most), (narrow, wide) = scale, np.log(ratio)
+    area = rng.uniform(f"{prefix}area", least, most, shape=(_TRIES,)) * (heights * widths)[:, None]
+    shape = np.exp(rng.uniform(f"{prefix}ratio", narrow, wide, shape=(_TRIES,)))
+    height, width = np.rint(np.sqrt(area / shape)).astype(np.int64), np.rint(np.sqrt(area * shape)).astype(np.int64)
     fits = (height >= 1) & (width >= 1) & (height <= heights[:, None]) & (width <= widths[:, None])
     pick = np.arange(len(heights)), fits.argmax(axis=1)
     h, w = height[pick], width[pick]
     lost = ~fits.any(axis=1)
-    bounded = np.clip(widths / heights, *spec.ratio)
+    bounded = np.clip(widths / heights, *ratio)
     h = np.where(lost, np.clip(np.rint(np.minimum(heights, widths / bounded)), 1, heights), h).astype(np.int64)
     w = np.where(lost, np.clip(np.rint(np.minimum(widths, heights * bounded)), 1, widths), w).astype(np.int64)
-    top = np.where(lost, (heights - h) // 2, rng.integers("top", heights - h + 1))
-    left = np.where(lost, (widths - w) // 2, rng.integers("left", widths - w + 1))
+    top = np.where(lost, (heights - h) // 2, rng.integers(f"{prefix}top", heights - h + 1))
+    left = np.where(lost, (widths - w) // 2, rng.integers(f"{prefix}left", widths - w + 1))
     return np.stack([top, left, h, w], axis=1).astype(np.int32)
 
 
@@ -48,9 +56,9 @@ def center_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)
 
 
-def flips(rng: Stream) -> np.ndarray:
-    """Mirror left and right? bool (n,), each with probability one half."""
-    return rng.uniform("flip") < 0.5
+def flips(rng: Stream, probability: float = 0.5, prefix: str = "") -> np.ndarray:
+    """Mirror left and right? bool (n,)."""
+    return rng.uniform(f"{prefix}flip") < probability
 
 
 def stored(

@@ -19,7 +19,7 @@ def registry() -> dict[str, type[Task]]:
     found: dict[str, type[Task]] = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         for cls in vars(importlib.import_module(module.name)).values():
-            if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls):
+            if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls) and hasattr(cls, "name"):
                 found[cls.name] = cls
     for point in entry_points(group="pseudolabel.tasks"):
         found[point.name] = point.load()

@@ -11,9 +11,7 @@ from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Pixels
 from pipeline.tasks.base import Drawn, Task
-
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-"""The television standard's brightness and two axes of colour (FCC, 1953), in whose plane hue is an angle."""
+from pipeline.tasks.jitter import TO_YIQ
 
 
 class ColourRestoration(Task):
@@ -53,7 +51,7 @@ class ColourRestoration(Task):
         plane[:, 1, 1] = plane[:, 2, 2] = saturation * np.cos(angle)
         plane[:, 2, 1] = saturation * np.sin(angle)
         plane[:, 1, 2] = -plane[:, 2, 1]
-        linear = np.linalg.inv(_TO_YIQ) @ plane @ _TO_YIQ
+        linear = np.linalg.inv(TO_YIQ) @ plane @ TO_YIQ
         brightness, contrast = factor("brightness", self.brightness), factor("contrast", self.contrast)
         shift = np.broadcast_to((brightness * 127.5 * (1 - contrast))[:, None, None], (rng.n, 3, 1))
         return {"matrix": np.concatenate([linear * (brightness * contrast)[:, None, None], shift], axis=2)}

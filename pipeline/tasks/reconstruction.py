@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Pixels
-from pipeline.tasks.base import Drawn, Task
+from pipeline.tasks.base import Drawn, ObjectiveChoice, Task
 
 
 class Reconstruction(Task):
@@ -22,7 +22,7 @@ class Reconstruction(Task):
     source: ClassVar[str] = "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, Science 2006"
 
     code: int = Field(128, ge=1, le=4096, description="Numbers of the vector that all of the answer passes through.")
-    objective: str | None = Field("bottleneck", description="Objective to use; the label kind's own knows no bottleneck.")
+    objective: ObjectiveChoice = Field("bottleneck", description="Objective to use; the label kind's own knows no bottleneck.")
 
     def check(self, size: int) -> None:
         if self.code >= size * size * 3:
