@@ -62,6 +62,12 @@ Shards = Annotated[str | list[str], BeforeValidator(_shards)]
 Budget = Annotated[int | float, BeforeValidator(_budget)]
 
 
+def _without_defaults(section: Section, document: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The canonical form without newer keys that are not set: a recipe of before reads as it did."""
+    unset = {key for key in keys if getattr(section, key) == type(section).model_fields[key].default}
+    return {key: value for key, value in document.items() if key not in unset}
+
+
 class CorpusPart(Section):
     """One corpus of a mixture."""
 
@@ -176,6 +182,14 @@ class Failures(Section):
     stall_seconds: float = Field(
         600.0, gt=0, description="How long a stage may stand still while training waits for a batch; then an error names it."
     )
+    collapse: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What is done where a task that compares views collapses, so that all photos look alike to the network.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), "collapse")
 
 
 class OrderSection(Section):
@@ -204,11 +218,31 @@ class BackboneSection(Section):
 class Optimizer(Section):
     """How weights are updated; the rate follows a linear warm-up and then a cosine to zero."""
 
-    name: Literal["sgd", "adamw"] = Field("adamw", description="`sgd` with Nesterov's momentum, or `adamw`.")
+    name: Literal["sgd", "lars", "adamw"] = Field(
+        "adamw", description="`sgd` with Nesterov's momentum, `lars` for batches of thousands (You et al. 2017), or `adamw`."
+    )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Decay of weights; biases and norms are not decayed.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="For sgd.")
+    scale: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="Multiplies the rate by batch / 256 (`linear`), or by the root of that (`sqrt`)."
+    )
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="Decay of weights; biases and norms are not decayed. Else 0.05 for adamw, 1e-4 for sgd, 1e-6 for lars.",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="For sgd and lars.")
     warmup: float = Field(0.05, ge=0, le=1, description="Share of all steps over which the rate rises to its peak.")
+    clip: float | None = Field(None, gt=0, description="Greatest norm of the gradient of all weights together; else any.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_decay(cls, value: Any) -> Any:
+        usual = {"sgd": 1e-4, "lars": 1e-6, "adamw": 0.05}.get(value.get("name", "adamw")) if isinstance(value, dict) else None
+        return value if usual is None or value.get("weight_decay") is not None else {**value, "weight_decay": usual}
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), "scale", "clip")
 
 
 class Training(Section):
@@ -251,9 +285,18 @@ class Training(Section):
         description="Of matrix products: `auto` takes `bfloat16` where the processor or GPU has instructions for it. Each run "
         "compares it with float32 first, and computes in float32 where they disagree.",
     )
+    batch_norm: Literal["local", "global"] | None = Field(
+        None,
+        description="Batch normalisation over each worker's samples, or over those of all workers, which takes an exchange a "
+        "layer; else `global` where a task compares views, and `local` elsewhere.",
+    )
     checkpoint_epochs: float = Field(1.0, gt=0, description="Epochs between checkpoints; fractions are allowed.")
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
     log_steps: int = Field(10, ge=1, description="Steps between log lines.")
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), "batch_norm")
 
     @property
     def least_workers(self) -> int:

@@ -46,7 +46,9 @@ def accumulate(
                 outcome = model(batch, name)[name]
             cost = outcome.minimised / share
             if ranks is not None and is_last and len(names) > 1:
-                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters() if weight.requires_grad)  # it exchanges what it met
+                cost = cost + 0 * sum(
+                    weight.sum() for weight in ranks.parameters() if weight.requires_grad
+                )  # it exchanges what it met
             cost.backward()
         found[name] = replace(outcome, loss=outcome.loss.detach(), cost=None)
     return found

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.labels import Views
 from pipeline.recipe import Recipe
 from trainers.networks.backbones import Output, build_backbone, seeded
+from trainers.networks.batch_norm import over_all_ranks
 from trainers.networks.inputs import Normaliser, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
+
+
+def batch_norm(recipe: Recipe) -> Literal["local", "global"]:
+    """Over which samples a recipe's network normalises: what it says, or else all ranks' where a task compares views."""
+    if recipe.training.batch_norm is not None:
+        return recipe.training.batch_norm
+    return "global" if any(isinstance(task.label_kind(), Views) for task in recipe.tasks.values()) else "local"
 
 
 class PretextModel(nn.Module):
@@ -26,7 +36,7 @@ class PretextModel(nn.Module):
         log_variances: by task name, where the tasks' weights are learnt.
 
     Args:
-        recipe: `training.backbone`, `training.task_weights`, `image` and `tasks` are read.
+        recipe: `training.backbone`, `training.task_weights`, `training.batch_norm`, `image` and `tasks` are read.
         seed: of all weights.
 
     Raises:
@@ -37,13 +47,15 @@ class PretextModel(nn.Module):
         super().__init__()
         if not recipe.tasks:
             raise UserError("tasks: pretraining needs at least one, such as `rotation: {}`")
-        read = {output for task in recipe.tasks.values() for output in objective_class(task).needs}
+        read = {output for name, task in recipe.tasks.items() for output in objective_class(task, name).needs}
         outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
         size = recipe.image.size
         self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
         with seeded(seed):
-            heads = {name: build_objective(task, self.backbone, size) for name, task in recipe.tasks.items()}
+            heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
+        if batch_norm(recipe) == "global":
+            over_all_ranks(self)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
         self.weights = {name: task.weight for name, task in recipe.tasks.items()}
         # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.

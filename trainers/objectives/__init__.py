@@ -44,7 +44,7 @@ def objective_class(task: Task, key: str | None = None) -> type[Objective]:
     where = f"tasks.{key or task.name}.objective"
     known = {name: cls for name, cls in registry().items() if cls.kind is kind}
     name, parameters = chosen(task)
-    name = name or kind.__name__.lower()
+    name = str(name or kind.__name__.lower())
     if name not in known:
         other = f"; '{name}' is for {registry()[name].kind.__name__} labels" if name in registry() else ""
         words = unknown_name("objective", name, known)
@@ -62,7 +62,8 @@ def _check_parameters(cls: type[Objective], parameters: dict[str, Any], where: s
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, (where, *first["loc"])))
-        raise UserError(f"{path}: {first['msg'][:1].lower()}{first['msg'][1:]} (given: {first['input']!r})") from None
+        words = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        raise UserError(f"{path}: {words} (given: {first['input']!r})") from None
 
 
 def build_objective(task: Task, backbone: Backbone, image_size: int, key: str | None = None) -> Objective:
