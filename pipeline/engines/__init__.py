@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.engines.base import Engine, Request, pixel_shapes
+from pipeline.engines.base import Engine, Request, pixel_shapes, with_views
 
-__all__ = ["Engine", "Request", "gpus_visible", "pixel_shapes"]
+__all__ = ["Engine", "Request", "gpus_visible", "pixel_shapes", "with_views"]
 
 
 def gpus_visible() -> int:

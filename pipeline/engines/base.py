@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,17 +16,37 @@ UNDECODABLE = "the image's data is damaged: it could not be decoded"
 
 
 @dataclass
+class ViewWindows:
+    """The windows of one task that cuts its own, v of each of n samples.
+
+    Args:
+        windows: int32 (n, v, 4): top, left, height, width in what is decoded of the sample's first image.
+        mirror: bool (n, v, 2): mirror each view, upright by `Request.turn`, left and right, and top and bottom.
+    """
+
+    windows: np.ndarray
+    mirror: np.ndarray
+
+    def take(self, rows: np.ndarray) -> ViewWindows:
+        """The same for some of the samples."""
+        return ViewWindows(self.windows[rows], self.mirror[rows])
+
+
+@dataclass
 class Request:
     """n samples whose m = n * frames images passed the header check, and all that was drawn for them.
 
     Args:
         encoded: the files' bytes, a sample's frames after each other.
         streams: their parsed code streams, or `UnusualImage`s, see `pipeline.images.check.Header`.
-        windows: int32 (m, 4): top, left, height, width of each crop in the photo as it is stored, EXIF orientation ignored.
+        windows: int32 (m, 4): top, left, height, width of what is decoded of each photo as it is stored, EXIF orientation
+            ignored.
         turn: bool (m,): turn the resized crop a quarter counter-clockwise.
         mirror: bool (m, 2): then mirror it left and right, and top and bottom.
         drawn: what each task drew, by task name, n rows each.
         frames: images of each sample.
+        crops: int32 (m, 4): each crop in what is decoded; None where they are the same.
+        views: the windows of each task that cuts its own, by task name.
     """
 
     encoded: list[bytes | memoryview]
@@ -36,6 +56,8 @@ class Request:
     mirror: np.ndarray
     drawn: dict[str, Drawn]
     frames: int = 1
+    crops: np.ndarray | None = None
+    views: dict[str, ViewWindows] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.encoded) // self.frames
@@ -45,7 +67,10 @@ class Request:
         drawn = {task: {name: value[rows] for name, value in values.items()} for task, values in self.drawn.items()}
         files = (rows[:, None] * self.frames + np.arange(self.frames)).reshape(-1)
         encoded, streams = [self.encoded[i] for i in files], [self.streams[i] for i in files]
-        return Request(encoded, streams, self.windows[files], self.turn[files], self.mirror[files], drawn, self.frames)
+        crops = None if self.crops is None else self.crops[files]
+        views = {task: windows.take(rows) for task, windows in self.views.items()}
+        windows, turn, mirror = self.windows[files], self.turn[files], self.mirror[files]
+        return Request(encoded, streams, windows, turn, mirror, drawn, self.frames, crops, views)
 
 
 def as_files(part: Request) -> dict[int, str]:
@@ -90,7 +115,28 @@ class Engine(Protocol):
         """Engine and library versions: what the pixels depend on besides the request."""
 
 
-def pixel_shapes(tasks: Mapping[str, Renderable], size: int, frames: int = 1) -> dict[str, tuple[int, ...]]:
-    """Names of the pixel columns, `image`, of clips `frames`, and each `<task>.input`, with the shape of one row."""
-    strip = {"frames": (frames * size, size, 3)} if frames > 1 else {}
-    return {"image": (size, size, 3), **strip, **{f"{name}.input": task.input_shape(size) for name, task in tasks.items()}}
+def with_views(tasks: Mapping[str, Renderable], size: int) -> dict[str, Renderable]:
+    """Those tasks that cut their own windows."""
+    return {name: task for name, task in tasks.items() if task.view_columns(size)}
+
+
+def pixel_shapes(tasks: Mapping[str, Renderable], size: int, frames: int = 1, crop: bool = True) -> dict[str, tuple[int, ...]]:
+    """Names of the pixel columns with the shape of one row.
+
+    They are `image`, of clips `frames`, each `<task>.input`, and the other columns of tasks that cut their own windows.
+
+    Args:
+        tasks: by name.
+        size: side of the crop, pixels.
+        frames: images of each sample.
+        crop: whether `image` and `frames` are among them.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    if crop:
+        shapes = {"image": (size, size, 3), **({"frames": (frames * size, size, 3)} if frames > 1 else {})}
+    for name, task in tasks.items():
+        views = task.view_columns(size)
+        shapes |= {f"{name}.{column}": (count, side, side, 3) for column, (count, side) in views.items()}
+        if not views:
+            shapes[f"{name}.input"] = task.input_shape(size)
+    return shapes

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
-from pipeline.engines.base import Request
+from pipeline.engines.base import Request, pixel_shapes, with_views
 from pipeline.engines.decoding import WindowDecoder
 from pipeline.engines.noise_field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
@@ -53,10 +54,10 @@ def inputs_of(
         threads: see `Threads`.
 
     Returns:
-        A column `<task>.input` for each task, uint8.
+        A column `<task>.input` for each task that does not cut its own windows, uint8.
     """
     n, size = len(image), image.shape[2]
-    ops = CpuOps(size)
+    ops, tasks = CpuOps(size), {name: task for name, task in tasks.items() if not task.view_columns(size)}
     columns = {name: np.empty((n, *task.input_shape(size)), np.uint8) for name, task in tasks.items()}
     each = max(1, min(_CACHED_BYTES // math.prod(image.shape[1:]), -(-n // threads.count)))
 
@@ -77,79 +78,171 @@ class CpuEngine:
         tasks: the recipe's tasks by name.
         size: side of the crop, pixels.
         threads: how many images are worked on at once.
-        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where its window stays at least as large as the crop.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where its windows stay at least as large as what is made of them.
+        crop: whether the crop that tasks share is wanted.
     """
 
     name = "cpu"
 
-    def __init__(self, tasks: Mapping[str, Renderable], size: int, threads: int = 1, reduced: bool = False) -> None:
-        import cv2
-
-        self._tasks, self._size, self._cv2 = tasks, size, cv2
+    def __init__(
+        self, tasks: Mapping[str, Renderable], size: int, threads: int = 1, reduced: bool = False, crop: bool = True
+    ) -> None:
+        self._tasks, self._size, self._crop = tasks, size, crop
+        self._views = [view for name, task in tasks.items() for view in _views(name, task, size)]
         self._decoders = [WindowDecoder() for _ in range(threads)]
-        self._resize = _Resize(size)
-        self._reduced = [ReducedDecoder(size) for _ in range(threads)] if reduced else None
-        self._aside = [np.empty((size, size, 3), np.uint8) for _ in range(threads)]
+        self._resize = _Resize()
+        self._reduced = [ReducedDecoder() for _ in range(threads)] if reduced else None
         self._spread = Threads(threads)
 
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        image = np.zeros((len(request.encoded), self._size, self._size, 3), np.uint8)
+        n, size = len(request), self._size
+        shapes = pixel_shapes(with_views(self._tasks, size), size, crop=False)
+        views = {name: np.zeros((n, *shape), np.uint8) for name, shape in shapes.items()}
+        image = np.zeros((len(request.encoded) if self._crop else 0, size, size, 3), np.uint8)
         failures: dict[int, str] = {}
 
-        def crop(row: int, thread: int) -> None:
+        def cut(file: int, thread: int) -> None:
+            sample, frame = divmod(file, request.frames)
             try:
-                window, (across, down) = self._decode(request, row, thread), request.mirror[row].tolist()
+                photo = self._decode(request, file, thread)
             except Undecodable as error:
-                failures[row // request.frames] = str(error)
+                failures[sample] = str(error)
                 return
-            if not (across or down or request.turn[row]):
-                self._resize(window, image[row])
-            else:
-                aside = self._aside[thread]
-                self._resize(window, aside)
-                image[row] = np.rot90(aside) if request.turn[row] else aside
-                if across or down:
-                    self._cv2.flip(
-                        image[row], {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=image[row]
-                    )
+            turn = bool(request.turn[file])
+            if self._crop:
+                crop = photo.cut(None if request.crops is None else request.crops[file])
+                self._resize(crop, turn, request.mirror[file], image[file])
+            for view in self._views if frame == 0 else ():
+                of_task = request.views[view.name]
+                window = photo.cut(of_task.windows[sample, view.number])
+                self._resize(window, turn, of_task.mirror[sample, view.number], views[view.column][sample, view.place])
 
-        self._spread(len(request.encoded), crop)
-        below = image.reshape(len(request), request.frames * self._size, self._size, 3)
-        columns = {"image": below[:, : self._size], **({"frames": below} if request.frames > 1 else {})}
-        return {**columns, **inputs_of(self._tasks, below, request.drawn, self._spread)}, failures
+        self._spread(len(request.encoded), cut)
+        columns = {}
+        if self._crop:
+            below = image.reshape(n, request.frames * size, size, 3)
+            columns = {"image": below[:, :size], **({"frames": below} if request.frames > 1 else {})}
+            columns |= inputs_of(self._tasks, below, request.drawn, self._spread)
+        self._change(views, request)
+        return {**columns, **views}, failures
 
-    def _decode(self, request: Request, row: int, thread: int) -> np.ndarray:
-        window, stream = request.windows[row].tolist(), request.streams[row]
+    def _change(self, views: dict[str, np.ndarray], request: Request) -> None:
+        """Carry out on the views what was drawn for them, a few samples at a time."""
+        n, most = len(request), max((column[0].nbytes for column in views.values()), default=1)
+        each = max(1, min(_CACHED_BYTES // most, -(-n // self._spread.count)))
+
+        def change(part: int, _: int) -> None:
+            rows = slice(part * each, (part + 1) * each)
+            for view in self._views:
+                drawn = {key: value[rows, view.number] for key, value in request.drawn[view.name].items()}
+                pixels = views[view.column][rows, view.place]
+                pixels[:] = view.task.render(CpuOps(pixels.shape[1]), pixels, drawn)
+
+        if views:
+            self._spread(-(-n // each), change)
+
+    def _decode(self, request: Request, file: int, thread: int) -> _Photo:
+        window, stream = request.windows[file].tolist(), request.streams[file]
         if self._reduced is not None and not isinstance(stream, UnusualImage):
-            reduced = self._reduced[thread](request.encoded[row], stream, window)
+            reduced = self._reduced[thread](request.encoded[file], stream, self._room(request, file))
             if reduced is not None:
-                return reduced
-        return self._decoders[thread](stream, window)
+                pixels, factor = reduced
+                return _Photo(pixels, factor, (window[0], window[1]), window[2:])
+        return _Photo(self._decoders[thread](stream, window), 1, (0, 0), window[2:])
+
+    def _room(self, request: Request, file: int) -> float:
+        """How many times the side of what is made of it the narrowest window of a file has."""
+        sample, frame = divmod(file, request.frames)
+        room = [min((request.windows if request.crops is None else request.crops)[file, 2:]) / self._size] if self._crop else []
+        for view in self._views if frame == 0 else ():
+            room.append(min(request.views[view.name].windows[sample, view.number, 2:]) / view.side)
+        return min(room)
 
     def identity(self) -> dict[str, str]:
         packages = ["nvidia-nvimgcodec-cu12", "torch", "opencv-python-headless", *(["simplejpeg"] if self._reduced else [])]
         return {"engine": self.name, **{package: version(package) for package in packages}}
 
 
+@dataclass(frozen=True)
+class _View:
+    """One view of a task that cuts its own windows.
+
+    Args:
+        name: the task's name in the recipe.
+        task: the task.
+        number: among all views of the task.
+        column: the column of the batch.
+        place: in that column.
+        side: pixels.
+    """
+
+    name: str
+    task: Renderable
+    number: int
+    column: str
+    place: int
+    side: int
+
+
+def _views(name: str, task: Renderable, size: int) -> list[_View]:
+    found: list[_View] = []
+    for column, (count, side) in task.view_columns(size).items():
+        found += [_View(name, task, len(found) + i, f"{name}.{column}", i, side) for i in range(count)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """What was decoded of a file: the region that holds all windows, or more.
+
+    Args:
+        pixels: uint8 (h, w, 3).
+        factor: by which they are reduced.
+        start: row and column of the region's first pixel, before they were reduced.
+        extent: the region's height and width.
+    """
+
+    pixels: np.ndarray
+    factor: int
+    start: tuple[int, int]
+    extent: list[int]
+
+    def cut(self, box: np.ndarray | None) -> np.ndarray:
+        """The pixels of a window of the region, or of all of it."""
+        top, left, height, width = (0, 0, *self.extent) if box is None else box.tolist()
+        place = (self.start[0] + top, self.start[1] + left, height, width)
+        top, left, height, width = (round(number / self.factor) for number in place)
+        return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
+
+
 class _Resize:
     """Antialiased bilinear resize of an HWC uint8 array into a square HWC uint8 array, without a copy on the way."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
+        import cv2
         import torch
 
-        self._torch, self._size = torch, [size, size]
+        self._torch, self._cv2 = torch, cv2
         # The public function returns a planar tensor, whose later use as HWC costs a strided copy; this kernel behind it writes
         # where it is told. It is an internal name, hence the fallback, which gives the same pixels.
         self._kernel = getattr(getattr(torch.ops.aten, "_upsample_bilinear2d_aa", None), "out", None)
 
-    def __call__(self, source: np.ndarray, target: np.ndarray) -> None:
+    def __call__(self, source: np.ndarray, turn: bool, mirror: np.ndarray, target: np.ndarray) -> None:
+        """Resize a window, then turn it a quarter counter-clockwise and mirror it (left and right, top and bottom)."""
+        resized = np.empty_like(target) if turn else target
+        size = list(target.shape[:2])
         planar = self._torch.from_numpy(source).permute(2, 0, 1)[None]
         if self._kernel is not None:
-            out = self._torch.from_numpy(target).permute(2, 0, 1)[None]
-            self._kernel(planar, self._size, False, None, None, out=out)
+            out = self._torch.from_numpy(resized).permute(2, 0, 1)[None]
+            self._kernel(planar, size, False, None, None, out=out)
         else:
-            resized = self._torch.nn.functional.interpolate(planar, self._size, mode="bilinear", antialias=True)
-            target[:] = resized[0].permute(1, 2, 0).numpy()
+            made = self._torch.nn.functional.interpolate(planar, size, mode="bilinear", antialias=True)
+            resized[:] = made[0].permute(1, 2, 0).numpy()
+        if turn:
+            target[:] = np.rot90(resized)
+        across, down = mirror.tolist()
+        if across or down:
+            self._cv2.flip(target, {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=target)
 
 
 class CpuOps:
@@ -258,6 +351,26 @@ class CpuOps:
             self._cv2.warpAffine(
                 image[row], centres[row], (side, side), dst=out[row], flags=flags, borderMode=self._cv2.BORDER_REPLICATE
             )
+        return out
+
+    def jitter(self, image: np.ndarray, matrix: np.ndarray, of_mean: np.ndarray) -> np.ndarray:
+        out, pixels, matrix = np.empty_like(image), np.empty(image.shape[1:], np.float32), matrix.astype(np.float32)
+
+        for row in range(len(image)):  # in float, as in `recolour`
+            shift = of_mean[row] @ self._cv2.mean(image[row])[:3]
+            if not shift.any() and (matrix[row] == np.eye(3)).all():
+                out[row] = image[row]
+                continue
+            pixels[:] = image[row]
+            changed = self._cv2.transform(pixels, np.column_stack([matrix[row], shift.astype(np.float32)]))
+            self._cv2.add(changed, 0, dst=out[row], dtype=self._cv2.CV_8U)  # type: ignore[call-overload]  # rounds and clips
+        return out
+
+    def solarise(self, image: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+        out, values = image.copy(), np.arange(256)
+        for row in np.flatnonzero(threshold < 256):
+            table = np.where(values >= threshold[row], 255 - values, values).astype(np.uint8)
+            self._cv2.LUT(image[row], table, dst=out[row])
         return out
 
     def paste(self, image: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:

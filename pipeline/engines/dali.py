@@ -35,6 +35,7 @@ class DaliEngine:
         batch: the most images in one run of the graph; larger requests go in parts.
         stay: leave the pixels on that device, as torch tensors.
         frames: images of each sample.
+        crop: whether the crop that tasks share is wanted.
     """
 
     name = "dali"
@@ -48,11 +49,13 @@ class DaliEngine:
         batch: int = 64,
         stay: bool = False,
         frames: int = 1,
+        crop: bool = True,
     ) -> None:
         quiet()
-        self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size, frames), device_id, batch
+        self._shapes, self._device_id, self._batch = pixel_shapes(tasks, size, frames, crop), device_id, batch
+        self._crop = crop
         gpu = device_id is not None
-        self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu, frames)
+        self._pipeline, self._drawn_inputs = build_graph(tasks, size, threads, batch, device_id, gpu, frames, crop)
         self._pipeline.build()
         self._buffers = DeviceBuffers(device_id) if stay else HostBuffers()
 
@@ -103,9 +106,16 @@ class DaliEngine:
                 f"start.{frame}": np.ascontiguousarray(part.windows[of, :2]),
                 f"shape.{frame}": np.ascontiguousarray(part.windows[of, 2:]),
                 f"turn.{frame}": np.ascontiguousarray(part.turn[of]),
-                f"across.{frame}": part.mirror[of, 0].astype(np.int32),
-                f"down.{frame}": part.mirror[of, 1].astype(np.int32),
             }
+            if self._crop:
+                feed |= {
+                    f"across.{frame}": part.mirror[of, 0].astype(np.int32),
+                    f"down.{frame}": part.mirror[of, 1].astype(np.int32),
+                }
+            if self._crop and part.crops is not None:
+                feed[f"crop.{frame}"] = np.ascontiguousarray(part.crops[of])
+        for task, views in part.views.items():
+            feed |= {f"{task}.view.windows": views.windows, f"{task}.view.mirror": views.mirror.astype(np.int32)}
         for task, name in self._drawn_inputs:
             values = part.drawn[task][name]
             feed[f"{task}.{name}"] = np.ascontiguousarray(values, _fed_as(values))
@@ -122,13 +132,21 @@ def _cause(message: str) -> str:
 
 
 def build_graph(
-    tasks: Mapping[str, Renderable], size: int, threads: int, batch: int, device_id: int | None, gpu: bool, frames: int = 1
+    tasks: Mapping[str, Renderable],
+    size: int,
+    threads: int,
+    batch: int,
+    device_id: int | None,
+    gpu: bool,
+    frames: int = 1,
+    crop: bool = True,
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Define the graph without building it.
 
     Args:
         gpu: whether operators run on the GPU; with no `device_id` such a graph cannot run, but serialising it checks it.
         frames: images of each sample; the other arguments as of `DaliEngine`.
+        crop: whether the crop that tasks share is wanted.
 
     Returns:
         The pipeline, and the (task, name) of each drawn array that it wants fed under the name `task.name`.
@@ -138,15 +156,19 @@ def build_graph(
 
     place = "gpu" if gpu else "cpu"
     wanted: list[tuple[str, str]] = []
+    views = {name: columns for name, task in tasks.items() if (columns := task.view_columns(size))}
 
     # Conditionals, so that the quarter turn is paid for by the few photos that were stored on their side.
     @pipeline_def(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, enable_conditionals=True)
     def graph() -> tuple[Any, ...]:
-        crops = [crop(frame) for frame in range(frames)]
-        return *do_not_convert(strips)(crops), *do_not_convert(inputs)(crops)
+        photos = [decoded(frame) for frame in range(frames if crop else 1)]
+        turns = [fn.external_source(name=f"turn.{frame}", dtype=types.BOOL) for frame in range(len(photos))]
+        crops = [cropped(photos[frame], turns[frame], frame) for frame in range(frames if crop else 0)]
+        windows = {name: windows_of(name, photos[0], turns[0]) for name in views}
+        return *do_not_convert(strips)(crops), *do_not_convert(inputs)(crops, windows)
 
-    def crop(frame: int) -> Any:
-        image = fn.decoders.image_slice(
+    def decoded(frame: int) -> Any:
+        return fn.decoders.image_slice(
             fn.external_source(name=f"encoded.{frame}", dtype=types.UINT8, ndim=1, no_copy=True),
             start=fn.external_source(name=f"start.{frame}", dtype=types.INT32),
             shape=fn.external_source(name=f"shape.{frame}", dtype=types.INT32),
@@ -155,23 +177,46 @@ def build_graph(
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
         )
-        image = fn.resize(image, size=[size, size], antialias=True)
-        if fn.external_source(name=f"turn.{frame}", dtype=types.BOOL):
-            image = fn.rotate(image, angle=90, interp_type=types.INTERP_NN, keep_size=True, fill_value=0)
+
+    def cropped(photo: Any, turn: Any, frame: int) -> Any:
+        if views:
+            box = fn.external_source(name=f"crop.{frame}", dtype=types.INT32)
+            photo = fn.slice(photo, start=box[0:2], shape=box[2:4], axis_names="HW")
         across, down = (fn.external_source(name=f"{name}.{frame}", dtype=types.INT32) for name in ("across", "down"))
+        return upright(photo, size, turn, across, down)
+
+    def windows_of(name: str, photo: Any, turn: Any) -> list[Any]:
+        boxes, mirror = (fn.external_source(name=f"{name}.view.{what}", dtype=types.INT32) for what in ("windows", "mirror"))
+        sides = [side for count, side in views[name].values() for _ in range(count)]
+        cut = [fn.slice(photo, start=boxes[k, 0:2], shape=boxes[k, 2:4], axis_names="HW") for k in range(len(sides))]
+        return [upright(cut[k], sides[k], turn, mirror[k, 0], mirror[k, 1]) for k in range(len(sides))]
+
+    def upright(window: Any, side: int, turn: Any, across: Any, down: Any) -> Any:
+        image = fn.resize(window, size=[side, side], antialias=True)
+        if turn:
+            image = fn.rotate(image, angle=90, interp_type=types.INTERP_NN, keep_size=True, fill_value=0)
         return fn.flip(image, horizontal=across, vertical=down)
 
     def below(crops: list[Any]) -> Any:
         return crops[0] if len(crops) == 1 else fn.cat(*crops, axis=0)
 
     def strips(crops: list[Any]) -> list[Any]:
-        return [crops[0], *([below(crops)] if frames > 1 else [])]
+        return [*crops[:1], *([below(crops)] if len(crops) > 1 else [])]
 
-    def inputs(crops: list[Any]) -> list[Any]:
+    def inputs(crops: list[Any], windows: dict[str, list[Any]]) -> list[Any]:
         rendered = []
         for name, task in tasks.items():
             drawn = _Drawn(name, task.draw(Draws(0, 0, np.zeros(1, np.uint64)).stream(name), size))
-            rendered.append(task.render(DaliOps(size, place), below(crops[: task.frames]), drawn))
+            if name in views:
+                images = [
+                    task.render(DaliOps(side, place), windows[name][k], _OfView(drawn, k))
+                    for k, side in enumerate(side for count, side in views[name].values() for _ in range(count))
+                ]
+                for count, _ in views[name].values():
+                    rendered.append(fn.stack(*images[:count], axis=0))
+                    images = images[count:]
+            else:
+                rendered.append(task.render(DaliOps(size, place), below(crops[: task.frames]), drawn))
             wanted.extend((name, key) for key in drawn)
         return rendered
 
@@ -191,6 +236,17 @@ class _Drawn(dict[str, Any]):
         dali = {np.int32: types.INT32, np.float32: types.FLOAT, np.uint8: types.UINT8}[_fed_as(self._example[key])]
         self[key] = fn.external_source(name=f"{self._task}.{key}", dtype=dali)
         return self[key]
+
+
+class _OfView(dict[str, Any]):
+    """What was drawn for one view."""
+
+    def __init__(self, drawn: _Drawn, number: int) -> None:
+        super().__init__()
+        self._drawn, self._number = drawn, number
+
+    def __missing__(self, key: str) -> Any:
+        return self._drawn[key][self._number]
 
 
 def _fed_as(values: np.ndarray) -> type[np.generic]:
@@ -260,6 +316,16 @@ class DaliOps:
         return self._fn.warp_affine(
             image, matrix=matrix, size=[side, side], inverse_map=True, interp_type=self._types.INTERP_LINEAR
         )
+
+    def jitter(self, image: Any, matrix: Any, of_mean: Any) -> Any:
+        mean = self._fn.reductions.mean(image, axes=[0, 1])
+        shift = self._fn.reductions.sum(self._here(of_mean) * self._fn.reshape(mean, shape=[1, 3]), axes=[1])
+        changed = self._fn.coord_transform(image, M=matrix, dtype=self._types.FLOAT)
+        return self._fn.reinterpret(self._uint8(changed + self._fn.reshape(shift, shape=[1, 1, 3])), layout="HWC")
+
+    def solarise(self, image: Any, threshold: Any) -> Any:
+        bright = self._uint8(image >= self._here(threshold))
+        return self._uint8(255 - image) * bright + image * self._uint8(1 - bright)
 
     def paste(self, image: Any, other: Any, mask: Any) -> Any:
         inside = self._fn.reshape(self._here(mask), shape=[self.size, self.size, 1], layout="HWC")

@@ -110,6 +110,9 @@ class Renderable(Protocol):
     def view_columns(self, size: int) -> dict[str, tuple[int, int]]:
         """Columns of a task that cuts its own windows, each with its number of views and their side."""
 
+    def windows(self, rng: Stream, heights: np.ndarray, widths: np.ndarray, size: int) -> Windows:
+        """Draw the windows of a task that cuts its own."""
+
     def draw(self, rng: Stream, size: int) -> Drawn:
         """Draw the parameters of n samples."""
 

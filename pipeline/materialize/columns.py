@@ -53,14 +53,14 @@ def stored_columns(recipe: Recipe) -> list[StoredColumn]:
         UserError: a task's label cannot be stored.
     """
     form = recipe.render.image or "png"
-    shapes = pixel_shapes(recipe.tasks, recipe.image.size)
     kinds = {name: task.label_kind() for name, task in recipe.tasks.items()}
     found = []
     if any(getattr(kind, "target", None) == "image" for kind in kinds.values()):
-        found.append(StoredColumn("image", f"image.{form}", "pixels", shapes["image"], "uint8"))
+        found.append(StoredColumn("image", f"image.{form}", "pixels", (recipe.image.size, recipe.image.size, 3), "uint8"))
     draws = Draws(recipe.seed, 0, np.zeros(1, np.uint64))
     for name in sorted(recipe.tasks):
-        found.append(StoredColumn(f"{name}.input", f"{name}.input.{form}", "pixels", shapes[f"{name}.input"], "uint8"))
+        pixels = pixel_shapes({name: recipe.tasks[name]}, recipe.image.size, crop=False)
+        found += [StoredColumn(column, f"{column}.{form}", "pixels", shape, "uint8") for column, shape in pixels.items()]
         drawn = recipe.tasks[name].draw(draws.stream(name), recipe.image.size)
         if "label" in drawn:
             label = np.asarray(drawn["label"])

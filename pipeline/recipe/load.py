@@ -31,7 +31,7 @@ _WORDS = {
     "bool_parsing": "needs true or false",
     "invalid_key": "keys are names, not numbers",
 }
-_BY_ITSELF = frozenset(("missing", "unknown_task"))
+_BY_ITSELF = frozenset(("missing", "unknown_task", "unknown_key"))
 """Refusals that say all without the value that was given."""
 
 _MOST_BYTES = 2**20
@@ -121,10 +121,6 @@ def _kind(value: Any) -> str:
 
 def _keys_at(loc: list[str]) -> list[str]:
     """The keys that the section at `loc` knows."""
-    if loc[:1] == ["tasks"]:
-        from pipeline.tasks import registry
-
-        return list(registry()[loc[1]].model_fields)
     model: type[BaseModel] = Recipe
     for key in loc:
         if key in model.model_fields:  # else a name that the user chose, as in `corpus.mix`

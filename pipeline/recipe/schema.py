@@ -365,32 +365,52 @@ class Tracking(Section):
     )
 
 
+_OWN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_OTHER_CHANCE = ("crop", "task", "colours")
+"""Streams of random numbers that are not a task's, see `pipeline.draws`."""
+
+
 def _tasks(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     tasks: dict[str, Task] = {}
     errors: list[InitErrorDetails] = []
+
+    def refuse(kind: str, words: str, where: tuple[Any, ...], given: Any = None) -> None:
+        errors.append({"type": PydanticCustomError(kind, "{words}", {"words": words}), "loc": where, "input": given})
+
     for name, given in value.items():
-        if isinstance(given, Task):
-            tasks[name] = given
-        elif name not in registry():
-            error = PydanticCustomError("unknown_task", "{words}", {"words": unknown_name("task", str(name), registry())})
-            errors.append({"type": error, "loc": (str(name),), "input": None})
+        by_name = given.get("task") if isinstance(given, dict) else given.name if isinstance(given, Task) else None
+        kind = name if by_name is None else by_name
+        if not isinstance(kind, str) or kind not in registry():
+            where = (str(name),) if by_name is None else (str(name), "task")
+            refuse("unknown_task", unknown_name("task", str(kind), registry()), where)
+        elif kind != name and (words := _own_name_refused(name, kind)):
+            refuse("unknown_task", words, (str(name),))
+        elif isinstance(given, Task):
+            tasks[name] = given.model_copy(update={"task": None if kind == name else kind})
         else:
             try:
-                tasks[name] = registry()[name].model_validate({} if given is None else given)
+                parameters = {**given, "task": None if kind == name else kind} if isinstance(given, dict) else given
+                tasks[name] = registry()[kind].model_validate({} if given is None else parameters)
             except ValidationError as refused:
-                errors += [
-                    {
-                        "type": PydanticCustomError(e["type"], "{words}", {"words": e["msg"]}),
-                        "loc": (name, *e["loc"]),
-                        "input": e["input"],
-                    }
-                    for e in refused.errors()
-                ]
+                for e in refused.errors():
+                    if e["type"] == "extra_forbidden":
+                        refuse("unknown_key", unknown_name("key", str(e["loc"][-1]), registry()[kind].model_fields), (name,))
+                    else:
+                        refuse(e["type"], e["msg"], (name, *e["loc"]), e["input"])
     if errors:
         raise ValidationError.from_exception_data("tasks", errors)
     return tasks
+
+
+def _own_name_refused(name: Any, kind: str) -> str | None:
+    """Why a task of that kind cannot have that name, or None."""
+    if not isinstance(name, str) or not _OWN_NAME.fullmatch(name):
+        return f"a name of your own begins with a letter and has letters, digits, `_` and `-`, such as `{kind}_2`"
+    if name in registry() or name in _OTHER_CHANCE:
+        return f"this name is taken; give the `{kind}` one of your own, such as `{kind}_2`"
+    return None
 
 
 class Recipe(Section):
@@ -406,7 +426,9 @@ class Recipe(Section):
     corpus: CorpusSection
     image: Image = Image()
     tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)] = Field(
-        default_factory=dict, description="Pretext tasks by name, each with its parameters (`{}` for the defaults)."
+        default_factory=dict,
+        description="Pretext tasks by name, each with its parameters (`{}` for the defaults). Several of one kind have names of "
+        "your own, and `task: <name of the task>` among their parameters.",
     )
     engine: Literal["auto", "cpu", "dali"] = Field("auto", description="`auto` takes `dali` where a GPU is visible, else `cpu`.")
     placement: Placement = Placement()

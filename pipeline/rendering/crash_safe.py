@@ -37,6 +37,7 @@ class CrashSafeRenderer:
         gpu: as for `Renderer`.
         aside: render in a process of its own, so that this one lives on; else this one dies, and whoever takes its place looks
             for the sample.
+        image: as for `Renderer`; a process of its own makes it always.
         run: names the run, whose deaths are counted together; else it is that of the Ray job, or of this process.
     """
 
@@ -47,11 +48,12 @@ class CrashSafeRenderer:
         center: bool = False,
         gpu: int | None = None,
         aside: bool = False,
+        image: bool = True,
         run: str | None = None,
     ) -> None:
         self._recipe, self._center = recipe, center
         self._aside = ChildProcess(Renderings, recipe, threads, center) if aside else None
-        self._renderer = None if aside else Renderer(recipe, threads, center, gpu)
+        self._renderer = None if aside else Renderer(recipe, threads, center, gpu, image)
         # Killers are remembered for the recipe and the decoder's version: a run that restarts comes upon them again.
         identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self.engine_identity().items())))
         self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"

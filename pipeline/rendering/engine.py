@@ -25,7 +25,7 @@ def engine_name(recipe: Recipe) -> str:
     return "dali" if gpus_visible() and not recipe.image.reduced else "cpu"
 
 
-def build_engine(recipe: Recipe, threads: int = 1, gpu: int | None = None) -> Engine:
+def build_engine(recipe: Recipe, threads: int = 1, gpu: int | None = None, crop: bool = True) -> Engine:
     """The recipe's engine, ready to run.
 
     Args:
@@ -33,13 +33,14 @@ def build_engine(recipe: Recipe, threads: int = 1, gpu: int | None = None) -> En
         threads: CPU threads.
         gpu: the GPU on which the pixels are wanted; an engine that renders there leaves them there. None wants them on the
             host, rendered by the first GPU, if there is one.
+        crop: whether the crop that tasks share is wanted.
     """
     if engine_name(recipe) == "cpu":
         from pipeline.engines.cpu import CpuEngine
 
-        return CpuEngine(recipe.tasks, recipe.image.size, threads, recipe.image.reduced)
+        return CpuEngine(recipe.tasks, recipe.image.size, threads, recipe.image.reduced, crop)
     from pipeline.engines.dali import DaliEngine
 
     stay, frames = gpu is not None, recipe.corpus.frames or 1
     device = gpu if stay else 0 if gpus_visible() else None
-    return DaliEngine(recipe.tasks, recipe.image.size, threads, device, stay=stay, frames=frames)
+    return DaliEngine(recipe.tasks, recipe.image.size, threads, device, stay=stay, frames=frames, crop=crop)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline.engines import with_views
 from pipeline.processes.child import MOST_KILLS_FROM_OUTSIDE, ChildProcess, Died
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
@@ -44,8 +45,8 @@ def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center:
 
     Args:
         samples: the samples of a unit on which a process died.
-        recipe: the recipe; its tasks do not matter, only its crop.
-        epoch: the epoch, which the crop depends on.
+        recipe: the recipe; of its tasks only those matter that cut their own windows, for these are decoded.
+        epoch: the epoch, which the windows depend on.
         center: as for `Renderer`.
 
     Returns:
@@ -56,7 +57,7 @@ def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center:
     """
     killers: dict[int, str] = {}
     start = shot = 0
-    aside = ChildProcess(Renderings, recipe.model_copy(update={"tasks": {}}), 1, center)
+    aside = ChildProcess(Renderings, recipe.model_copy(update={"tasks": with_views(recipe.tasks, recipe.image.size)}), 1, center)
     try:
         while start < len(samples):
             survived = 0

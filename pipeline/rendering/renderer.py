@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.draws import Draws
-from pipeline.engines import Engine, Request, pixel_shapes
+from pipeline.engines import Engine, Request, pixel_shapes, with_views
 from pipeline.engines.output_buffers import rows_on
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
-from pipeline.rendering.windows import center_windows, flips, random_windows, stored
+from pipeline.rendering.windows import (
+    bounding_boxes,
+    center_windows,
+    flips,
+    random_windows,
+    stored,
+    stored_views,
+    within,
+)
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
 
@@ -39,9 +47,10 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`. Of clips `image` is the first frame, and
-            `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could not be decoded; it keeps its
-            place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch tensors.
+            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`; small views are `<task>.small`. Of clips
+            `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could
+            not be decoded; it keeps its place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch
+            tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -67,14 +76,20 @@ class Renderer:
         threads: CPU threads of the engine.
         center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
         gpu: the GPU on which the pixels are wanted, None for the host; see `pipeline.rendering.engine.build_engine`.
+        image: whether the column `image` is wanted; left out where no task is given the crop. Other pixels are the same.
     """
 
-    def __init__(self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None, image: bool = True
+    ) -> None:
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
         self._frames = recipe.corpus.frames or 1
-        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames)
-        self.engine: Engine = build_engine(recipe, threads, gpu)
+        self._views = with_views(recipe.tasks, recipe.image.size)
+        # By how much a photo may be reduced depends on all of its windows.
+        self._crop = image or self._frames > 1 or recipe.image.reduced or len(self._views) < max(1, len(recipe.tasks))
+        self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames, self._crop)
+        self.engine: Engine = build_engine(recipe, threads, gpu, self._crop)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
         """Render one drawing of each sample.
@@ -134,7 +149,25 @@ class Renderer:
             mirror[:, 0] ^= flips(crops).repeat(frames)
         drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
         encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
-        return Request(encoded, streams, windows, turn, mirror, drawn, frames), columns
+        request = Request(encoded, streams, windows, turn, mirror, drawn, frames)
+        if self._views:
+            self._draw_views(request, draws.of(rows), heights[own], widths[own], orientations[own])
+        return request, columns
+
+    def _draw_views(
+        self, request: Request, draws: Draws, heights: np.ndarray, widths: np.ndarray, orientations: np.ndarray
+    ) -> None:
+        """Have the windows of all tasks cut out of one decode of each sample's first image."""
+        boxes = [request.windows[:: self._frames, None]] if self._crop else []
+        for name, task in self._views.items():
+            windows = task.windows(draws.stream(name), heights, widths, self._recipe.image.size)
+            request.views[name] = stored_views(windows, heights, widths, orientations)
+            boxes.append(request.views[name].windows)
+        crops = request.windows.copy()
+        request.windows[:: self._frames] = regions = bounding_boxes(np.concatenate(boxes, axis=1))
+        request.crops = within(crops, request.windows) if self._crop else None
+        for views in request.views.values():
+            views.windows = within(views.windows, regions)
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""

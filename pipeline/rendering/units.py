@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.draws import Draws, hash64
+from pipeline.engines import pixel_shapes
 from pipeline.ordering.order import Schedule, UnitRows
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.crash_safe import CrashSafeRenderer
@@ -116,7 +118,7 @@ class UnitRenderer:
 
     def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, aside: bool = False) -> None:
         self._source = source
-        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, aside)
+        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, aside, source.image)
 
     def close(self) -> None:
         """End its process, where it has one of its own."""
@@ -154,12 +156,11 @@ def seconds_column(n: int, spent: Mapping[str, tuple[float, float]]) -> np.ndarr
 
 
 def row_bytes(recipe: Recipe) -> int:
-    """Bytes of one rendered row: the crop, its frames, and each task's input and mask."""
+    """Bytes of one rendered row: the crop, its frames, and each task's pixels and mask."""
     size = recipe.image.size
     total = size * size * 3 * (1 + (recipe.corpus.frames or 0))
-    for task in recipe.tasks.values():
-        total += int(np.prod(task.input_shape(size))) + (size * size if getattr(task.label_kind(), "masked", False) else 0)
-    return total
+    total += sum(math.prod(shape) for shape in pixel_shapes(recipe.tasks, size, crop=False).values())
+    return total + size * size * sum(getattr(task.label_kind(), "masked", False) for task in recipe.tasks.values())
 
 
 def chosen_task(recipe: Recipe, epoch: int, ids: np.ndarray) -> Columns:

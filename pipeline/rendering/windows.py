@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.draws import Stream
+from pipeline.engines.base import ViewWindows
+from pipeline.engines.vocabulary import Windows
 
 _TRIES = 10
 
@@ -86,3 +88,24 @@ def stored(
     aside = np.stack([left, heights - top - height, width, height], axis=1)
     straight = np.stack([top, left, height, width], axis=1)
     return np.where(turn[:, None], aside, straight).astype(np.int32), turn, mirror
+
+
+def stored_views(windows: Windows, heights: np.ndarray, widths: np.ndarray, orientations: np.ndarray) -> ViewWindows:
+    """`stored` for the windows of a task that cuts its own: in the photos as they are stored, with all mirroring."""
+    count = windows.boxes.shape[1]
+    placed = [stored(windows.boxes[:, k], heights, widths, orientations) for k in range(count)]
+    mirror = np.stack([upend for _, _, upend in placed], axis=1)
+    mirror[:, :, 0] ^= windows.mirror
+    return ViewWindows(np.stack([boxes for boxes, _, _ in placed], axis=1), mirror)
+
+
+def bounding_boxes(boxes: np.ndarray) -> np.ndarray:
+    """The smallest window that holds all of some: (n, k, 4) -> (n, 4)."""
+    start, end = boxes[..., :2].min(axis=1), (boxes[..., :2] + boxes[..., 2:]).max(axis=1)
+    return np.concatenate([start, end - start], axis=1)
+
+
+def within(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Windows (n, ..., 4) as seen from the first pixel of the regions (n, 4) that hold them."""
+    start = np.concatenate([regions[:, :2], np.zeros_like(regions[:, :2])], axis=1)
+    return boxes - start.reshape(len(boxes), *(1,) * (boxes.ndim - 2), 4)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.engines import with_views
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import engine_name, settled
@@ -134,10 +135,11 @@ def sends_crops(source: UnitSource) -> bool:
     """Whether actors send the crops alone, of which the training worker makes the pairs (`pipeline.rendering.tasks_on_crops`).
 
     The inputs of four tasks are four times the bytes of their crop, and to move a byte from process to process costs more than to
-    make it of the crop. Only the CPU engine's pixels are the same wherever they are made.
+    make it of the crop. Only the CPU engine's pixels are the same wherever they are made. Views are not made of the crop.
     """
     recipe = source.recipe
-    return type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu" and bool(recipe.tasks)
+    plain = type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu"
+    return plain and bool(recipe.tasks) and not with_views(recipe.tasks, recipe.image.size)
 
 
 def _without_tasks(source: UnitSource) -> UnitSource:
@@ -147,7 +149,8 @@ def _without_tasks(source: UnitSource) -> UnitSource:
 
 def sent_bytes(recipe: Recipe) -> int:
     """About how many bytes of a row an actor sends, engine settled; a file is taken to be as large as its crop."""
-    whole = recipe.placement.render == "workers" and recipe.engine != "cpu"
+    views = with_views(recipe.tasks, recipe.image.size)
+    whole = recipe.placement.render == "workers" and (recipe.engine != "cpu" or bool(views))
     return row_bytes(recipe) if whole else 3 * recipe.image.size**2 * (1 + (recipe.corpus.frames or 0))
 
 
@@ -301,7 +304,7 @@ def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:
     from pipeline.rendering.quarantine import Quarantine
 
     source = open_source(recipe, epoch)
-    crops = engine_name(recipe) == "cpu"
+    crops = engine_name(recipe) == "cpu" and not with_views(recipe.tasks, recipe.image.size)
     threads = recipe.placement.threads
     finish = CropTaskRenderer(recipe, threads)
     quarantine = Quarantine(recipe.failures.budget, source.corpus.samples)

@@ -81,8 +81,8 @@ class Task(BaseModel, ABC):
         """
         return {}
 
-    def windows(self, rng: Stream, heights: np.ndarray, widths: np.ndarray, size: int) -> Windows | None:
-        """Draw the windows of a task that cuts its own, in the order of `view_columns`; None for one that does not.
+    def windows(self, rng: Stream, heights: np.ndarray, widths: np.ndarray, size: int) -> Windows:
+        """Draw the windows of a task that cuts its own, in the order of `view_columns`; others are not asked.
 
         Args:
             rng: as of `draw`.
@@ -90,7 +90,7 @@ class Task(BaseModel, ABC):
             widths: (n,) photo widths.
             size: as of `draw`.
         """
-        return None
+        raise NotImplementedError(f"{self.name} is given the crop that all tasks share")
 
     @abstractmethod
     def draw(self, rng: Stream, size: int) -> Drawn:

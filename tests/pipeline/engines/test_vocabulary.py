@@ -122,6 +122,31 @@ def some_matrices(size: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+def jittered(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    shift = np.einsum("nij,nj->ni", maps[:, :, 3:].astype(float), image.mean((1, 2)))
+    return recoloured(image, np.concatenate([maps[:, :, :3].astype(float), shift[:, :, None]], axis=2))
+
+
+def some_jitter(size: int) -> np.ndarray:
+    maps = np.random.default_rng(7).normal(0, 0.3, (COUNT, 3, 6)) + np.eye(3, 6)
+    maps[::4] = np.eye(3, 6)  # which change nothing
+    return maps.astype(np.float32)
+
+
+def say_jitter(ops: Any, image: Any, maps: Any) -> Any:
+    if isinstance(maps, np.ndarray):
+        return ops.jitter(image, maps[:, :, :3], maps[:, :, 3:])
+    return ops.jitter(image, maps[:, 0:3], maps[:, 3:6])
+
+
+def solarised(image: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    return np.where(image >= threshold[:, None, None, None], 255 - image, image)
+
+
+def some_thresholds(size: int) -> np.ndarray:
+    return np.array([0, 1, 100, 127, 128, 129, 200, 254, 255, 256, 256, 256])
+
+
 def reduced(image: np.ndarray, factor: int) -> np.ndarray:
     n, side = len(image), image.shape[1] // factor
     return np.floor(image.reshape(n, side, factor, side, factor, 3).mean((2, 4)) + 0.5).astype(np.uint8)
@@ -200,6 +225,8 @@ CONTRACT: dict[str, list[Case]] = {
     "noise": [(some_noise, say_noise, noisy, 0.001)],
     "blur": [(some_widths, lambda ops, image, drawn: ops.blur(image, drawn), blurred, 0.001)],
     "recolour": [(some_matrices, lambda ops, image, drawn: ops.recolour(image, drawn), recoloured, 0.001)],
+    "jitter": [(some_jitter, say_jitter, jittered, 0.001)],
+    "solarise": [(some_thresholds, lambda ops, image, drawn: ops.solarise(image, drawn), solarised, 0)],
     "affine": [(some_maps, lambda ops, image, drawn: ops.affine(image, drawn, ops.size - 5), warped, 0.01)],
     "paste": [(some_mask, say_paste, pasted, 0)],
     "reduce": [
