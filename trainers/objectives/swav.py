@@ -110,8 +110,8 @@ def sinkhorn(scores: Tensor, weights: Tensor, epsilon: float, rounds: int) -> Te
         rounds: of normalising prototypes, then samples.
     """
     left_out = weights.unsqueeze(1) == 0
-    logs = (scores.float() / epsilon).masked_fill(left_out, MINUS)
+    logs = scores.float() / epsilon
     for _ in range(rounds):
-        logs = logs - logs.logsumexp(0, keepdim=True)
+        logs = logs - logs.masked_fill(left_out, MINUS).logsumexp(0, keepdim=True)
         logs = logs - logs.logsumexp(1, keepdim=True)
     return logs.exp().masked_fill(left_out, 0)
