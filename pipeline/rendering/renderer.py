@@ -15,15 +15,7 @@ from pipeline.engines.output_buffers import rows_on
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
-from pipeline.rendering.windows import (
-    bounding_boxes,
-    center_windows,
-    flips,
-    random_windows,
-    stored,
-    stored_views,
-    within,
-)
+from pipeline.rendering.windows import add_views, center_windows, flips, random_windows, stored
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
 
@@ -151,23 +143,12 @@ class Renderer:
         encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
         request = Request(encoded, streams, windows, turn, mirror, drawn, frames)
         if self._views:
-            self._draw_views(request, draws.of(rows), heights[own], widths[own], orientations[own])
+            chance, of = draws.of(rows), (heights[own], widths[own], orientations[own])
+            views = {
+                name: task.windows(chance.stream(name), *of[:2], self._recipe.image.size) for name, task in self._views.items()
+            }
+            add_views(request, views, *of, crop=self._crop)
         return request, columns
-
-    def _draw_views(
-        self, request: Request, draws: Draws, heights: np.ndarray, widths: np.ndarray, orientations: np.ndarray
-    ) -> None:
-        """Have the windows of all tasks cut out of one decode of each sample's first image."""
-        boxes = [request.windows[:: self._frames, None]] if self._crop else []
-        for name, task in self._views.items():
-            windows = task.windows(draws.stream(name), heights, widths, self._recipe.image.size)
-            request.views[name] = stored_views(windows, heights, widths, orientations)
-            boxes.append(request.views[name].windows)
-        crops = request.windows.copy()
-        request.windows[:: self._frames] = regions = bounding_boxes(np.concatenate(boxes, axis=1))
-        request.crops = within(crops, request.windows) if self._crop else None
-        for views in request.views.values():
-            views.windows = within(views.windows, regions)
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows, those that were never decoded zero."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pipeline.draws import Stream
-from pipeline.engines.base import ViewWindows
+from pipeline.engines.base import Request, ViewWindows
 from pipeline.engines.vocabulary import Windows
 
 _TRIES = 10
@@ -90,22 +92,43 @@ def stored(
     return np.where(turn[:, None], aside, straight).astype(np.int32), turn, mirror
 
 
-def stored_views(windows: Windows, heights: np.ndarray, widths: np.ndarray, orientations: np.ndarray) -> ViewWindows:
-    """`stored` for the windows of a task that cuts its own: in the photos as they are stored, with all mirroring."""
-    count = windows.boxes.shape[1]
-    placed = [stored(windows.boxes[:, k], heights, widths, orientations) for k in range(count)]
-    mirror = np.stack([upend for _, _, upend in placed], axis=1)
-    mirror[:, :, 0] ^= windows.mirror
-    return ViewWindows(np.stack([boxes for boxes, _, _ in placed], axis=1), mirror)
+def add_views(
+    request: Request,
+    windows: Mapping[str, Windows],
+    heights: np.ndarray,
+    widths: np.ndarray,
+    orientations: np.ndarray,
+    crop: bool = True,
+) -> None:
+    """Have the windows of tasks cut out of one decode of each sample's first image.
+
+    Args:
+        request: of the crops alone; it is changed.
+        windows: of n samples, by task name.
+        heights: (n,), as above; `widths` and `orientations` likewise.
+        crop: whether the crops are wanted too.
+    """
+    for name, drawn in windows.items():
+        placed = [stored(drawn.boxes[:, k], heights, widths, orientations) for k in range(drawn.boxes.shape[1])]
+        mirror = np.stack([upend for _, _, upend in placed], axis=1)
+        mirror[:, :, 0] ^= drawn.mirror
+        request.views[name] = ViewWindows(np.stack([boxes for boxes, _, _ in placed], axis=1), mirror)
+    first, crops = slice(None, None, request.frames), request.windows
+    boxes = [*([crops[first, None]] if crop else []), *(views.windows for views in request.views.values())]
+    regions = _bounding_boxes(np.concatenate(boxes, axis=1))
+    request.windows = crops.copy()
+    request.windows[first] = regions
+    request.crops = _within(crops[:, None], request.windows)[:, 0] if crop else None
+    for views in request.views.values():
+        views.windows = _within(views.windows, regions)
 
 
-def bounding_boxes(boxes: np.ndarray) -> np.ndarray:
+def _bounding_boxes(boxes: np.ndarray) -> np.ndarray:
     """The smallest window that holds all of some: (n, k, 4) -> (n, 4)."""
     start, end = boxes[..., :2].min(axis=1), (boxes[..., :2] + boxes[..., 2:]).max(axis=1)
     return np.concatenate([start, end - start], axis=1)
 
 
-def within(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Windows (n, ..., 4) as seen from the first pixel of the regions (n, 4) that hold them."""
-    start = np.concatenate([regions[:, :2], np.zeros_like(regions[:, :2])], axis=1)
-    return boxes - start.reshape(len(boxes), *(1,) * (boxes.ndim - 2), 4)
+def _within(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Windows (n, k, 4) as seen from the first pixel of the regions (n, 4) that hold them."""
+    return boxes - np.concatenate([regions[:, :2], np.zeros_like(regions[:, :2])], axis=1)[:, None]

@@ -13,8 +13,8 @@ class Simclr(ViewTask):
     """Two views of a photo are to be alike for the network, and unlike all views of other photos.
 
     Parameters are those for ImageNet, with colours changed at full strength; for CIFAR-10 the paper halves the changes of
-    colour and leaves out the blur. Differences: windows are resized bilinearly with antialiasing, the paper's bicubically; the
-    blur's width is in pixels, whatever the size of the view, and reaches three standard deviations.
+    colour and leaves out the blur. Differences: windows are resized bilinearly with antialiasing, the paper's bicubically;
+    colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "simclr"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from skimage import data
 
-from pipeline.engines import Engine, Request
+from pipeline.draws import Draws
+from pipeline.engines import Engine, Request, with_views
 from pipeline.images.check import Header, check_header
-from pipeline.rendering.windows import stored
+from pipeline.rendering.windows import add_views, stored
 from pipeline.tasks import Task, registry
 
 WIDTH, HEIGHT = 180, 132
@@ -87,8 +89,12 @@ def request(
     mirror: Any = None,
     drawn: dict[str, dict[str, np.ndarray]] | None = None,
     frames: int = 1,
+    views: Mapping[str, Task] | None = None,
+    size: int = 48,
 ) -> Request:
     """A request for files that pass the header check; whole images, upright and unmirrored, unless said otherwise.
+
+    Of the tasks `views` those that cut their own windows draw them, for the ids 0, 1, ...
 
     Of clips the files are the samples' frames after each other, and windows and mirror are of frames.
     """
@@ -102,9 +108,14 @@ def request(
     placed, turn, upend = stored(upright, heights, widths, orientations)
     if mirror is not None:
         upend[:, 0] ^= np.asarray(mirror, bool)
-    return Request(
+    made = Request(
         [header.encoded for header in headers], [header.stream for header in headers], placed, turn, upend, drawn or {}, frames
     )
+    of = [values[::frames] for values in (heights, widths, orientations)]
+    draws = Draws(1, 0, np.arange(len(made), dtype=np.uint64))
+    if own := with_views(views or {}, size):
+        add_views(made, {name: task.windows(draws.stream(name), *of[:2], size) for name, task in own.items()}, *of)
+    return made
 
 
 def engine(
