@@ -115,6 +115,7 @@ class _Run:
         self._device = ray.train.torch.get_device()
         self._model = place(job.build(), self._device)
         self._objectives = [module for module in self._model.modules() if isinstance(module, Objective)]
+        self._backbone: Any = self._model.backbone if self._objectives else None
         self._parallel: nn.Module = self._model
         if self._world > 1:  # what ranks keep is equal on all, or, as running statistics are, not used in training
             how = {"broadcast_buffers": False}
@@ -186,7 +187,7 @@ class _Run:
         self._optimizer.step()
         self._scheduler.step()
         for objective in self._objectives:
-            objective.after_update(self._model.backbone)
+            objective.after_update(self._backbone)
         tally.add(outcomes, columns)
 
     def _check_precision(self, columns: dict[str, Any]) -> None:

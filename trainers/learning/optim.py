@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from pipeline.recipe import schema
 from trainers.learning.lars import Lars
 
-
 BATCH = 256
 """Samples of a step that a scaled learning rate is given for."""
 

@@ -16,9 +16,9 @@ from trainers.objectives.views import Compared, Shared, ViewObjective, each, mlp
 
 
 class BarlowTwinsObjective(ViewObjective):
-    """Squared distance of the views' cross-correlation from the identity (Zbontar et al. 2021, equation 1), over all ranks' batch.
+    """Squared distance of the views' cross-correlation from the identity (Zbontar et al. 2021, equation 1).
 
-    The paper's projector has three layers of 8192.
+    It is that of the batch of all ranks. The paper's projector has three layers of 8192.
     """
 
     name: ClassVar[str] = "barlow_twins"

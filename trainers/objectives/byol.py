@@ -50,7 +50,7 @@ class ByolObjective(MomentumObjective):
 
 
 def across(told: Tensor, wanted: Tensor) -> Tensor:
-    """Mean cosine, float (n,), of each view with each other large one: normalised (n, v, d) and (n, k, d), the large ones first."""
+    """Mean cosine, float (n,), of each view with each other large one: of normalised (n, v, d) and (n, k, d)."""
     cosines = told @ wanted.transpose(1, 2)  # (n, v, k)
     v, k = cosines.shape[1:]
     same = cosines.diagonal(dim1=1, dim2=2).sum(1)

@@ -49,8 +49,8 @@ class DinoObjective(MomentumObjective):
     """Cross-entropy between the momentum network's outputs for a large view and the network's for every other view.
 
     Caron et al. 2021, equation 3 and algorithm 1. The centre is the moving mean of the momentum network's outputs over the batch
-    of all ranks. The paper: hidden layers of 2048, 65,536 outputs, the last layer fixed for the first epoch, gradients clipped at 3
-    (`training.optimizer.clip`), decay of weights from 0.04 to 0.4 (here it does not change over a run). Beside the metric
+    of all ranks. The paper: hidden layers of 2048, 65,536 outputs, the last layer fixed for the first epoch, gradients clipped
+    at 3 (`training.optimizer.clip`), decay of weights from 0.04 to 0.4 (here it does not change over a run). Beside the metric
     `assignment_entropy`: of the mean output of the momentum network, as a share of the greatest possible.
     """
 

@@ -16,16 +16,17 @@ from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared
 
 
 class MocoObjective(MomentumObjective):
-    """InfoNCE against keys of a momentum network: version 2 (Chen et al. 2020) with a queue, or 3 (Chen et al. 2021) without one.
+    """InfoNCE against keys of a momentum network: version 2 (Chen et al. 2020) with a queue, 3 (Chen et al. 2021) without one.
 
     Version 2 compares a view with the key of another and with the keys of earlier batches, which enter the queue in order of
-    their ids, so it does not depend on the number of ranks; it starts empty. Version 3 has a predictor, compares within the batch of
-    all ranks, and multiplies the loss by twice the temperature. Both take each view as query and as key in turn; the paper's
-    version 2 takes the first as query only, at half the work.
+    their ids, so it does not depend on the number of ranks; it starts empty. Version 3 has a predictor, compares within the
+    batch of all ranks, and multiplies the loss by twice the temperature. Both take each view as query and as key in turn; the
+    paper's version 2 takes the first as query only, at half the work.
 
     The paper shuffles samples between GPUs before the keys' batch normalisation, so that its statistics do not tell which key
-    belongs to which query. Here `training.batch_norm: global` stands for that. Published for version 2: queue 65,536, for CIFAR-10
-    4,096 with temperature 0.1 and momentum 0.99; for version 3: hidden layers of 4096, temperature 1 (ResNet-50) or 0.2 (ViT).
+    belongs to which query. Here nothing is shuffled: with `training.batch_norm: global` statistics are those of the whole batch,
+    which tell the less the larger it is. Published for version 2: queue 65,536, for CIFAR-10 4,096 with temperature 0.1 and
+    momentum 0.99; for version 3: hidden layers of 4096, temperature 1 (ResNet-50) or 0.2 (ViT).
     """
 
     name: ClassVar[str] = "moco"

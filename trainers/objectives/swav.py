@@ -18,9 +18,9 @@ from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, ea
 class SwavObjective(ViewObjective):
     """Cross-entropy of swapped assignments (Caron et al. 2020, equations 1 to 3): each large view's, told by all other views.
 
-    Assignments are balanced over the batch of all ranks, and over a queue of earlier features where the batch is small. The paper:
-    projector with a hidden layer of 2048, 3,000 prototypes, prototypes fixed for the first epoch, at a batch of 256 a queue of 3,840
-    from epoch 15 on. Beside the metric `assignment_entropy`: of the mean assignment, as a share of the greatest possible.
+    Assignments are balanced over the batch of all ranks, and over a queue of earlier features where the batch is small. The
+    paper: a hidden layer of 2048, 3,000 prototypes that are fixed for the first epoch, at a batch of 256 a queue of 3,840 from
+    epoch 15 on. Beside the metric `assignment_entropy`: of the mean assignment, as a share of the greatest possible.
     """
 
     name: ClassVar[str] = "swav"

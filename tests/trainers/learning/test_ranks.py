@@ -37,7 +37,7 @@ def task_of(objective: str) -> tuple[str, dict]:
 
 
 def network(spec: Recipe) -> PretextModel:
-    """Batch normalisation over all ranks, or as in evaluation: so a sample's gradient does not depend on the others of its rank."""
+    """Batch normalisation over all ranks or as in evaluation: a sample's gradient does not depend on the others of its rank."""
     model = PretextModel(spec, seed=0).train()
     generator = torch.Generator().manual_seed(0)
     for path, buffer in model.named_buffers():  # a queue that is partly filled, and a centre
