@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -102,7 +103,7 @@ class DinoObjective(MomentumObjective):
             mean, share = sums / (shared.count() * self.views)
             if self.training:
                 self._mean = mean
-            entropy = torch.special.entr(share).sum() / torch.tensor(len(share)).log()
+            entropy = torch.special.entr(share).sum() / math.log(len(share))
         right = wanted @ told.transpose(1, 2)  # (n, k, v)
         losses = -(right.sum((1, 2)) - right.diagonal(dim1=1, dim2=2).sum(1)) / (self.views * (online.shape[1] - 1))
         return Compared((losses * shared.weight).sum(), vectors[:, 0], vectors[:, 1], {"assignment_entropy": entropy})

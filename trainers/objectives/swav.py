@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -73,7 +74,7 @@ class SwavObjective(ViewObjective):
             assigned = self._assign(everyone, shared)  # (n, k, prototypes)
             mean = (assigned * shared.weight.view(-1, 1, 1)).sum((0, 1))
             mean = shared.rows.sum(mean)
-            entropy = torch.special.entr(mean / mean.sum().clamp(min=1e-12)).sum() / torch.tensor(len(mean)).log()
+            entropy = torch.special.entr(mean / mean.sum().clamp(min=1e-12)).sum() / math.log(len(mean))
         if self.training and self.own.queue:
             self._waiting = shared.by_id(everyone)
         right = assigned @ told.transpose(1, 2)  # (n, k, v)
