@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cluster.pictures.preview import sheet
-from pipeline.labels import Classes, Colours, Direction, LabelKind, Order, Pixels, Region
+from pipeline.labels import Classes, Colours, Direction, LabelKind, Order, Pixels, Region, Views
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
 from pipeline.tasks import Task, registry
@@ -32,10 +32,12 @@ PLANES = ("pipeline", "trainers", "cluster", "pseudolabel")
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 FOUR = ["colorization", "jigsaw", "occlusion", "rotation"]
 """Tasks of the picture on the first page."""
+VIEWS = ["simclr", "byol", "swav"]
+"""Tasks of the picture of views; the others' look like theirs."""
 SIZE = 96
-COLOURS = {"pairs": 256, "gallery": 256}
+COLOURS = {"pairs": 192, "views": 64}
 FEWER_COLOURS = 128
-"""Palettes, for small files; the picture with all tasks needs more."""
+"""Palettes, for small files; the picture on the first page has more."""
 
 _SHAPE_SIZE = 224
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -114,13 +116,15 @@ def _task(name: str, cls: type[Task]) -> str:
     own = [key for key in cls.model_fields if key not in Task.model_fields]
     rows = [_parameter(key, cls.model_fields[key]) for key in (*own, *Task.model_fields)]
     norm = {"image": "the corpus's channel statistics", "patch": "each patch's own mean and deviation"}[cls.input_norm]
+    small = {column: size for column, size in task.view_columns(_SHAPE_SIZE).items() if column != "input"}
+    more = "".join(f", and `{name}.{column}`, {count} x {side} x {side} x 3" for column, (count, side) in small.items())
     facts = (
-        f"- **Input** at {_SHAPE_SIZE} pixels: `{name}.input`, uint8, {shape}; standardised by {norm}.\n"
+        f"- **Input** at {_SHAPE_SIZE} pixels: `{name}.input`, uint8, {shape}{more}; standardised by {norm}.\n"
         f"- **Label**: {_label(task.label_kind())[1].replace('<task>', name)}\n"
         f"- **Paper**: {cls.source}."
     )
-    picture = f"![Pairs of {name}: the crop, the input and the label](images/{name}.png)"
-    return "\n\n".join([_about(cls), picture, facts, _table(("parameter", "type", "default", "meaning"), rows)])
+    picture = [] if task.view_columns(SIZE) else [f"![Pairs of {name}: the crop, the input and the label](images/{name}.png)"]
+    return "\n\n".join([_about(cls), *picture, facts, _table(("parameter", "type", "default", "meaning"), rows)])
 
 
 def _objectives() -> str:
@@ -149,6 +153,8 @@ def _label(kind: LabelKind) -> tuple[str, str]:
     if isinstance(kind, Region):
         cell = f"`<task>.label`, int64, one of {kind.grid**2} cells with the default parameters"
         return "a region", f"{cell}; `<task>.mask`, uint8, is 1 in it."
+    if isinstance(kind, Views):
+        return "views", "no column: a sample's own other views are its label, or, of one view, its own parts."
     if isinstance(kind, Colours):
         where = f"of a version of {kind.side} x {kind.side} pixels" if kind.side else "at a quarter of the resolution"
         mask = ", one pixel, at which `<task>.mask`, uint8, is 1" if kind.masked else ""
@@ -251,8 +257,10 @@ def draw_pictures() -> None:
         shards = {of_clips: str(Path(place, f"shards of {source.name}")) for of_clips, source in ((False, photos), (True, clips))}
         pack(str(photos), shards[False], labels="none")
         pack(str(clips), shards[True], labels="none", clips=True)
-        single = [name for name, task in own_tasks().items() if task.frames == 1]
-        for name, shown, rows in [("pairs", FOUR, 3), ("gallery", single, 1), *((task, [task], 1) for task in own_tasks())]:
+        others = [name for name, task in own_tasks().items() if not task().view_columns(SIZE)]
+        single = [name for name in others if own_tasks()[name].frames == 1]
+        sheets = [("pairs", FOUR, 3), ("gallery", single, 1), ("views", VIEWS, 1), *((task, [task], 1) for task in others)]
+        for name, shown, rows in sheets:
             frames = max(own_tasks()[task].frames for task in shown)
             document = {
                 "name": name,

@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.draws import Draws
 from pipeline.engines import gpus_visible
 from pipeline.errors import RunError, UserError
-from pipeline.labels import Colours, Pixels, Region
+from pipeline.labels import Colours, Pixels, Region, Views
 from pipeline.materialize.rendered import is_rendered
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
@@ -153,6 +153,13 @@ def _crops(batch: Columns, keys: list[str], classes: list[str] | None) -> Pictur
 def _task(name: str, task: Task, batch: Columns, drawn: list[dict[str, Any]]) -> PictureColumn:
     kind = task.label_kind()
     headings, pictures = [name], [[_picture(image)] for image in batch[f"{name}.input"]]
+    if isinstance(kind, Views):
+        headings += [f"view {k}" for k in range(2, kind.count + 1)]
+        pictures = [[_picture(view) for view in views] for views in batch[f"{name}.input"]]
+    if isinstance(kind, Views) and kind.small:
+        headings.append("small views")
+        for i, views in enumerate(batch[f"{name}.small"]):
+            pictures[i].append(_picture(views))
     if isinstance(kind, Region):
         headings.append("label")
         for i, given in enumerate(batch[f"{name}.input"]):

@@ -14,7 +14,7 @@ from pipeline.engines.base import Request, pixel_shapes, with_views
 from pipeline.engines.decoding import WindowDecoder
 from pipeline.engines.noise_field import normal_field
 from pipeline.engines.reduced import ReducedDecoder
-from pipeline.engines.vocabulary import Drawn, Renderable
+from pipeline.engines.vocabulary import BRIGHTNESS, Drawn, Renderable
 from pipeline.images.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
@@ -357,12 +357,12 @@ class CpuOps:
         out, pixels, matrix = np.empty_like(image), np.empty(image.shape[1:], np.float32), matrix.astype(np.float32)
 
         for row in range(len(image)):  # in float, as in `recolour`
-            shift = of_mean[row] @ self._cv2.mean(image[row])[:3]
-            if not shift.any() and (matrix[row] == np.eye(3)).all():
+            if not of_mean[row] and (matrix[row] == np.eye(3)).all():
                 out[row] = image[row]
                 continue
+            shift = of_mean[row] * np.dot(self._cv2.mean(image[row])[:3], BRIGHTNESS)
             pixels[:] = image[row]
-            changed = self._cv2.transform(pixels, np.column_stack([matrix[row], shift.astype(np.float32)]))
+            changed = self._cv2.transform(pixels, np.column_stack([matrix[row], np.full(3, shift, np.float32)]))
             self._cv2.add(changed, 0, dst=out[row], dtype=self._cv2.CV_8U)  # type: ignore[call-overload]  # rounds and clips
         return out
 

@@ -16,7 +16,7 @@ from pipeline.draws import Draws
 from pipeline.engines.base import UNDECODABLE, Request, as_files, pixel_shapes
 from pipeline.engines.noise_field import normal_field
 from pipeline.engines.output_buffers import DeviceBuffers, HostBuffers
-from pipeline.engines.vocabulary import Drawn, Renderable
+from pipeline.engines.vocabulary import BRIGHTNESS, Drawn, Renderable
 from pipeline.errors import RunError
 from pipeline.images.codec import quiet
 
@@ -318,10 +318,10 @@ class DaliOps:
         )
 
     def jitter(self, image: Any, matrix: Any, of_mean: Any) -> Any:
-        mean = self._fn.reductions.mean(image, axes=[0, 1])
-        shift = self._fn.reductions.sum(self._here(of_mean) * self._fn.reshape(mean, shape=[1, 3]), axes=[1])
+        shares = self._types.Constant(np.array(BRIGHTNESS, np.float32), device=self._device)
+        mean = self._fn.reductions.sum(self._fn.reductions.mean(image, axes=[0, 1]) * shares)
         changed = self._fn.coord_transform(image, M=matrix, dtype=self._types.FLOAT)
-        return self._fn.reinterpret(self._uint8(changed + self._fn.reshape(shift, shape=[1, 1, 3])), layout="HWC")
+        return self._fn.reinterpret(self._uint8(changed + self._here(of_mean) * mean), layout="HWC")
 
     def solarise(self, image: Any, threshold: Any) -> Any:
         bright = self._uint8(image >= self._here(threshold))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from pipeline.draws import Stream
 
+BRIGHTNESS = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the brightness (ITU-R BT.601)."""
+
 Drawn = dict[str, Any]
 """What a task drew for n samples: arrays whose first axis is n. `label` and `mask` become columns of the batch."""
 
@@ -87,9 +90,9 @@ class Ops(Protocol):
         """
 
     def jitter(self, image: Any, matrix: Any, of_mean: Any) -> Any:
-        """Each pixel (r, g, b) becomes `matrix` (n, 3, 3) times it plus `of_mean` (n, 3, 3) times the image's mean (r, g, b).
+        """Each pixel (r, g, b) becomes `matrix` (n, 3, 3) times it plus `of_mean` (n,) times the image's mean brightness.
 
-        Rounded, clipped. (h, w, 3) -> (h, w, 3).
+        Brightness as in `gray`, not rounded; the result is rounded, clipped. (h, w, 3) -> (h, w, 3).
         """
 
     def solarise(self, image: Any, threshold: Any) -> Any:

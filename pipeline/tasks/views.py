@@ -112,9 +112,10 @@ class ViewTask(Task):
             what: amount(what, max(0, 1 - most), 1 + most, 1)
             for what, most in {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}.items()
         }
-        turn = 2 * np.pi * amount("hue", -self.hue, self.hue, 0)
-        order = rng.uniform(f"v{k}.order", shape=(4,)).argsort(axis=1)
-        matrix, of_mean = jitter_maps(**factors, hue=turn, order=order, grey=chance("grey", self.grey))
+        factors["saturation"] = np.where(chance("grey", self.grey), 0, factors["saturation"])
+        matrix, of_mean = jitter_maps(**factors, hue=2 * np.pi * amount("hue", -self.hue, self.hue, 0))
+        # Of what stays as it is the pixels are left alone, to the last bit.
+        matrix[(factors["saturation"] == 1) & ~changed] = np.eye(3)
         blurred, solarised = (chance(what, _of_view(getattr(self, what), k)) for what in ("blur", "solarise"))
         return {
             "matrix": matrix,
@@ -131,7 +132,7 @@ class ViewTask(Task):
         return ops.solarise(image, drawn["threshold"]) if any(self.solarise) else image
 
     def caption(self, drawn: Drawn) -> str:
-        return "the same photo"
+        return "the same photo" if self.views + self.small_views > 1 else "the same photo's parts"
 
 
 def _of_view(values: tuple[float, ...], k: int) -> float:

@@ -32,7 +32,7 @@ def batch() -> Request:
         [rng.integers("y", 40), rng.integers("x", 40), 30 + rng.integers("h", 60), 30 + rng.integers("w", 60)], axis=1
     )
     drawn = {name: task.draw(draws.stream(name), SIZE) for name, task in tasks().items()}
-    return request(files, windows, rng.uniform("flip") < 0.5, drawn, FRAMES)
+    return request(files, windows, rng.uniform("flip") < 0.5, drawn, FRAMES, tasks(), SIZE)
 
 
 def in_parts(name: str, asked: Request, parts: list[np.ndarray], threads: int, most: int = 64) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ def test_pixels_do_not_depend_on_batch_threads_or_order(name: str) -> None:
     asked = batch()
     whole = np.arange(COUNT)
     expected = in_parts(name, asked, [whole], threads=1)
-    assert set(expected) == {"image", "frames", *(f"{task}.input" for task in tasks())}
+    assert set(expected) == {"image", "frames", "swav.small", "dino.small", *(f"{task}.input" for task in tasks())}
     shuffled = np.random.default_rng(0).permutation(COUNT)
     for threads, size, order in ((1, 1, shuffled), (2, 3, whole), (1, 7, shuffled), (2, 64, shuffled)):
         parts = [order[start : start + size] for start in range(0, COUNT, size)]

@@ -132,7 +132,7 @@ def test_the_gpu_renders_what_the_cpu_renders() -> None:
     files = [file for name, file in good().items() if "pixel" not in name][: count * FRAMES]
     draws = Draws(0, 0, np.arange(count, dtype=np.uint64))
     drawn = {name: task.draw(draws.stream(name), SIZE) for name, task in tasks().items()}
-    asked = request(files, drawn=drawn, frames=FRAMES)
+    asked = request(files, drawn=drawn, frames=FRAMES, views=tasks(), size=SIZE)
     on_gpu, failures = DaliEngine(tasks(), SIZE, device_id=0, frames=FRAMES).run(asked)
     on_cpu, _ = CpuEngine(tasks(), SIZE).run(asked)
     assert not failures

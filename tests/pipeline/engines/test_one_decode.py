@@ -37,7 +37,7 @@ def test_the_cpu_engine_decodes_each_photo_once_for_all_tasks(monkeypatch: pytes
     monkeypatch.setattr(engine, "_decode", counted)
     draws = Draws(0, 0, np.arange(4, dtype=np.uint64))
     drawn = {name: task.draw(draws.stream(name), SIZE) for name, task in TASKS.items()}
-    columns, failures = engine.run(request(files, drawn=drawn, frames=FRAMES))
-    assert len(columns) == 2 + len(TASKS)
+    columns, failures = engine.run(request(files, drawn=drawn, frames=FRAMES, views=TASKS, size=SIZE))
+    assert len(columns) == 2 + sum(len(task.view_columns(SIZE)) or 1 for task in TASKS.values())
     assert not failures
     assert decoded == list(range(len(files)))

@@ -123,20 +123,21 @@ def some_matrices(size: int) -> np.ndarray:
 
 
 def jittered(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    shift = np.einsum("nij,nj->ni", maps[:, :, 3:].astype(float), image.mean((1, 2)))
-    return recoloured(image, np.concatenate([maps[:, :, :3].astype(float), shift[:, :, None]], axis=2))
+    shift = maps[:, 0, 3].astype(float) * (image.mean((1, 2)) @ [0.299, 0.587, 0.114])
+    shift = np.broadcast_to(shift[:, None, None], (len(maps), 3, 1))
+    return recoloured(image, np.concatenate([maps[:, :, :3].astype(float), shift], axis=2))
 
 
 def some_jitter(size: int) -> np.ndarray:
-    maps = np.random.default_rng(7).normal(0, 0.3, (COUNT, 3, 6)) + np.eye(3, 6)
-    maps[::4] = np.eye(3, 6)  # which change nothing
+    maps = np.random.default_rng(7).normal(0, 0.3, (COUNT, 3, 4)) + np.eye(3, 4)
+    maps[::4] = np.eye(3, 4)  # which change nothing
     return maps.astype(np.float32)
 
 
 def say_jitter(ops: Any, image: Any, maps: Any) -> Any:
     if isinstance(maps, np.ndarray):
-        return ops.jitter(image, maps[:, :, :3], maps[:, :, 3:])
-    return ops.jitter(image, maps[:, 0:3], maps[:, 3:6])
+        return ops.jitter(image, maps[:, :, :3], maps[:, 0, 3])
+    return ops.jitter(image, maps[:, 0:3], maps[0, 3])
 
 
 def solarised(image: np.ndarray, threshold: np.ndarray) -> np.ndarray:

@@ -169,7 +169,9 @@ def test_frames_lie_as_they_were_drawn_once(shards: Path, engine: str) -> None:
     made = Renderer(spec)(samples, 0).columns["frames"].reshape(8, 3, 32, 32, 3)
     rng = Draws(spec.seed, 0, ids).stream("crop")
     sides = np.full(8, SIDE)
-    for row, ((top, left, height, width), mirrored) in enumerate(zip(random_windows(rng, sides, sides, spec.image), flips(rng))):
+    for row, ((top, left, height, width), mirrored) in enumerate(
+        zip(random_windows(rng, sides, sides, spec.image.scale, spec.image.ratio), flips(rng))
+    ):
         assert (height, width) == (32, 32)
         for frame, photo in zip(made[row], frames(3)):
             window = np.asarray(photo)[top : top + 32, left : left + 32]

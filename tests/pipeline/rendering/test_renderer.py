@@ -231,7 +231,9 @@ def test_the_window_is_the_one_that_was_drawn() -> None:
     made = recipe(tasks={})
     upright = seen_by_pil(one.encoded)  # type: ignore[arg-type]
     rng = Draws(made.seed, 9, np.array([one.id], np.uint64)).stream("crop")
-    top, left, height, width = random_windows(rng, np.array([upright.height]), np.array([upright.width]), made.image)[0]
+    top, left, height, width = random_windows(
+        rng, np.array([upright.height]), np.array([upright.width]), made.image.scale, made.image.ratio
+    )[0]
     crop = upright.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     expected = np.asarray(crop)[:, ::-1] if flips(rng)[0] else np.asarray(crop)
     pixels = Renderer(made)([one], 9).columns["image"][0]

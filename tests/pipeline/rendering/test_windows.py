@@ -13,6 +13,7 @@ from pipeline.recipe.schema import Image
 from pipeline.rendering.windows import center_windows, flips, random_windows, stored
 
 KEYS = 10_000
+USUAL = (Image().scale, Image().ratio)
 
 
 def stream(n: int, epoch: int = 0) -> Stream:
@@ -26,7 +27,7 @@ def stream(n: int, epoch: int = 0) -> Stream:
 )
 def test_windows_lie_inside_any_photo(sizes: list[tuple[int, int]], scale: list[float], ratio: list[float]) -> None:
     heights, widths = np.array(sizes).T
-    windows = random_windows(stream(len(sizes)), heights, widths, Image(scale=tuple(scale), ratio=tuple(ratio)))
+    windows = random_windows(stream(len(sizes)), heights, widths, tuple(scale), tuple(ratio))
     assert windows.dtype == np.int32
     assert windows.shape == (len(sizes), 4)
     top, left, height, width = windows.T.astype(np.int64)
@@ -40,7 +41,7 @@ def test_windows_lie_inside_any_photo(sizes: list[tuple[int, int]], scale: list[
 
 def test_area_ratio_and_place_are_spread_as_asked() -> None:
     heights, widths = np.full(KEYS, 400), np.full(KEYS, 600)
-    top, left, height, width = random_windows(stream(KEYS), heights, widths, Image(scale=(0.1, 0.3), ratio=(0.5, 2.0))).T
+    top, left, height, width = random_windows(stream(KEYS), heights, widths, (0.1, 0.3), (0.5, 2.0)).T
     area, ratio = height * width / (400 * 600), np.log(width / height)
     assert area.min() > 0.099
     assert area.max() < 0.301
@@ -54,20 +55,20 @@ def test_area_ratio_and_place_are_spread_as_asked() -> None:
 
 def test_a_photo_too_narrow_for_the_ratio_gives_its_middle_at_the_nearest_ratio() -> None:
     """As torchvision's RandomResizedCrop does when ten tries have failed."""
-    windows = random_windows(stream(2), np.array([1000, 10]), np.array([10, 1000]), Image(scale=(0.9, 1.0)))
+    windows = random_windows(stream(2), np.array([1000, 10]), np.array([10, 1000]), (0.9, 1.0), (3 / 4, 4 / 3))
     assert windows.tolist() == [[493, 0, 13, 10], [0, 493, 10, 13]]
 
 
 def test_a_crop_depends_on_its_own_photo_only() -> None:
     heights, widths = np.array([300, 50, 700]), np.array([200, 90, 40])
-    together = random_windows(stream(3), heights, widths, Image())
+    together = random_windows(stream(3), heights, widths, *USUAL)
     alone = Draws(7, 0, np.array([2], np.uint64)).stream("crop")
-    assert random_windows(alone, heights[2:], widths[2:], Image()).tolist() == together[2:].tolist()
+    assert random_windows(alone, heights[2:], widths[2:], *USUAL).tolist() == together[2:].tolist()
 
 
 def test_no_photos_no_windows() -> None:
     none = np.empty(0, np.int64)
-    assert random_windows(stream(0), none, none, Image()).shape == (0, 4)
+    assert random_windows(stream(0), none, none, *USUAL).shape == (0, 4)
     assert center_windows(none, none).shape == (0, 4)
 
 
