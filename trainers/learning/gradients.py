@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from trainers.networks.inputs import decodable, to_device
 from trainers.networks.precision import Precision, autocast
 from trainers.objectives import Outcome
+
+_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+WITHOUT_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+"""How `DistributedDataParallel` is asked not to send buffers, such as queues, with each forward pass."""
 
 
 def accumulate(

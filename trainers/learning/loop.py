@@ -21,7 +21,7 @@ from pipeline.rendering.units import UnitSource
 from pipeline.storage import is_local
 from trainers.learning.collapse import Collapsed, collapsed
 from trainers.learning.divergence import Diverged, FiniteCheck, diverged
-from trainers.learning.gradients import accumulate
+from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.history import History
 from trainers.learning.ledger import Ledger
 from trainers.learning.optim import build_optimizer, place
@@ -118,8 +118,7 @@ class _Run:
         self._backbone: Any = self._model.backbone if self._objectives else None
         self._parallel: nn.Module = self._model
         if self._world > 1:  # what ranks keep is equal on all, or, as running statistics are, not used in training
-            how = {"broadcast_buffers": False}
-            self._parallel = ray.train.torch.prepare_model(self._model, parallel_strategy_kwargs=how)
+            self._parallel = ray.train.torch.prepare_model(self._model, parallel_strategy_kwargs=WITHOUT_BUFFERS)
         steps, batch = job.source.schedule.steps, job.source.schedule.geometry.batch
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, steps, batch)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)

@@ -16,12 +16,15 @@ from pipeline.labels import Views
 from pipeline.recipe import Recipe
 from pipeline.tasks import registry as tasks
 from tests.trainers.views import SMALL, view_columns, view_task
-from trainers.learning.gradients import accumulate
+from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.pretext import PretextModel, batch_norm
 from trainers.objectives import objective_class
 from trainers.objectives import registry as objectives
 
 BATCH = 64
+VIEWED = 25
+"""Samples of a batch of views."""
+
 BAD = (5, 17, 41)
 """All of them on the last rank, whether there are two or three."""
 
@@ -61,7 +64,7 @@ def step(model: nn.Module, spec: Recipe, columns: dict[str, np.ndarray], share: 
     with torch.no_grad():
         for weight in inner.parameters():
             if weight.grad is not None:
-                weight -= 0.01 * weight.grad / weight.grad.norm().clamp(min=1e-6)
+                weight -= 0.01 * weight.grad
     for objective in inner.objectives.values():
         objective.after_update(inner.backbone)
     return {**found, **kept(inner)}
@@ -81,9 +84,9 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("module."): weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def lanes_of(rank: int, world: int) -> list[int]:
-    """Rows of a rank where 64 lanes are in 64 groups: 22, 21 and 21 of three."""
-    return list(range(rank, BATCH, world))
+def lanes_of(rank: int, world: int, batch: int = BATCH) -> list[int]:
+    """Rows of a rank where each lane is a group: 22, 21 and 21 of three."""
+    return list(range(rank, batch, world))
 
 
 def work(rank: int, store: str, cases: list[tuple[str, Recipe, dict[str, np.ndarray]]], out: str) -> None:
@@ -92,10 +95,11 @@ def work(rank: int, store: str, cases: list[tuple[str, Recipe, dict[str, np.ndar
     for world in (3, 2) if rank < 2 else (3,):
         dist.init_process_group("gloo", init_method=f"file://{store}{world}", rank=rank, world_size=world)
         for name, spec, columns in cases:
-            parallel = DistributedDataParallel(network(spec), broadcast_buffers=False)
-            rows = lanes_of(rank, world)
+            parallel = DistributedDataParallel(network(spec), **WITHOUT_BUFFERS)
+            batch = len(columns["weight"])
+            rows = lanes_of(rank, world, batch)
             mine = {key: column[rows] for key, column in columns.items()}
-            found[f"{name} {world}"] = step(parallel, spec, mine, BATCH / world)
+            found[f"{name} {world}"] = step(parallel, spec, mine, batch / world)
             if name in SMALL:
                 parts: list = [None] * world
                 dist.all_gather_object(parts, kept(parallel.module))
@@ -120,8 +124,8 @@ def cases(recipe, rendered, crops) -> list[tuple[str, Recipe, dict[str, np.ndarr
     columns["weight"][list(BAD)] = 0
     found.append(("several", recipe(*task_names, task_weights="uncertainty"), columns))
     for name in SMALL:
-        columns = view_columns(crops, BATCH, small=True)
-        columns["weight"][list(BAD)] = 0
+        columns = view_columns(crops, VIEWED, small=True)
+        columns["weight"][list(BAD[:2])] = 0
         found.append((name, recipe(view_task(name, small=True), backbone="resnet10"), columns))
     return found
 
@@ -130,10 +134,14 @@ def test_two_and_three_ranks_have_the_gradients_of_one_process(cases, tmp_path: 
     mp.start_processes(work, (str(tmp_path / "store"), cases, str(tmp_path / "out.pt")), nprocs=3, start_method="spawn")
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     assert {len(lanes_of(rank, 3)) for rank in range(3)} == {21, 22}
+    too_far: list[tuple[str, int, str, float]] = []
     for name, spec, columns in cases:
-        wanted = step(network(spec), spec, columns, BATCH)
+        wanted = step(network(spec), spec, columns, len(columns["weight"]))
         for world in (2, 3):
             assert found[f"{name} {world}"].keys() == wanted.keys()
             for layer, gradient in wanted.items():
-                apart = (found[f"{name} {world}"][layer] - gradient).float().norm() / gradient.float().norm().clamp(min=1e-6)
-                assert apart < 1e-3, (name, world, layer)
+                apart = (found[f"{name} {world}"][layer] - gradient).float().norm()
+                # A gradient that is 0, as a bias before a normalisation has, is so but for rounding.
+                share = float(apart / gradient.float().norm().clamp(min=1e-3))
+                too_far += [(name, world, layer, share)] if share > 1e-3 else []
+    assert not too_far
