@@ -8,13 +8,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.labels import Views
 from pipeline.tasks import registry as tasks
 from tests.trainers.views import SMALL, view_columns, view_task
+from trainers.learning.collapse import collapsed
 from trainers.learning.pretext import PretextModel
 from trainers.networks.inputs import to_device
 from trainers.objectives import objective_class, registry
@@ -361,3 +362,34 @@ def test_every_task_of_views_names_an_objective_of_views() -> None:
     assert found
     assert all(objective_class(task()).name == task.default_objective for task in found)
     assert {cls.name for cls in registry().values() if cls.kind is Views} == {name.split()[0] for name in SMALL}
+
+
+class Given(nn.Module):
+    """Stands for a backbone whose features are given."""
+
+    vector_width = 32
+
+
+@pytest.mark.parametrize("predictor", [0, 32])
+def test_byol_without_a_predictor_comes_to_one_answer_and_the_run_is_told(predictor: int) -> None:
+    own = {"name": "byol", "hidden": 64, "width": 16, "predictor": predictor, "momentum": 0.99 if predictor else 0.0}
+    torch.manual_seed(0)
+    objective = objective_class(tasks()["byol"]())(tasks()["byol"](objective=own), Given(), 32).train()
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-2)
+    generator, lines = torch.Generator().manual_seed(1), []
+    photos = torch.randn(64, 1, 32, generator=generator)
+    shared = Shared.of({"weight": torch.ones(64), "id": torch.arange(64)}, alone=True)
+    for step in range(100):
+        views = photos + 0.7 * torch.randn(64, 2, 32, generator=generator)
+        objective.begin_step(step, 100)
+        found = objective.compare(torch.cat([views, views], 1), shared)
+        optimizer.zero_grad()
+        (found.loss / 64).backward()
+        optimizer.step()
+        objective.after_update(nn.Identity())
+        right, signs = signs_of_collapse(found.one.detach(), found.other.detach(), shared)
+        task = {"metric": right.item() / 64, "trivial": 1 / 64, "feature_std": signs["feature_std"].item()}
+        lines.append({"step": step + 1, "tasks": {"byol": task}, "counts": {"byol": 64.0}})
+    said = collapsed(lines, 100)
+    assert (said is None) == bool(predictor)
+    assert predictor or (found.loss / 64 < 0.01 and "give the objective a predictor" in str(said))
