@@ -24,6 +24,7 @@ from pipeline.labels import Classes, Colours, Direction, LabelKind, Order, Pixel
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.shards.pack import pack
 from pipeline.tasks import Task, registry
+from trainers.objectives import registry as objectives
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANES = ("pipeline", "trainers", "cluster", "pseudolabel")
@@ -51,6 +52,7 @@ def parts() -> dict[str, dict[str, str]]:
     return {
         "docs/recipe.md": {"reference": "\n\n".join(_sections(Recipe, "", None))},
         "docs/tasks.md": {"tasks": _task_table(), **{name: _task(name, task) for name, task in own_tasks().items()}},
+        "docs/methods.md": {"objectives": _objectives()},
         "docs/architecture.md": {plane: _tree(plane) for plane in PLANES},
     }
 
@@ -123,6 +125,16 @@ def _task(name: str, cls: type[Task]) -> str:
     )
     picture = [] if task.view_columns(SIZE) else [f"![Pairs of {name}: the crop, the input and the label](images/{name}.png)"]
     return "\n\n".join([_about(cls), *picture, facts, _table(("parameter", "type", "default", "meaning"), rows)])
+
+
+def _objectives() -> str:
+    """The parameters of every objective that has some."""
+    heads = ("parameter", "type", "default", "meaning")
+    return "\n\n".join(
+        f"### {name}\n\n{_about(cls)}\n\n{_table(heads, [_parameter(*one) for one in cls.Parameters.model_fields.items()])}"
+        for name, cls in objectives().items()
+        if cls.Parameters.model_fields
+    )
 
 
 def _parameter(key: str, field: FieldInfo) -> tuple[str, ...]:

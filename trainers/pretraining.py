@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.labels import Classes, Direction, Order
+from pipeline.labels import Classes, Direction, Order, Views
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.ordering.quality import mixing
@@ -188,7 +188,7 @@ def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
     for workers in range(max(1, spec.least_workers), spec.most_workers + 1):
         geometry.shared_by(workers).check_unit(sent)
     schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
-    image = not all(isinstance(task.label_kind(), Classes | Direction | Order) for task in recipe.tasks.values())
+    image = not all(isinstance(task.label_kind(), Classes | Direction | Order | Views) for task in recipe.tasks.values())
     if rendered:
         return recipe, RenderedSource(recipe, corpus, schedule, image=image, rendered=rendered), model
     return recipe, UnitSource(chosen, corpus, schedule, image=image), model

@@ -23,6 +23,6 @@ def duration(seconds: float) -> str:
 
 def metric(name: str, value: float) -> str:
     """A metric's value in the unit that its name implies: per cent, decibels, degrees, or none."""
-    if name in ("accuracy", "cells", "whole_orders"):
+    if name in ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy"):
         return f"{100 * value:.1f} %"
     return {"psnr": f"{value:.1f} dB", "degrees": f"{value:.1f}°"}.get(name, f"{value:.3g}")

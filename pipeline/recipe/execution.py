@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import Section, without_defaults
 
 
 def _budget(value: Any) -> Any:
@@ -47,3 +47,11 @@ class Failures(Section):
         gt=0,
         description="Seconds that a stage may make no progress while training waits for a batch; then an error names the stage.",
     )
+    collapse: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What happens where a task of views collapses, so that the network gives all photos the same features.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, serialize(self), "collapse")

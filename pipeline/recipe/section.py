@@ -13,6 +13,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def without_defaults(section: Section, document: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Leave newer keys that are not set out of a section's canonical form, so that recipes without them keep theirs."""
+    unset = {key for key in keys if getattr(section, key) == type(section).model_fields[key].default}
+    return {key: value for key, value in document.items() if key not in unset}
+
+
 def _shards(value: Any) -> Any:
     one = value if isinstance(value, list) else [value]
     if not one or not all(isinstance(url, str) and url.strip() for url in one):

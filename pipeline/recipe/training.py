@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import Section, without_defaults
 
 
 def _workers(value: Any) -> Any:
@@ -54,11 +54,34 @@ class BackboneSection(Section):
 class Optimizer(Section):
     """How weights are updated; the learning rate rises linearly, then falls to zero as a cosine."""
 
-    name: Literal["sgd", "adamw"] = Field("adamw", description="`sgd` with Nesterov's momentum, or `adamw`.")
+    name: Literal["sgd", "lars", "adamw"] = Field(
+        "adamw", description="`sgd` with Nesterov's momentum, `lars` for batches of thousands (You et al. 2017), or `adamw`."
+    )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay; biases and normalisation layers have none.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
+    scale: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="Multiplies the rate by batch / 256 (`linear`), or by the square root of that (`sqrt`)."
+    )
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="Weight decay; biases and normalisation layers have none. If not set: 0.05 for adamw, 1e-4 for sgd, 1e-6 "
+        "for lars.",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd` and `lars`.")
+    clip: float | None = Field(
+        None, gt=0, description="Greatest norm of the gradient of all weights together. If not set: the gradient is not clipped."
+    )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of all steps over which the rate rises to its peak.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_decay(cls, value: Any) -> Any:
+        usual = {"sgd": 1e-4, "lars": 1e-6, "adamw": 0.05}.get(value.get("name", "adamw")) if isinstance(value, dict) else None
+        return value if usual is None or value.get("weight_decay") is not None else {**value, "weight_decay": usual}
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, serialize(self), "scale", "clip")
 
 
 class Training(Section):
@@ -103,9 +126,18 @@ class Training(Section):
         description="Precision of matrix products: `auto` means `bfloat16` where the processor or GPU has instructions for it. "
         "Each run first compares it with float32, and computes in float32 where the results disagree.",
     )
+    batch_norm: Literal["local", "global"] | None = Field(
+        None,
+        description="Batch normalisation over each worker's samples, or over those of all workers, which needs an exchange a "
+        "layer. If not set: `global` where a task compares views, `local` elsewhere.",
+    )
     checkpoint_epochs: float = Field(1.0, gt=0, description="Epochs between checkpoints; fractions are allowed.")
     keep: int = Field(2, ge=1, description="Checkpoints kept.")
     log_steps: int = Field(10, ge=1, description="Steps between log lines.")
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, serialize(self), "batch_norm")
 
     @property
     def least_workers(self) -> int:

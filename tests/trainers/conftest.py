@@ -84,6 +84,15 @@ def rendered(crops: Callable[[int, int], np.ndarray]) -> Callable[..., Columns]:
         for name in names:
             task = registry()[name].model_validate({})
             drawn = task.draw(Draws(1, 0, batch["id"]).stream(name), size)
+            for column, (count, side) in task.view_columns(size).items():
+                first = 0 if column == "input" else task.views
+                made = [
+                    by_cpu_ops(task, crops(n + k, side)[k:], {key: value[:, first + k] for key, value in drawn.items()})
+                    for k in range(count)
+                ]
+                batch[f"{name}.{column}"] = np.stack(made, 1)
+            if task.view_columns(size):
+                continue
             # A clip of a task of several frames is made of crops that follow each other.
             seen = crops(n * task.frames, size).reshape(n, task.frames * size, size, 3)
             batch[f"{name}.input"] = by_cpu_ops(task, seen, drawn)

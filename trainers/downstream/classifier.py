@@ -47,5 +47,5 @@ class Classifier(nn.Module):
         with torch.no_grad():
             right = (weight * (logits.argmax(1) == label)).sum()
             count = weight.sum()
-        loss = weight * F.cross_entropy(logits, label, reduction="none")
+        loss = (weight * F.cross_entropy(logits, label, reduction="none")).sum()
         return {only: Outcome(loss, right, count / logits.shape[1], count)}

@@ -41,7 +41,7 @@ class FiniteCheck:
 
     def look(self, step: int, outcomes: Mapping[str, Outcome]) -> None:
         """Check a step's losses, metrics and gradients; to be called before the optimizer's step."""
-        losses = [outcomes[name].loss.detach().sum() for name in self._losses]
+        losses = [outcomes[name].loss.detach() for name in self._losses]
         metrics = [outcomes[name].metric for name in self._losses]
         norms = [torch.linalg.vector_norm(gradient) for _, gradient in self._gradients()]
         finite = torch.stack([value.float() for value in (*losses, *metrics, *norms)]).isfinite()

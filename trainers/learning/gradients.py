@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from trainers.networks.inputs import decodable, to_device
 from trainers.networks.precision import Precision, autocast
 from trainers.objectives import Outcome
+
+_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+WITHOUT_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+"""How `DistributedDataParallel` is asked not to send buffers, such as queues, with each forward pass."""
 
 
 def accumulate(
@@ -44,9 +49,11 @@ def accumulate(
         with nullcontext() if ranks is None or is_last else ranks.no_sync():
             with autocast(device, precision):
                 outcome = model(batch, name)[name]
-            cost = outcome.minimised.sum() / share
+            cost = outcome.minimised / share
             if ranks is not None and is_last and len(names) > 1:
-                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters())  # it exchanges a weight that it has met
+                cost = cost + 0 * sum(
+                    weight.sum() for weight in ranks.parameters() if weight.requires_grad
+                )  # it exchanges what it met
             cost.backward()
         found[name] = replace(outcome, loss=outcome.loss.detach(), cost=None)
     return found

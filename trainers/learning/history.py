@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -54,6 +54,11 @@ class History:
         if len(self._points) > MOST_POINTS:
             pairs = [self._points[i : i + 2] for i in range(0, len(self._points), 2)]
             self._points = [_merged(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+
+    @property
+    def recent(self) -> Sequence[Line]:
+        """The last lines, at most `MOST_RECENT`."""
+        return self._recent
 
     def state(self) -> dict[str, Any]:
         """All of it, as plain data for a checkpoint."""

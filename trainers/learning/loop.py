@@ -19,8 +19,9 @@ from pipeline.recipe.training import Optimizer
 from pipeline.rendering.quarantine import Quarantine
 from pipeline.rendering.units import UnitSource
 from pipeline.storage import is_local
+from trainers.learning.collapse import Collapsed, collapsed
 from trainers.learning.divergence import Diverged, FiniteCheck, diverged
-from trainers.learning.gradients import accumulate
+from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.history import History
 from trainers.learning.ledger import Ledger
 from trainers.learning.optim import build_optimizer, place
@@ -28,7 +29,7 @@ from trainers.learning.rank_stream import FEED_STAGES, RankStream, cause
 from trainers.learning.ranks import gathered, summed
 from trainers.networks.inputs import decodable, to_device
 from trainers.networks.precision import checked, compute_dtype
-from trainers.objectives import Outcome
+from trainers.objectives import Objective, Outcome
 from trainers.running.checkpoints import Checkpoints, State
 from trainers.running.runs import RunFolder
 
@@ -86,11 +87,16 @@ def train(job: TrainingJob) -> nn.Module | None:
     """Train to the end of the schedule, from the last checkpoint if there is one; to be called inside a Ray Train worker.
 
     Returns:
-        The trained network, or None if the run stopped because too many samples were bad, or a loss or gradient was not finite.
+        The trained network, or None if the run stopped because too many samples were bad, a loss or gradient was not
+        finite, or a task had collapsed.
     """
     try:
         return _Run(job).run()
-    except (BudgetExceeded, Diverged) as error:  # every rank sees the same sums, so every rank comes here at the same step
+    except (
+        BudgetExceeded,
+        Collapsed,
+        Diverged,
+    ) as error:  # every rank sees the same sums, so every rank comes here at the same step
         import ray
 
         ray.get(job.board.refuse.remote(error))
@@ -108,8 +114,13 @@ class _Run:
         recipe = job.source.recipe
         self._device = ray.train.torch.get_device()
         self._model = place(job.build(), self._device)
-        self._parallel = ray.train.torch.prepare_model(self._model) if self._world > 1 else self._model
-        self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, job.source.schedule.steps)
+        self._objectives = [module for module in self._model.modules() if isinstance(module, Objective)]
+        self._backbone: Any = self._model.backbone if self._objectives else None
+        self._parallel: nn.Module = self._model
+        if self._world > 1:  # what ranks keep is equal on all, or, as running statistics are, not used in training
+            self._parallel = ray.train.torch.prepare_model(self._model, parallel_strategy_kwargs=WITHOUT_BUFFERS)
+        steps, batch = job.source.schedule.steps, job.source.schedule.geometry.batch
+        self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, steps, batch)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
         self._history, self._line = History(), _LogLine()
         self._share = job.source.schedule.geometry.batch / self._world  # of a batch, that of a rank, or nearly so
@@ -118,6 +129,7 @@ class _Run:
         self._checkpoints = job.checkpoints()
         self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
         self._step, self._seconds = 0, 0.0
+        self._warned = False  # of a collapse
         checkpoint = self._restore()
         self._precision = recipe.training.precision
         self._finite = FiniteCheck(self._model, job.objectives, self._device)
@@ -161,12 +173,20 @@ class _Run:
         # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
         self._optimizer.zero_grad(set_to_none=True)
+        for objective in self._objectives:
+            objective.begin_step(self._step, self._job.source.schedule.steps)
         # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
         # falls to, and where one rank has a lane more than another.
         outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision)
         self._finite.look(self._step, outcomes)
+        for objective in self._objectives:
+            objective.before_update()
+        if self._job.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._job.optimizer.clip)
         self._optimizer.step()
         self._scheduler.step()
+        for objective in self._objectives:
+            objective.after_update(self._backbone)
         tally.add(outcomes, columns)
 
     def _check_precision(self, columns: dict[str, Any]) -> None:
@@ -223,6 +243,16 @@ class _Run:
         self._line = _LogLine()
         if self._rank == 0:
             self._job.board.log.remote(record)
+        self._check_collapse()
+
+    def _check_collapse(self) -> None:
+        rule = self._job.source.recipe.failures.collapse
+        said = None if rule == "off" else collapsed(self._history.recent, self._job.source.schedule.steps)
+        if said and rule == "stop":
+            raise Collapsed(f"at step {self._step} {said}; failures.collapse: warn trains on")
+        if said and self._rank == 0 and not self._warned:
+            self._job.board.note.remote(said, self._step)
+        self._warned = bool(said)
 
     def _checkpoint(self, feed: RankStream, seconds: float) -> None:
         # Of all ranks: each has its own share of the samples, and its own stages.
@@ -295,7 +325,7 @@ class _StepTally:
         parts = [torch.tensor(float(len(columns["id"])), device=self.values.device)]
         for name, outcome in outcomes.items():
             self.also[name] = list(outcome.also)
-            parts += [outcome.loss.detach().sum(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
+            parts += [outcome.loss.detach(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
         self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
         self.steps += 1
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from pipeline.recipe import training
+from trainers.learning.lars import Lars
+
+BATCH = 256
+"""Samples of a step for which a scaled learning rate is given."""
 
 
-def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, batch: int = BATCH) -> tuple[Optimizer, LRScheduler]:
     """An optimizer over all weights of `module`, and its schedule: a linear warm-up, then a cosine to zero.
 
     Biases, norms and other weights of one axis are not decayed: shrinking them regularises nothing (He et al. 2019, "Bag of
@@ -20,17 +27,22 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int) -> 
         spec: the recipe's optimizer section.
         module: on its device already.
         steps: steps of the whole run; call the scheduler's `step()` after each.
+        batch: samples of a step on all ranks, for `scale`.
     """
     weights = [p for p in module.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    lr = spec.lr * {"none": 1.0, "linear": batch / BATCH, "sqrt": math.sqrt(batch / BATCH)}[spec.scale]
     optimizer: Optimizer
     if spec.name == "sgd":
-        optimizer = SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0, fused=True)
+        optimizer = SGD(groups, lr=lr, momentum=spec.momentum, nesterov=spec.momentum > 0, fused=True)
+    elif spec.name == "lars":
+        groups[1]["adapts"] = False
+        optimizer = Lars(groups, lr=lr, momentum=spec.momentum)
     else:
-        optimizer = AdamW(groups, lr=spec.lr, fused=True)
+        optimizer = AdamW(groups, lr=lr, fused=True)
     warm = min(round(spec.warmup * steps), steps - 1)
     cosine = CosineAnnealingLR(optimizer, max(1, steps - warm))
     if warm < 1:

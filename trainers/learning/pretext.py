@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.labels import Views
 from pipeline.recipe import Recipe
 from trainers.networks.backbones import Output, build_backbone, seeded
+from trainers.networks.batch_norm import over_all_ranks
 from trainers.networks.inputs import Normaliser, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
+
+
+def batch_norm(recipe: Recipe) -> Literal["local", "global"]:
+    """Over which samples a recipe's network normalises: what it says, or else all ranks' where a task compares views."""
+    if recipe.training.batch_norm is not None:
+        return recipe.training.batch_norm
+    return "global" if any(isinstance(task.label_kind(), Views) for task in recipe.tasks.values()) else "local"
 
 
 class PretextModel(nn.Module):
@@ -26,7 +36,7 @@ class PretextModel(nn.Module):
         log_variances: by task name, where the tasks' weights are learnt.
 
     Args:
-        recipe: `training.backbone`, `training.task_weights`, `image` and `tasks` are read.
+        recipe: `training.backbone`, `training.task_weights`, `training.batch_norm`, `image` and `tasks` are read.
         seed: of all weights.
 
     Raises:
@@ -37,13 +47,15 @@ class PretextModel(nn.Module):
         super().__init__()
         if not recipe.tasks:
             raise UserError("tasks: pretraining needs at least one, such as `rotation: {}`")
-        read = {objective_class(task).needs for task in recipe.tasks.values()}
+        read = {output for name, task in recipe.tasks.items() for output in objective_class(task, name).needs}
         outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
         size = recipe.image.size
         self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
         with seeded(seed):
-            heads = {name: build_objective(task, self.backbone, size) for name, task in recipe.tasks.items()}
+            heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
+        if batch_norm(recipe) == "global":
+            over_all_ranks(self)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
         self.weights = {name: task.weight for name, task in recipe.tasks.items()}
         # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.
@@ -63,24 +75,19 @@ class PretextModel(nn.Module):
         for number, (name, objective) in enumerate(self.objectives.items()):
             if only not in (None, name):
                 continue
-            if "task" in batch:
-                mine, rows = of_task(batch, name, number)
-                outcome = objective(self.backbone, mine, name, self.pixels).among(rows, len(batch["weight"]))
-            else:
-                outcome = objective(self.backbone, batch, name, self.pixels)
-            outcomes[name] = self._weighed(name, outcome)
+            mine = of_task(batch, name, number) if "task" in batch else batch
+            outcomes[name] = self._weighed(name, objective(self.backbone, mine, name, self.pixels))
         return outcomes
 
     def _weighed(self, name: str, outcome: Outcome) -> Outcome:
         """The outcome with what is to be minimised: the loss times the task's weight, or by uncertainty.
 
         Uncertainty: loss / variance + log(variance) / 2 (Kendall et al. 2018, equation 10), times the task's weight. The second
-        term belongs to the task and not to a sample; it is spread over the samples as the loss is, in proportion to their count.
+        term belongs to the task and not to a sample; it is counted once a sample, as the loss is.
         """
         if name not in self.log_variances:
             return replace(outcome, cost=self.weights[name] * outcome.loss)
         log_variance = self.log_variances[name]
         precision = (-log_variance).exp()
-        spread = outcome.count / len(outcome.loss)
-        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * spread)
+        cost = self.weights[name] * (precision * outcome.loss + log_variance / 2 * outcome.count)
         return replace(outcome, cost=cost, also={**outcome.also, "precision": precision.detach() * outcome.count})

@@ -98,22 +98,23 @@ def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The samples whose column `task` has this number, without the columns of other tasks and without `id`.
+def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> dict[str, Tensor]:
+    """The batch of the samples whose column `task` has this number, without the columns of other tasks.
 
     Fewer than two are none: two others come in their place with weight 0, because batch normalisation needs two and distributed
     training a gradient for every weight.
-
-    Returns:
-        Their batch, and the rows that they had, int64.
     """
     rows = (batch["task"] == number).nonzero().flatten()
     too_few = len(rows) < 2
     if too_few:
         rows = torch.arange(min(2, len(batch["task"])), device=rows.device)
-    # Torch can hold the type of `id`, uint64, and not index it.
-    own = [column for column in batch if column != "id" and ("." not in column or column.startswith(f"{name}."))]
-    mine = {column: batch[column][rows] for column in own}
+    own = [column for column in batch if "." not in column or column.startswith(f"{name}.")]
+    mine = {column: _signed(batch[column])[rows] for column in own}
     if too_few:
         mine["weight"] = mine["weight"] * 0
-    return mine, rows
+    return mine
+
+
+def _signed(column: Tensor) -> Tensor:
+    """A column as it is; the same bits as int64 where it is of uint64, which torch can hold and not index."""
+    return column.view(torch.int64) if column.dtype is torch.uint64 else column

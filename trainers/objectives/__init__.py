@@ -6,13 +6,16 @@ import importlib
 import inspect
 import pkgutil
 from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.tasks import Task
 from pipeline.tasks.plugins import load_class, points_of
 from trainers.networks.backbones import Backbone
-from trainers.objectives.base import Objective, Outcome
+from trainers.objectives.base import Objective, Outcome, chosen
 
 __all__ = ["Objective", "Outcome", "build_objective", "objective_class", "registry"]
 
@@ -34,31 +37,52 @@ def registry() -> dict[str, type[Objective]]:
     return dict(sorted(found.items()))
 
 
-def objective_class(task: Task) -> type[Objective]:
-    """The objective that a task names, or else the default of its label kind.
+def objective_class(task: Task, key: str | None = None) -> type[Objective]:
+    """The objective that a task names, or else its own default, or else that of its label kind.
+
+    Args:
+        task: the task.
+        key: its name in the recipe, where that is another than the class's.
 
     Raises:
-        UserError: no such objective, or one for another kind of label.
+        UserError: no such objective, one for another kind of label, or parameters that it does not take.
     """
     kind = type(task.label_kind())
+    where = f"tasks.{key or task.name}.objective"
     known = {name: cls for name, cls in registry().items() if cls.kind is kind}
-    name = task.objective or kind.__name__.lower()
+    name, parameters = chosen(task)
+    name = str(name or kind.__name__.lower())
     if name not in known:
         other = f"; '{name}' is for {registry()[name].kind.__name__} labels" if name in registry() else ""
         words = unknown_name("objective", name, known)
-        raise UserError(f"tasks.{task.name}.objective: {words} (for {kind.__name__} labels){other}")
+        raise UserError(f"{where}: {words} (for {kind.__name__} labels){other}")
+    _check_parameters(known[name], parameters, where)
     return known[name]
 
 
-def build_objective(task: Task, backbone: Backbone, image_size: int) -> Objective:
+def _check_parameters(cls: type[Objective], parameters: dict[str, Any], where: str) -> None:
+    for key in parameters:
+        if key not in cls.Parameters.model_fields:
+            raise UserError(f"{where}.{key}: {unknown_name('parameter', str(key), cls.Parameters.model_fields)} of {cls.name}")
+    try:
+        cls.Parameters.model_validate(parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, (where, *first["loc"])))
+        words = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        raise UserError(f"{path}: {words} (given: {first['input']!r})") from None
+
+
+def build_objective(task: Task, backbone: Backbone, image_size: int, key: str | None = None) -> Objective:
     """The head, loss and metric of a task, randomly initialised from torch's generator, see `trainers.networks.backbones.seeded`.
 
     Args:
         task: decides the kind of label and the input's shape.
         backbone: whose features the head reads.
         image_size: side of the crops, pixels.
+        key: as for `objective_class`.
 
     Raises:
         UserError: as `objective_class`.
     """
-    return objective_class(task)(task, backbone, image_size)
+    return objective_class(task, key)(task, backbone, image_size)

@@ -34,7 +34,7 @@ class ClassesObjective(VectorObjective):
             right = (answer.argmax(1) == label).float()
             count = weight.sum()
         return Outcome(
-            loss=F.cross_entropy(answer, label, reduction="none") * weight,
+            loss=(F.cross_entropy(answer, label, reduction="none") * weight).sum(),
             metric=(right * weight).sum(),
             trivial=count / self.classes,
             count=count,

@@ -36,7 +36,7 @@ class ColoursObjective(Objective):
 
     name = "colours"
     kind = Colours
-    needs = "map"
+    needs = ("map",)
     metric = "accuracy"
     higher_is_better = True
 
@@ -90,7 +90,7 @@ class ColoursObjective(Objective):
                 guess = _one_before(label)
             metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (answer.argmax(1), guess))
         return Outcome(
-            loss=(F.cross_entropy(answer, label, reduction="none") * counts).sum((1, 2)) * weight,
+            loss=((F.cross_entropy(answer, label, reduction="none") * counts).sum((1, 2)) * weight).sum(),
             metric=metric.sum(),
             trivial=trivial.sum(),
             count=weight.sum(),

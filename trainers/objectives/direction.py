@@ -34,7 +34,7 @@ class DirectionObjective(VectorObjective):
             apart = torch.atan2(sine, (answer * label).sum(1)).abs().rad2deg()
             count = weight.sum()
         return Outcome(
-            loss=(answer - label).square().sum(1) * weight,
+            loss=((answer - label).square().sum(1) * weight).sum(),
             metric=(apart * weight).sum(),
             trivial=90 * count,
             count=count,

@@ -37,7 +37,7 @@ class VectorObjective(Objective):
         outputs: how many numbers are told of a sample; the other arguments as of `Objective`.
     """
 
-    needs = "vector"
+    needs = ("vector",)
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int, outputs: int) -> None:
         super().__init__(task, backbone, image_size)

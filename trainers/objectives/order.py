@@ -38,8 +38,9 @@ class OrderObjective(VectorObjective):
         with torch.no_grad():
             right = (logits.argmax(2) == label).float()
             count = weight.sum()
+        apart = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label).mean(1)
         return Outcome(
-            loss=F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label).mean(1) * weight,
+            loss=(apart * weight).sum(),
             metric=(right.mean(1) * weight).sum(),
             trivial=count / self.items,
             count=count,

@@ -45,7 +45,7 @@ class PixelsObjective(Objective):
 
     name = "pixels"
     kind = Pixels
-    needs: ClassVar[Output] = "map"
+    needs: ClassVar[tuple[Output, ...]] = ("map",)
     metric = "psnr"
     higher_is_better = True
 
@@ -91,7 +91,7 @@ class PixelsObjective(Objective):
             final = image.clamp(0, 1) if self.label.channels == "rgb" else image
             metric, least = (psnr(x, target, hole) * weight for x in (final, trivial))
         return Outcome(
-            loss=(at * counts).sum((1, 2, 3)) * weight,
+            loss=((at * counts).sum((1, 2, 3)) * weight).sum(),
             metric=metric.sum(),
             trivial=least.sum(),
             count=weight.sum(),
@@ -153,7 +153,7 @@ class BottleneckObjective(PixelsObjective):
     """`pixels` painted from a short vector that the feature vector is reduced to: the label's `code` numbers, or 128."""
 
     name = "bottleneck"
-    needs: ClassVar[Output] = "vector"
+    needs: ClassVar[tuple[Output, ...]] = ("vector",)
 
     def build(self, backbone: Backbone, size: int) -> nn.Module:
         """As in `PixelsObjective`."""

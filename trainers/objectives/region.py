@@ -24,7 +24,7 @@ class RegionObjective(Objective):
 
     name = "region"
     kind = Region
-    needs = "map"
+    needs = ("map",)
     metric = "iou"
     higher_is_better = True
 
@@ -57,7 +57,7 @@ class RegionObjective(Objective):
             )
             count = weight.sum()
         return Outcome(
-            loss=(blurred + F.cross_entropy(likely, label, reduction="none")) * weight,
+            loss=((blurred + F.cross_entropy(likely, label, reduction="none")) * weight).sum(),
             metric=(overlap * weight).sum(),
             trivial=(everything * weight).sum(),
             count=count,

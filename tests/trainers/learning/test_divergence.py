@@ -18,7 +18,7 @@ def network() -> nn.Sequential:
 
 def outcomes(loss: Tensor) -> dict[str, Outcome]:
     zero = torch.zeros(())
-    return {"rotation": Outcome(loss, zero, zero, zero), "jigsaw": Outcome(torch.ones(4), zero, zero, zero)}
+    return {"rotation": Outcome(loss.sum(), zero, zero, zero), "jigsaw": Outcome(torch.ones(()), zero, zero, zero)}
 
 
 def look(check: FiniteCheck, model: nn.Sequential, step: int, poison: int | None = None, loss: float = 1.0) -> None:

@@ -23,7 +23,7 @@ Columns = dict[str, torch.Tensor]
 
 
 def at_once(model: PretextModel, batch: Columns, share: float) -> None:
-    costs = [outcome.minimised.sum() for outcome in model(batch).values()]
+    costs = [outcome.minimised for outcome in model(batch).values()]
     (torch.stack(costs).sum() / share).backward()
 
 

@@ -42,7 +42,7 @@ def test_any_warm_up_fits_any_number_of_steps(warmup: float, steps: int) -> None
     assert seen[-1] < seen[-2]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 def test_decay_shrinks_matrices_and_spares_biases_and_norms(name: str) -> None:
     module = network()
     optimizer, _ = build_optimizer(Optimizer(name=name, lr=0.1, weight_decay=0.5, warmup=0), module, 10)
@@ -75,3 +75,46 @@ def test_a_restored_schedule_goes_on_where_it_was() -> None:
 def test_place_puts_convolutions_in_the_layout_of_their_inputs() -> None:
     module = place(network(), "cpu")
     assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_each_optimizer_has_its_usual_decay_and_one_that_is_named_stays() -> None:
+    assert [Optimizer(name=name).weight_decay for name in ("adamw", "sgd", "lars")] == [0.05, 1e-4, 1e-6]
+    assert Optimizer(name="sgd", weight_decay=0).weight_decay == 0
+    assert Optimizer().model_dump() == {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "momentum": 0.9, "warmup": 0.05}
+    assert set(Optimizer(clip=3, scale="linear").model_dump()) >= {"clip", "scale"}
+    assert Optimizer.model_validate(Optimizer(name="sgd").model_dump()) == Optimizer(name="sgd")
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("none", 0.3), ("linear", 1.2), ("sqrt", 0.6)])
+def test_the_rate_is_scaled_by_the_batch(scale: str, expected: float) -> None:
+    optimizer, _ = build_optimizer(Optimizer(lr=0.3, scale=scale, warmup=0), network(), 10, batch=1024)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected] * 2)
+
+
+def test_lars_moves_a_layer_in_proportion_to_its_weights_and_a_bias_by_its_gradient() -> None:
+    module = nn.Linear(3, 2)
+    optimizer, scheduler = build_optimizer(Optimizer(name="lars", lr=0.5, weight_decay=0.1, warmup=0), module, 1000)
+    weight, bias = (p.detach().double() for p in (module.weight, module.bias))
+    moved, shifted = torch.zeros(2, 3).double(), torch.zeros(2).double()
+    for rate in (0.5, scheduler.get_last_lr()[0]):
+        module.weight.grad, module.bias.grad = torch.full((2, 3), 4.0), torch.ones(2)
+        update = 4 + 0.1 * weight
+        moved = 0.9 * moved + 0.001 * weight.norm() / update.norm() * update
+        shifted = 0.9 * shifted + 1
+        weight, bias = weight - rate * moved, bias - rate * shifted
+        optimizer.step()
+    torch.testing.assert_close(module.weight.double(), weight, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(module.bias.double(), bias, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_leaves_alone_what_has_no_gradient_or_no_size() -> None:
+    module = nn.Linear(3, 2)
+    optimizer, _ = build_optimizer(Optimizer(name="lars", lr=0.5, warmup=0), module, 10)
+    before = module.weight.detach().clone()
+    module.bias.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(module.weight, before)
+    module.weight.data.zero_()
+    module.weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    torch.testing.assert_close(module.weight, torch.full((2, 3), -0.5))

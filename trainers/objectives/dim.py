@@ -1,0 +1,118 @@
+"""Deep InfoMax: the vector of a whole image is told to belong to the places of its own map, and not to those of other images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.tasks import Task
+from trainers.networks.backbones import Backbone, Output
+from trainers.networks.inputs import Normaliser
+from trainers.networks.precision import in_float32
+from trainers.objectives.base import Objective
+from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, parameters_of
+
+
+class LocalObjective(ViewObjective):
+    """What methods share that compare vectors with maps: both brought to one width, by a layer and a shortcut each."""
+
+    needs: ClassVar[tuple[Output, ...]] = ("vector", "map")
+
+    def make_heads(self, backbone: Backbone, hidden: int, width: int) -> None:
+        """Make the heads of the vector and of the map's places."""
+        self.of_vector = _Head(backbone.vector_width, hidden, width)
+        self.of_map = _Head(backbone.map_width, hidden, width)
+
+    def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
+        """What is compared, float (n, k, 1 + h * w, width): of each view its vector, then the places of its map."""
+        given = batch[f"{name}.input"]
+        found = backbone(pixels(given, self.norm))
+        with in_float32(given.device):
+            places = self.of_map(found.map.float().flatten(2).transpose(1, 2))
+            both = torch.cat([self.of_vector(found.vector.float()).unsqueeze(1), places], 1)
+        return both.unflatten(0, given.shape[:2])
+
+
+class DimObjective(LocalObjective):
+    """Local mutual information between an image's vector and its map (Hjelm et al. 2019, equation 8), of one view.
+
+    Estimated by InfoNCE or by the Jensen-Shannon divergence; negatives are the places of all other samples of all ranks. The
+    paper's third estimator, Donsker-Varadhan, and its global and prior terms are left out. The metric is the share of samples
+    whose vector is nearest to the mean place of their own map.
+    """
+
+    name: ClassVar[str] = "dim"
+
+    class Parameters(Objective.Parameters):
+        """See the fields."""
+
+        estimator: Literal["infonce", "jsd"] = Field("infonce", description="How mutual information is estimated.")
+        hidden: int = Field(512, ge=1, description="Width of the heads' hidden layer.")
+        width: int = Field(256, ge=2, description="Numbers that vectors and places are compared by.")
+
+    def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
+        super().__init__(task, backbone, image_size)
+        own = self.Parameters(**parameters_of(task))
+        self.estimator = own.estimator
+        self.make_heads(backbone, own.hidden, own.width)
+
+    def compare(self, features: Tensor, shared: Shared) -> Compared:
+        """As in `ViewObjective`."""
+        vectors, places = features[:, 0, 0], features[:, 0, 1:]
+        everyone = shared.rows.gather(places)
+        estimate = local_nce if self.estimator == "infonce" else local_jsd
+        losses = estimate(scores_of(vectors, everyone), shared)
+        return Compared((losses * shared.weight).sum(), vectors, places.mean(1))
+
+
+def scores_of(vectors: Tensor, places: Tensor) -> Tensor:
+    """Products of vectors (n, d) with places (total, l, d) over the root of d, float (n, total, l)."""
+    return torch.einsum("nd,mld->nml", vectors, places) / vectors.shape[1] ** 0.5
+
+
+def local_nce(scores: Tensor, shared: Shared) -> Tensor:
+    """Cross-entropy of each own place among itself and all places of other samples, the mean over the own places, float (n,).
+
+    Args:
+        scores: of this rank's vectors with the places of all ranks' samples, float32 (n, total, places).
+        shared: the samples.
+    """
+    own, others = _own(scores, shared), _others(shared)
+    against = scores.masked_fill(~others.unsqueeze(2), MINUS).flatten(1).logsumexp(1, keepdim=True)
+    return (torch.logaddexp(own, against) - own).mean(1)
+
+
+def local_jsd(scores: Tensor, shared: Shared) -> Tensor:
+    """The negative Jensen-Shannon estimate of each of this rank's samples, float (n,), without constants; as `local_nce`."""
+    others = _others(shared).float()
+    apart = (F.softplus(scores).mean(2) * others).sum(1) / others.sum(1).clamp(min=1)
+    return apart + F.softplus(-_own(scores, shared)).mean(1)
+
+
+def _own(scores: Tensor, shared: Shared) -> Tensor:
+    """The scores of each sample's own places, (n, places)."""
+    return scores.gather(1, shared.places().view(-1, 1, 1).expand(-1, 1, scores.shape[2])).squeeze(1)
+
+
+def _others(shared: Shared) -> Tensor:
+    """Which samples of all ranks count and are not the own one, bool (n, total)."""
+    counts = (shared.weights > 0).expand(len(shared.weight), -1)
+    return counts.scatter(1, shared.places().unsqueeze(1), value=False)
+
+
+class _Head(nn.Module):
+    """A hidden layer and a linear shortcut beside it."""
+
+    def __init__(self, features: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+        self.shortcut, self.norm = nn.Linear(features, width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (..., width) of (..., features)."""
+        out: Tensor = self.norm(self.layers(x) + self.shortcut(x))
+        return out

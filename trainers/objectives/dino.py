@@ -1,0 +1,122 @@
+"""DINO: a view predicts how a momentum network, sharpened and centred, sorts another view into classes of its own making."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.tasks import Task
+from trainers.networks.backbones import Backbone
+from trainers.objectives.base import Objective
+from trainers.objectives.views import Compared, MomentumObjective, Shared, each, parameters_of
+
+
+class DinoHead(nn.Module):
+    """Three layers to a normalised vector, float (n, width), and the cosines of that with the outputs' vectors, (n, outputs).
+
+    Args:
+        features: width of the input.
+        hidden: width of the hidden layers.
+        width: of the vector.
+        outputs: number of outputs.
+    """
+
+    def __init__(self, features: int, hidden: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        self.last = nn.Linear(width, outputs, bias=False)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cosines, float (n, outputs), of features (n, features)."""
+        return F.linear(self.vector(x), F.normalize(self.last.weight, dim=1))
+
+    def vector(self, x: Tensor) -> Tensor:
+        """The normalised vector before the last layer."""
+        return F.normalize(self.layers(x), dim=1)
+
+
+class DinoObjective(MomentumObjective):
+    """Cross-entropy between the momentum network's outputs for a large view and the network's for every other view.
+
+    Caron et al. 2021, equation 3 and algorithm 1. The centre is the moving mean of the momentum network's outputs over the batch
+    of all ranks. The paper: hidden layers of 2048, 65,536 outputs, the last layer fixed for the first epoch, gradients clipped
+    at 3 (`training.optimizer.clip`), decay of weights from 0.04 to 0.4 (here it does not change over a run). Beside the metric
+    `assignment_entropy`: of the mean output of the momentum network, as a share of the greatest possible.
+    """
+
+    name: ClassVar[str] = "dino"
+
+    class Parameters(Objective.Parameters):
+        """See the fields."""
+
+        outputs: int = Field(4096, ge=2, description="Number of outputs.")
+        temperature: float = Field(0.1, gt=0, description="What the network's outputs are divided by.")
+        teacher_temperature: float = Field(0.04, gt=0, description="What the momentum network's outputs are divided by.")
+        first_temperature: float | None = Field(
+            None, gt=0, description="The same at the start, where it warms up: it goes to `teacher_temperature` in a line."
+        )
+        warmup: float = Field(0.3, gt=0, le=1, description="Share of the run over which that temperature warms up.")
+        momentum: float = Field(0.996, ge=0, le=1, description="Of the momentum network at the start; it goes to 1 by a cosine.")
+        centre: float = Field(0.9, ge=0, lt=1, description="Momentum of the centre.")
+        frozen: float = Field(0.01, ge=0, le=1, description="Share of the run over which the last layer stays as it is.")
+        hidden: int = Field(1024, ge=1, description="Width of the head's hidden layers.")
+        width: int = Field(256, ge=2, description="Numbers before the last layer.")
+
+    centre: Tensor
+    _mean: Tensor | None
+
+    def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
+        super().__init__(task, backbone, image_size)
+        self.own = own = self.Parameters(**parameters_of(task))
+        self.schedule = (own.momentum, 1.0)
+        self.head = DinoHead(backbone.vector_width, own.hidden, own.width, own.outputs)
+        self.keep_copy(backbone, "head")
+        self.register_buffer("centre", torch.zeros(own.outputs))
+        self._mean = None
+
+    def before_update(self) -> None:
+        """As in `Objective`; at first the last layer stays as it is."""
+        if self.step < self.own.frozen * self.steps:
+            self.head.last.weight.grad = None
+
+    def compare(self, features: Tensor, shared: Shared) -> Compared:
+        """As in `ViewObjective`."""
+        online, target = self.split(features)
+        vectors = each(self.head.vector, online)
+        told = (F.linear(vectors, F.normalize(self.head.last.weight, dim=1)) / self.own.temperature).log_softmax(2)
+        with torch.no_grad():
+            outputs = each(self.target_heads["head"], target)
+            wanted = ((outputs - self.centre) / self._teacher_temperature()).softmax(2)
+            counted = shared.weight.view(-1, 1, 1)
+            sums = shared.rows.sum(torch.stack([(x * counted).sum((0, 1)) for x in (outputs, wanted)]))
+            mean, share = sums / (shared.count() * self.views)
+            if self.training:
+                self._mean = mean
+            entropy = torch.special.entr(share).sum() / math.log(len(share))
+        right = wanted @ told.transpose(1, 2)  # (n, k, v)
+        losses = -(right.sum((1, 2)) - right.diagonal(dim1=1, dim2=2).sum(1)) / (self.views * (online.shape[1] - 1))
+        return Compared((losses * shared.weight).sum(), vectors[:, 0], vectors[:, 1], {"assignment_entropy": entropy})
+
+    def _teacher_temperature(self) -> float:
+        first, last = self.own.first_temperature, self.own.teacher_temperature
+        share = self.step / (self.own.warmup * self.steps)
+        return last if first is None or share >= 1 else first + (last - first) * share
+
+    @torch.no_grad()
+    def after_update(self, backbone: Backbone) -> None:
+        """As in `Objective`; the centre moves."""
+        super().after_update(backbone)
+        if self._mean is not None:
+            self.centre.lerp_(self._mean, 1 - self.own.centre)
+            self._mean = None
