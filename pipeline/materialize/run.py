@@ -160,7 +160,7 @@ def render(
     Raises:
         UserError: the render cannot start.
         BudgetExceeded: too many samples cannot be used.
-        RunError: storage refused an output, or the job failed; what is committed stays.
+        RunError: storage refused an output, or the job failed; committed shards are kept.
     """
     started = time.perf_counter()
     check(recipe, out)

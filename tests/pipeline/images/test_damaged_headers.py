@@ -97,7 +97,7 @@ def test_whatever_a_structure_says_the_check_answers() -> None:
     script = """
         from hypothesis import HealthCheck, given, settings
         from pipeline.images.check import check_header
-        from tests.pipeline.made_images.test_damaged_headers import FILES
+        from tests.pipeline.images.test_damaged_headers import FILES
 
         @settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
         @given(FILES)

@@ -260,7 +260,7 @@ def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     told.set()
     _, said = driver.communicate(timeout=180)
     assert driver.returncode == 130, said
-    assert said.splitlines()[-1] == "interrupted: what is committed stays, and the same command goes on from there"
+    assert said.splitlines()[-1] == "interrupted: committed shards are kept, and the same command goes on from there"
     left = in_bucket(f"{bucket}/out")
     assert "manifest.json" not in left
     assert len([name for name in left if name.startswith("commits/")]) < 8

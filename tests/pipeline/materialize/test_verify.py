@@ -72,7 +72,7 @@ def test_deep_reads_shards_by_the_index_that_the_recipe_names(
     recipe = spec(sections={"corpus": {"shards": shards, "index": str(tmp_path / "index")}})
     render(recipe, str(tmp_path / "out"), here=True)
     _cached_members.cache_clear()
-    monkeypatch.setattr("pipeline.shards.members.scan", lambda url, *_: pytest.fail(f"scanned {url}"))
+    monkeypatch.setattr("pipeline.shards.scanning.scan", lambda url, *_: pytest.fail(f"scanned {url}"))
     verdict = verify(str(tmp_path / "out"), deep=0.5)
     assert (verdict.rendered_again, verdict.problems) == (4, [])
 
