@@ -49,7 +49,7 @@ class TrainingJob:
             `trainers.learning.gradients` says.
         objectives: their names.
         optimizer: the recipe's optimizer section.
-        board: where rank 0 writes its log.
+        run_log: the run log, where rank 0 writes its log lines.
     """
 
     stage: str
@@ -58,7 +58,7 @@ class TrainingJob:
     build: Callable[[], nn.Module]
     objectives: tuple[str, ...]
     optimizer: Optimizer
-    board: Any
+    run_log: Any
 
     def checkpoints(self) -> Checkpoints:
         """Where its checkpoints are."""
@@ -99,7 +99,7 @@ def train(job: TrainingJob) -> nn.Module | None:
     ) as error:  # every rank sees the same sums, so every rank comes here at the same step
         import ray
 
-        ray.get(job.board.refuse.remote(error))
+        ray.get(job.run_log.set_error.remote(error))
         return None
 
 
@@ -137,12 +137,12 @@ class _Run:
         if self._rank == 0:
             actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
             whence = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
-            ray.get(job.board.begin.remote(self._step, self._world, actors, whence))
+            ray.get(job.run_log.begin.remote(self._step, self._world, actors, whence))
 
     def run(self) -> nn.Module:
         job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
         checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
-        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.board)
+        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.run_log)
         self._parallel.train()
         tally = _StepTally(job.objectives, self._device)
         started = settled = time.perf_counter()
@@ -201,7 +201,7 @@ class _Run:
         self._precision, why = checked(self._device, self._precision, run)
         self._parallel.train()
         if why:
-            self._job.board.note.remote(f"rank {self._rank}: {why}", self._step)
+            self._job.run_log.note.remote(f"rank {self._rank}: {why}", self._step)
 
     def _check_finite(self) -> None:
         found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
@@ -242,7 +242,7 @@ class _Run:
         self._history.add({**record, "counts": {name: sums["count"] for name, sums in line.sums.items()}})
         self._line = _LogLine()
         if self._rank == 0:
-            self._job.board.log.remote(record)
+            self._job.run_log.log.remote(record)
         self._check_collapse()
 
     def _check_collapse(self) -> None:
@@ -251,7 +251,7 @@ class _Run:
         if said and rule == "stop":
             raise Collapsed(f"at step {self._step} {said}; failures.collapse: warn trains on")
         if said and self._rank == 0 and not self._warned:
-            self._job.board.note.remote(said, self._step)
+            self._job.run_log.note.remote(said, self._step)
         self._warned = bool(said)
 
     def _checkpoint(self, feed: RankStream, seconds: float) -> None:
