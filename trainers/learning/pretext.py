@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.labels import Views
 from pipeline.recipe import Recipe
 from trainers.networks.backbones import Output, build_backbone, seeded
-from trainers.networks.batch_norm import over_all_ranks
+from trainers.networks.batch_norm import with_global_batch_norm
 from trainers.networks.inputs import Normaliser, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
 
@@ -55,7 +55,7 @@ class PretextModel(nn.Module):
             heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
         if batch_norm(recipe) == "global":
-            over_all_ranks(self)
+            with_global_batch_norm(self)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
         self.weights = {name: task.weight for name, task in recipe.tasks.items()}
         # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainers.networks.exchange import of_every_rank, ranks
+from trainers.networks.exchange import gather_ranks, world_size
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -22,14 +22,14 @@ class GlobalBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """As of `torch.nn.BatchNorm2d`; every rank must call it at the same point of its step."""
-        if not self.training or x.is_meta or ranks() == 1:
+        if not self.training or x.is_meta or world_size() == 1:
             return super().forward(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         n = x.numel() // x.shape[1]
         with torch.autocast(x.device.type, enabled=False):
             variance, mean = torch.var_mean(x.float(), axes, correction=0) if n else 2 * [x.float().sum(axes)]
             own = torch.cat([mean.new_full((1,), n), mean, variance])
-            counts, means, variances = of_every_rank(own).split([1, len(mean), len(mean)], 1)
+            counts, means, variances = gather_ranks(own).split([1, len(mean), len(mean)], 1)
             shares = counts / counts.sum()
             mean = (shares * means).sum(0)
             variance = (shares * (variances + (means - mean).square())).sum(0)
@@ -49,10 +49,10 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance * n / (n - 1).clamp(min=1), rate)
 
 
-def over_all_ranks(module: nn.Module) -> nn.Module:
+def with_global_batch_norm(module: nn.Module) -> nn.Module:
     """The module with every batch normalisation in it a `GlobalBatchNorm` of the same weights, under the same names."""
     for name, child in module.named_children():
-        setattr(module, name, over_all_ranks(child))
+        setattr(module, name, with_global_batch_norm(child))
     if not isinstance(module, _BatchNorm) or isinstance(module, GlobalBatchNorm):
         return module
     layer = GlobalBatchNorm(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together; 1 where this one is alone."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -19,7 +19,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks())]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.stack(parts)
 
@@ -30,9 +30,9 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank()]
 
 
-def of_every_rank(x: Tensor) -> Tensor:
+def gather_ranks(x: Tensor) -> Tensor:
     """The tensors of all ranks, in order of rank, (ranks, *shape); `x` has the same shape on each."""
-    gathered: Tensor = _Gather.apply(x) if ranks() > 1 else x.unsqueeze(0)
+    gathered: Tensor = _Gather.apply(x) if world_size() > 1 else x.unsqueeze(0)
     return gathered
 
 
@@ -56,8 +56,8 @@ class Rows:
     def __init__(self, n: int, device: torch.device, alone: bool = False) -> None:
         self._counts = [n]
         self.start = 0
-        if not alone and ranks() > 1:
-            parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(ranks())]
+        if not alone and world_size() > 1:
+            parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
             dist.all_gather(parts, torch.tensor([n], device=device))
             self._counts = torch.cat(parts).tolist()
             self.start = sum(self._counts[: dist.get_rank()])
@@ -69,7 +69,7 @@ class Rows:
             return x
         most = max(self._counts)
         padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-        return torch.cat([part[:n] for part, n in zip(of_every_rank(padded), self._counts)])
+        return torch.cat([part[:n] for part, n in zip(gather_ranks(padded), self._counts)])
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of a tensor of one shape over all ranks, without a gradient."""
