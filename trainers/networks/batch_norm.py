@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the whole batch, on all ranks, on CPUs and on GPUs."""
+"""Batch normalisation by the statistics of the batch of all ranks, on CPUs and on GPUs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trainers.networks.exchange import gather_ranks, world_size
 class GlobalBatchNorm(_BatchNorm):
     """Batch normalisation whose mean and variance are those of the rows of all ranks together.
 
-    Torch's own `SyncBatchNorm` does the same and refuses CPUs. Each rank gives its count, mean and variance, which are put
-    together as Chan et al. 1979 do; a rank may have any number of rows. In evaluation it is as any other.
+    Torch's own `SyncBatchNorm` does the same, but not on CPUs. The counts, means and variances of the ranks are combined by the
+    method of Chan et al. 1979; a rank may have any number of rows. In evaluation it is torch's batch normalisation.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -21,7 +21,7 @@ class GlobalBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least two axes, got {x.ndim}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """As of `torch.nn.BatchNorm2d`; every rank must call it at the same point of its step."""
+        """Normalise, as `torch.nn.BatchNorm2d` does; every rank must call it at the same point of its step."""
         if not self.training or x.is_meta or world_size() == 1:
             return super().forward(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
@@ -40,7 +40,7 @@ class GlobalBatchNorm(_BatchNorm):
             return torch.addcmul(shift.view(shape), x.float(), scale.view(shape)).to(x.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:
-        """Move the running statistics; the variance without bias, as torch does."""
+        """Update the running statistics; the variance is unbiased, as in torch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -50,7 +50,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def with_global_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with every batch normalisation in it a `GlobalBatchNorm` of the same weights, under the same names."""
+    """Replace every batch normalisation in a module by a `GlobalBatchNorm` with the same weights and name; returns the module."""
     for name, child in module.named_children():
         setattr(module, name, with_global_batch_norm(child))
     if not isinstance(module, _BatchNorm) or isinstance(module, GlobalBatchNorm):

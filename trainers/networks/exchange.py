@@ -1,4 +1,4 @@
-"""What ranks exchange inside a forward pass: rows, of which each rank may have another number, with their gradients."""
+"""Exchanges rows between ranks inside a forward pass, with their gradients; ranks may have different numbers of rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many processes train together; 1 where this one is alone."""
+    """Number of processes that train together; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _Gather(torch.autograd.Function):
-    """Tensors of one shape from all ranks; the gradient of each rank's own is the sum of what all ranks' losses make of it."""
+    """Gathers tensors of one shape from all ranks; the gradient of a rank's tensor is the sum over the losses of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -31,26 +31,26 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_ranks(x: Tensor) -> Tensor:
-    """The tensors of all ranks, in order of rank, (ranks, *shape); `x` has the same shape on each."""
+    """Gather `x`, of the same shape on each rank, from all ranks, (ranks, *shape), in order of rank. Differentiable."""
     gathered: Tensor = _Gather.apply(x) if world_size() > 1 else x.unsqueeze(0)
     return gathered
 
 
 class Rows:
-    """The rows that this rank has of a batch, among those of all ranks.
+    """The rows of a batch that this rank has, among those of all ranks.
 
-    Every rank must make one at the same point of its step, and take part in each `gather` and `sum`, however few rows it has.
-    With DDP's mean over ranks, a loss that is summed over a rank's own rows and divided by the batch over the number of ranks
-    has exactly the gradient of one process that holds the whole batch.
+    Every rank must create one at the same point of its step, and take part in each `gather` and `sum`, however few rows it has.
+    With DDP, which averages gradients over ranks, sum the loss over a rank's own rows and divide it by (batch / ranks): its
+    gradient is then exactly that of one process that has the whole batch.
 
     Args:
-        n: how many rows this rank has.
-        device: of the tensors.
-        alone: whether this rank is looked at by itself, whatever the others do.
+        n: number of rows of this rank.
+        device: device of the tensors.
+        alone: whether to ignore the other ranks and exchange nothing.
 
     Attributes:
-        start: place of this rank's first row among all.
-        total: number of all rows.
+        start: place of this rank's first row among the rows of all ranks.
+        total: number of rows of all ranks.
     """
 
     def __init__(self, n: int, device: torch.device, alone: bool = False) -> None:
@@ -64,7 +64,7 @@ class Rows:
         self.total = sum(self._counts)
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of all ranks, (total, ...), in order of rank; `x` holds this rank's, (n, ...). Differentiable."""
+        """Gather the rows of all ranks, (total, ...), in order of rank; `x` holds this rank's, (n, ...). Differentiable."""
         if len(self._counts) == 1:
             return x
         most = max(self._counts)
@@ -79,5 +79,5 @@ class Rows:
         return total
 
     def own(self, x: Tensor) -> Tensor:
-        """This rank's rows of what `gather` gave."""
+        """Take this rank's rows from what `gather` returned."""
         return x[self.start : self.start + self._counts[0 if len(self._counts) == 1 else dist.get_rank()]]

@@ -15,7 +15,7 @@ from trainers.objectives.views import Compared, MomentumObjective, Shared, mlp, 
 
 
 class ByolObjective(MomentumObjective):
-    """Squared distance between normalised vectors (Grill et al. 2020, equation 2), over all pairs of a view and another large one.
+    """Squared distance between normalised vectors (Grill et al. 2020, equation 2), for all pairs of a view and another large one.
 
     The paper's projector and predictor have hidden layers of 4096 and 256 outputs. Only the predictor and the slow momentum
     network prevent a collapse, in which all photos get the same features.

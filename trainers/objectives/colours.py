@@ -97,7 +97,7 @@ class ColoursObjective(Objective):
         )
 
     def nearest(self, colours: Tensor) -> Tensor:
-        """Number of the palette's nearest colour at each place, int64 (n, h, w); colours are float (n, 2 or 3, h, w), in its units."""
+        """Nearest palette entry at each place, int64 (n, h, w), for colours, float (n, 2 or 3, h, w), in the palette's units."""
         places = colours.permute(0, 2, 3, 1)
         parts = places.reshape(-1, places.shape[3]).split(_CHUNK)
         with in_float32(colours.device):

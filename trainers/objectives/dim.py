@@ -28,7 +28,7 @@ class LocalObjective(ViewObjective):
         self.of_map = _Head(backbone.map_width, hidden, width)
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """Projected vector and places of each of k views, float (n, k, 1 + h * w, width): the vector first, then the map's places."""
+        """Projected vector, then projected map places, of each of k views, float (n, k, 1 + h * w, width)."""
         given = batch[f"{name}.input"]
         found = backbone(pixels(given, self.norm))
         with in_float32(given.device):
@@ -87,7 +87,7 @@ def local_nce(scores: Tensor, shared: Shared) -> Tensor:
 
 
 def local_jsd(scores: Tensor, shared: Shared) -> Tensor:
-    """Negative Jensen-Shannon estimate for each of this rank's samples, float (n,), without constants; arguments as in `local_nce`."""
+    """Negative Jensen-Shannon estimate of each sample, float (n,), without constants; arguments as in `local_nce`."""
     others = _others(shared).float()
     apart = (F.softplus(scores).mean(2) * others).sum(1) / others.sum(1).clamp(min=1)
     return apart + F.softplus(-_own(scores, shared)).mean(1)

@@ -15,7 +15,7 @@ from trainers.objectives.head import VectorObjective
 class DirectionObjective(VectorObjective):
     """Squared distance between two predicted numbers and the unit vector of the angle.
 
-    The metric is the mean absolute error, in degrees, of the angle in which the two numbers point; a guess is off by 90 on average.
+    The metric is the mean absolute error, in degrees, of the angle in which the numbers point; a guess is off by 90 on average.
     """
 
     name = "direction"

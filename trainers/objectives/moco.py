@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, each, info_nce, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, info_nce, mlp, parameters_of, per_view
 
 
 class MocoObjective(MomentumObjective):

@@ -105,7 +105,7 @@ class ViewObjective(Objective):
         self.views, self.norm = kind.count, task.input_norm
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """Feature vectors of all views, the large ones first, float (n, v, width); views of one size are uint8 (n, k, s, s, 3)."""
+        """Feature vectors, float (n, v, width), of all views, uint8 (n, k, s, s, 3) of each size; the large ones come first."""
         return self.encode(backbone, batch, name, pixels)
 
     def encode(
