@@ -1,4 +1,4 @@
-"""DINO: what does a slowly moving teacher say to the large views?"""
+"""DINO: predict from one view of a photo the output of a slowly moving teacher for another."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.tasks.views import PerView, ViewTask
 
 
 class Dino(ViewTask):
-    """Two large and eight small views of a photo: each is to be answered as a slowly moving teacher answers the large ones.
+    """The network predicts from two large and eight small views of a photo a slowly moving teacher's output for the large ones.
 
-    Colours are BYOL's; small views are blurred half of the time. Parameters are those for a vision transformer; the paper's
-    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences: windows are resized bilinearly with
+    Colours are BYOL's; small views are blurred half of the time. The defaults are the paper's for a vision transformer; its
+    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences from the paper: windows are resized bilinearly with
     antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
     pixels, whatever the size of the view. Small views have 96 pixels where `image.size` is 224.
     """

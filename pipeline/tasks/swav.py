@@ -1,4 +1,4 @@
-"""SwAV: in which cluster does the other view lie?"""
+"""SwAV: predict from one view of a photo the cluster of another."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.tasks.views import ViewTask
 
 
 class Swav(ViewTask):
-    """Two large and six small views of a photo: from each the network is to tell in which cluster the large ones lie.
+    """The network predicts from each of two large and six small views of a photo the clusters of the large ones.
 
-    Differences: windows are resized bilinearly with antialiasing, as in the paper's code; colours are rounded and clipped once,
-    hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view. Small views have 96 pixels where
+    Windows are resized bilinearly with antialiasing, as in the paper's code. Differences from it: colours are rounded and clipped
+    once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view. Small views have 96 pixels where
     `image.size` is 224.
     """
 

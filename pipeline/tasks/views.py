@@ -1,4 +1,4 @@
-"""What tasks share whose input is several views of a photo, each with a window, colours and sharpness of its own."""
+"""The base class of tasks whose input is several views of a photo, each with its own window, colours and sharpness."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def _one_or_several(value: Any) -> Any:
 
 
 PerView = Annotated[tuple[float, ...], BeforeValidator(_one_or_several)]
-"""A number, or one for each view, the last of them for all further views."""
+"""A number for all views, or a list: one for each view, the last for all further views."""
 
 
 class ViewTask(Task):
-    """Several views of one photo, all cut from one decode; each is changed in window, mirroring, colours and sharpness.
+    """The input is several views of one photo, cut from one decode, each with its own window, mirroring, colours and sharpness.
 
-    All draws are named by view, so that another view changes none of the others.
+    The names of all drawn numbers contain the view's number, so that adding a view changes none of the others.
     """
 
     mirror_together: ClassVar[bool] = False
-    """Whether all views of a sample are mirrored, or none."""
+    """Whether the views of a sample are mirrored all or none."""
 
     views: int = Field(2, ge=2, le=8, description="Views of `image.size` pixels.")
     scale: tuple[float, float] = Field((0.08, 1.0), description="Share of the photo's area that a view covers.")
@@ -114,7 +114,7 @@ class ViewTask(Task):
         }
         factors["saturation"] = np.where(chance("grey", self.grey), 0, factors["saturation"])
         matrix, of_mean = jitter_maps(**factors, hue=2 * np.pi * amount("hue", -self.hue, self.hue, 0))
-        # Of what stays as it is the pixels are left alone, to the last bit.
+        # The exact identity for unchanged views, so that rounding changes no pixel.
         matrix[(factors["saturation"] == 1) & ~changed] = np.eye(3)
         blurred, solarised = (chance(what, _of_view(getattr(self, what), k)) for what in ("blur", "solarise"))
         return {

@@ -128,7 +128,7 @@ class _Run:
             (*FEED_STAGES, "total", "samples"), 0.0
         )  # seconds and samples before the run was interrupted
         self._step, self._seconds = 0, 0.0
-        self._warned = False  # of the present collapse
+        self._warned = False  # whether the present collapse has been logged
         checkpoint = self._restore()
         self._precision = recipe.training.precision
         self._finite = FiniteCheck(self._model, job.objectives, self._device)
@@ -309,7 +309,7 @@ class _Run:
 
 
 class _StepTally:
-    """Sums since the last log line: samples, then the parts of each task's outcome; on the device, so that no step waits for it."""
+    """Sums since the last log line: samples, then the parts of each task's outcome; on the device, so that no step waits."""
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
         self.also: dict[str, list[str]] = {name: [] for name in names}
