@@ -151,7 +151,7 @@ class CpuEngine:
         return _Photo(self._decoders[thread](stream, window), 1, (0, 0), window[2:])
 
     def _room(self, request: Request, file: int) -> float:
-        """By which factor the photo may be reduced: the least ratio of a window's shorter side to the side of its crop or view."""
+        """Greatest factor of reduction: the least ratio of a window's shorter side to the side of its crop or view."""
         sample, frame = divmod(file, request.frames)
         room = [min((request.windows if request.crops is None else request.crops)[file, 2:]) / self._size] if self._crop else []
         for view in self._views if frame == 0 else ():

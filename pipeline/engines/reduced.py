@@ -12,8 +12,8 @@ FACTORS = (8, 4, 2)
 class ReducedDecoder:
     """Decodes JPEGs at 1/2, 1/4 or 1/8 of their size. One decoder must not be used by several threads.
 
-    The pixels differ from those of a resized full decode by a level or two, and windows are rounded to reduced pixels, which moves
-    them by at most half a pixel of the crop. So a recipe must ask for it.
+    The pixels differ from those of a resized full decode by a level or two, and windows are rounded to reduced pixels, which
+    moves them by at most half a pixel of the crop. So a recipe must ask for it.
     """
 
     def __init__(self) -> None:

@@ -67,7 +67,7 @@ class Ops(Protocol):
         """
 
     def blur(self, image: Any, sigma: Any) -> Any:
-        """Blur by a Gaussian of standard deviation `sigma` (n,) in pixels, cut off at ceil(3 sigma); 0 leaves the image unchanged.
+        """Blur by a Gaussian of standard deviation `sigma` (n,), pixels, cut off at ceil(3 sigma); 0 leaves the image unchanged.
 
         Beyond the border the image is mirrored without repeating its outermost pixel. (h, w, 3) -> (h, w, 3).
         """

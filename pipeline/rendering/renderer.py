@@ -69,7 +69,7 @@ class Renderer:
         threads: CPU threads of the engine.
         center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is.
         gpu: the GPU on which to leave the pixels, None for the host; see `pipeline.rendering.engine.build_engine`.
-        image: whether to make the column `image`; False leaves it out if no task needs the crop. Other pixels do not depend on it.
+        image: whether to make the column `image`; False leaves it out if no task needs the crop. Other columns are the same.
     """
 
     def __init__(

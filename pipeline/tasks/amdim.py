@@ -13,7 +13,8 @@ class Amdim(ViewTask):
     """The network matches features of one view of a photo, at several scales, with those of another, against other photos.
 
     Both views are mirrored, or none. The defaults are those of the paper's code for ImageNet at 128 pixels. Differences from it:
-    windows are resized bilinearly with antialiasing, there bicubically; colours are rounded and clipped once, hue is turned in YIQ.
+    windows are resized bilinearly with antialiasing, there bicubically; colours are rounded and clipped once, hue is turned in
+    YIQ.
     """
 
     name: ClassVar[str] = "amdim"

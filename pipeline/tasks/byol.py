@@ -12,9 +12,9 @@ from pipeline.tasks.views import PerView, ViewTask
 class Byol(ViewTask):
     """The network predicts from one view of a photo the features that a slowly moving copy of it computes for another view.
 
-    The first view is always blurred; the second is blurred seldom and solarised sometimes. Differences from the paper: windows are resized bilinearly
-    with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
-    pixels, whatever the size of the view.
+    The first view is always blurred; the second is blurred seldom and solarised sometimes. Differences from the paper: windows
+    are resized bilinearly with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ;
+    the blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "byol"

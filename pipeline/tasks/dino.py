@@ -13,8 +13,8 @@ class Dino(ViewTask):
     """The network predicts from two large and eight small views of a photo a slowly moving teacher's output for the large ones.
 
     Colours are BYOL's; small views are blurred half of the time. The defaults are the paper's for a vision transformer; its
-    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences from the paper: windows are resized bilinearly with
-    antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
+    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences from the paper: windows are resized bilinearly
+    with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
     pixels, whatever the size of the view. Small views have 96 pixels where `image.size` is 224.
     """
 

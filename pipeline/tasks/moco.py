@@ -13,8 +13,8 @@ class Moco(ViewTask):
     """The network learns to find, for a view of a photo, another view of it among many earlier views of other photos.
 
     The defaults are those of version 2. For version 3 set `saturation: 0.2`, `blur: [1, 0.1]`, `solarise: [0, 0.2]`, and the
-    objective `{name: moco, version: 3}`. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ; the blur's
-    width is in pixels, whatever the size of the view.
+    objective `{name: moco, version: 3}`. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ;
+    the blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "moco"

@@ -13,8 +13,9 @@ class Simclr(ViewTask):
     """The network learns similar features for two views of a photo, and different ones for views of different photos.
 
     The defaults are the paper's for ImageNet, with colours changed at full strength; for CIFAR-10 the paper halves the changes of
-    colour and leaves out the blur. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's bicubically;
-    colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
+    colour and leaves out the blur. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's
+    bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of
+    the view.
     """
 
     name: ClassVar[str] = "simclr"

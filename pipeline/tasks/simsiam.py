@@ -12,8 +12,8 @@ from pipeline.tasks.views import ViewTask
 class Simsiam(ViewTask):
     """The network predicts from each of two views of a photo the features of the other, without comparing with other photos.
 
-    The views are those of MoCo v2. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ; the blur's width is
-    in pixels, whatever the size of the view.
+    The views are those of MoCo v2. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ; the
+    blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "simsiam"

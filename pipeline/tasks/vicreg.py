@@ -10,8 +10,9 @@ from pipeline.tasks.byol import Byol
 class Vicreg(Byol):
     """The network learns similar features for two views of a photo; each feature keeps its variance and correlates with no other.
 
-    The views are those of BYOL. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's bicubically; colours
-    are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
+    The views are those of BYOL. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's
+    bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of
+    the view.
     """
 
     name: ClassVar[str] = "vicreg"

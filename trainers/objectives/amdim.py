@@ -19,8 +19,7 @@ class AmdimObjective(LocalObjective):
     """InfoNCE between views (Bachman et al. 2019, equations 4 and 5); scores are softly clipped and their squares penalised.
 
     The paper's encoder has maps of 5 and of 7 places a side, and compares the vector with both maps, and the map of 5 with
-    itself. Here the backbone's vector is compared with its last map, and so is one place of that map, another one at each
-    step.
+    itself. Here the backbone's vector is compared with its last map, and so is one place of that map, another one at each step.
     """
 
     name: ClassVar[str] = "amdim"
