@@ -22,7 +22,7 @@ class Dim(ViewTask):
     )
     default_objective: ClassVar[str | None] = "dim"
 
-    views: int = Field(1, ge=1, le=8, description="Views of `image.size` pixels.")
+    views: int = Field(1, ge=1, le=8, description="Number of views of `image.size` pixels.")
     scale: tuple[float, float] = Field((0.2, 1.0), description="Share of the photo's area that a view covers.")
     jitter: float = Field(0.0, ge=0, le=1, description="Probability that a view's colours are changed.")
     grey: float = Field(0.0, ge=0, le=1, description="Probability that a view loses its colour.")

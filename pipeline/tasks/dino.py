@@ -23,7 +23,7 @@ class Dino(ViewTask):
     default_objective: ClassVar[str | None] = "dino"
 
     scale: tuple[float, float] = Field((0.4, 1.0), description="Share of the photo's area that a view covers.")
-    small_views: int = Field(8, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(8, ge=0, le=16, description="Number of further, small views.")
     small_scale: tuple[float, float] = Field((0.05, 0.4), description="Share of the photo's area that a small view covers.")
     saturation: float = Field(0.2, ge=0, description="Greatest change of the saturation, as a share of it.")
     blur: PerView = Field(

@@ -24,7 +24,7 @@ class Swav(ViewTask):
     default_objective: ClassVar[str | None] = "swav"
 
     scale: tuple[float, float] = Field((0.14, 1.0), description="Share of the photo's area that a view covers.")
-    small_views: int = Field(6, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(6, ge=0, le=16, description="Number of further, small views.")
     brightness: float = Field(0.8, ge=0, description="Greatest change of the brightness, as a share of it.")
     contrast: float = Field(0.8, ge=0, description="Greatest change of the contrast, as a share of it.")
     saturation: float = Field(0.8, ge=0, description="Greatest change of the saturation, as a share of it.")

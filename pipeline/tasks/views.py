@@ -35,15 +35,15 @@ class ViewTask(Task):
     mirror_together: ClassVar[bool] = False
     """Whether the views of a sample are mirrored all or none."""
 
-    views: int = Field(2, ge=2, le=8, description="Views of `image.size` pixels.")
+    views: int = Field(2, ge=2, le=8, description="Number of views of `image.size` pixels.")
     scale: tuple[float, float] = Field((0.08, 1.0), description="Share of the photo's area that a view covers.")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a view before it is made square.")
-    small_views: int = Field(0, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(0, ge=0, le=16, description="Number of further, small views.")
     small_scale: tuple[float, float] = Field((0.05, 0.14), description="Share of the photo's area that a small view covers.")
     small_size: int | None = Field(
-        None, ge=8, le=2048, description="Side of a small view, pixels; else three sevenths of `image.size`."
+        None, ge=8, le=2048, description="Side of a small view, pixels; three sevenths of `image.size` if not set."
     )
-    mirror: float = Field(0.5, ge=0, le=1, description="Probability that a view is mirrored left and right.")
+    mirror: float = Field(0.5, ge=0, le=1, description="Probability that a view is mirrored left to right.")
     jitter: float = Field(0.8, ge=0, le=1, description="Probability that a view's colours are changed.")
     brightness: float = Field(0.4, ge=0, description="Greatest change of the brightness, as a share of it.")
     contrast: float = Field(0.4, ge=0, description="Greatest change of the contrast, as a share of it.")
