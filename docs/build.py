@@ -154,7 +154,7 @@ def _label(kind: LabelKind) -> tuple[str, str]:
         cell = f"`<task>.label`, int64, one of {kind.grid**2} cells with the default parameters"
         return "a region", f"{cell}; `<task>.mask`, uint8, is 1 in it."
     if isinstance(kind, Views):
-        return "views", "no column: a sample's own other views are its label, or, of one view, its own parts."
+        return "views", "no column: the label of a view is the sample's other views or, with a single view, its own parts."
     if isinstance(kind, Colours):
         where = f"of a version of {kind.side} x {kind.side} pixels" if kind.side else "at a quarter of the resolution"
         mask = ", one pixel, at which `<task>.mask`, uint8, is 1" if kind.masked else ""

@@ -1,7 +1,7 @@
-"""Label kinds: what shape a pseudo-label has, which decides how a trainer learns from it.
+"""Label kinds: the form of a pseudo-label, on which it depends how a trainer learns from it.
 
-A task declares one of these; `trainers.objectives` has a default objective (head, loss, metric) for each. A new task with
-an existing kind therefore needs no trainer.
+Each task has one of these kinds; `trainers.objectives` has a default objective (head, loss, metric) for each kind. So a new task
+with an existing kind needs no objective of its own.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class Classes:
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image of the batch is the label; it is named, not copied.
+    """An image of the batch is the label; the label names its column and does not copy it.
 
     Args:
         target: the batch column (or task column, after the task's name) that holds it: uint8 (n, h, w, 3).
-        channels: `rgb` asks for the colours themselves, `chroma` for the two colour-difference channels only, where the input
+        channels: `rgb` to predict the colours, `chroma` to predict the two colour-difference channels only, because the input
             already shows the brightness.
-        masked: the column `<task>.mask`, uint8 (n, h, w) of 0 and 1, says where the loss counts.
-        spoilt: the input is the target, spoilt, perhaps smaller: the answer is a correction of it.
-        grid: the target is asked for in units of its own cells: each of grid x grid cells, which lie centred in the image and
-            have size // grid pixels a side, is standardised by its own mean and deviation.
-        code: the answer passes through a vector of so many numbers.
+        masked: whether the column `<task>.mask`, uint8 (n, h, w) of 0 and 1, marks the pixels that count in the loss.
+        spoilt: whether the input is a spoilt version of the target, perhaps smaller: the answer is then a correction of it.
+        grid: if set, each of grid x grid cells of the target is standardised by its own mean and deviation. The cells lie centred
+            in the image and have size // grid pixels a side.
+        code: if set, the answer passes through a vector of so many numbers.
     """
 
     target: str = "image"
@@ -42,7 +42,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Order:
-    """Places of `items` patches: column `<task>.label`, int64 (n, items), a permutation; label[i, k] is where patch k belongs."""
+    """Places of `items` patches: column `<task>.label`, int64 (n, items), a permutation; label[i, k] is the place of patch k."""
 
     items: int
 
@@ -65,14 +65,14 @@ class Region:
 
 @dataclass(frozen=True)
 class Colours:
-    """The colours of a small version of an image as classes; the image is named, not copied.
+    """The colours of a small version of an image, as classes; the label names the image's column and does not copy it.
 
     Args:
-        palette: the colours, (red, green, blue) of 255, or (Cb, Cr) in levels around 0.
-        side: pixels along each side of the small version, whose pixels are means; None for a quarter of the image's.
-        shares: how often each colour occurs, which sum to 1; given, rare colours weigh more.
+        palette: the colours, (red, green, blue) in 0..255, or (Cb, Cr) in levels around 0.
+        side: side of the small version, pixels, each the mean of an area; None for a quarter of the image's side.
+        shares: how often each colour occurs, with sum 1; if given, rare colours weigh more.
         target: the batch column (or task column, after the task's name) that holds the image: uint8 (n, h, w, 3).
-        masked: the column `<task>.mask`, uint8 (n, side, side) of 0 and 1, says which pixels are asked for.
+        masked: whether the column `<task>.mask`, uint8 (n, side, side) of 0 and 1, marks the pixels to predict.
     """
 
     palette: tuple[tuple[float, ...], ...]
@@ -84,13 +84,13 @@ class Colours:
 
 @dataclass(frozen=True)
 class Views:
-    """Several views of one photo; a sample's own other views are its label, which has no column.
+    """Several views of one photo; the label of a view is the sample's other views, so it has no column.
 
     Columns `<task>.input`, uint8 (n, count, s, s, 3), and `<task>.small`, uint8 (n, small, t, t, 3), if there are small ones.
 
     Args:
-        count: views of the image's size.
-        small: further views, of a smaller size.
+        count: number of views of the image's size.
+        small: number of further, smaller views.
     """
 
     count: int

@@ -83,10 +83,10 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             build=partial(PretextModel, recipe, recipe.seed),
             objectives=tuple(recipe.tasks),
             optimizer=spec.optimizer,
-            board=open_run_log(),
+            run_log=open_run_log(),
         )
         with tracked(recipe, "pretrain") as tracker:
-            events = fit(_work, {"job": job}, recipe, "pretrain", job.board, [tracker, *(listeners or [])])
+            events = fit(_work, {"job": job}, recipe, "pretrain", job.run_log, [tracker, *(listeners or [])])
         state = job.state()
         model.load_state_dict(state["model"])
         for stage in folder.stages("finetune-"):

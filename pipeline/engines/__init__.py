@@ -1,4 +1,4 @@
-"""The engines that turn encoded bytes and drawn parameters into pixels."""
+"""The engines: they turn encoded bytes and drawn parameters into pixels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Engine", "Request", "gpus_visible", "pixel_shapes", "with_views"]
 
 
 def gpus_visible() -> int:
-    """How many NVIDIA GPUs this process may use: those that it sees; in a worker of Ray those that it was given.
+    """Number of NVIDIA GPUs that this process may use: those that it sees; in a Ray worker, those that Ray assigned to it.
 
-    Ray no longer hides the GPUs of a machine from workers that were given none (github.com/ray-project/ray/issues/54868).
+    Ray no longer hides the GPUs of a machine from workers to which it assigned none (github.com/ray-project/ray/issues/54868).
     """
     import torch
 

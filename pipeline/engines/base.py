@@ -1,4 +1,4 @@
-"""What both engines are given and what they give back."""
+"""The engines' interface: requests, and the columns that engines return."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.engines.vocabulary import Drawn, Renderable
 from pipeline.images.unusual import Undecodable, UnusualImage
 
 UNDECODABLE = "the image's data is damaged: it could not be decoded"
-"""The reason both engines give where a decoder fails."""
+"""The reason that both engines give if a decoder fails."""
 
 
 @dataclass
 class ViewWindows:
-    """The windows of one task that cuts its own, v of each of n samples.
+    """The windows of a task that cuts its own: v from each of n samples.
 
     Args:
-        windows: int32 (n, v, 4): top, left, height, width in what is decoded of the sample's first image.
-        mirror: bool (n, v, 2): mirror each view, upright by `Request.turn`, left and right, and top and bottom.
+        windows: int32 (n, v, 4): top, left, height, width in the decoded region of the sample's first image.
+        mirror: bool (n, v, 2): whether to mirror each view, after `Request.turn`, left to right, and top to bottom.
     """
 
     windows: np.ndarray
@@ -34,18 +34,18 @@ class ViewWindows:
 
 @dataclass
 class Request:
-    """n samples whose m = n * frames images passed the header check, and all that was drawn for them.
+    """A batch of n samples, whose m = n * frames images passed the header check, with everything that was drawn for them.
 
     Args:
-        encoded: the files' bytes, a sample's frames after each other.
-        streams: their parsed code streams, or `UnusualImage`s, see `pipeline.images.check.Header`.
-        windows: int32 (m, 4): top, left, height, width of what is decoded of each photo as it is stored, EXIF orientation
+        encoded: the files' bytes, a sample's frames one after the other.
+        streams: the files' parsed code streams, or `UnusualImage`s, see `pipeline.images.check.Header`.
+        windows: int32 (m, 4): top, left, height, width of the region to decode of each photo as it is stored, EXIF orientation
             ignored.
-        turn: bool (m,): turn the resized crop a quarter counter-clockwise.
-        mirror: bool (m, 2): then mirror it left and right, and top and bottom.
-        drawn: what each task drew, by task name, n rows each.
+        turn: bool (m,): whether to turn the resized crop a quarter counter-clockwise.
+        mirror: bool (m, 2): whether to mirror it then left to right, and top to bottom.
+        drawn: the parameters that each task drew, by task name, n rows each.
         frames: images of each sample.
-        crops: int32 (m, 4): each crop in what is decoded; None where they are the same.
+        crops: int32 (m, 4): each crop in the decoded region; None if it is the whole region.
         views: the windows of each task that cuts its own, by task name.
     """
 
@@ -74,13 +74,13 @@ class Request:
 
 
 def as_files(part: Request) -> dict[int, str]:
-    """Put the windows of unusual images into a request as files that every decoder knows.
+    """Replace the unusual images of a request by PNM files of their windows, which every decoder can read.
 
     Args:
-        part: a request of its own (`take`), which is changed.
+        part: the request, which is changed in place; therefore a copy made by `take`.
 
     Returns:
-        The reason for each sample of it that could not be decoded.
+        The reason for each of its samples that could not be decoded, by row.
     """
     failures: dict[int, str] = {}
     for i, stream in enumerate(part.streams):
@@ -95,7 +95,7 @@ def as_files(part: Request) -> dict[int, str]:
 
 
 class Engine(Protocol):
-    """Decodes, crops and renders; decides nothing.
+    """Decodes, crops and renders the samples of a request; it draws and decides nothing itself.
 
     The pixels of a sample depend on that sample's own rows of the request only, not on the batch, its size or the threads.
     """
@@ -106,30 +106,29 @@ class Engine(Protocol):
         """Render a batch.
 
         Returns:
-            The columns of `pixel_shapes`, uint8, of n rows each, as numpy arrays, or as torch tensors where the engine was
-            told to leave them on its GPU; and, for each row that could not be decoded, the reason. The pixels of such a row
-            mean nothing.
+            The columns of `pixel_shapes`, uint8, of n rows each, as numpy arrays, or as torch tensors if the engine leaves them
+            on its GPU; and the reason for each row that could not be decoded, whose pixels are undefined.
         """
 
     def identity(self) -> dict[str, str]:
-        """Engine and library versions: what the pixels depend on besides the request."""
+        """Name of the engine and versions of its libraries, on which the pixels depend besides the request."""
 
 
 def with_views(tasks: Mapping[str, Renderable], size: int) -> dict[str, Renderable]:
-    """Those tasks that cut their own windows."""
+    """The tasks that cut their own windows, by name."""
     return {name: task for name, task in tasks.items() if task.view_columns(size)}
 
 
 def pixel_shapes(tasks: Mapping[str, Renderable], size: int, frames: int = 1, crop: bool = True) -> dict[str, tuple[int, ...]]:
-    """Names of the pixel columns with the shape of one row.
+    """The shape of one row of each pixel column, by the column's name.
 
-    They are `image`, of clips `frames`, each `<task>.input`, and the other columns of tasks that cut their own windows.
+    The columns are `image`, for clips `frames`, each `<task>.input`, and the other columns of tasks that cut their own windows.
 
     Args:
-        tasks: by name.
+        tasks: the tasks by name.
         size: side of the crop, pixels.
         frames: images of each sample.
-        crop: whether `image` and `frames` are among them.
+        crop: whether `image` and `frames` are included.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     if crop:

@@ -1,4 +1,4 @@
-"""The CPU engine: region decoding, an antialiased resize straight into the batch, and OpenCV or numpy for the rest."""
+"""The CPU engine: decodes a region, resizes it with antialiasing straight into the batch, and renders by OpenCV and numpy."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipeline.engines.vocabulary import BRIGHTNESS, Drawn, Renderable
 from pipeline.images.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
-"""Of crops that a thread works on together: a share of a core's second-level cache."""
+"""Bytes of crops that a thread renders at a time, so that they stay in a core's second-level cache."""
 
 
 class Threads:
-    """Spreads the rows of a batch, or parts of it, over threads."""
+    """Distributes the rows of a batch, or parts of it, over threads."""
 
     def __init__(self, threads: int) -> None:
         self.count = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __call__(self, rows: int, work: Callable[[int, int], None]) -> None:
-        """Do `work(row, thread)` for each row, a contiguous part of them on each thread."""
+        """Call `work(row, thread)` for each row; each thread has a contiguous part of the rows."""
         if self._pool is None:
             for row in range(rows):
                 work(row, 0)
@@ -45,16 +45,16 @@ class Threads:
 def inputs_of(
     tasks: Mapping[str, Renderable], image: np.ndarray, drawn: Mapping[str, Drawn], threads: Threads
 ) -> dict[str, np.ndarray]:
-    """What every task makes of crops: all tasks of a few crops at a time, which stay in the processor's cache meanwhile.
+    """Render the inputs of all tasks from crops: all tasks of a few crops at a time, which stay in the processor's cache.
 
     Args:
-        tasks: by name.
+        tasks: the tasks by name.
         image: the crops, uint8 (n, s, s, 3), or those of each sample's frames below each other, (n, frames * s, s, 3).
-        drawn: what each task drew.
-        threads: see `Threads`.
+        drawn: the parameters that each task drew, by its name.
+        threads: the threads to use.
 
     Returns:
-        A column `<task>.input` for each task that does not cut its own windows, uint8.
+        A column `<task>.input`, uint8, for each task that does not cut its own windows.
     """
     n, size = len(image), image.shape[2]
     ops, tasks = CpuOps(size), {name: task for name, task in tasks.items() if not task.view_columns(size)}
@@ -77,9 +77,9 @@ class CpuEngine:
     Args:
         tasks: the recipe's tasks by name.
         size: side of the crop, pixels.
-        threads: how many images are worked on at once.
-        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where its windows stay at least as large as what is made of them.
-        crop: whether the crop that tasks share is wanted.
+        threads: how many images are rendered at once.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size if its windows stay at least as large as their crops and views.
+        crop: whether to make the crop that tasks share.
     """
 
     name = "cpu"
@@ -127,7 +127,7 @@ class CpuEngine:
         return {**columns, **views}, failures
 
     def _change(self, views: dict[str, np.ndarray], request: Request) -> None:
-        """Carry out on the views what was drawn for them, a few samples at a time."""
+        """Render the views by the parameters drawn for them, a few samples at a time."""
         n, most = len(request), max((math.prod(column.shape[1:]) for column in views.values()), default=1)
         each = max(1, min(_CACHED_BYTES // most, -(-n // self._spread.count)))
 
@@ -151,7 +151,7 @@ class CpuEngine:
         return _Photo(self._decoders[thread](stream, window), 1, (0, 0), window[2:])
 
     def _room(self, request: Request, file: int) -> float:
-        """How many times the side of what is made of it the narrowest window of a file has."""
+        """Greatest factor of reduction: the least ratio of a window's shorter side to the side of its crop or view."""
         sample, frame = divmod(file, request.frames)
         room = [min((request.windows if request.crops is None else request.crops)[file, 2:]) / self._size] if self._crop else []
         for view in self._views if frame == 0 else ():
@@ -170,10 +170,10 @@ class _View:
     Args:
         name: the task's name in the recipe.
         task: the task.
-        number: among all views of the task.
-        column: the column of the batch.
-        place: in that column.
-        side: pixels.
+        number: its number among all views of the task.
+        column: the column of the batch in which it lies.
+        place: its place in that column.
+        side: its side, pixels.
     """
 
     name: str
@@ -193,13 +193,13 @@ def _views(name: str, task: Renderable, size: int) -> list[_View]:
 
 @dataclass(frozen=True)
 class _Photo:
-    """What was decoded of a file: the region that holds all windows, or more.
+    """The decoded pixels of a file, which contain the region of all its windows.
 
     Args:
         pixels: uint8 (h, w, 3).
-        factor: by which they are reduced.
-        start: row and column of the region's first pixel, before they were reduced.
-        extent: the region's height and width.
+        factor: factor by which the pixels are reduced.
+        start: row and column of the region's first pixel, in unreduced pixels.
+        extent: the region's height and width, in unreduced pixels.
     """
 
     pixels: np.ndarray
@@ -208,7 +208,7 @@ class _Photo:
     extent: list[int]
 
     def cut(self, box: np.ndarray | None) -> np.ndarray:
-        """The pixels of a window of the region, or of all of it."""
+        """Copy the pixels of a window of the region; None for the whole region."""
         top, left, height, width = (0, 0, *self.extent) if box is None else box.tolist()
         place = (self.start[0] + top, self.start[1] + left, height, width)
         top, left, height, width = (round(number / self.factor) for number in place)
@@ -216,19 +216,19 @@ class _Photo:
 
 
 class _Resize:
-    """Antialiased bilinear resize of an HWC uint8 array into a square HWC uint8 array, without a copy on the way."""
+    """Resizes an HWC uint8 array into a square HWC uint8 array, bilinearly with antialiasing, without a copy in between."""
 
     def __init__(self) -> None:
         import cv2
         import torch
 
         self._torch, self._cv2 = torch, cv2
-        # The public function returns a planar tensor, whose later use as HWC costs a strided copy; this kernel behind it writes
-        # where it is told. It is an internal name, hence the fallback, which gives the same pixels.
+        # The public function returns a planar tensor, whose later use as HWC costs a strided copy; the kernel behind it can write
+        # into a given tensor. Its name is internal, hence the fallback, which gives the same pixels.
         self._kernel = getattr(getattr(torch.ops.aten, "_upsample_bilinear2d_aa", None), "out", None)
 
     def __call__(self, source: np.ndarray, turn: bool, mirror: np.ndarray, target: np.ndarray) -> None:
-        """Resize a window, then turn it a quarter counter-clockwise and mirror it (left and right, top and bottom)."""
+        """Resize a window, then turn it a quarter counter-clockwise and mirror it (left to right, top to bottom)."""
         resized = np.empty_like(target) if turn else target
         size = list(target.shape[:2])
         planar = self._torch.from_numpy(source).permute(2, 0, 1)[None]
@@ -246,7 +246,7 @@ class _Resize:
 
 
 class CpuOps:
-    """The vocabulary on batches: images are uint8 (n, h, w, 3). See `pipeline.engines.vocabulary.Ops`."""
+    """The operations on batches of numpy arrays: images are uint8 (n, h, w, 3). See `pipeline.engines.vocabulary.Ops`."""
 
     def __init__(self, size: int) -> None:
         import cv2
@@ -316,7 +316,7 @@ class CpuOps:
         for row in range(len(image)):
             if width := float(sigma[row]):
                 window = 2 * math.ceil(3 * np.float32(width)) + 1
-                pixels = image[row].astype(np.float32)  # of uint8 OpenCV makes sums in fixed point, up to two levels off
+                pixels = image[row].astype(np.float32)  # in float: for uint8 OpenCV sums in fixed point, up to two levels off
                 pixels = self._cv2.GaussianBlur(pixels, (window, window), width, borderType=self._cv2.BORDER_REFLECT_101)
                 out[row] = np.rint(pixels)
             else:
@@ -326,7 +326,7 @@ class CpuOps:
     def recolour(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         out, matrix = np.empty_like(image), matrix.astype(np.float32)
 
-        for row in range(len(image)):  # in float: of uint8 OpenCV makes sums in fixed point, often a level off
+        for row in range(len(image)):  # in float: for uint8 OpenCV sums in fixed point, often a level off
             out[row] = np.clip(np.rint(self._cv2.transform(image[row].astype(np.float32), matrix[row])), 0, 255)
         return out
 
@@ -343,7 +343,7 @@ class CpuOps:
 
     def affine(self, image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
         out = np.empty((len(image), side, side, 3), np.uint8)
-        centres = matrix.astype(np.float64)  # OpenCV counts from the first pixel's centre
+        centres = matrix.astype(np.float64)  # OpenCV's coordinates start at the first pixel's centre
         centres[:, :, 2] += centres[:, :, :2].sum(axis=2) * 0.5 - 0.5
         flags = self._cv2.INTER_LINEAR | self._cv2.WARP_INVERSE_MAP
 

@@ -1,6 +1,6 @@
-"""The DALI engine: decode, crop, resize and every task as one fused graph, on the GPU or on the CPU.
+"""The DALI engine: decodes, crops, resizes and renders all tasks in one fused graph, on the GPU or on the CPU.
 
-The graph is the same on both devices; only `device=` differs. Every drawn number is fed in, so the graph itself holds no chance.
+The graph is the same on both devices; only `device=` differs. Every drawn number is an input, so the graph itself draws nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _SAMPLE = re.compile(r"sample #(\d+)", re.IGNORECASE)
 
 
 class DaliEngine:
-    """One DALI pipeline that is fed a batch and asked for its outputs.
+    """Renders batches by one DALI pipeline.
 
     Args:
         tasks: the recipe's tasks by name.
         size: side of the crop, pixels.
         threads: DALI's CPU threads.
         device_id: the GPU to use, or None for the CPU.
-        batch: the most images in one run of the graph; larger requests go in parts.
-        stay: leave the pixels on that device, as torch tensors.
+        batch: greatest number of images in one run of the graph; larger requests are split.
+        stay: whether to leave the pixels on that device, as torch tensors.
         frames: images of each sample.
-        crop: whether the crop that tasks share is wanted.
+        crop: whether to make the crop that tasks share.
     """
 
     name = "dali"
@@ -67,7 +67,7 @@ class DaliEngine:
         return columns, failures
 
     def _part(self, request: Request, rows: np.ndarray, columns: dict[str, Any], failures: dict[int, str]) -> None:
-        """Render some rows into the columns; one that the decoder refuses is left out and the others are rendered again."""
+        """Render some rows into the columns; a row that cannot be decoded is left out, and the others are rendered again."""
         while len(rows):
             part = request.take(rows)
             if broken := as_files(part):
@@ -89,7 +89,7 @@ class DaliEngine:
                 elif len(rows) == 1:
                     failures[int(rows[0])] = f"the decoder refused it: {_cause(str(error))}"
                     return
-                else:  # one of them is at fault: halve until it is alone
+                else:  # one of them is damaged: halve the rows until it is alone
                     for half in np.array_split(rows, 2):
                         self._part(request, half, columns, failures)
                     return
@@ -127,7 +127,7 @@ class DaliEngine:
 
 
 def _cause(message: str) -> str:
-    """What DALI says went wrong, without where in its own code and ours."""
+    """The cause in DALI's message, without the places in its code and ours."""
     return message.partition("encountered:")[2].strip().partition("\n")[0] or message.strip().partition("\n")[0]
 
 
@@ -144,12 +144,12 @@ def build_graph(
     """Define the graph without building it.
 
     Args:
-        gpu: whether operators run on the GPU; with no `device_id` such a graph cannot run, but serialising it checks it.
-        frames: images of each sample; the other arguments as of `DaliEngine`.
-        crop: whether the crop that tasks share is wanted.
+        gpu: whether operators run on the GPU; without a `device_id` such a graph cannot run, but serialising it checks it.
+        frames: images of each sample; the other arguments as in `DaliEngine`.
+        crop: whether to make the crop that tasks share.
 
     Returns:
-        The pipeline, and the (task, name) of each drawn array that it wants fed under the name `task.name`.
+        The pipeline, and the (task, name) of each drawn array that is its input `task.name`.
     """
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.pipeline import do_not_convert
@@ -158,7 +158,7 @@ def build_graph(
     wanted: list[tuple[str, str]] = []
     views = {name: columns for name, task in tasks.items() if (columns := task.view_columns(size))}
 
-    # Conditionals, so that the quarter turn is paid for by the few photos that were stored on their side.
+    # Conditionals, so that only the few photos that were stored on their side cost the time of a quarter turn.
     @pipeline_def(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, enable_conditionals=True)
     def graph() -> tuple[Any, ...]:
         photos = [decoded(frame) for frame in range(frames if crop else 1)]
@@ -224,7 +224,7 @@ def build_graph(
 
 
 class _Drawn(dict[str, Any]):
-    """Makes an input node for each drawn array at its first use, so that only what the graph needs is fed."""
+    """Makes an input node for each drawn array when it is first used, so that only the arrays that the graph needs are fed."""
 
     def __init__(self, task: str, example: Drawn) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class _Drawn(dict[str, Any]):
 
 
 class _OfView(dict[str, Any]):
-    """What was drawn for one view."""
+    """The drawn parameters of one view."""
 
     def __init__(self, drawn: _Drawn, number: int) -> None:
         super().__init__()
@@ -250,14 +250,14 @@ class _OfView(dict[str, Any]):
 
 
 def _fed_as(values: np.ndarray) -> type[np.generic]:
-    """The type in which drawn values enter the graph: masks as they are, for they are large; other numbers in 32 bits."""
+    """The type in which drawn values enter the graph: uint8 for masks, which are large; 32 bits for other numbers."""
     if values.dtype == np.uint8:
         return np.uint8
     return np.float32 if values.dtype.kind == "f" else np.int32
 
 
 class DaliOps:
-    """The vocabulary as graph nodes: images are HWC uint8 nodes. See `pipeline.engines.vocabulary.Ops`."""
+    """The operations as graph nodes: images are HWC uint8 nodes. See `pipeline.engines.vocabulary.Ops`."""
 
     def __init__(self, size: int, device: str) -> None:
         from nvidia.dali import fn, types
@@ -279,7 +279,7 @@ class DaliOps:
     def drop_colour(self, image: Any, where: Any) -> Any:
         gray = self.gray(image)
         dropped = self._here(self._uint8(where))
-        kept = self._uint8(1 - dropped)  # uint8, lest the sum be wider than that
+        kept = self._uint8(1 - dropped)  # uint8, so that the sum is uint8, too
         return self._fn.cat(gray, gray, gray, axis=2) * dropped + image * kept
 
     def patches(self, image: Any, corners: Any, side: int, count: int) -> Any:
@@ -335,5 +335,5 @@ class DaliOps:
         return self._fn.cast(values, dtype=self._types.UINT8)
 
     def _here(self, values: Any) -> Any:
-        """Drawn values, which are fed on the CPU, where the pixels are."""
+        """Move drawn values, which are fed on the CPU, to the device of the pixels."""
         return values.gpu() if self._device == "gpu" else values

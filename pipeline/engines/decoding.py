@@ -1,4 +1,4 @@
-"""Decodes a window of an image on the CPU: what it cannot decode is quarantined by a run, and named by `inspect --deep`."""
+"""Decodes a window of an image on the CPU. A run quarantines the images that it cannot decode; `inspect --deep` lists them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.images.unusual import Undecodable, UnusualImage
 
 
 class WindowDecoder:
-    """nvimgcodec decodes only the window; one thread's own."""
+    """Decodes only the window, by nvimgcodec. One decoder must not be used by several threads."""
 
     def __init__(self) -> None:
         codec = nvimgcodec()
@@ -21,17 +21,17 @@ class WindowDecoder:
         self._params = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
 
     def __call__(self, stream: object, window: Sequence[int]) -> np.ndarray:
-        """Decode.
+        """Decode a window.
 
         Args:
-            stream: as in `pipeline.images.check.Header`.
-            window: top, left, height, width in the photo as it is stored; of an unusual image upright.
+            stream: the file's code stream or `UnusualImage`, as in `pipeline.images.check.Header`.
+            window: top, left, height, width in the photo as it is stored; for an unusual image in the upright photo.
 
         Returns:
             uint8 (height, width, 3).
 
         Raises:
-            Undecodable: with the reason.
+            Undecodable: the image cannot be decoded; the message is the reason.
         """
         top, left, height, width = window
         if isinstance(stream, UnusualImage):
@@ -43,7 +43,7 @@ class WindowDecoder:
         return np.asarray(decoded)
 
     def whole(self, header: Header) -> str | None:
-        """Decode a whole image and throw the pixels away; returns why it cannot be decoded, or None."""
+        """Decode a whole image and discard its pixels; returns the reason why it cannot be decoded, or None."""
         height, width = header.height, header.width
         if header.orientation in (5, 6, 7, 8):
             height, width = width, height

@@ -1,4 +1,4 @@
-"""Where the DALI engine leaves its pixels: in the host's memory, or in tensors on the device that rendered them."""
+"""The columns into which the DALI engine copies its pixels: on the host, or on the device that rendered them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def rows_on(device: Any, rows: np.ndarray) -> Any:
-    """Row numbers as a tensor on a device, to index tensors there; nobody waits for what the device is at before."""
+    """Copy row numbers to a device, to index tensors there, without waiting for the device's earlier work."""
     import torch
 
     numbers = torch.from_numpy(rows)
@@ -18,7 +18,7 @@ def rows_on(device: Any, rows: np.ndarray) -> Any:
 
 
 class HostBuffers:
-    """Columns are numpy arrays."""
+    """Output columns that are numpy arrays."""
 
     def make(self, shapes: Mapping[str, tuple[int, ...]], n: int) -> dict[str, Any]:
         """Columns of zeros: uint8, n rows each."""
@@ -31,10 +31,10 @@ class HostBuffers:
 
 
 class DeviceBuffers:
-    """Columns are tensors on the engine's device; nothing goes through the host.
+    """Output columns that are tensors on the engine's device; no pixels go through the host.
 
-    Copies run on a stream of their own and are over when `put` returns: neither do they wait for the network's steps, nor does
-    DALI write into buffers that are still read (docs.nvidia.com/deeplearning/dali, "DALI and PyTorch").
+    Copies run on their own stream and are complete when `put` returns. So they do not wait for the network's steps, and DALI does
+    not write into buffers that are still being read (docs.nvidia.com/deeplearning/dali, "DALI and PyTorch").
 
     Args:
         device_id: the GPU, or None for the CPU.
@@ -53,7 +53,7 @@ class DeviceBuffers:
         with self._on_stream():
             columns = {name: torch.zeros((n, *shape), dtype=torch.uint8, device=self._device) for name, shape in shapes.items()}
         if self._stream is not None:
-            for column in columns.values():  # lest the memory be given to another batch while the network still reads this one
+            for column in columns.values():  # keeps torch from reusing the memory while the network still reads this batch
                 column.record_stream(torch.cuda.default_stream(self._device))
             self._stream.synchronize()
         return columns

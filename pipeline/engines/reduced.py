@@ -1,4 +1,4 @@
-"""JPEGs decoded at a part of their size, so that pixels which a small crop would average away are never made."""
+"""Decodes JPEGs at a fraction of their size, which is faster if a crop is much smaller than the photo."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ FACTORS = (8, 4, 2)
 
 
 class ReducedDecoder:
-    """Decodes photos at 1/2, 1/4 or 1/8; one thread's own.
+    """Decodes JPEGs at 1/2, 1/4 or 1/8 of their size. One decoder must not be used by several threads.
 
-    The pixels are not those of a full decode that is resized (they are a level or two apart, and windows are rounded to reduced
-    pixels, which moves them by half a pixel of what is made of them at most), so a recipe must ask for it.
+    The pixels differ from those of a resized full decode by a level or two, and windows are rounded to reduced pixels, which
+    moves them by at most half a pixel of the crop. So a recipe must ask for it.
     """
 
     def __init__(self) -> None:
@@ -23,16 +23,16 @@ class ReducedDecoder:
         self._buffer = np.empty(0, np.uint8)
 
     def __call__(self, encoded: bytes | memoryview, stream: Any, room: float) -> tuple[np.ndarray, int] | None:
-        """Decode.
+        """Decode a whole photo at the smallest size that `room` allows.
 
         Args:
             encoded: the file's bytes.
             stream: its parsed code stream.
-            room: by how much the photo may be reduced: no window then becomes smaller than what is made of it.
+            room: greatest factor by which the photo may be reduced, so that no window becomes smaller than its crop or view.
 
         Returns:
-            The whole photo, reduced, uint8 (h, w, 3), good until the next call, and the factor; None where there is nothing to
-            gain, or this decoder cannot (another format, grey, CMYK, damage): it is then decoded in full.
+            The reduced photo, uint8 (h, w, 3), valid until the next call, and the factor. None if the photo cannot be reduced, or
+            not by this decoder (another format, grey, CMYK, damage); it must then be decoded in full.
         """
         factor = next((factor for factor in FACTORS if room >= factor), 1)
         if factor == 1 or stream.codec_name != "jpeg" or stream.num_channels != 3:

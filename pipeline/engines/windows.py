@@ -1,4 +1,4 @@
-"""Windows drawn by chance: which part of a photo a crop or a view shows, and whether it is mirrored."""
+"""Draws windows: which part of a photo a crop or a view shows, and whether it is mirrored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random_windows(
     ratio: tuple[float, float],
     prefix: str = "",
 ) -> np.ndarray:
-    """Random resized crops, drawn as torchvision's `RandomResizedCrop` does: ten tries, then the centre at an allowed ratio.
+    """Draw random resized crops, as torchvision's `RandomResizedCrop` does: ten tries, then the centre at an allowed ratio.
 
     Args:
         rng: the samples' stream for cropping.
@@ -25,7 +25,7 @@ def random_windows(
         widths: (n,) photo widths.
         scale: least and greatest share of the photo's area.
         ratio: least and greatest width over height.
-        prefix: of the names under which numbers are drawn.
+        prefix: prefix of the names under which numbers are drawn.
 
     Returns:
         int32 (n, 4): top, left, height, width, inside the photo.
@@ -47,11 +47,11 @@ def random_windows(
 
 
 def center_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The largest centred square of each photo; int32 (n, 4) as above."""
+    """The largest centred square of each photo, int32 (n, 4), as in `random_windows`."""
     side = np.minimum(heights, widths)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)
 
 
 def flips(rng: Stream, probability: float = 0.5, prefix: str = "") -> np.ndarray:
-    """Mirror left and right? bool (n,)."""
+    """Draw whether each sample is mirrored left to right, bool (n,)."""
     return rng.uniform(f"{prefix}flip") < probability

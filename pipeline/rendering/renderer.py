@@ -1,4 +1,4 @@
-"""From encoded bytes to a batch of pairs: check, draw, hand to the engine, and say what could not be decoded."""
+"""Renders encoded photos to a batch of pairs: checks them, draws parameters, runs the engine, and reports failures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Columns = dict[str, Any]
 
 
 class Clock:
-    """A moment, by the wall's clock and by the processor's."""
+    """A point in time, in seconds of elapsed and of processor time."""
 
     def __init__(self) -> None:
         self._now = time.perf_counter(), time.process_time()
 
     def since(self, earlier: Clock) -> tuple[float, float]:
-        """Seconds, and processor seconds of this process, between two moments."""
+        """Elapsed seconds, and processor seconds of this process, since an earlier point."""
         return self._now[0] - earlier._now[0], self._now[1] - earlier._now[1]
 
 
@@ -40,10 +40,10 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and what it drew as `<task>.label` or `<task>.mask`; small views are `<task>.small`. Of clips
-            `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) all of them below each other. A row of weight 0 could
-            not be decoded; it keeps its place and its pixels are zero. Arrays are numpy's; pixels that stay on a GPU are torch
-            tensors.
+            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`. For
+            clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
+            weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
+            on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -56,20 +56,20 @@ class Pairs:
 
 
 def draw_tasks(recipe: Recipe, draws: Draws) -> tuple[dict[str, Drawn], Columns]:
-    """What each of a recipe's tasks draws, by its name, and the columns that are drawn and not rendered."""
+    """Draw the parameters of a recipe's tasks; returns them by task name, and the columns that are drawn and not rendered."""
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) for name, task in recipe.tasks.items()}
     return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
 
 
 class Renderer:
-    """Renders samples as the recipe says; holds an engine and nothing that changes.
+    """Renders samples by a recipe; it has an engine, and no state that changes.
 
     Args:
         recipe: the recipe.
         threads: CPU threads of the engine.
-        center: take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop.
-        gpu: the GPU on which the pixels are wanted, None for the host; see `pipeline.rendering.engine.build_engine`.
-        image: whether the column `image` is wanted; left out where no task is given the crop. Other pixels are the same.
+        center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is.
+        gpu: the GPU on which to leave the pixels, None for the host; see `pipeline.rendering.engine.build_engine`.
+        image: whether to make the column `image`; False leaves it out if no task needs the crop. Other columns are the same.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Renderer:
         self._flip = recipe.image.flip and not center
         self._frames = recipe.corpus.frames or 1
         self._views = with_views(recipe.tasks, recipe.image.size)
-        # By how much a photo may be reduced depends on all of its windows.
+        # With image.reduced the crop is made in any case: by how much a photo is reduced depends on all of its windows.
         self._crop = image or self._frames > 1 or recipe.image.reduced or len(self._views) < max(1, len(recipe.tasks))
         self._shapes = pixel_shapes(recipe.tasks, recipe.image.size, self._frames, self._crop)
         self.engine: Engine = build_engine(recipe, threads, gpu, self._crop)
 
     def __call__(self, samples: Sequence[Sample], epoch: int) -> Pairs:
-        """Render one drawing of each sample.
+        """Draw parameters for each sample and render it.
 
         Args:
-            samples: what a corpus's `read` returns.
-            epoch: number of the epoch, from 0; another epoch draws anew.
+            samples: the samples, as a corpus's `read` returns them.
+            epoch: number of the epoch, from 0; each epoch has other parameters.
         """
         started = Clock()
         headers: list[Header] = []
@@ -123,9 +123,9 @@ class Renderer:
         return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
     def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
-        """All that chance decides: for all samples what becomes a column, for those that can be decoded what is rendered.
+        """Draw everything that is random: columns for all samples, and a request for those that can be decoded.
 
-        A sample's frames are of one size, and have one crop.
+        A sample's frames have the same size and the same crop.
         """
         per_task, columns = draw_tasks(self._recipe, draws)
         crops = draws.of(rows).stream("crop")
@@ -152,7 +152,7 @@ class Renderer:
         return request, columns
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
-        """Pixel columns of all n rows, those that were never decoded zero."""
+        """Pixel columns of all n rows; rows that were not decoded are zero."""
         if len(rows) == n:
             return pixels
         whole = {}

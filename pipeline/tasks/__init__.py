@@ -1,4 +1,4 @@
-"""The pretext tasks, one file each, found by being here (or by the entry point group `pseudolabel.tasks`)."""
+"""The pretext tasks, one in each file here; other packages add tasks by the entry point group `pseudolabel.tasks`."""
 
 from __future__ import annotations
 

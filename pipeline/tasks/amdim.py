@@ -1,4 +1,4 @@
-"""AMDIM: do parts of one view tell of the parts of another?"""
+"""AMDIM: match features of one view of a photo, at several scales, with those of another view."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pipeline.tasks.views import PerView, ViewTask
 
 
 class Amdim(ViewTask):
-    """Two views of a photo: features of one, at several scales, are to tell those of the other apart from other photos'.
+    """The network matches features of one view of a photo, at several scales, with those of another, against other photos.
 
-    Both views are mirrored, or none. Parameters are those of the paper's code for ImageNet at 128 pixels. Differences: windows
-    are resized bilinearly with antialiasing, there bicubically; colours are rounded and clipped once, hue is turned in YIQ.
+    Both views are mirrored, or none. The defaults are those of the paper's code for ImageNet at 128 pixels. Differences from it:
+    windows are resized bilinearly with antialiasing, there bicubically; colours are rounded and clipped once, hue is turned in
+    YIQ.
     """
 
     name: ClassVar[str] = "amdim"

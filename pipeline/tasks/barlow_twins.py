@@ -1,4 +1,4 @@
-"""Barlow Twins: does each feature agree over views, and repeat no other feature?"""
+"""Barlow Twins: make each feature agree over two views of a photo, and uncorrelated with all other features."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pipeline.tasks.byol import Byol
 
 
 class BarlowTwins(Byol):
-    """Two views of a photo: each feature is to agree over the views, and to say nothing that another feature says.
+    """The network learns features that agree over two views of a photo and do not correlate with each other.
 
-    The views are those of BYOL. Differences: windows are resized bilinearly with antialiasing, the paper's bicubically; colours
-    are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
+    The views are those of BYOL. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's
+    bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of
+    the view.
     """
 
     name: ClassVar[str] = "barlow_twins"

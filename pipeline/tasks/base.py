@@ -1,4 +1,4 @@
-"""What a pretext task is: parameters, a draw, a render, a label kind. One file a task; this one holds what they share."""
+"""The base class of pretext tasks: parameters, `draw`, `render` and a label kind."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ObjectiveChoice = Annotated[str | dict[str, Any] | None, BeforeValidator(_object
 
 
 class Task(BaseModel, ABC):
-    """A pretext task. Its fields are its parameters, and therefore its part of the recipe.
+    """A pretext task. Its fields are its parameters, and therefore its section of the recipe.
 
-    A subclass in `pipeline/tasks/` is found by its file; one in another installed package by the entry point group
-    `pseudolabel.tasks`. Its name is the class's `name`.
+    A subclass in a file of `pipeline/tasks/` is registered by being there; one in another installed package by an entry point of
+    the group `pseudolabel.tasks`. Recipes name a task by its `name`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,27 +47,27 @@ class Task(BaseModel, ABC):
     task: str | None = Field(
         None,
         exclude_if=lambda kind: kind is None,
-        description="Name of the task, where its key in the recipe is a name of your own.",
+        description="Name of the task, if its key in the recipe is a name of your own.",
     )
 
     default_objective: ClassVar[str | None] = None
-    """Objective of a recipe that names none; None for the label kind's own."""
+    """Objective if the recipe names none; None for the label kind's default."""
 
     input_norm: ClassVar[Literal["image", "patch"]] = "image"
-    """Over what the trainer standardises the input: the corpus's channel statistics, or each patch's own."""
+    """Statistics by which the trainer standardises the input: the corpus's of each channel, or each patch's own."""
 
     frames: ClassVar[int] = 1
-    """How many frames of a sample it looks at; of more than one it is given their crops below each other."""
+    """Number of frames of a sample that the task needs; it gets the crops of several frames below each other."""
 
     @abstractmethod
     def label_kind(self) -> LabelKind:
         """The kind of label, with its sizes."""
 
     def check(self, size: int) -> None:
-        """Refuse parameters that cannot work on crops of `size` x `size` pixels.
+        """Check that the parameters work on crops of `size` x `size` pixels.
 
         Raises:
-            ValueError: with the reason and the nearest parameters that would work.
+            ValueError: they do not; the message has the reason and the nearest parameters that would work.
         """
 
     @abstractmethod
@@ -75,22 +75,22 @@ class Task(BaseModel, ABC):
         """Shape of one input for crops of `size` pixels: (h, w, c), or (k, h, w, c) for k patches. Always uint8."""
 
     def view_columns(self, size: int) -> dict[str, tuple[int, int]]:
-        """The columns of a task that cuts its own windows: by name, such as `input`, how many views it holds and their side.
+        """The columns of a task that cuts its own windows, by name, such as `input`: number of views and their side, pixels.
 
-        Empty for a task that is given the crop which all tasks share.
+        It is empty for a task that gets the crop that tasks share.
         """
         return {}
 
     def windows(self, rng: Stream, heights: np.ndarray, widths: np.ndarray, size: int) -> Windows:
-        """Draw the windows of a task that cuts its own, in the order of `view_columns`; others are not asked.
+        """Draw the windows of a task that cuts its own, in the order of `view_columns`; not called for other tasks.
 
         Args:
-            rng: as of `draw`.
+            rng: as in `draw`.
             heights: (n,) photo heights, upright.
             widths: (n,) photo widths.
-            size: as of `draw`.
+            size: as in `draw`.
         """
-        raise NotImplementedError(f"{self.name} is given the crop that all tasks share")
+        raise NotImplementedError(f"{self.name} gets the crop that tasks share")
 
     @abstractmethod
     def draw(self, rng: Stream, size: int) -> Drawn:
@@ -101,24 +101,25 @@ class Task(BaseModel, ABC):
             size: side of the square crop in pixels.
 
         Returns:
-            Arrays with n rows; `label` (and `mask`) go into the batch as they are. Of a task with its own windows (n, v, ...):
-            the second axis is the view.
+            Arrays with n rows; `label` (and `mask`) become columns of the batch unchanged. For a task with its own windows the
+            second axis is the view: (n, v, ...).
         """
 
     @abstractmethod
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
-        """Carry out what was drawn on the crops, in the words of `pipeline.engines.vocabulary`; returns the input.
+        """Make the input from the crops by the drawn parameters, with the operations of `pipeline.engines.vocabulary`.
 
-        A task with its own windows is asked once a view, with what was drawn for that view; it returns an image of the same size.
+        For a task with its own windows it is called once for each view, with the parameters of that view, and returns an image of
+        the same size.
 
         Args:
-            ops: the engine.
-            image: the crops, (size, size, 3) each; of a task of several frames (frames * size, size, 3), in their order.
-            drawn: what `draw` returned.
+            ops: the operations of the engine.
+            image: the crops, (size, size, 3) each; for a task of several frames (frames * size, size, 3), in their order.
+            drawn: the parameters that `draw` returned.
         """
 
     def caption(self, drawn: Drawn) -> str:
-        """What a person would call a sample's label, for pictures of pairs: a line or two of a few words.
+        """Describe a sample's label for people, in one or two short lines, for pictures of pairs.
 
         Args:
             drawn: one sample's row of what `draw` returned.

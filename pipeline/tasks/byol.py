@@ -1,4 +1,4 @@
-"""BYOL: what does a slowly moving copy of the network see in the other view?"""
+"""BYOL: predict from one view the features that a slowly moving copy of the network computes for another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.tasks.views import PerView, ViewTask
 
 
 class Byol(ViewTask):
-    """Two views of a photo: from the one the network is to tell what a slowly moving copy of itself makes of the other.
+    """The network predicts from one view of a photo the features that a slowly moving copy of it computes for another view.
 
-    The first view is always blurred, the second seldom, and sometimes solarised. Differences: windows are resized bilinearly
-    with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
-    pixels, whatever the size of the view.
+    The first view is always blurred; the second is blurred seldom and solarised sometimes. Differences from the paper: windows
+    are resized bilinearly with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ;
+    the blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "byol"

@@ -1,4 +1,4 @@
-"""Deep InfoMax: do the parts of a photo and its vector belong together?"""
+"""Deep InfoMax: match the feature vector of a photo with the features of its parts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.tasks.views import PerView, ViewTask
 
 
 class Dim(ViewTask):
-    """One view of a photo: its vector and the features of its parts are to be told apart from those of other photos.
+    """The network matches the feature vector of a view with the features of its parts, against parts of other photos.
 
-    The view's colours and sharpness stay as they are. Window and mirroring are those that are usual here, not the paper's,
-    which trains on small photos; `scale: [1, 1]` and `mirror: 0` show whole photos.
+    The view's colours and sharpness are not changed. Differences from the paper, which trains on small whole photos: the view is
+    a random window, and may be mirrored; `scale: [1, 1]` and `mirror: 0` show whole photos.
     """
 
     name: ClassVar[str] = "dim"
@@ -22,7 +22,7 @@ class Dim(ViewTask):
     )
     default_objective: ClassVar[str | None] = "dim"
 
-    views: int = Field(1, ge=1, le=8, description="Views of `image.size` pixels.")
+    views: int = Field(1, ge=1, le=8, description="Number of views of `image.size` pixels.")
     scale: tuple[float, float] = Field((0.2, 1.0), description="Share of the photo's area that a view covers.")
     jitter: float = Field(0.0, ge=0, le=1, description="Probability that a view's colours are changed.")
     grey: float = Field(0.0, ge=0, le=1, description="Probability that a view loses its colour.")

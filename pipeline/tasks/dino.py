@@ -1,4 +1,4 @@
-"""DINO: what does a slowly moving teacher say to the large views?"""
+"""DINO: predict from one view of a photo the output of a slowly moving teacher for another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.tasks.views import PerView, ViewTask
 
 
 class Dino(ViewTask):
-    """Two large and eight small views of a photo: each is to be answered as a slowly moving teacher answers the large ones.
+    """The network predicts from two large and eight small views of a photo a slowly moving teacher's output for the large ones.
 
-    Colours are BYOL's; small views are blurred half of the time. Parameters are those for a vision transformer; the paper's
-    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences: windows are resized bilinearly with
-    antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
+    Colours are BYOL's; small views are blurred half of the time. The defaults are the paper's for a vision transformer; its
+    ResNet-50 has `scale: [0.14, 1]` and `small_scale: [0.05, 0.14]`. Differences from the paper: windows are resized bilinearly
+    with antialiasing, the paper's bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in
     pixels, whatever the size of the view. Small views have 96 pixels where `image.size` is 224.
     """
 
@@ -23,7 +23,7 @@ class Dino(ViewTask):
     default_objective: ClassVar[str | None] = "dino"
 
     scale: tuple[float, float] = Field((0.4, 1.0), description="Share of the photo's area that a view covers.")
-    small_views: int = Field(8, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(8, ge=0, le=16, description="Number of further, small views.")
     small_scale: tuple[float, float] = Field((0.05, 0.4), description="Share of the photo's area that a small view covers.")
     saturation: float = Field(0.2, ge=0, description="Greatest change of the saturation, as a share of it.")
     blur: PerView = Field(

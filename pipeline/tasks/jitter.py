@@ -1,22 +1,22 @@
-"""Changes of brightness, contrast, saturation and hue as one map of a pixel and of the image's mean brightness."""
+"""Computes changes of brightness, contrast, saturation and hue as one linear map of pixels and mean brightness."""
 
 from __future__ import annotations
 
 import numpy as np
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-"""The television standard's brightness and two axes of colour (FCC, 1953), in whose plane hue is an angle."""
+"""From RGB to brightness and two axes of colour, in whose plane hue is an angle (the television standard of the FCC, 1953)."""
 
 
 def jitter_maps(
     brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray, hue: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the four changes come to together.
+    """Combine the four changes into one linear map.
 
-    A pixel p of an image of mean brightness m becomes matrix @ p + of_mean * m. Saturation and hue stretch and turn the plane of
-    colours and leave the brightness alone, contrast stretches around the mean brightness, brightness from black; so the order
-    of the four makes no difference. In torchvision's `ColorJitter`, which draws an order, it makes one, for that rounds and
-    clips after each change, and turns hue in HSV.
+    A pixel p of an image of mean brightness m becomes matrix @ p + of_mean * m. Saturation scales and hue turns the plane of
+    colours, and both keep the brightness; contrast scales around the mean brightness, and brightness scales around black. So the
+    order of the four does not matter. In torchvision's `ColorJitter`, which draws an order, it does: that rounds and clips after
+    each change, and turns hue in HSV.
 
     Args:
         brightness: (n,): factor of all channels.

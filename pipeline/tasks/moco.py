@@ -1,4 +1,4 @@
-"""MoCo: which of many keys is another view of this photo?"""
+"""MoCo: find the other view of a photo among many earlier views of other photos."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.tasks.views import ViewTask
 
 
 class Moco(ViewTask):
-    """Two views of a photo: the one is to be found by the other among many earlier views of other photos.
+    """The network learns to find, for a view of a photo, another view of it among many earlier views of other photos.
 
-    Parameters are those of version 2. For version 3 take `saturation: 0.2`, `blur: [1, 0.1]`, `solarise: [0, 0.2]`, and the
-    objective `{name: moco, version: 3}`. Differences: colours are rounded and clipped once, hue is turned in YIQ; the blur's
-    width is in pixels, whatever the size of the view.
+    The defaults are those of version 2. For version 3 set `saturation: 0.2`, `blur: [1, 0.1]`, `solarise: [0, 0.2]`, and the
+    objective `{name: moco, version: 3}`. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ;
+    the blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "moco"

@@ -10,14 +10,14 @@ from pipeline.errors import UserError
 
 
 def points_of(group: str, own: Collection[str]) -> dict[str, EntryPoint]:
-    """The entry points of a group by name, none of them imported.
+    """The entry points of a group, by name; they are not imported.
 
     Args:
         group: such as `pseudolabel.tasks`.
-        own: names that are taken already.
+        own: names that pseudolabel itself uses.
 
     Raises:
-        UserError: two packages add one name, or one adds a name that is taken.
+        UserError: two packages add the same name, or one adds a name that is taken.
     """
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
@@ -31,10 +31,10 @@ def points_of(group: str, own: Collection[str]) -> dict[str, EntryPoint]:
 
 
 def load_class(point: EntryPoint, base: type) -> Any:
-    """The class that an entry point names, which is then found under the entry point's name.
+    """Import the class that an entry point names.
 
     Raises:
-        UserError: it cannot be imported, is no subclass of `base`, or has another name.
+        UserError: it cannot be imported, is no subclass of `base`, or its `name` is not the entry point's name.
     """
     cls = load(point)
     if not (isinstance(cls, type) and issubclass(cls, base)):
@@ -45,7 +45,7 @@ def load_class(point: EntryPoint, base: type) -> Any:
 
 
 def load(point: EntryPoint) -> Any:
-    """The object that an entry point names.
+    """Import the object that an entry point names.
 
     Raises:
         UserError: it cannot be imported.
@@ -54,7 +54,7 @@ def load(point: EntryPoint) -> Any:
         return point.load()
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{_words(point)}, which cannot be imported: {why}; mend or uninstall the package") from error
+        raise UserError(f"{_words(point)}, which cannot be imported: {why}; repair or uninstall the package") from error
 
 
 def _package(point: EntryPoint) -> str:

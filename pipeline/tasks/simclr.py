@@ -1,4 +1,4 @@
-"""SimCLR: which two views are of one photo?"""
+"""SimCLR: make two views of a photo similar, and unlike all views of other photos."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pipeline.tasks.views import ViewTask
 
 
 class Simclr(ViewTask):
-    """Two views of a photo are to be alike for the network, and unlike all views of other photos.
+    """The network learns similar features for two views of a photo, and different ones for views of different photos.
 
-    Parameters are those for ImageNet, with colours changed at full strength; for CIFAR-10 the paper halves the changes of
-    colour and leaves out the blur. Differences: windows are resized bilinearly with antialiasing, the paper's bicubically;
-    colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
+    The defaults are the paper's for ImageNet, with colours changed at full strength; for CIFAR-10 the paper halves the changes of
+    colour and leaves out the blur. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's
+    bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of
+    the view.
     """
 
     name: ClassVar[str] = "simclr"

@@ -1,4 +1,4 @@
-"""SimSiam: does one view tell the other, with no other photo to compare?"""
+"""SimSiam: predict from one view the features of another, without comparing with other photos."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.tasks.views import ViewTask
 
 
 class Simsiam(ViewTask):
-    """Two views of a photo: the features of each are to be told from the other's, with no other photo to compare.
+    """The network predicts from each of two views of a photo the features of the other, without comparing with other photos.
 
-    The views are those of MoCo v2. Differences: colours are rounded and clipped once, hue is turned in YIQ; the blur's width is
-    in pixels, whatever the size of the view.
+    The views are those of MoCo v2. Differences from the paper: colours are rounded and clipped once, hue is turned in YIQ; the
+    blur's width is in pixels, whatever the size of the view.
     """
 
     name: ClassVar[str] = "simsiam"

@@ -1,4 +1,4 @@
-"""SwAV: in which cluster does the other view lie?"""
+"""SwAV: predict from one view of a photo the cluster of another."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.tasks.views import ViewTask
 
 
 class Swav(ViewTask):
-    """Two large and six small views of a photo: from each the network is to tell in which cluster the large ones lie.
+    """The network predicts from each of two large and six small views of a photo the clusters of the large ones.
 
-    Differences: windows are resized bilinearly with antialiasing, as in the paper's code; colours are rounded and clipped once,
-    hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view. Small views have 96 pixels where
+    Windows are resized bilinearly with antialiasing, as in the paper's code. Differences from it: colours are rounded and clipped
+    once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view. Small views have 96 pixels where
     `image.size` is 224.
     """
 
@@ -24,7 +24,7 @@ class Swav(ViewTask):
     default_objective: ClassVar[str | None] = "swav"
 
     scale: tuple[float, float] = Field((0.14, 1.0), description="Share of the photo's area that a view covers.")
-    small_views: int = Field(6, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(6, ge=0, le=16, description="Number of further, small views.")
     brightness: float = Field(0.8, ge=0, description="Greatest change of the brightness, as a share of it.")
     contrast: float = Field(0.8, ge=0, description="Greatest change of the contrast, as a share of it.")
     saturation: float = Field(0.8, ge=0, description="Greatest change of the saturation, as a share of it.")

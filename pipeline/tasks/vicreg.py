@@ -1,4 +1,4 @@
-"""VICReg: do views agree, while features vary and repeat nothing?"""
+"""VICReg: make features agree over two views of a photo, while each varies and none correlates with another."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pipeline.tasks.byol import Byol
 
 
 class Vicreg(Byol):
-    """Two views of a photo are to be alike, while each feature keeps its variance and repeats no other feature.
+    """The network learns similar features for two views of a photo; each feature keeps its variance and correlates with no other.
 
-    The views are those of BYOL. Differences: windows are resized bilinearly with antialiasing, the paper's bicubically; colours
-    are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of the view.
+    The views are those of BYOL. Differences from the paper: windows are resized bilinearly with antialiasing, the paper's
+    bicubically; colours are rounded and clipped once, hue is turned in YIQ; the blur's width is in pixels, whatever the size of
+    the view.
     """
 
     name: ClassVar[str] = "vicreg"

@@ -1,4 +1,4 @@
-"""What tasks share whose input is several views of a photo, each with a window, colours and sharpness of its own."""
+"""The base class of tasks whose input is several views of a photo, each with its own window, colours and sharpness."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def _one_or_several(value: Any) -> Any:
 
 
 PerView = Annotated[tuple[float, ...], BeforeValidator(_one_or_several)]
-"""A number, or one for each view, the last of them for all further views."""
+"""A number for all views, or a list: one for each view, the last for all further views."""
 
 
 class ViewTask(Task):
-    """Several views of one photo, all cut from one decode; each is changed in window, mirroring, colours and sharpness.
+    """The input is several views of one photo, cut from one decode, each with its own window, mirroring, colours and sharpness.
 
-    All draws are named by view, so that another view changes none of the others.
+    The names of all drawn numbers contain the view's number, so that adding a view changes none of the others.
     """
 
     mirror_together: ClassVar[bool] = False
-    """Whether all views of a sample are mirrored, or none."""
+    """Whether the views of a sample are mirrored all or none."""
 
-    views: int = Field(2, ge=2, le=8, description="Views of `image.size` pixels.")
+    views: int = Field(2, ge=2, le=8, description="Number of views of `image.size` pixels.")
     scale: tuple[float, float] = Field((0.08, 1.0), description="Share of the photo's area that a view covers.")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Width over height of a view before it is made square.")
-    small_views: int = Field(0, ge=0, le=16, description="Further, small views.")
+    small_views: int = Field(0, ge=0, le=16, description="Number of further, small views.")
     small_scale: tuple[float, float] = Field((0.05, 0.14), description="Share of the photo's area that a small view covers.")
     small_size: int | None = Field(
-        None, ge=8, le=2048, description="Side of a small view, pixels; else three sevenths of `image.size`."
+        None, ge=8, le=2048, description="Side of a small view, pixels; three sevenths of `image.size` if not set."
     )
-    mirror: float = Field(0.5, ge=0, le=1, description="Probability that a view is mirrored left and right.")
+    mirror: float = Field(0.5, ge=0, le=1, description="Probability that a view is mirrored left to right.")
     jitter: float = Field(0.8, ge=0, le=1, description="Probability that a view's colours are changed.")
     brightness: float = Field(0.4, ge=0, description="Greatest change of the brightness, as a share of it.")
     contrast: float = Field(0.4, ge=0, description="Greatest change of the contrast, as a share of it.")
@@ -114,7 +114,7 @@ class ViewTask(Task):
         }
         factors["saturation"] = np.where(chance("grey", self.grey), 0, factors["saturation"])
         matrix, of_mean = jitter_maps(**factors, hue=2 * np.pi * amount("hue", -self.hue, self.hue, 0))
-        # Of what stays as it is the pixels are left alone, to the last bit.
+        # The exact identity for unchanged views, so that rounding changes no pixel.
         matrix[(factors["saturation"] == 1) & ~changed] = np.eye(3)
         blurred, solarised = (chance(what, _of_view(getattr(self, what), k)) for what in ("blur", "solarise"))
         return {

@@ -130,7 +130,7 @@ def _work(config: dict[str, Any]) -> None:
         if len(sets["train"].y) < 2:
             raise UserError("downstream.train: only one image can be used, and probes need two")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
-        ray.get(run_log.refuse.remote(error))
+        ray.get(run_log.set_error.remote(error))
         return
     if context.get_world_rank() == 0:
         answer = judge(sets["train"], sets["test"], data, config["layer"])

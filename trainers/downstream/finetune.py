@@ -84,11 +84,11 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 build=partial(Classifier, data.recipe, data.classes.trained, weights[init]),
                 objectives=(OBJECTIVE,),
                 optimizer=data.spec.optimizer,
-                board=open_run_log(),
+                run_log=open_run_log(),
             )
             with tracked(recipe, stage) as tracker:
                 takers = [tracker, *(listeners or [])]
-                fit(_work, {"job": job, "data": data}, recipe, stage, job.board, takers, fresh)
+                fit(_work, {"job": job, "data": data}, recipe, stage, job.run_log, takers, fresh)
             state, answer = job.state(), _answer(job)
             bad = some_left(state["quarantine"], data.train.samples, "downstream.train")
             quarantine = [{"set": side, **row} for side, part in (("train", bad), ("test", answer["bad"])) for row in part]
@@ -143,7 +143,7 @@ def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
 def _answer(job: TrainingJob) -> dict[str, Any]:
     import ray
 
-    answer: dict[str, Any] = ray.get(job.board.result.remote())
+    answer: dict[str, Any] = ray.get(job.run_log.result.remote())
     return answer
 
 
@@ -159,19 +159,19 @@ def _work(config: dict[str, Any]) -> None:
     data, context = config["data"], ray.train.get_context()
     world, images = context.get_world_size(), Pass(data.testing())
     tuned = model.eval().backbone
-    recipe = checked_recipe(data.recipe, [tuned], next(model.parameters()).device, job.board)
+    recipe = checked_recipe(data.recipe, [tuned], next(model.parameters()).device, job.run_log)
     remeasure({"tuned": tuned}, Pass(data.training_some(MOST_IMAGES)), recipe, world)
     try:
         right, labels = count_right(model, images, recipe, len(data.classes.names))
         bad = images.quarantined("downstream.test")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
-        ray.get(job.board.refuse.remote(error))
+        ray.get(job.run_log.set_error.remote(error))
         return
     parts = gathered([(right, labels)], world)
     if context.get_world_rank() == 0:
         answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
         answer["statistics"] = {name: value.cpu() for name, value in model.named_buffers() if "running_" in name}
-        ray.get(job.board.set_result.remote(answer))
+        ray.get(job.run_log.set_result.remote(answer))
 
 
 @torch.inference_mode()

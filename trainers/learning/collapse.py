@@ -1,4 +1,4 @@
-"""Notices a view task that has come to nothing: all photos look alike to the network, however low its loss."""
+"""Detects the collapse of a view task: the network gives all photos the same features, however low its loss is."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from pipeline.errors import RunError
 
 LINES = 3
-"""Log lines over which it is judged."""
+"""Number of log lines that must show a collapse."""
 
 WARM_UP = 0.1
-"""Share of the run that is not judged."""
+"""Share of the run, from its start, in which a collapse is not looked for."""
 
 ABOVE_CHANCE = 0.1
-"""Of the way from chance to certainty that `nearest` must have come, where twice chance is not less."""
+"""`nearest` counts as no better than chance below chance plus this share of the rest, or below twice chance if that is less."""
 
 LEAST_STD = 0.05
-"""`feature_std` below which all samples have one representation."""
+"""`feature_std` below which all samples count as having the same representation."""
 
 
 class Collapsed(RunError):
@@ -25,14 +25,14 @@ class Collapsed(RunError):
 
 
 def collapsed(lines: Sequence[Mapping[str, Any]], steps: int) -> str | None:
-    """What has collapsed, and what to try, in words; None where nothing has, or it is too early to say.
+    """Describe the collapse of a task and what to try; None if no task has collapsed, or it is too early to say.
 
-    A task has collapsed where over the last `LINES` lines, all after the first `WARM_UP` of the run, `nearest` is no better than
+    A task has collapsed if over the last `LINES` lines, all after the first `WARM_UP` of the run, `nearest` is no better than
     chance, or `feature_std` is nearly 0.
 
     Args:
         lines: the last log lines, see `trainers.learning.history.Line`.
-        steps: of the run.
+        steps: number of steps of the run.
     """
     last = [line for line in lines if line["step"] > WARM_UP * steps][-LINES:]
     if len(last) < LINES:

@@ -1,4 +1,4 @@
-"""The gradients of a step, one objective after another, so that memory holds the activations of one at a time."""
+"""Computes the gradients of a step, one objective after another, so that memory holds the activations of one at a time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from trainers.objectives import Outcome
 
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 WITHOUT_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
-"""How `DistributedDataParallel` is asked not to send buffers, such as queues, with each forward pass."""
+"""The option of `DistributedDataParallel` by which it does not send buffers, such as queues, with each forward pass."""
 
 
 def accumulate(
     model: nn.Module, objectives: Iterable[str], columns: Mapping[str, Any], share: float, precision: Precision
 ) -> dict[str, Outcome]:
-    """Add the gradient of what all objectives minimise, over `share`, to that of the weights.
+    """Add the gradients of all objectives' costs, each divided by `share`, to the gradients of the weights.
 
-    The sum is that of one backward pass over all of them, whose graph would hold every task's activations at once. Ranks exchange
-    their gradients once, in the pass of the last objective. Samples that could not be decoded are left out.
+    The result is that of one backward pass over all objectives, which would need memory for every task's activations at once.
+    Ranks exchange their gradients once, in the pass of the last objective. Samples that could not be decoded are left out.
 
     Args:
-        model: its forward takes a batch and the name of an objective, and returns that objective's outcome under its name. May be
-            wrapped for distributed training.
-        objectives: their names.
-        columns: of the batch, see `trainers.networks.inputs.decodable`; the pixels may be on the model's device already.
-        share: number of samples that the sums are divided by.
-        precision: the recipe's.
+        model: its forward takes a batch and the name of an objective, and returns that objective's outcome under its name. It may
+            be wrapped for distributed training.
+        objectives: names of the objectives.
+        columns: columns of the batch, see `trainers.networks.inputs.decodable`; the pixels may be on the model's device already.
+        share: number of samples by which the sums are divided.
+        precision: the recipe's precision.
 
     Returns:
-        The outcome of each, without graph.
+        The outcome of each objective, without graph.
     """
     device = next(model.parameters()).device
     batch = to_device(decodable(columns), device)
@@ -51,9 +51,8 @@ def accumulate(
                 outcome = model(batch, name)[name]
             cost = outcome.minimised / share
             if ranks is not None and is_last and len(names) > 1:
-                cost = cost + 0 * sum(
-                    weight.sum() for weight in ranks.parameters() if weight.requires_grad
-                )  # it exchanges what it met
+                # DDP exchanges only the gradients of weights that are part of this graph: this adds all others to it.
+                cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters() if weight.requires_grad)
             cost.backward()
         found[name] = replace(outcome, loss=outcome.loss.detach(), cost=None)
     return found

@@ -1,4 +1,4 @@
-"""LARS: momentum, with a learning rate for each layer in proportion to its weights and against its gradient."""
+"""LARS: SGD with momentum and a learning rate for each layer, by the ratio of the norms of its weights and its gradient."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 TRUST = 0.001
-"""Trust coefficient of You et al. 2017, as all view methods take it."""
+"""Trust coefficient of You et al. 2017, the value of all view methods."""
 
 
 class Lars(Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017), with the decay inside the scaled gradient.
+    """Layer-wise adaptive rate scaling (You et al. 2017); weight decay is added to the gradient before it is scaled.
 
     Args:
-        params: groups of weights, each with `weight_decay`, and `adapts`, whether its layers' rates are scaled.
+        params: groups of weights, each with `weight_decay`, and with `adapts`, whether its layers' learning rates are scaled.
         lr: the learning rate.
-        momentum: of the scaled gradient.
+        momentum: momentum of the scaled gradient.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.9) -> None:
@@ -27,7 +27,7 @@ class Lars(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move the weights that have a gradient."""
+        """Update the weights that have a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -43,6 +43,6 @@ class Lars(Optimizer):
 
 
 def _trust(weight: Tensor, update: Tensor) -> Tensor:
-    """The factor of a layer; 1 where its weights or its update are 0."""
+    """Factor of a layer's learning rate; 1 if its weights or its update are 0."""
     size, change = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(update)
     return torch.where((size > 0) & (change > 0), TRUST * size / change.clamp(min=1e-12), 1.0)

@@ -39,17 +39,17 @@ _CHECKED_ROWS = 16
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a rank trains.
+    """Everything that a rank needs for training: data, network, objectives, optimizer, and where checkpoints and log go.
 
     Args:
-        stage: `pretrain` or the like; names logs.
+        stage: name of the stage in logs, such as `pretrain`.
         folder: URL of the folder of its checkpoints, see `RunFolder.checkpoints`.
         source: the data; its schedule has all epochs, its `step` is 0.
-        build: makes the network; called on every rank, the same weights each time. Its forward is as
-            `trainers.learning.gradients` says.
-        objectives: their names.
+        build: builds the network; called on every rank, and gives the same weights each time. Its forward is as described in
+            `trainers.learning.gradients`.
+        objectives: names of the objectives.
         optimizer: the recipe's optimizer section.
-        board: where rank 0 writes its log.
+        run_log: the run log, where rank 0 writes its log lines.
     """
 
     stage: str
@@ -58,19 +58,19 @@ class TrainingJob:
     build: Callable[[], nn.Module]
     objectives: tuple[str, ...]
     optimizer: Optimizer
-    board: Any
+    run_log: Any
 
     def checkpoints(self) -> Checkpoints:
-        """Where its checkpoints are."""
+        """The checkpoints of this stage."""
         return Checkpoints(self.folder, self.source.recipe.training.keep)
 
     def state(self) -> State:
-        """What the last checkpoint of a run that is over holds: `model`, `history`, `quarantine`, `stages`; see `summary`.
+        """Load the last checkpoint of a finished run (`model`, `history`, `quarantine`, `stages`; see `summary`).
 
-        The ones before it go: nobody needs them any more.
+        The checkpoints before it are deleted, since they are not needed any more.
 
         Raises:
-            RunError: there is none, or it is damaged.
+            RunError: there is no checkpoint, or the last one is damaged.
         """
         checkpoints = self.checkpoints()
         name = checkpoints.newest()
@@ -78,28 +78,25 @@ class TrainingJob:
             raise RunError(f"{self.stage} has left no checkpoint that can be read")
         state = checkpoints.load(name)
         if state["step"] != self.source.schedule.steps:
-            raise RunError(f"{self.stage}: its last checkpoint is damaged; the same command goes on from the one before")
+            raise RunError(f"{self.stage}: its last checkpoint is damaged; the same command resumes from the one before")
         checkpoints.discard_all_but(name)
         return state
 
 
 def train(job: TrainingJob) -> nn.Module | None:
-    """Train to the end of the schedule, from the last checkpoint if there is one; to be called inside a Ray Train worker.
+    """Train to the end of the schedule, from the last checkpoint if there is one; must be called inside a Ray Train worker.
 
     Returns:
-        The trained network, or None if the run stopped because too many samples were bad, a loss or gradient was not
+        The trained network, or None if the run was stopped because too many samples were bad, a loss or gradient was not
         finite, or a task had collapsed.
     """
     try:
         return _Run(job).run()
-    except (
-        BudgetExceeded,
-        Collapsed,
-        Diverged,
-    ) as error:  # every rank sees the same sums, so every rank comes here at the same step
+    except (BudgetExceeded, Collapsed, Diverged) as error:
+        # Every rank sees the same sums, so every rank comes here at the same step.
         import ray
 
-        ray.get(job.board.refuse.remote(error))
+        ray.get(job.run_log.set_error.remote(error))
         return None
 
 
@@ -117,32 +114,34 @@ class _Run:
         self._objectives = [module for module in self._model.modules() if isinstance(module, Objective)]
         self._backbone: Any = self._model.backbone if self._objectives else None
         self._parallel: nn.Module = self._model
-        if self._world > 1:  # what ranks keep is equal on all, or, as running statistics are, not used in training
+        if self._world > 1:  # buffers are equal on all ranks or, like running statistics, not used in training
             self._parallel = ray.train.torch.prepare_model(self._model, parallel_strategy_kwargs=WITHOUT_BUFFERS)
         steps, batch = job.source.schedule.steps, job.source.schedule.geometry.batch
         self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, steps, batch)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
         self._history, self._line = History(), _LogLine()
-        self._share = job.source.schedule.geometry.batch / self._world  # of a batch, that of a rank, or nearly so
-        self._trained = np.zeros(len(job.source.schedule.portions), np.int64)  # of each corpus of a mixture
+        self._share = job.source.schedule.geometry.batch / self._world  # a rank's even share of a batch, in samples
+        self._trained = np.zeros(len(job.source.schedule.portions), np.int64)  # samples of each corpus of a mixture
         self._waits: dict[str, float] = {}
         self._checkpoints = job.checkpoints()
-        self._before = dict.fromkeys((*FEED_STAGES, "total", "samples"), 0.0)  # of the run until it was interrupted
+        self._before = dict.fromkeys(
+            (*FEED_STAGES, "total", "samples"), 0.0
+        )  # seconds and samples before the run was interrupted
         self._step, self._seconds = 0, 0.0
-        self._warned = False  # of a collapse
+        self._warned = False  # whether the present collapse has been logged
         checkpoint = self._restore()
         self._precision = recipe.training.precision
         self._finite = FiniteCheck(self._model, job.objectives, self._device)
         self._ledger = self._open_ledger()
         if self._rank == 0:
             actors = recipe.placement.actors + (self._world if recipe.placement.render == "trainer" else 0)
-            whence = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
-            ray.get(job.board.begin.remote(self._step, self._world, actors, whence))
+            origin = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
+            ray.get(job.run_log.begin.remote(self._step, self._world, actors, origin))
 
     def run(self) -> nn.Module:
         job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
         checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
-        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.board)
+        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.run_log)
         self._parallel.train()
         tally = _StepTally(job.objectives, self._device)
         started = settled = time.perf_counter()
@@ -158,7 +157,7 @@ class _Run:
             self._step = step + 1
             saves = self._step % checkpoint_steps == 0 or self._step == schedule.steps
             logs = is_logged(self._step, schedule.steps, spec.log_steps)
-            if saves or logs:  # before each checkpoint too: it refuses what is no number
+            if saves or logs:  # before each checkpoint too, since it stops the run if a loss or gradient is not finite
                 now = time.perf_counter()
                 self._settle(tally, now - settled, feed)
                 tally, settled = _StepTally(job.objectives, self._device), now
@@ -170,13 +169,13 @@ class _Run:
         return self._model
 
     def _advance(self, columns: dict[str, Any], tally: _StepTally) -> None:
-        # The network's own chance (dropout) is a function of the step too, so no state of it has to be kept.
+        # Dropout is a function of the step, too, so no state of a generator has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
         self._optimizer.zero_grad(set_to_none=True)
         for objective in self._objectives:
             objective.begin_step(self._step, self._job.source.schedule.steps)
-        # Divided by a rank's even share, so that the mean over ranks is the mean over the batch, whichever rank a bad sample
-        # falls to, and where one rank has a lane more than another.
+        # Sums are divided by a rank's even share. The mean over ranks is then the mean over the batch, on whichever rank a bad
+        # sample is, and even if one rank has a lane more than another.
         outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision)
         self._finite.look(self._step, outcomes)
         for objective in self._objectives:
@@ -190,7 +189,7 @@ class _Run:
         tally.add(outcomes, columns)
 
     def _check_precision(self, columns: dict[str, Any]) -> None:
-        """Compute in float32 from here on if this processor's bfloat16 does not agree with it on this network."""
+        """Switch to float32 if this processor's bfloat16 results on this network differ too much from it."""
         batch = to_device(decodable({name: column[:_CHECKED_ROWS] for name, column in columns.items()}), self._device)
 
         def run() -> None:
@@ -201,7 +200,7 @@ class _Run:
         self._precision, why = checked(self._device, self._precision, run)
         self._parallel.train()
         if why:
-            self._job.board.note.remote(f"rank {self._rank}: {why}", self._step)
+            self._job.run_log.note.remote(f"rank {self._rank}: {why}", self._step)
 
     def _check_finite(self) -> None:
         found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
@@ -210,7 +209,7 @@ class _Run:
             raise diverged(min(found), str(dtype).removeprefix("torch."), self._optimizer.param_groups[0]["lr"])
 
     def _settle(self, tally: _StepTally, seconds: float, feed: RankStream) -> None:
-        """Add what all ranks have counted to the log line that is being written."""
+        """Add the counts of all ranks to the current log line."""
         waits = torch.tensor(list(feed.since_last().values()), dtype=torch.float64, device=self._device)
         totals = summed(tally.values, self._world)
         spent = dict(zip(FEED_STAGES, summed(waits, self._world).tolist()))
@@ -222,8 +221,8 @@ class _Run:
     def _log(self) -> None:
         line, place = self._line, self._job.source.recipe.placement
         wait = line.spent["wait"] / self._world
-        held_up = cause(line.spent, line.seconds, place, self._world)
-        self._waits[held_up] = self._waits.get(held_up, 0.0) + wait
+        wait_cause = cause(line.spent, line.seconds, place, self._world)
+        self._waits[wait_cause] = self._waits.get(wait_cause, 0.0) + wait
         record = {
             "stage": self._job.stage,
             "step": self._step,
@@ -232,7 +231,7 @@ class _Run:
             "lr": self._scheduler.get_last_lr()[0],
             "samples_per_second": line.samples / line.seconds,
             "wait_share": wait / line.seconds,
-            "wait_cause": held_up,
+            "wait_cause": wait_cause,
             "quarantined": len(self._quarantine),
             "tasks": {
                 name: {key: total / max(sums["count"], 1) for key, total in sums.items() if key != "count"}
@@ -242,22 +241,22 @@ class _Run:
         self._history.add({**record, "counts": {name: sums["count"] for name, sums in line.sums.items()}})
         self._line = _LogLine()
         if self._rank == 0:
-            self._job.board.log.remote(record)
+            self._job.run_log.log.remote(record)
         self._check_collapse()
 
     def _check_collapse(self) -> None:
         rule = self._job.source.recipe.failures.collapse
-        said = None if rule == "off" else collapsed(self._history.recent, self._job.source.schedule.steps)
-        if said and rule == "stop":
-            raise Collapsed(f"at step {self._step} {said}; failures.collapse: warn trains on")
-        if said and self._rank == 0 and not self._warned:
-            self._job.board.note.remote(said, self._step)
-        self._warned = bool(said)
+        collapse = None if rule == "off" else collapsed(self._history.recent, self._job.source.schedule.steps)
+        if collapse and rule == "stop":
+            raise Collapsed(f"at step {self._step} {collapse}; with failures.collapse: warn the run continues")
+        if collapse and self._rank == 0 and not self._warned:
+            self._job.run_log.note.remote(collapse, self._step)
+        self._warned = bool(collapse)
 
     def _checkpoint(self, feed: RankStream, seconds: float) -> None:
-        # Of all ranks: each has its own share of the samples, and its own stages.
-        mine = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
-        since = dict(zip(self._before, summed(mine, self._world).tolist()))
+        # Summed over all ranks: each has its own share of the samples, and its own stages.
+        own = torch.tensor([*feed.seconds.values(), seconds, feed.samples], dtype=torch.float64, device=self._device)
+        since = dict(zip(self._before, summed(own, self._world).tolist()))
         stages = {name: before + since[name] for name, before in self._before.items()}
         stages["samples"] = round(stages["samples"])
         if self._rank > 0:
@@ -268,7 +267,7 @@ class _Run:
             "step": self._step,
             "steps": steps,
             "model": self._model.state_dict(),
-            **(updates if self._step < steps else {}),  # after the last step there are none to come
+            **(updates if self._step < steps else {}),  # not needed after the last step
             "history": self._history.state(),
             "line": asdict(self._line),
             "quarantine": self._quarantine.rows(),
@@ -283,10 +282,10 @@ class _Run:
         self._checkpoints.save(self._step, state)
 
     def _restore(self) -> str | None:
-        """Go on from the newest checkpoint, if there is one; returns its name."""
+        """Resume from the newest checkpoint, if there is one; returns its name."""
         from ray.train.collective import broadcast_from_rank_zero
 
-        # The first rank looks, and all take the same one.
+        # Rank 0 looks for it, so that all ranks take the same one.
         name = broadcast_from_rank_zero(self._checkpoints.newest() if self._rank == 0 else None)
         if name is None:
             return None
@@ -310,7 +309,7 @@ class _Run:
 
 
 class _StepTally:
-    """Sums between two log lines: samples, then an outcome's parts a task; on the device, so that no step waits."""
+    """Sums since the last log line: samples, then the parts of each task's outcome; on the device, so that no step waits."""
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
         self.also: dict[str, list[str]] = {name: [] for name in names}
@@ -330,7 +329,7 @@ class _StepTally:
         self.steps += 1
 
     def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, dict[str, float]]]:
-        """The sums of each objective and their `count`, by name, out of `values` or the ranks' sum of them."""
+        """The sums and the `count` of each objective, by name; `totals` are `values`, or their sum over ranks."""
         parts = iter(totals.tolist()[1:])
         for name, also in self.also.items():
             yield name, dict(zip(("loss", "metric", "trivial", "count", *also), islice(parts, 4 + len(also))))
@@ -338,7 +337,7 @@ class _StepTally:
 
 @dataclass
 class _LogLine:
-    """What goes into the next log line, over all ranks; it may have been begun before a checkpoint."""
+    """Sums of all ranks for the next log line; they may have been begun before the checkpoint that the run resumed from."""
 
     samples: float = 0.0
     seconds: float = 0.0
@@ -346,7 +345,7 @@ class _LogLine:
     sums: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, samples: float, seconds: float, spent: dict[str, float], sums: dict[str, dict[str, float]]) -> None:
-        """Add what came since the last time, see the fields."""
+        """Add what was counted since the last call; arguments as the fields."""
         self.samples += samples
         self.seconds += seconds
         self.spent = _plus(self.spent, spent)
@@ -358,21 +357,22 @@ def _plus(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
-    """Whether a log line is written after so many of all steps: at even distance, the last one never of a few steps only."""
+    """Whether a log line is written after `step` steps: at even distances, and the last line never covers a few steps only."""
     left = steps - step
     return left == 0 or (step % every == 0 and 2 * left >= every)
 
 
 def summary(state: State) -> dict[str, Any]:
-    """What a finished run's last checkpoint says, for reports.
+    """Summarise a finished run's last checkpoint for reports.
 
     Returns:
-        `tasks` (for each: `loss` and `metrics` along `step`, a curve of bounded length; the last `metric`, the `trivial` one, and
-        as `also` the last of the others; `margin`, by how much the metric exceeded the trivial one over the last lines, and
-        `margin_error`, None of few lines),
-        `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`, and `stages`: the seconds of all ranks together in
-        each stage and in `total`, the `samples` that they trained, and on the clock the `seconds` of training, those to the
-        `first_batch`, and as `waits` those of waiting by the stage that was waited for.
+        - `tasks`: for each task `loss` and `metrics` along `step`, a curve of bounded length; the last `metric`, the `trivial`
+          one, and as `also` the last of the others; `margin`, by how much the metric exceeded the trivial one over the last
+          lines, and `margin_error`, None if there were few lines.
+        - `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`.
+        - `stages`: the seconds of all ranks together in each stage and in `total`; the `samples` that they trained on; by the
+          clock, the `seconds` of training and the seconds up to the `first_batch`; and as `waits` the seconds of waiting, by the
+          stage that was waited for.
     """
     stages = state["stages"]
     return {

@@ -1,4 +1,4 @@
-"""How weights are updated: the optimizer, and its learning rate over the run."""
+"""Builds the optimizer and the schedule of its learning rate over the run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.recipe import training
 from trainers.learning.lars import Lars
 
 BATCH = 256
-"""Samples of a step for which a scaled learning rate is given."""
+"""Batch size for which a scaled learning rate (`training.optimizer.scale`) is given."""
 
 
 def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, batch: int = BATCH) -> tuple[Optimizer, LRScheduler]:
-    """An optimizer over all weights of `module`, and its schedule: a linear warm-up, then a cosine to zero.
+    """Build an optimizer over all weights of `module`, and its schedule: a linear warm-up, then a cosine to zero.
 
-    Biases, norms and other weights of one axis are not decayed: shrinking them regularises nothing (He et al. 2019, "Bag of
+    Biases, norms and other weights of one axis have no weight decay: it would regularise nothing (He et al. 2019, "Bag of
     tricks", section 3.1).
 
     Args:
         spec: the recipe's optimizer section.
-        module: on its device already.
-        steps: steps of the whole run; call the scheduler's `step()` after each.
-        batch: samples of a step on all ranks, for `scale`.
+        module: the network, which must be on its device already.
+        steps: number of steps of the whole run; call the scheduler's `step()` after each.
+        batch: samples of a step on all ranks, by which `scale` scales the learning rate.
     """
     weights = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -52,5 +52,5 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
 
 
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:
-    """The module on `device` with channels-last weights, the layout of its inputs, in which convolutions are faster."""
+    """Move a module to `device`, with channels-last weights: the layout of its inputs, in which convolutions are faster."""
     return module.to(device).to(memory_format=torch.channels_last)

@@ -12,13 +12,13 @@ from pipeline.errors import UserError
 from pipeline.labels import Views
 from pipeline.recipe import Recipe
 from trainers.networks.backbones import Output, build_backbone, seeded
-from trainers.networks.batch_norm import over_all_ranks
+from trainers.networks.batch_norm import with_global_batch_norm
 from trainers.networks.inputs import Normaliser, of_task
 from trainers.objectives import Outcome, build_objective, objective_class
 
 
 def batch_norm(recipe: Recipe) -> Literal["local", "global"]:
-    """Over which samples a recipe's network normalises: what it says, or else all ranks' where a task compares views."""
+    """Batch normalisation of a recipe's network: `training.batch_norm`, or else `global` if a task compares views."""
     if recipe.training.batch_norm is not None:
         return recipe.training.batch_norm
     return "global" if any(isinstance(task.label_kind(), Views) for task in recipe.tasks.values()) else "local"
@@ -27,20 +27,20 @@ def batch_norm(recipe: Recipe) -> Literal["local", "global"]:
 class PretextModel(nn.Module):
     """A backbone that learns all tasks of a recipe at once.
 
-    It has no weight that a step leaves without a gradient, so distributed training need not look for any. Samples of weight 0
-    touch neither losses nor metrics; nor the others, where `trainers.networks.inputs.decodable` has left them out.
+    Every weight gets a gradient in every step, so distributed training need not look for unused ones. Samples of weight 0 affect
+    neither losses nor metrics, and no other sample either if `trainers.networks.inputs.decodable` has left them out.
 
     Attributes:
         backbone: the shared network, built for just the outputs that the tasks read.
-        objectives: by task name, in the recipe's order.
-        log_variances: by task name, where the tasks' weights are learnt.
+        objectives: the objectives by task name, in the recipe's order.
+        log_variances: the logarithms of the variances by task name, if the tasks' weights are learnt.
 
     Args:
         recipe: `training.backbone`, `training.task_weights`, `training.batch_norm`, `image` and `tasks` are read.
-        seed: of all weights.
+        seed: seed of all weights.
 
     Raises:
-        UserError: no tasks, an unknown backbone or objective.
+        UserError: there are no tasks, or a backbone or objective is unknown.
     """
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
@@ -55,7 +55,7 @@ class PretextModel(nn.Module):
             heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
         if batch_norm(recipe) == "global":
-            over_all_ranks(self)
+            with_global_batch_norm(self)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
         self.weights = {name: task.weight for name, task in recipe.tasks.items()}
         # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.
@@ -63,27 +63,27 @@ class PretextModel(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learnt})
 
     def forward(self, batch: dict[str, Tensor], only: str | None = None) -> dict[str, Outcome]:
-        """The outcome of every task on a batch of columns that are on the module's device (`trainers.networks.inputs.to_device`).
+        """Compute the outcome of every task on a batch.
 
-        Where there is a column `task`, int64 (n,), a sample counts only for the task of that number.
+        If there is a column `task`, int64 (n,), a sample counts only for the task of that number.
 
         Args:
-            batch: the columns.
-            only: the one task to look at, where not all are wanted.
+            batch: columns on the module's device (`trainers.networks.inputs.to_device`).
+            only: name of the only task to compute; None for all.
         """
         outcomes: dict[str, Outcome] = {}
         for number, (name, objective) in enumerate(self.objectives.items()):
             if only not in (None, name):
                 continue
-            mine = of_task(batch, name, number) if "task" in batch else batch
-            outcomes[name] = self._weighed(name, objective(self.backbone, mine, name, self.pixels))
+            own = of_task(batch, name, number) if "task" in batch else batch
+            outcomes[name] = self._weighed(name, objective(self.backbone, own, name, self.pixels))
         return outcomes
 
     def _weighed(self, name: str, outcome: Outcome) -> Outcome:
-        """The outcome with what is to be minimised: the loss times the task's weight, or by uncertainty.
+        """The outcome with its cost: the loss times the task's weight, or weighted by uncertainty.
 
         Uncertainty: loss / variance + log(variance) / 2 (Kendall et al. 2018, equation 10), times the task's weight. The second
-        term belongs to the task and not to a sample; it is counted once a sample, as the loss is.
+        term belongs to the task and not to a sample; it counts once for each sample, as the loss does.
         """
         if name not in self.log_variances:
             return replace(outcome, cost=self.weights[name] * outcome.loss)

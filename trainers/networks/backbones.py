@@ -27,15 +27,15 @@ from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
 Output = Literal["vector", "map"]
 
 LARGER_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299)
-"""Pixels to which images are enlarged for a network that cannot take them as they are; the first that works."""
+"""Sides, in pixels, to which images are enlarged for a network that cannot take their size; the first that works is used."""
 
 
 class Features(NamedTuple):
-    """What a backbone makes of a batch; None where it was built without that output.
+    """A backbone's outputs for a batch; None for an output that it was built without.
 
     Args:
-        vector: (n, vector_width), what the network's own classifier would see.
-        map: (n, map_width, h, w), the last map with more than one position.
+        vector: (n, vector_width), the input of the network's own classifier.
+        map: (n, map_width, h, w), the last feature map with more than one position.
     """
 
     vector: Tensor | None
@@ -43,13 +43,14 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A network without its classifier, and without anything else that its outputs do not need.
+    """A network without its classifier and without all other layers that its outputs do not need.
 
     Attributes:
         network: the torchvision network as a graph; its `state_dict` has torchvision's own names.
         image_size: side of the images it was built for, pixels.
-        input_size: side to which images are resized that the network cannot take as they are.
-        vector_width, map_width: channels of the outputs.
+        input_size: side, in pixels, to which images are resized if the network cannot take their size.
+        vector_width: length of the feature vector.
+        map_width: channels of the map.
         map_size: (h, w) of the map for images of `image_size`.
     """
 
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
         self._takes: dict[tuple[int, int], bool] = {}
 
     def forward(self, x: Tensor) -> Features:
-        """Features of normalised images, float (n, 3, h, w) of any size."""
+        """Compute the features of normalised images, float (n, 3, h, w), of any size."""
         out = self.network(self.resized(x))
         vector, grid = self._plan.vector, self._plan.map
         return Features(
@@ -77,7 +78,7 @@ class Backbone(nn.Module):
         )
 
     def resized(self, x: Tensor) -> Tensor:
-        """`x` itself where the network can take its size, else `x` resized bilinearly to `input_size`."""
+        """Resize `x` bilinearly to `input_size` if the network cannot take its size; otherwise `x` is returned unchanged."""
         size = (x.shape[-2], x.shape[-1])
         if size not in self._takes:
             self._takes[size] = refusal(self.network, self._eval_graph, size) is None
@@ -86,20 +87,22 @@ class Backbone(nn.Module):
         return F.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
 
     def embedding(self, layer: str | None = None) -> Embedding:
-        """A network from images to one vector each, sharing this one's weights: call it after the backbone is on its device.
+        """Make a network from images to one vector each that shares this one's weights.
+
+        Call it after the backbone is on its device.
 
         Args:
-            layer: module whose result is averaged over positions, such as `layer3`; None for the feature vector (for a
-                backbone without that output, its averaged map).
+            layer: name of the module whose output is averaged over positions, such as `layer3`; None for the feature vector (for
+                a backbone without that output, its averaged map).
 
         Raises:
-            UserError: no such layer, or the backbone was built without it.
+            UserError: there is no such layer, or the backbone was built without it.
         """
         cut = self._cut(layer)
         return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
 
     def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
-        """Those of the weights `missing` that a layer's result depends on; `layer` as for `embedding`, whose errors it raises."""
+        """The weights among `missing` on which a layer's output depends; `layer` and errors as in `embedding`."""
         end = self._cut(layer).node
         needed = {node for node in self._eval_graph.nodes if node.name == end}
         for node in reversed(self._eval_graph.nodes):
@@ -110,7 +113,7 @@ class Backbone(nn.Module):
 
     @property
     def map_layer(self) -> str | None:
-        """Name of the last layer up to the map, whose weights are all those that the map depends on; of several the shortest."""
+        """Name of the last layer up to the map: the map depends on no weights behind it. Of several names the shortest."""
         place = {node.name: i for i, node in enumerate(self._eval_graph.nodes)}
         end = place[self._plan.map.node]
         layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if place.get(cut.node, end + 1) <= end]
@@ -126,17 +129,17 @@ class Backbone(nn.Module):
         return layers[layer]
 
     def load(self, state: dict[str, Tensor]) -> list[str]:
-        """Take over the weights of a backbone of the same kind, whatever outputs that one was built with.
+        """Load the weights of a backbone of the same kind, which may have been built with other outputs.
 
         Args:
             state: the other's `state_dict()`, or its `network.state_dict()`, which has torchvision's names.
 
         Returns:
-            Names of weights that keep their start values because `state` lacks them: layers behind the map, where the other
+            Names of weights that keep their initial values because `state` lacks them: layers behind the map, if the other
             backbone was built for its map only.
 
         Raises:
-            UserError: the weights are another network's.
+            UserError: the weights are those of another network.
         """
         state = {name.removeprefix("network."): weight for name, weight in state.items()}
         missing = set(self.network.state_dict()) - set(state)
@@ -148,7 +151,7 @@ class Backbone(nn.Module):
             )
         try:
             self.network.load_state_dict(state, strict=False)
-        except RuntimeError as error:  # other shapes
+        except RuntimeError as error:  # the shapes differ
             raise UserError(f"these weights are not of the recipe's backbone: {' '.join(str(error).split())[:300]}") from None
         return sorted(missing)
 
@@ -160,7 +163,7 @@ class Backbone(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Images to one vector each, from one layer of a backbone, as in evaluation; made by `Backbone.embedding`.
+    """Computes one vector for each image from a layer of a backbone, in evaluation mode; made by `Backbone.embedding`.
 
     Attributes:
         width: length of the vectors.
@@ -175,7 +178,7 @@ class Embedding(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Vectors, float (n, width), of normalised images, float (n, 3, h, w)."""
+        """Compute the vectors, float (n, width), of normalised images, float (n, 3, h, w)."""
         return self._cut.pooled(self.part(self._resized(x)))
 
 
@@ -187,11 +190,11 @@ def build_backbone(
     Args:
         spec: the recipe's `training.backbone`.
         image_size: side of the images, pixels.
-        seed: of the weights; torch's own generator is left as it was.
-        outputs: what will be used. Weights that these do not need are left out, as distributed training wants it.
+        seed: seed of the weights; the state of torch's own generator does not change.
+        outputs: the outputs that will be used. Weights that they do not need are left out, as distributed training requires.
 
     Raises:
-        UserError: unknown network, arguments its builder refuses, or no image size that it can take.
+        UserError: the network is unknown, its builder does not accept the arguments, or it can take no image size.
     """
     with seeded(seed):
         model = _construct(spec, image_size)
@@ -203,19 +206,19 @@ def build_backbone(
 
 
 def check_backbone(spec: BackboneSection, image_size: int) -> None:
-    """Refuse what `build_backbone` would refuse, without making weights."""
+    """Raise the `UserError` that `build_backbone` would raise, if any, without making weights."""
     _plan(spec.model_dump_json(), image_size)
 
 
 @lru_cache(maxsize=32)
 def _plan(spec: str, image_size: int) -> NetworkPlan:
-    """Where networks of this kind are cut, whatever their weights; tracing takes longer than building. `spec` is in JSON."""
+    """Where networks of this kind are cut, whatever their weights; cached, since tracing is slow. `spec` is in JSON."""
     with torch.device("meta"):
         model = _construct(BackboneSection.model_validate_json(spec), image_size)
     sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
     try:
         return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
-    except (fx.proxy.TraceError, StopIteration) as error:  # of other packages' networks; torchvision's can all be cut
+    except (fx.proxy.TraceError, StopIteration) as error:  # only with networks of other packages: torchvision's can all be cut
         why = f"torch.fx cannot trace it: {error}" if str(error) else "it has no Linear layer to classify by"
         name = BackboneSection.model_validate_json(spec).name
         raise UserError(f"training.backbone.name: {name} cannot be used: {why}") from None
@@ -223,20 +226,20 @@ def _plan(spec: str, image_size: int) -> NetworkPlan:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's CPU generator, seeded inside the block and restored after it: torch initialises weights from no other."""
+    """Seed torch's CPU generator, by which torch initialises all weights, inside the block, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         yield
 
 
 def model_names() -> list[str]:
-    """Names of all networks that a recipe can name; UserError where another package adds a name that is taken."""
+    """Names of all networks that a recipe can name; raises `UserError` if another package adds a name that is taken."""
     return sorted([*_torchvision_names(), *_OWN, *_added()])
 
 
 @cache
 def _added() -> dict[str, EntryPoint]:
-    """The networks of other packages, by the entry point group `pseudolabel.backbones`."""
+    """The networks that other packages add by entry points of the group `pseudolabel.backbones`."""
     return points_of("pseudolabel.backbones", [*_torchvision_names(), *_OWN])
 
 
@@ -255,7 +258,9 @@ _OWN = {"resnet10": _resnet10}
 def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
     if spec.name in _added():
         if spec.stem == "small":
-            raise UserError(f"training.backbone.stem: {spec.name} comes with first layers of its own; leave it out")
+            raise UserError(
+                f"training.backbone.stem: {spec.name} has its own first layers, which cannot be changed; leave it out"
+            )
         return _call_builder(spec, {})
     small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
     if spec.name.startswith("vit_"):
@@ -267,7 +272,7 @@ def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
 
 
 def _construct_vit(spec: BackboneSection, image_size: int, small: bool) -> nn.Module:
-    with torch.device("meta"):  # a draft without weights, to read its sizes from
+    with torch.device("meta"):  # without weights, only to read its sizes
         draft = _call_builder(spec, {})
     assert isinstance(draft, VisionTransformer)
     patch = min(draft.patch_size, max(1, image_size // 8)) if small else draft.patch_size
@@ -299,13 +304,15 @@ def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
 
 
 def _built(point: EntryPoint, args: dict[str, Any]) -> nn.Module:
-    """The network that another package's builder makes."""
+    """Build the network of another package."""
     model = load(point)(**args)
     if not isinstance(model, nn.Module):
-        raise UserError(f"training.backbone.name: {point.name} ({point.value}) gives a {type(model).__name__}, not an nn.Module")
+        raise UserError(
+            f"training.backbone.name: {point.name} ({point.value}) returns a {type(model).__name__}, not an nn.Module"
+        )
     return model
 
 
 def _shortest(layers: dict[str, Cut]) -> list[str]:
-    """Names to offer: those of whole stages first, and no more than fit in one message."""
+    """Layer names to suggest: those of whole stages first, and no more than fit in one message."""
     return sorted(layers, key=lambda path: path.count("."))[:24]

@@ -1,4 +1,4 @@
-"""What ranks exchange inside a forward pass: rows, of which each rank may have another number, with their gradients."""
+"""Exchanges rows between ranks inside a forward pass, with their gradients; ranks may have different numbers of rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def ranks() -> int:
-    """How many processes train together; 1 where this one is alone."""
+def world_size() -> int:
+    """Number of processes that train together; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _Gather(torch.autograd.Function):
-    """Tensors of one shape from all ranks; the gradient of each rank's own is the sum of what all ranks' losses make of it."""
+    """Gathers tensors of one shape from all ranks; the gradient of a rank's tensor is the sum over the losses of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks())]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.stack(parts)
 
@@ -30,46 +30,46 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank()]
 
 
-def of_every_rank(x: Tensor) -> Tensor:
-    """The tensors of all ranks, in order of rank, (ranks, *shape); `x` has the same shape on each."""
-    gathered: Tensor = _Gather.apply(x) if ranks() > 1 else x.unsqueeze(0)
+def gather_ranks(x: Tensor) -> Tensor:
+    """Gather `x`, of the same shape on each rank, from all ranks, (ranks, *shape), in order of rank. Differentiable."""
+    gathered: Tensor = _Gather.apply(x) if world_size() > 1 else x.unsqueeze(0)
     return gathered
 
 
 class Rows:
-    """The rows that this rank has of a batch, among those of all ranks.
+    """The rows of a batch that this rank has, among those of all ranks.
 
-    Every rank must make one at the same point of its step, and take part in each `gather` and `sum`, however few rows it has.
-    With DDP's mean over ranks, a loss that is summed over a rank's own rows and divided by the batch over the number of ranks
-    has exactly the gradient of one process that holds the whole batch.
+    Every rank must create one at the same point of its step, and take part in each `gather` and `sum`, however few rows it has.
+    With DDP, which averages gradients over ranks, sum the loss over a rank's own rows and divide it by (batch / ranks): its
+    gradient is then exactly that of one process that has the whole batch.
 
     Args:
-        n: how many rows this rank has.
-        device: of the tensors.
-        alone: whether this rank is looked at by itself, whatever the others do.
+        n: number of rows of this rank.
+        device: device of the tensors.
+        alone: whether to ignore the other ranks and exchange nothing.
 
     Attributes:
-        start: place of this rank's first row among all.
-        total: number of all rows.
+        start: place of this rank's first row among the rows of all ranks.
+        total: number of rows of all ranks.
     """
 
     def __init__(self, n: int, device: torch.device, alone: bool = False) -> None:
         self._counts = [n]
         self.start = 0
-        if not alone and ranks() > 1:
-            parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(ranks())]
+        if not alone and world_size() > 1:
+            parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
             dist.all_gather(parts, torch.tensor([n], device=device))
             self._counts = torch.cat(parts).tolist()
             self.start = sum(self._counts[: dist.get_rank()])
         self.total = sum(self._counts)
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of all ranks, (total, ...), in order of rank; `x` holds this rank's, (n, ...). Differentiable."""
+        """Gather the rows of all ranks, (total, ...), in order of rank; `x` holds this rank's, (n, ...). Differentiable."""
         if len(self._counts) == 1:
             return x
         most = max(self._counts)
         padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-        return torch.cat([part[:n] for part, n in zip(of_every_rank(padded), self._counts)])
+        return torch.cat([part[:n] for part, n in zip(gather_ranks(padded), self._counts)])
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of a tensor of one shape over all ranks, without a gradient."""
@@ -79,5 +79,5 @@ class Rows:
         return total
 
     def own(self, x: Tensor) -> Tensor:
-        """This rank's rows of what `gather` gave."""
+        """Take this rank's rows from what `gather` returned."""
         return x[self.start : self.start + self._counts[0 if len(self._counts) == 1 else dist.get_rank()]]

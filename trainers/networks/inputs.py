@@ -1,4 +1,4 @@
-"""From a batch's columns to what a network eats: tensors on the device, and normalised channels-last floats."""
+"""Turns a batch's columns into a network's inputs: tensors on the device, normalised channels-last floats."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.engines.output_buffers import rows_on
 Norm = Literal["image", "patch"]
 
 LEAST_STD = 1 / 255
-"""Added to a patch's standard deviation: one level, so that flat patches stay near zero."""
+"""One level, which is added to a patch's standard deviation, so that flat patches stay near zero."""
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Tensor]:
-    """Tensors of a batch's columns of numbers (numpy arrays or tensors) on `device`, of unchanged dtype; text is left out.
+    """Copy a batch's columns of numbers (numpy arrays or tensors) to `device`, in their dtype; columns of text are left out.
 
     Read-only arrays, as Ray hands them out, are copied: torch has no read-only tensors.
     """
@@ -41,16 +41,17 @@ def network_input(x: Tensor, mean: Tensor, std: Tensor, norm: Norm = "image") ->
 
     Args:
         x: uint8 (n, h, w, c), or (n, k, h, w, c) for k patches of each sample; c is 3, or 1 for grey.
-        mean: channel means of the corpus, of 1, float (3,).
-        std: channel standard deviations, likewise.
-        norm: `image` standardises by `mean` and `std`; `patch` each image or patch by its own mean and deviation in each
-            channel, so that brightness and colour of a patch do not tell its place (Noroozi & Favaro 2016, section 4.2).
+        mean: channel means of the corpus, in 0..1, float (3,).
+        std: channel standard deviations of the corpus, in the same units.
+        norm: `image` standardises by `mean` and `std`; `patch` standardises each image or patch by its own mean and deviation in
+            each channel, so that its brightness and colour do not reveal its place (Noroozi & Favaro 2016, section 4.2).
 
     Returns:
-        Float32 (n, 3, h, w), or (n * k, 3, h, w) with a sample's patches in a row; grey is repeated; channels-last memory.
+        Float32 (n, 3, h, w), or (n * k, 3, h, w) with a sample's patches one after the other; a grey channel is repeated. The
+        memory is channels-last.
 
     Raises:
-        ValueError: `x` has another number of axes or channels.
+        ValueError: `x` has a wrong number of axes or channels.
     """
     if x.ndim not in (4, 5) or x.shape[-1] not in (1, 3):
         raise ValueError(f"pixels of shape {tuple(x.shape)}: expected (n, h, w, c) or (n, k, h, w, c) with c 1 or 3")
@@ -66,7 +67,7 @@ def network_input(x: Tensor, mean: Tensor, std: Tensor, norm: Norm = "image") ->
 
 
 class Normaliser(nn.Module):
-    """`network_input` with the corpus's statistics, which move with the module and are not part of its weights."""
+    """Normalises by `network_input` with the corpus's statistics, which move with the module and are not part of its weights."""
 
     mean: Tensor
     std: Tensor
@@ -77,18 +78,18 @@ class Normaliser(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor, norm: Norm = "image") -> Tensor:
-        """Float32 (n, 3, h, w) of uint8 pixels; see `network_input`."""
+        """Normalise uint8 pixels to float32 (n, 3, h, w); see `network_input`."""
         return network_input(x, self.mean, self.std, norm)
 
 
 def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out the samples of weight 0, whose black pixels would reach the others through batch normalisation.
+    """Leave out the samples of weight 0, whose black pixels would affect the others through batch normalisation.
 
-    With fewer than two samples left the batch stays whole, because normalisation over one sample is undefined; the weights
-    still keep the bad ones out of loss and metric.
+    If fewer than two samples would be left, the batch is returned whole, because normalisation over one sample is undefined; the
+    weights still keep the bad samples out of loss and metric.
 
     Args:
-        columns: numpy arrays or tensors; `weight` on the host, so that no step waits for a device.
+        columns: numpy arrays or tensors; `weight` must be on the host, so that no step waits for a device.
     """
     kept = np.flatnonzero(columns["weight"])
     if len(kept) == len(columns["weight"]) or len(kept) < 2:
@@ -99,10 +100,10 @@ def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> dict[str, Tensor]:
-    """The batch of the samples whose column `task` has this number, without the columns of other tasks.
+    """Take the samples of a batch whose column `task` has this number, without the columns of other tasks.
 
-    Fewer than two are none: two others come in their place with weight 0, because batch normalisation needs two and distributed
-    training a gradient for every weight.
+    If there are fewer than two, two other samples with weight 0 take their place, because batch normalisation needs two and
+    distributed training needs a gradient for every weight.
     """
     rows = (batch["task"] == number).nonzero().flatten()
     too_few = len(rows) < 2
@@ -116,5 +117,5 @@ def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> dict[str, Te
 
 
 def _signed(column: Tensor) -> Tensor:
-    """A column as it is; the same bits as int64 where it is of uint64, which torch can hold and not index."""
+    """View a uint64 column as int64, since torch cannot index uint64; other columns are returned unchanged."""
     return column.view(torch.int64) if column.dtype is torch.uint64 else column

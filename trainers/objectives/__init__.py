@@ -1,4 +1,4 @@
-"""Objectives, one file each, or by an entry point: how a trainer learns from each kind of label."""
+"""The objectives: one for each way of learning from a kind of label, each in a file here or added by an entry point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.recipe.suggest import unknown_name
 from pipeline.tasks import Task
 from pipeline.tasks.plugins import load_class, points_of
 from trainers.networks.backbones import Backbone
-from trainers.objectives.base import Objective, Outcome, chosen
+from trainers.objectives.base import Objective, Outcome, chosen_objective
 
 __all__ = ["Objective", "Outcome", "build_objective", "objective_class", "registry"]
 
@@ -38,19 +38,19 @@ def registry() -> dict[str, type[Objective]]:
 
 
 def objective_class(task: Task, key: str | None = None) -> type[Objective]:
-    """The objective that a task names, or else its own default, or else that of its label kind.
+    """The objective that the recipe names for a task, or else the task's default, or else the default of its label kind.
 
     Args:
         task: the task.
-        key: its name in the recipe, where that is another than the class's.
+        key: the task's name in the recipe, if that differs from the class's.
 
     Raises:
-        UserError: no such objective, one for another kind of label, or parameters that it does not take.
+        UserError: the objective does not exist, is for another kind of label, or does not take these parameters.
     """
     kind = type(task.label_kind())
     where = f"tasks.{key or task.name}.objective"
     known = {name: cls for name, cls in registry().items() if cls.kind is kind}
-    name, parameters = chosen(task)
+    name, parameters = chosen_objective(task)
     name = str(name or kind.__name__.lower())
     if name not in known:
         other = f"; '{name}' is for {registry()[name].kind.__name__} labels" if name in registry() else ""
@@ -74,11 +74,11 @@ def _check_parameters(cls: type[Objective], parameters: dict[str, Any], where: s
 
 
 def build_objective(task: Task, backbone: Backbone, image_size: int, key: str | None = None) -> Objective:
-    """The head, loss and metric of a task, randomly initialised from torch's generator, see `trainers.networks.backbones.seeded`.
+    """Build the objective of a task; its weights are drawn from torch's generator, see `trainers.networks.backbones.seeded`.
 
     Args:
-        task: decides the kind of label and the input's shape.
-        backbone: whose features the head reads.
+        task: gives the kind of label and the input's shape.
+        backbone: the network whose features the head reads.
         image_size: side of the crops, pixels.
         key: as for `objective_class`.
 

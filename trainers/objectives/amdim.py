@@ -1,4 +1,4 @@
-"""AMDIM: the vector of one view is told to belong to the places of another view's map, and places to places."""
+"""AMDIM: match the vector of one view, and places of its map, with the places of another view's map."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainers.objectives.views import Compared, Shared, parameters_of
 
 
 class AmdimObjective(LocalObjective):
-    """InfoNCE between views (Bachman et al. 2019, equations 4 and 5), scores softly clipped and their squares penalised.
+    """InfoNCE between views (Bachman et al. 2019, equations 4 and 5); scores are softly clipped and their squares penalised.
 
-    The paper's own encoder has maps of 5 and 7 places a side, compared 1 to 5, 1 to 7 and 5 to 5. Here a backbone's vector is
-    compared with its last map, and one place of that map, which moves on with each step, with all places.
+    The paper's encoder has maps of 5 and of 7 places a side, and compares the vector with both maps, and the map of 5 with
+    itself. Here the backbone's vector is compared with its last map, and so is one place of that map, another one at each step.
     """
 
     name: ClassVar[str] = "amdim"
@@ -27,26 +27,29 @@ class AmdimObjective(LocalObjective):
     class Parameters(Objective.Parameters):
         """See the fields."""
 
-        clip: float = Field(20.0, gt=0, description="Scores come no farther from 0 than this.")
+        clip: float = Field(20.0, gt=0, description="Greatest absolute value of a score.")
         penalty: float = Field(0.05, ge=0, description="Weight of the mean squared score.")
         hidden: int = Field(512, ge=1, description="Width of the heads' hidden layer.")
-        width: int = Field(256, ge=2, description="Numbers that vectors and places are compared by.")
+        width: int = Field(256, ge=2, description="Width of the vectors in which vectors and places are compared.")
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        self.own = self.Parameters(**parameters_of(task))
-        self.make_heads(backbone, self.own.hidden, self.own.width)
+        self.settings = self.Parameters(**parameters_of(task))
+        self.make_heads(backbone, self.settings.hidden, self.settings.width)
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
-        everyone = shared.rows.gather(features[:, :, 1:])
-        place = 1 + self.step % everyone.shape[2]
+        gathered = shared.rows.gather(features[:, :, 1:])
+        place = 1 + self.step % gathered.shape[2]
         losses = []
         for one, other in ((0, 1), (1, 0)):
             for anchor in (features[:, one, 0], features[:, one, place]):
-                scores = scores_of(anchor, everyone[:, other])
+                scores = scores_of(anchor, gathered[:, other])
                 counted = shared.weights.view(1, -1, 1)
                 squares = (scores.square() * counted).mean(2).sum(1) / shared.count()
-                losses.append(local_nce(self.own.clip * torch.tanh(scores / self.own.clip), shared) + self.own.penalty * squares)
+                losses.append(
+                    local_nce(self.settings.clip * torch.tanh(scores / self.settings.clip), shared)
+                    + self.settings.penalty * squares
+                )
         loss = (torch.stack(losses).mean(0) * shared.weight).sum()
         return Compared(loss, features[:, 0, 0], features[:, 1, 0])

@@ -1,4 +1,4 @@
-"""Barlow Twins: over the batch each number of one view correlates with the same of the other, and with no other number."""
+"""Barlow Twins: over the batch, each feature of one view correlates with the same feature of the other and with no other one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, Shared, ViewObjective, each, mlp, parameters_of
+from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
 
 
 class BarlowTwinsObjective(ViewObjective):
     """Squared distance of the views' cross-correlation from the identity (Zbontar et al. 2021, equation 1).
 
-    It is that of the batch of all ranks. The paper's projector has three layers of 8192.
+    The cross-correlation is computed over the batch of all ranks. The paper's projector has three layers of 8192.
     """
 
     name: ClassVar[str] = "barlow_twins"
@@ -31,20 +31,20 @@ class BarlowTwinsObjective(ViewObjective):
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        own = self.Parameters(**parameters_of(task))
-        self.redundancy = own.redundancy
-        self.projector = mlp([backbone.vector_width, own.width, own.width, own.width])
+        settings = self.Parameters(**parameters_of(task))
+        self.redundancy = settings.redundancy
+        self.projector = mlp([backbone.vector_width, settings.width, settings.width, settings.width])
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
-        """As in `ViewObjective`; the loss is the batch's, counted once a sample."""
-        z = each(self.projector, features)
+        """As in `ViewObjective`; the loss of the whole batch counts once for each sample."""
+        z = per_view(self.projector, features)
         weights, n = shared.weights.view(-1, 1, 1), shared.count()
-        everyone = shared.rows.gather(z)
-        apart = (everyone - (everyone * weights).sum(0) / n) * weights
-        unit = apart * ((apart.square().sum(0) / n) + 1e-5).rsqrt()
+        gathered = shared.rows.gather(z)
+        centred = (gathered - (gathered * weights).sum(0) / n) * weights
+        standardised = centred * ((centred.square().sum(0) / n) + 1e-5).rsqrt()
         losses = []
         for i, j in combinations(range(z.shape[1]), 2):
-            correlation = unit[:, i].T @ unit[:, j] / n
+            correlation = standardised[:, i].T @ standardised[:, j] / n
             on, all_squares = correlation.diagonal(), correlation.square().sum()
             losses.append((on - 1).square().sum() + self.redundancy * (all_squares - on.square().sum()))
         loss = torch.stack(losses).mean() * shared.weight.sum()

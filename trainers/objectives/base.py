@@ -1,4 +1,4 @@
-"""What an objective is: the head, the loss and the metric that turn a task's label into learning."""
+"""The base class of objectives: head, loss and metric by which a network learns from a task's label."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainers.networks.precision import in_float32
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task went on one batch. Sums, so that batches and workers add up.
+    """Loss and metrics of a task on one batch, as sums, so that those of batches and workers can be added.
 
     Args:
         loss: sum of the samples' losses, each times its weight; a float32 scalar with its graph.
         metric: sum of the samples' metric, each times its weight; a scalar without graph.
-        trivial: the same sum for the answer that needs no learning (chance, or one colour), on the same samples.
+        trivial: the metric of the trivial answer, which needs no learning (chance, or one colour), summed over the same samples.
         count: sum of the weights.
-        also: sums like `metric` of further metrics, by name.
-        cost: what is minimised in place of the loss, a scalar too, where that is another.
+        also: further metrics, summed like `metric`, by name.
+        cost: scalar that is minimised in place of the loss; None to minimise the loss.
     """
 
     loss: Tensor
@@ -38,23 +38,25 @@ class Outcome:
 
     @property
     def minimised(self) -> Tensor:
-        """Cost or loss, a float32 scalar."""
+        """The scalar to minimise: the cost if there is one, else the loss; float32."""
         return self.loss if self.cost is None else self.cost
 
 
 class Objective(nn.Module, ABC):
-    """Learns one kind of label. A subclass in `trainers/objectives/` is found by its file.
+    """Learns one kind of label. A subclass in a file of `trainers/objectives/` is registered by being there.
 
-    What it keeps from step to step lies in buffers and in weights without gradients, which are equal on all ranks and part of the
-    checkpoint. Each step calls `begin_step`, the forward and backward passes, `before_update`, the optimizer, `after_update`.
+    An objective keeps its state from step to step in buffers and in weights without gradients. They are equal on all ranks and
+    part of the checkpoint. Each step calls `begin_step`, the forward and backward passes, `before_update`, the optimizer, and
+    `after_update`.
 
     Attributes:
-        name: what a task's `objective` field calls it; the one named like its label kind is that kind's default.
+        name: its name in a task's `objective` field; an objective with the name of a label kind is the default of that kind.
         kind: the label kind that it learns.
         needs: the backbone's outputs that it reads.
         metric: name of the metric.
         higher_is_better: whether a larger metric is a better one.
-        step, steps: the step that is being made, and how many the run has.
+        step: the current step, from 0.
+        steps: number of steps of the run.
     """
 
     name: ClassVar[str]
@@ -64,7 +66,7 @@ class Objective(nn.Module, ABC):
     higher_is_better: ClassVar[bool]
 
     class Parameters(BaseModel):
-        """What a task may set beside the name: `objective: {name: moco, temperature: 0.2}`."""
+        """Parameters that a recipe may set beside the objective's name: `objective: {name: moco, temperature: 0.2}`."""
 
         model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -80,18 +82,18 @@ class Objective(nn.Module, ABC):
         self.step, self.steps = step, steps
 
     def before_update(self) -> None:
-        """Called when the gradients are there: a layer whose gradients are set to None is left as it is."""
+        """Called between the backward pass and the optimizer's step: weights whose gradient it sets to None do not change."""
 
     def after_update(self, backbone: Backbone) -> None:
-        """Called after the optimizer's step, without gradients: momentum networks, queues and centres move here."""
+        """Called after the optimizer's step, without gradients: updates momentum networks, queues and centres."""
 
     def forward(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Outcome:
-        """Answer in the precision of the run, and judge the answer in float32, whatever that precision is.
+        """Compute the answer in the run's precision, then loss and metrics in float32.
 
         Args:
             backbone: the shared network.
             batch: columns of the batch, on the network's device.
-            name: the task's name in the recipe, which its columns begin with.
+            name: the task's name in the recipe, with which the names of its columns begin.
             pixels: normalises uint8 pixels.
         """
         answer = self.answer(backbone, batch, name, pixels)
@@ -100,15 +102,15 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """Run the task's input through the backbone and the head; arguments as of `forward`."""
+        """Run the task's input through the backbone and the head; arguments as in `forward`."""
 
     @abstractmethod
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Loss and metrics of what `answer` gave, in float32."""
+        """Compute loss and metrics of what `answer` returned, in float32."""
 
 
-def chosen(task: Task) -> tuple[str | None, dict[str, Any]]:
-    """The name that a task gives its objective, if it gives one, and the parameters beside it."""
+def chosen_objective(task: Task) -> tuple[str | None, dict[str, Any]]:
+    """The name of the objective that a task chooses, if it chooses one, and the parameters beside it."""
     given = task.objective if task.objective is not None else task.default_objective
     if not isinstance(given, dict):
         return given, {}

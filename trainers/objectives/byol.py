@@ -1,4 +1,4 @@
-"""BYOL: what the network makes of one view predicts what its momentum network makes of another."""
+"""BYOL: from the features of one view, predict the momentum network's features of another."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, each, mlp, parameters_of
+from trainers.objectives.views import Compared, MomentumObjective, Shared, mlp, parameters_of, per_view
 
 
 class ByolObjective(MomentumObjective):
-    """Squared distance of normalised vectors (Grill et al. 2020, equation 2), over all ordered pairs of a view and a large one.
+    """Squared distance between normalised vectors (Grill et al. 2020, equation 2), for all pairs of a view and another large one.
 
-    The paper's projector and predictor have hidden layers of 4096 and 256 outputs. Nothing but the predictor and the slow
-    momentum network keeps all photos from the same answer.
+    The paper's projector and predictor have hidden layers of 4096 and 256 outputs. Only the predictor and the slow momentum
+    network prevent a collapse, in which all photos get the same features.
     """
 
     name: ClassVar[str] = "byol"
@@ -26,32 +26,36 @@ class ByolObjective(MomentumObjective):
     class Parameters(Objective.Parameters):
         """See the fields."""
 
-        momentum: float = Field(0.996, ge=0, le=1, description="Of the momentum network at the start; it goes to 1 by a cosine.")
+        momentum: float = Field(
+            0.996, ge=0, le=1, description="Momentum at the start of the run; it rises to 1 along half a cosine."
+        )
         hidden: int = Field(1024, ge=1, description="Width of the projector's hidden layer.")
-        width: int = Field(256, ge=2, description="Numbers that a view is compared by.")
-        predictor: int = Field(1024, ge=0, description="Width of the predictor's hidden layer; 0: none, and the run collapses.")
+        width: int = Field(256, ge=2, description="Width of the vectors in which views are compared.")
+        predictor: int = Field(
+            1024, ge=0, description="Width of the predictor's hidden layer; 0: no predictor, and the run collapses."
+        )
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        own = self.Parameters(**parameters_of(task))
-        self.schedule = (own.momentum, 1.0)
-        self.projector = mlp([backbone.vector_width, own.hidden, own.width])
-        self.predictor = mlp([own.width, own.predictor, own.width]) if own.predictor else nn.Identity()
-        self.keep_copy(backbone, "projector")
+        settings = self.Parameters(**parameters_of(task))
+        self.schedule = (settings.momentum, 1.0)
+        self.projector = mlp([backbone.vector_width, settings.hidden, settings.width])
+        self.predictor = mlp([settings.width, settings.predictor, settings.width]) if settings.predictor else nn.Identity()
+        self.make_momentum_network(backbone, "projector")
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         online, target = self.split(features)
-        projected = each(self.projector, online)
-        told = F.normalize(each(self.predictor, projected), dim=2)
-        wanted = F.normalize(each(self.target_heads["projector"], target), dim=2)
-        losses = 2 - 2 * across(told, wanted)
+        projected = per_view(self.projector, online)
+        predicted = F.normalize(per_view(self.predictor, projected), dim=2)
+        targets = F.normalize(per_view(self.target_heads["projector"], target), dim=2)
+        losses = 2 - 2 * mean_cosines(predicted, targets)
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])
 
 
-def across(told: Tensor, wanted: Tensor) -> Tensor:
-    """Mean cosine, float (n,), of each view with each other large one: of normalised (n, v, d) and (n, k, d)."""
-    cosines = told @ wanted.transpose(1, 2)  # (n, v, k)
+def mean_cosines(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean cosine, float (n,), over all pairs of a view, normalised (n, v, d), and another large view, normalised (n, k, d)."""
+    cosines = predicted @ targets.transpose(1, 2)  # (n, v, k)
     v, k = cosines.shape[1:]
     same = cosines.diagonal(dim1=1, dim2=2).sum(1)
     total: Tensor = (cosines.sum((1, 2)) - same) / (v * k - k)

@@ -1,4 +1,4 @@
-"""One of several classes: a linear classifier on the feature vector, cross-entropy, accuracy."""
+"""Objective of class labels: a classifier on the feature vectors, cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.objectives.head import VectorObjective
 
 
 class ClassesObjective(VectorObjective):
-    """Cross-entropy over the task's classes, told from one image, or from several patches together."""
+    """Cross-entropy over the task's classes, predicted from one image, or from several patches together."""
 
     name = "classes"
     kind = Classes
@@ -28,7 +28,7 @@ class ClassesObjective(VectorObjective):
         self.classes = kind.count
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Judge logits (n, classes) against `<task>.label`, int64 (n,)."""
+        """Compare logits (n, classes) with `<task>.label`, int64 (n,)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
         with torch.no_grad():
             right = (answer.argmax(1) == label).float()

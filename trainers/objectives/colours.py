@@ -1,4 +1,4 @@
-"""Colours as classes: at each place one of a palette, cross-entropy, rebalanced where shares are known."""
+"""Objective of colour labels: at each place, predict one colour of a palette; cross-entropy, rebalanced if shares are known."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from trainers.objectives.decoder import Corrector
 from trainers.objectives.pixels import chroma, enlarged
 
 UNIFORM = 0.5
-"""Part of a uniform distribution that is mixed into the shares before rare colours are weighed by them (Zhang et al. 2016)."""
+"""Part of the uniform distribution in the mixture with the shares by which colours are weighted (Zhang et al. 2016)."""
 
 NEAR = 30.0
-"""Levels by which neighbouring pixels of a small version differ, or so: the farther a colour is from the one before, the less
-likely it is, and the network learns what departs from that."""
+"""Standard deviation, in levels of 255, of the difference between a pixel of a small version and the pixel before it, roughly. By
+this normal distribution the answer starts from the pixel before; the network learns a correction of it."""
 
 _CHUNK = 1 << 16
 
 
 class ColoursObjective(Objective):
-    """Cross-entropy over the colours of a palette at the places that are asked for.
+    """Cross-entropy over the colours of a palette, at the places that the label asks for.
 
-    Where the label knows how often each colour occurs, a place weighs in inverse proportion to that, in the loss and in the
-    metric, the share of places told right. The trivial answer is then the most frequent colour, else the colour of the pixel
-    before, from which the network's answer starts: it is a correction of that (see `NEAR`).
+    The metric is the share of places whose colour is predicted correctly. If the label has the shares of the colours, places of
+    rare colours weigh more in loss and metric, and the trivial answer is the most frequent colour. Otherwise the trivial answer
+    is the colour of the pixel before; of a palette in RGB the network's answer is a correction of it (see `NEAR`).
     """
 
     name = "colours"
@@ -65,16 +65,16 @@ class ColoursObjective(Objective):
         """Logits of the colours, float (n, colours, side, side), for `<task>.input`, uint8 (n, h, w, c)."""
         given = batch[f"{name}.input"]
         before: Tensor | None = None
-        if self.palette.shape[1] == 3:  # what is given is of the same palette
+        if self.palette.shape[1] == 3:  # the input has colours of the same palette
             shown = self.nearest(given.permute(0, 3, 1, 2).float())
-            given, before = self.palette[shown].to(torch.uint8), _one_before(shown)
+            given, before = self.palette[shown].to(torch.uint8), _previous_colours(shown)
         x = pixels(given, self.norm)
         grid = backbone(enlarged(x, (self.size, self.size))).map
         logits: Tensor = self.decoder(enlarged(x, (self.side, self.side)), grid)
         return logits if before is None else logits + self.near[before].permute(0, 3, 1, 2)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Judge logits against the target's colours; the mask, where there is one, is uint8 (n, side, side)."""
+        """Compare logits with the target's colours; the mask, if there is one, is uint8 (n, side, side)."""
         own = f"{name}.{self.label.target}"
         image = batch[own if own in batch else self.label.target].permute(0, 3, 1, 2).float()
         small = F.adaptive_avg_pool2d(image, self.side)
@@ -87,7 +87,7 @@ class ColoursObjective(Objective):
             if self.label.shares is not None:
                 guess = torch.full_like(label, int(np.argmax(self.label.shares)))
             else:
-                guess = _one_before(label)
+                guess = _previous_colours(label)
             metric, trivial = (((x == label) * counts).sum((1, 2)) * weight for x in (answer.argmax(1), guess))
         return Outcome(
             loss=((F.cross_entropy(answer, label, reduction="none") * counts).sum((1, 2)) * weight).sum(),
@@ -97,7 +97,7 @@ class ColoursObjective(Objective):
         )
 
     def nearest(self, colours: Tensor) -> Tensor:
-        """The palette's nearest colour at each place, int64 (n, h, w), of float (n, 2 or 3, h, w) in the palette's units."""
+        """Nearest palette entry at each place, int64 (n, h, w), for colours, float (n, 2 or 3, h, w), in the palette's units."""
         places = colours.permute(0, 2, 3, 1)
         parts = places.reshape(-1, places.shape[3]).split(_CHUNK)
         with in_float32(colours.device):
@@ -105,6 +105,6 @@ class ColoursObjective(Objective):
         return torch.cat(found).view(places.shape[:3])
 
 
-def _one_before(colours: Tensor) -> Tensor:
-    """The colour of the place before each, in raster order, of int64 (n, h, w); before the first comes the last."""
+def _previous_colours(colours: Tensor) -> Tensor:
+    """The colour of the place before each place in reading order, int64 (n, h, w); for the first place, that of the last."""
     return colours.flatten(1).roll(1, 1).view_as(colours)

@@ -1,4 +1,4 @@
-"""Light decoders: from a backbone's map back to pixels, and corrections of pixels that are given."""
+"""Light decoders: from a backbone's map they paint an image, or a correction of a given image."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HINTS = 16
-"""Channels in which the map tells a corrector what is where."""
+"""Channels of the decoded map that a corrector reads."""
 
 WIDEST, NARROWEST = 128, 32
-"""Channels of the first and of the last layers; each doubling of the resolution halves them in between."""
+"""Channels of the first and of the last layers; in between, each doubling of the resolution halves the channels."""
 
 
 class Decoder(nn.Module):
-    """Doubles a map while it has less than a quarter of the target's resolution, then enlarges bilinearly.
+    """Doubles a map's resolution up to about a quarter of the image's, then enlarges the result bilinearly.
 
-    What the last two doublings would cost in work is most of a small network's step; what they would add is detail that a
-    backbone is not to learn. Nearest-neighbour
-    enlargement before a convolution leaves no checkerboard, as transposed convolutions do (Odena et al. 2016).
+    The last two doublings would take most of the time of a small network's step, and would only add detail that the backbone
+    need not learn. Nearest-neighbour enlargement before a convolution leaves no checkerboard pattern; transposed convolutions
+    leave one (Odena et al. 2016).
 
     Args:
         width: channels of the map.
         extent: (h, w) of the map.
         channels: channels of the image.
         size: side of the image, pixels.
-        departs: what it paints is added to an answer that is there already, from which it departs as it learns.
+        departs: whether its output is added to a given image; its last layer's weights then start at zero.
     """
 
     def __init__(self, width: int, extent: tuple[int, int], channels: int, size: int, departs: bool = False) -> None:
@@ -37,20 +37,21 @@ class Decoder(nn.Module):
             layers += [nn.Upsample(scale_factor=2), *_block(wide, narrow, kernel=3)]
             wide, side = narrow, side * 2
         last = nn.Conv2d(wide, channels, 3, padding=1)
-        self.layers = nn.Sequential(*layers, silent(last) if departs else last)
+        self.layers = nn.Sequential(*layers, zero_initialised(last) if departs else last)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Image, float32 (n, channels, *size), of a map (n, width, h, w); unbounded."""
+        """Paint an image, float32 (n, channels, *size), from a map (n, width, h, w); its values are unbounded."""
         return F.interpolate(self.layers(x).float(), size, mode="bilinear", align_corners=False)
 
 
 class Corrector(nn.Module):
-    """Corrects an image by what a backbone makes of it: the map tells what is there, a few convolutions what to do at each pixel.
+    """Predicts a correction of an image: a few convolutions read its pixels and the backbone's decoded map.
 
-    It starts as "leave it as it is", for its last layer's weights are zero (Kim et al. 2016 learn the residual, as here).
+    The correction starts as zero, since the last layer's weights are zero (Kim et al. 2016 learn a residual, too).
 
     Args:
-        width, extent: channels and (h, w) of the map.
+        width: channels of the map.
+        extent: (h, w) of the map.
         size: side of the image, pixels.
         channels: of the correction.
     """
@@ -58,7 +59,7 @@ class Corrector(nn.Module):
     def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3) -> None:
         super().__init__()
         self.decoder = Decoder(width, extent, HINTS, size)
-        last = silent(nn.Conv2d(NARROWEST, channels, 3, padding=1))
+        last = zero_initialised(nn.Conv2d(NARROWEST, channels, 3, padding=1))
         self.layers = nn.Sequential(
             nn.Conv2d(3 + HINTS, NARROWEST, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -68,13 +69,13 @@ class Corrector(nn.Module):
         )
 
     def forward(self, x: Tensor, grid: Tensor) -> Tensor:
-        """What to add to the image, float32 (n, channels, h, w), given its normalised pixels (n, 3, h, w) and its map."""
+        """The correction to add, float32 (n, channels, h, w), of an image's normalised pixels (n, 3, h, w) and its map."""
         hints = self.decoder(grid, (x.shape[2], x.shape[3]))
         return self.layers(torch.cat([x, hints], 1)).float()
 
 
-def silent(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, whose answer is nought until it learns."""
+def zero_initialised(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set the weights and the bias of a layer to zero, so that its output is zero until it learns; returns the layer."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Deep InfoMax: the vector of a whole image is told to belong to the places of its own map, and not to those of other images."""
+"""Deep InfoMax: match the vector of an image with the places of its own map, against places of other images' maps."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, pa
 
 
 class LocalObjective(ViewObjective):
-    """What methods share that compare vectors with maps: both brought to one width, by a layer and a shortcut each."""
+    """Base class of objectives that compare vectors with the places of maps; a head for each brings them to one width."""
 
     needs: ClassVar[tuple[Output, ...]] = ("vector", "map")
 
     def make_heads(self, backbone: Backbone, hidden: int, width: int) -> None:
-        """Make the heads of the vector and of the map's places."""
+        """Build the heads of the vector and of the map's places."""
         self.of_vector = _Head(backbone.vector_width, hidden, width)
         self.of_map = _Head(backbone.map_width, hidden, width)
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """What is compared, float (n, k, 1 + h * w, width): of each view its vector, then the places of its map."""
+        """Projected vector, then projected map places, of each of k views, float (n, k, 1 + h * w, width)."""
         given = batch[f"{name}.input"]
         found = backbone(pixels(given, self.norm))
         with in_float32(given.device):
@@ -38,11 +38,11 @@ class LocalObjective(ViewObjective):
 
 
 class DimObjective(LocalObjective):
-    """Local mutual information between an image's vector and its map (Hjelm et al. 2019, equation 8), of one view.
+    """Local mutual information between an image's vector and its map (Hjelm et al. 2019, equation 8), from one view.
 
-    Estimated by InfoNCE or by the Jensen-Shannon divergence; negatives are the places of all other samples of all ranks. The
-    paper's third estimator, Donsker-Varadhan, and its global and prior terms are left out. The metric is the share of samples
-    whose vector is nearest to the mean place of their own map.
+    It is estimated by InfoNCE or by the Jensen-Shannon divergence; negatives are the places of all other samples of all ranks.
+    The paper's third estimator, Donsker-Varadhan, and its global and prior terms are left out. The metric is the share of samples
+    whose vector is nearer to the mean of their own map's places than to that of any other map.
     """
 
     name: ClassVar[str] = "dim"
@@ -52,34 +52,34 @@ class DimObjective(LocalObjective):
 
         estimator: Literal["infonce", "jsd"] = Field("infonce", description="How mutual information is estimated.")
         hidden: int = Field(512, ge=1, description="Width of the heads' hidden layer.")
-        width: int = Field(256, ge=2, description="Numbers that vectors and places are compared by.")
+        width: int = Field(256, ge=2, description="Width of the vectors in which vectors and places are compared.")
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        own = self.Parameters(**parameters_of(task))
-        self.estimator = own.estimator
-        self.make_heads(backbone, own.hidden, own.width)
+        settings = self.Parameters(**parameters_of(task))
+        self.estimator = settings.estimator
+        self.make_heads(backbone, settings.hidden, settings.width)
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         vectors, places = features[:, 0, 0], features[:, 0, 1:]
-        everyone = shared.rows.gather(places)
+        gathered = shared.rows.gather(places)
         estimate = local_nce if self.estimator == "infonce" else local_jsd
-        losses = estimate(scores_of(vectors, everyone), shared)
+        losses = estimate(scores_of(vectors, gathered), shared)
         return Compared((losses * shared.weight).sum(), vectors, places.mean(1))
 
 
 def scores_of(vectors: Tensor, places: Tensor) -> Tensor:
-    """Products of vectors (n, d) with places (total, l, d) over the root of d, float (n, total, l)."""
+    """Scores, float (n, total, l): products of vectors (n, d) and places (total, l, d), divided by the root of d."""
     return torch.einsum("nd,mld->nml", vectors, places) / vectors.shape[1] ** 0.5
 
 
 def local_nce(scores: Tensor, shared: Shared) -> Tensor:
-    """Cross-entropy of each own place among itself and all places of other samples, the mean over the own places, float (n,).
+    """Cross-entropy of a sample's place against all places of other samples, averaged over the sample's places, float (n,).
 
     Args:
-        scores: of this rank's vectors with the places of all ranks' samples, float32 (n, total, places).
-        shared: the samples.
+        scores: scores of this rank's vectors with the places of all ranks' samples, float32 (n, total, places).
+        shared: the samples of all ranks.
     """
     own, others = _own(scores, shared), _others(shared)
     against = scores.masked_fill(~others.unsqueeze(2), MINUS).flatten(1).logsumexp(1, keepdim=True)
@@ -87,7 +87,7 @@ def local_nce(scores: Tensor, shared: Shared) -> Tensor:
 
 
 def local_jsd(scores: Tensor, shared: Shared) -> Tensor:
-    """The negative Jensen-Shannon estimate of each of this rank's samples, float (n,), without constants; as `local_nce`."""
+    """Negative Jensen-Shannon estimate of each sample, float (n,), without constants; arguments as in `local_nce`."""
     others = _others(shared).float()
     apart = (F.softplus(scores).mean(2) * others).sum(1) / others.sum(1).clamp(min=1)
     return apart + F.softplus(-_own(scores, shared)).mean(1)
@@ -99,13 +99,13 @@ def _own(scores: Tensor, shared: Shared) -> Tensor:
 
 
 def _others(shared: Shared) -> Tensor:
-    """Which samples of all ranks count and are not the own one, bool (n, total)."""
+    """Which samples of all ranks are negatives of each of this rank's: other ones, of weight 1; bool (n, total)."""
     counts = (shared.weights > 0).expand(len(shared.weight), -1)
     return counts.scatter(1, shared.places().unsqueeze(1), value=False)
 
 
 class _Head(nn.Module):
-    """A hidden layer and a linear shortcut beside it."""
+    """Projection head: a hidden layer, and a linear shortcut that is added to it."""
 
     def __init__(self, features: int, hidden: int, width: int) -> None:
         super().__init__()
@@ -113,6 +113,6 @@ class _Head(nn.Module):
         self.shortcut, self.norm = nn.Linear(features, width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float (..., width) of (..., features)."""
+        """Project float (..., features) to (..., width)."""
         out: Tensor = self.norm(self.layers(x) + self.shortcut(x))
         return out

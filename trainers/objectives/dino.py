@@ -1,4 +1,4 @@
-"""DINO: a view predicts how a momentum network, sharpened and centred, sorts another view into classes of its own making."""
+"""DINO: predict from one view the output distribution, sharpened and centred, of a momentum network for another view."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, each, parameters_of
+from trainers.objectives.views import Compared, MomentumObjective, Shared, parameters_of, per_view
 
 
 class DinoHead(nn.Module):
-    """Three layers to a normalised vector, float (n, width), and the cosines of that with the outputs' vectors, (n, outputs).
+    """Three layers to a normalised vector, float (n, width), and its cosines with the outputs' vectors, float (n, outputs).
 
     Args:
         features: width of the input.
         hidden: width of the hidden layers.
-        width: of the vector.
+        width: width of the vector.
         outputs: number of outputs.
     """
 
@@ -47,12 +47,13 @@ class DinoHead(nn.Module):
 
 
 class DinoObjective(MomentumObjective):
-    """Cross-entropy between the momentum network's outputs for a large view and the network's for every other view.
+    """Cross-entropy between the momentum network's outputs for a large view and the network's outputs for every other view.
 
-    Caron et al. 2021, equation 3 and algorithm 1. The centre is the moving mean of the momentum network's outputs over the batch
-    of all ranks. The paper: hidden layers of 2048, 65,536 outputs, the last layer fixed for the first epoch, gradients clipped
-    at 3 (`training.optimizer.clip`), decay of weights from 0.04 to 0.4 (here it does not change over a run). Beside the metric
-    `assignment_entropy`: of the mean output of the momentum network, as a share of the greatest possible.
+    It follows Caron et al. 2021, equation 3 and algorithm 1. The centre is the moving mean of the momentum network's outputs over
+    the batch of all ranks. The paper has hidden layers of 2048 and 65,536 outputs, fixes the last layer for the first epoch,
+    clips gradients at 3 (`training.optimizer.clip`), and raises weight decay from 0.04 to 0.4; here weight decay is constant. A
+    further metric, `assignment_entropy`, is the entropy of the momentum network's mean output, as a share of the greatest
+    possible.
     """
 
     name: ClassVar[str] = "dino"
@@ -61,62 +62,68 @@ class DinoObjective(MomentumObjective):
         """See the fields."""
 
         outputs: int = Field(4096, ge=2, description="Number of outputs.")
-        temperature: float = Field(0.1, gt=0, description="What the network's outputs are divided by.")
-        teacher_temperature: float = Field(0.04, gt=0, description="What the momentum network's outputs are divided by.")
+        temperature: float = Field(0.1, gt=0, description="Number by which the network's outputs are divided.")
+        teacher_temperature: float = Field(0.04, gt=0, description="Number by which the momentum network's outputs are divided.")
         first_temperature: float | None = Field(
-            None, gt=0, description="The same at the start, where it warms up: it goes to `teacher_temperature` in a line."
+            None,
+            gt=0,
+            description="The same at the start of the run, if it warms up; it then goes to `teacher_temperature` linearly.",
         )
-        warmup: float = Field(0.3, gt=0, le=1, description="Share of the run over which that temperature warms up.")
-        momentum: float = Field(0.996, ge=0, le=1, description="Of the momentum network at the start; it goes to 1 by a cosine.")
+        warmup: float = Field(
+            0.3, gt=0, le=1, description="Share of the run over which the momentum network's temperature warms up."
+        )
+        momentum: float = Field(
+            0.996, ge=0, le=1, description="Momentum at the start of the run; it rises to 1 along half a cosine."
+        )
         centre: float = Field(0.9, ge=0, lt=1, description="Momentum of the centre.")
-        frozen: float = Field(0.01, ge=0, le=1, description="Share of the run over which the last layer stays as it is.")
+        frozen: float = Field(0.01, ge=0, le=1, description="Share of the run, from its start, in which the last layer is fixed.")
         hidden: int = Field(1024, ge=1, description="Width of the head's hidden layers.")
-        width: int = Field(256, ge=2, description="Numbers before the last layer.")
+        width: int = Field(256, ge=2, description="Width of the vector before the last layer.")
 
     centre: Tensor
     _mean: Tensor | None
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        self.own = own = self.Parameters(**parameters_of(task))
-        self.schedule = (own.momentum, 1.0)
-        self.head = DinoHead(backbone.vector_width, own.hidden, own.width, own.outputs)
-        self.keep_copy(backbone, "head")
-        self.register_buffer("centre", torch.zeros(own.outputs))
+        self.settings = settings = self.Parameters(**parameters_of(task))
+        self.schedule = (settings.momentum, 1.0)
+        self.head = DinoHead(backbone.vector_width, settings.hidden, settings.width, settings.outputs)
+        self.make_momentum_network(backbone, "head")
+        self.register_buffer("centre", torch.zeros(settings.outputs))
         self._mean = None
 
     def before_update(self) -> None:
-        """As in `Objective`; at first the last layer stays as it is."""
-        if self.step < self.own.frozen * self.steps:
+        """As in `Objective`; in the first steps the last layer is fixed."""
+        if self.step < self.settings.frozen * self.steps:
             self.head.last.weight.grad = None
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         online, target = self.split(features)
-        vectors = each(self.head.vector, online)
-        told = (F.linear(vectors, F.normalize(self.head.last.weight, dim=1)) / self.own.temperature).log_softmax(2)
+        vectors = per_view(self.head.vector, online)
+        predicted = (F.linear(vectors, F.normalize(self.head.last.weight, dim=1)) / self.settings.temperature).log_softmax(2)
         with torch.no_grad():
-            outputs = each(self.target_heads["head"], target)
-            wanted = ((outputs - self.centre) / self._teacher_temperature()).softmax(2)
+            outputs = per_view(self.target_heads["head"], target)
+            targets = ((outputs - self.centre) / self._teacher_temperature()).softmax(2)
             counted = shared.weight.view(-1, 1, 1)
-            sums = shared.rows.sum(torch.stack([(x * counted).sum((0, 1)) for x in (outputs, wanted)]))
+            sums = shared.rows.sum(torch.stack([(x * counted).sum((0, 1)) for x in (outputs, targets)]))
             mean, share = sums / (shared.count() * self.views)
             if self.training:
                 self._mean = mean
             entropy = torch.special.entr(share).sum() / math.log(len(share))
-        right = wanted @ told.transpose(1, 2)  # (n, k, v)
+        right = targets @ predicted.transpose(1, 2)  # (n, k, v)
         losses = -(right.sum((1, 2)) - right.diagonal(dim1=1, dim2=2).sum(1)) / (self.views * (online.shape[1] - 1))
         return Compared((losses * shared.weight).sum(), vectors[:, 0], vectors[:, 1], {"assignment_entropy": entropy})
 
     def _teacher_temperature(self) -> float:
-        first, last = self.own.first_temperature, self.own.teacher_temperature
-        share = self.step / (self.own.warmup * self.steps)
+        first, last = self.settings.first_temperature, self.settings.teacher_temperature
+        share = self.step / (self.settings.warmup * self.steps)
         return last if first is None or share >= 1 else first + (last - first) * share
 
     @torch.no_grad()
     def after_update(self, backbone: Backbone) -> None:
-        """As in `Objective`; the centre moves."""
+        """As in `Objective`; updates the centre, too."""
         super().after_update(backbone)
         if self._mean is not None:
-            self.centre.lerp_(self._mean, 1 - self.own.centre)
+            self.centre.lerp_(self._mean, 1 - self.settings.centre)
             self._mean = None

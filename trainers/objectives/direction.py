@@ -1,4 +1,4 @@
-"""An angle: its sine and cosine as two numbers, squared error, degrees."""
+"""Objective of angle labels: predict sine and cosine, squared error, mean error in degrees."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainers.objectives.head import VectorObjective
 
 
 class DirectionObjective(VectorObjective):
-    """Squared distance of two numbers from the unit vector of the angle.
+    """Squared distance between two predicted numbers and the unit vector of the angle.
 
-    The metric is the mean absolute error of the angle that they point to, in degrees; any guess is 90 off on average.
+    The metric is the mean absolute error, in degrees, of the angle in which the numbers point; a guess is off by 90 on average.
     """
 
     name = "direction"
@@ -27,15 +27,15 @@ class DirectionObjective(VectorObjective):
         super().__init__(task, backbone, image_size, 2)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Judge numbers (n, 2) against the sine and cosine of the angle, `<task>.label`, float32 (n, 2)."""
+        """Compare numbers (n, 2) with the sine and cosine of the angle, `<task>.label`, float32 (n, 2)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
         with torch.no_grad():
             sine = answer[:, 0] * label[:, 1] - answer[:, 1] * label[:, 0]
-            apart = torch.atan2(sine, (answer * label).sum(1)).abs().rad2deg()
+            distance = torch.atan2(sine, (answer * label).sum(1)).abs().rad2deg()
             count = weight.sum()
         return Outcome(
             loss=((answer - label).square().sum(1) * weight).sum(),
-            metric=(apart * weight).sum(),
+            metric=(distance * weight).sum(),
             trivial=90 * count,
             count=count,
         )

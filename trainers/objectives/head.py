@@ -1,4 +1,4 @@
-"""Labels that are told from feature vectors: a head, linear for one image, with a hidden layer for several patches."""
+"""Prediction from feature vectors: a head that is linear for one image and has a hidden layer for several patches."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HIDDEN = 512
 
 
 def vector_head(shape: tuple[int, ...], width: int, outputs: int) -> nn.Sequential:
-    """Layers from the feature vectors of one sample, side by side, to `outputs` numbers.
+    """Build the layers from the concatenated feature vectors of a sample to `outputs` numbers.
 
-    One image a sample is judged by one linear layer. Of k patches a sample each goes through the backbone alone, and a hidden
-    layer sees the k vectors side by side: the context-free network of Noroozi & Favaro 2016, section 3.2.
+    For one image this is one linear layer. Of k patches each goes through the backbone alone, and a hidden layer sees their k
+    concatenated vectors: the context-free network of Noroozi & Favaro 2016, section 3.2.
 
     Args:
-        shape: of the task's input: (h, w, c), or (k, h, w, c) for k patches.
-        width: of one feature vector.
-        outputs: how many numbers.
+        shape: shape of the task's input: (h, w, c), or (k, h, w, c) for k patches.
+        width: length of one feature vector.
+        outputs: how many numbers to predict.
     """
     if len(shape) == 4:
         hidden = [nn.Linear(shape[0] * width, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU(inplace=True)]
@@ -31,10 +31,10 @@ def vector_head(shape: tuple[int, ...], width: int, outputs: int) -> nn.Sequenti
 
 
 class VectorObjective(Objective):
-    """What the objectives share that tell a label from feature vectors.
+    """Base class of objectives that predict a label from feature vectors.
 
     Args:
-        outputs: how many numbers are told of a sample; the other arguments as of `Objective`.
+        outputs: how many numbers are predicted for a sample; the other arguments as in `Objective`.
     """
 
     needs = ("vector",)

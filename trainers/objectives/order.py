@@ -1,4 +1,4 @@
-"""An order: where each of several patches belongs, told for all of them at once."""
+"""Objective of order labels: predict the places of all patches together; cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainers.objectives.head import VectorObjective
 
 
 class OrderObjective(VectorObjective):
-    """Cross-entropy over the places of each patch, the mean over the patches.
+    """Cross-entropy over the places of each patch, averaged over the patches.
 
-    The metric is the share of the patches that are put in their place; beside it, `whole_orders` is the share of the samples of
-    which all are. The answers for two patches may name the same place: nothing forces them into a permutation.
+    The metric is the share of patches whose place is predicted correctly; a further one, `whole_orders`, is the share of samples
+    of which all places are. The same place may be predicted for two patches: nothing forces the answers into a permutation.
     """
 
     name = "order"
@@ -32,15 +32,15 @@ class OrderObjective(VectorObjective):
         self.items = kind.items
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Judge logits (n, k * k) against the patches' places, `<task>.label`, int64 (n, k)."""
+        """Compare logits (n, k * k) with the patches' places, `<task>.label`, int64 (n, k)."""
         label, weight = batch[f"{name}.label"], batch["weight"]
         logits = answer.view(-1, self.items, self.items)
         with torch.no_grad():
             right = (logits.argmax(2) == label).float()
             count = weight.sum()
-        apart = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label).mean(1)
+        losses = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label).mean(1)
         return Outcome(
-            loss=(apart * weight).sum(),
+            loss=(losses * weight).sum(),
             metric=(right.mean(1) * weight).sum(),
             trivial=count / self.items,
             count=count,

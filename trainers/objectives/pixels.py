@@ -1,4 +1,4 @@
-"""An image as the label: a decoder or a corrector on the map, squared or absolute error, peak signal-to-noise ratio."""
+"""Objectives of image labels: paint the image by a decoder or a corrector; squared or absolute error, PSNR."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from trainers.objectives.decoder import WIDEST, Corrector, Decoder
 
 SPREAD = {"rgb": 0.23, "chroma": 0.06}
 """Root mean square distance of a photo's pixels from its mean colour, and of its chroma from grey, measured on ImageNet photos.
-Errors are counted in these units, which puts an answer of one colour near a loss of 1, beside cross-entropies."""
+They are the units of errors: the loss of an answer of one colour is then about 1, comparable to cross-entropies."""
 
 SEEN = 0.1
-"""Weight of the mean error outside the hole beside that in it: enough that the filling joins its surroundings."""
+"""Weight of the mean error outside the hole, where that inside has 1; enough for the filling to match its surroundings."""
 
 CODE, START = 128, 4
-"""Numbers of a bottleneck where the label does not say, and side of the small map that painting starts from behind it."""
+"""Numbers of the bottleneck if the label gives none, and side of the small map from which the decoder behind it starts."""
 
 BEST_PSNR = 60.0
-"""Decibels at which the metric is capped; an exact answer would be infinite."""
+"""Decibels at which the metric is capped; for an exact answer it would be infinite."""
 
 
 class PixelsObjective(Objective):
-    """Paints the task's target image.
+    """Paints the task's target image. Loss and answer depend on the label:
 
     - `rgb`: squared error of the colours (Pathak et al. 2016, the reconstruction loss); with a mask, chiefly in the hole.
     - `chroma`: smooth absolute error of the two colour-difference channels (Zhang et al. 2017, for colorization).
-    - with a grid: squared error in the hole of pixels that each cell standardises (He et al. 2022, section 3).
-    - of a spoilt input, which is enlarged first where it is smaller: the answer is that input and a correction.
+    - with a grid: squared error in the hole, of pixels standardised in each cell (He et al. 2022, section 3).
+    - with a spoilt input: the answer is that input, enlarged if it is smaller, plus a correction.
 
-    The metric is the PSNR in decibels of pixels of 0..1, with a mask in the hole only. The trivial answer beside it is the spoilt
-    input itself where there is one; each cell's mean where cells are asked for; else one colour for the whole image: the mean of
-    what can be seen (`rgb`), or grey (`chroma`). Where a whole image of colours is asked for, its structural similarity, `ssim`,
-    is measured too.
+    The metric is the PSNR in decibels of pixels in 0..1; with a mask, in the hole only. The trivial answer is the spoilt input if
+    there is one; with a grid each cell's mean; else one colour for the whole image: the mean of the visible pixels (`rgb`), or
+    grey (`chroma`). If the label is a whole RGB image, a further metric is its structural similarity, `ssim`.
     """
 
     name = "pixels"
@@ -58,25 +57,25 @@ class PixelsObjective(Objective):
         self.decoder = self.build(backbone, image_size)
 
     def build(self, backbone: Backbone, size: int) -> nn.Module:
-        """The layers that paint an image of `size` pixels from a feature of the backbone."""
+        """Build the layers that paint an image of `size` pixels from the backbone's features."""
         if self.label.spoilt:
             return Corrector(backbone.map_width, backbone.map_size, size)
         channels = 3 if self.label.channels == "rgb" else 2
         return Decoder(backbone.map_width, backbone.map_size, channels, size, departs=self._relative)
 
     def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
-        """What the layers make of normalised pixels, float (n, 3, h, w): an image of (h, w) `extent`, or a correction of it."""
+        """Paint an image of (h, w) `extent`, or a correction of one, from normalised pixels, float (n, 3, h, w)."""
         grid = backbone(x).map
         return self.decoder(x, grid) if self.label.spoilt else self.decoder(grid, extent)
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """What is painted, float (n, c, h, w), from `<task>.input`, uint8 (n, h, w, c); see `paint`."""
+        """The painted image or correction, float (n, c, h, w), for `<task>.input`, uint8 (n, h, w, c); see `paint`."""
         _, height, width, _ = self._target(batch, name).shape
         extent = (height, width)
         return self.paint(backbone, enlarged(pixels(batch[f"{name}.input"], self.norm), extent), extent)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Judge what is painted against the target, uint8 (n, h, w, 3), in the mask, uint8 (n, h, w), where there is one."""
+        """Compare the painted image with the target, uint8 (n, h, w, 3); the mask, if there is one, is uint8 (n, h, w)."""
         given, image = batch[f"{name}.input"], self._target(batch, name).permute(0, 3, 1, 2).float() / 255
         target = chroma(image) if self.label.channels == "chroma" else image
         hole = batch[f"{name}.mask"].unsqueeze(1).float() if self.label.masked else torch.ones_like(target[:, :1])
@@ -99,25 +98,25 @@ class PixelsObjective(Objective):
         )
 
     def _target(self, batch: dict[str, Tensor], name: str) -> Tensor:
-        """The column of the target: the task's own, where it has one, or the batch's."""
+        """The target's column: the task's, if it has one, else the batch's."""
         own = f"{name}.{self.label.target}"
         return batch[own if own in batch else self.label.target]
 
     @property
     def _whole(self) -> bool:
-        """Whether a whole image of colours is asked for, so that its structure can be compared."""
+        """Whether the label is a whole RGB image, so that structural similarity can be measured."""
         return not self.label.masked and self.label.channels == "rgb"
 
     @property
     def _relative(self) -> bool:
-        """Whether what is painted is added to the trivial answer, in its units.
+        """Whether the painted image is added, in units of errors, to the trivial answer.
 
-        Not where a whole image of colours is asked for, whose mean must go through the network like the rest.
+        It is not if the label is a whole RGB image, whose mean must go through the network like the rest.
         """
         return self.label.spoilt or self.label.masked or self.label.channels == "chroma"
 
     def _trivial(self, target: Tensor, given: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-        """The trivial answer, float (n, c, h, w), and the unit of errors, which broadcasts to it."""
+        """The trivial answer, float (n, c, h, w), and the unit of errors, which can be broadcast to that shape."""
         unit = target.new_tensor(SPREAD[self.label.channels])
         if self.label.grid is not None:
             mean, deviation = cells(target, self.label.grid)
@@ -140,7 +139,7 @@ class PixelsObjective(Objective):
 
 
 class AbsolutePixelsObjective(PixelsObjective):
-    """`pixels` by the absolute error, which is drawn less to the mean of possible answers (Isola et al. 2017, section 3.1)."""
+    """`pixels` with the absolute error, which favours the mean of possible answers less (Isola et al. 2017, section 3.1)."""
 
     name = "pixels_l1"
 
@@ -150,7 +149,7 @@ class AbsolutePixelsObjective(PixelsObjective):
 
 
 class BottleneckObjective(PixelsObjective):
-    """`pixels` painted from a short vector that the feature vector is reduced to: the label's `code` numbers, or 128."""
+    """`pixels` painted from a short vector, to which the feature vector is reduced: the label's `code` numbers, or 128."""
 
     name = "bottleneck"
     needs: ClassVar[tuple[Output, ...]] = ("vector",)
@@ -170,14 +169,15 @@ class BottleneckObjective(PixelsObjective):
 
 
 def enlarged(x: Tensor, extent: tuple[int, int]) -> Tensor:
-    """Images, float (n, c, h, w), of another size than `extent` bilinearly brought to it; those of that size as they are."""
+    """Resize images, float (n, c, h, w), bilinearly to `extent`; images of that size are returned unchanged."""
     return x if x.shape[2:] == extent else F.interpolate(x, extent, mode="bilinear", align_corners=False)
 
 
 def cells(target: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each cell of a centred grid, float (n, 1, h, w), over its pixels and channels.
 
-    One level is added to the variance, so that flat cells stay near zero. Beyond the grid the mean is 0 and the deviation 1.
+    The square of one level is added to the variance, so that flat cells stay near zero. Outside the grid the mean is 0 and the
+    deviation 1.
     """
     side = target.shape[2] // grid
     margin = (target.shape[2] - side * grid) // 2
@@ -205,7 +205,7 @@ def psnr(answer: Tensor, target: Tensor, hole: Tensor) -> Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     everywhere = peak_signal_noise_ratio(answer * hole, target * hole, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    share = hole.mean((1, 2, 3))  # outside the hole the error is 0 and thins the mean out by just this factor
+    share = hole.mean((1, 2, 3))  # outside the hole the error is 0, which makes the mean smaller by just this factor
     return (everywhere + 10 * share.clamp(min=1e-12).log10()).clamp(max=BEST_PSNR)
 
 
@@ -215,7 +215,7 @@ def ssim(answer: Tensor, target: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     found = structural_similarity_index_measure(answer, target, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)  # it is a pair only where the full image is asked for
+    assert isinstance(found, Tensor)  # it is a pair only with `return_full_image`
     return found
 
 

@@ -1,4 +1,4 @@
-"""SimSiam: one view's prediction of the other, whose side is given no gradient; nothing else."""
+"""SimSiam: from the features of one view, predict those of the other, which get no gradient."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.byol import across
-from trainers.objectives.views import Compared, Shared, ViewObjective, each, mlp, parameters_of
+from trainers.objectives.byol import mean_cosines
+from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
 
 
 class SimsiamObjective(ViewObjective):
-    """One minus the cosine of a predicted and of a detached vector (Chen and He 2021, equation 2), over all pairs of views.
+    """One minus the cosine of a predicted and a detached vector (Chen and He 2021, equation 2), averaged over all pairs of views.
 
-    The paper's projector has three layers of 2048 and its predictor a hidden layer of 512, whose learning rate stays at its peak;
-    here it falls as all do.
+    The paper's projector has three layers of 2048, and its predictor a hidden layer of 512. The paper keeps the predictor's
+    learning rate at its peak; here it falls like that of all other layers.
     """
 
     name: ClassVar[str] = "simsiam"
@@ -32,13 +32,15 @@ class SimsiamObjective(ViewObjective):
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        own = self.Parameters(**parameters_of(task))
-        self.projector = mlp([backbone.vector_width, own.width, own.width, own.width], last_norm=True, affine=False)
-        self.predictor = mlp([own.width, own.predictor, own.width])
+        settings = self.Parameters(**parameters_of(task))
+        self.projector = mlp(
+            [backbone.vector_width, settings.width, settings.width, settings.width], last_norm=True, affine=False
+        )
+        self.predictor = mlp([settings.width, settings.predictor, settings.width])
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
-        projected = each(self.projector, features)
-        told, wanted = F.normalize(each(self.predictor, projected), dim=2), F.normalize(projected.detach(), dim=2)
-        losses = 1 - across(told, wanted[:, : self.views])
+        projected = per_view(self.projector, features)
+        predicted, targets = F.normalize(per_view(self.predictor, projected), dim=2), F.normalize(projected.detach(), dim=2)
+        losses = 1 - mean_cosines(predicted, targets[:, : self.views])
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])

@@ -1,4 +1,4 @@
-"""VICReg: views alike, each number of them spread over the batch, and no two numbers the same."""
+"""VICReg: the views of a photo have similar features, each feature varies over the batch, and no two features correlate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, Shared, ViewObjective, each, mlp, parameters_of
+from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
 
 
 class VicregObjective(ViewObjective):
-    """Invariance, variance and covariance (Bardes et al. 2022, equation 6), over the batch of all ranks.
+    """Sum of invariance, variance and covariance terms (Bardes et al. 2022, equation 6), over the batch of all ranks.
 
     The paper's projector has three layers of 8192.
     """
@@ -27,34 +27,36 @@ class VicregObjective(ViewObjective):
     class Parameters(Objective.Parameters):
         """See the fields."""
 
-        invariance: float = Field(25.0, ge=0, description="Weight of the squared distance of two views.")
+        invariance: float = Field(25.0, ge=0, description="Weight of the squared distance between two views.")
         variance: float = Field(25.0, ge=0, description="Weight of how far standard deviations are below 1.")
         covariance: float = Field(1.0, ge=0, description="Weight of the squared covariances.")
         width: int = Field(1024, ge=2, description="Width of the projector's three layers.")
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
-        self.own = self.Parameters(**parameters_of(task))
-        width = self.own.width
+        self.settings = self.Parameters(**parameters_of(task))
+        width = self.settings.width
         self.projector = mlp([backbone.vector_width, width, width, width])
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
-        """As in `ViewObjective`; the loss is the batch's, counted once a sample."""
-        z = each(self.projector, features)
+        """As in `ViewObjective`; the loss of the whole batch counts once for each sample."""
+        z = per_view(self.projector, features)
         weights, n = shared.weights.view(-1, 1, 1), shared.count()
-        everyone = shared.rows.gather(z)
-        apart = (everyone - (everyone * weights).sum(0) / n) * weights
-        less = (n - 1).clamp(min=1)
-        spread = (apart.square().sum(0) / less + 1e-4).sqrt()  # (views, width)
-        spreading = F.relu(1 - spread).mean(1)
+        gathered = shared.rows.gather(z)
+        centred = (gathered - (gathered * weights).sum(0) / n) * weights
+        dof = (n - 1).clamp(min=1)
+        std = (centred.square().sum(0) / dof + 1e-4).sqrt()  # (views, width)
+        variance_terms = F.relu(1 - std).mean(1)
         covariances = []
-        for view in apart.unbind(1):
-            covariance = view.T @ view / less
+        for view in centred.unbind(1):
+            covariance = view.T @ view / dof
             covariances.append((covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[2])
         losses = []
         for i, j in combinations(range(z.shape[1]), 2):
-            distance = ((everyone[:, i] - everyone[:, j]).square() * weights[:, 0]).sum() / (n * z.shape[2])
-            both = self.own.variance * (spreading[i] + spreading[j]) / 2 + self.own.covariance * (covariances[i] + covariances[j])
-            losses.append(self.own.invariance * distance + both)
+            distance = ((gathered[:, i] - gathered[:, j]).square() * weights[:, 0]).sum() / (n * z.shape[2])
+            both = self.settings.variance * (variance_terms[i] + variance_terms[j]) / 2 + self.settings.covariance * (
+                covariances[i] + covariances[j]
+            )
+            losses.append(self.settings.invariance * distance + both)
         loss = torch.stack(losses).mean() * shared.weight.sum()
         return Compared(loss, z[:, 0], z[:, 1])

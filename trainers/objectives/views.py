@@ -1,4 +1,4 @@
-"""Learning from several views of a photo: what all methods share - encoding, heads, momentum networks, signs of collapse."""
+"""Base classes of objectives that learn from several views of a photo, with their heads, momentum networks and metrics."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone, Output
 from trainers.networks.exchange import Rows
 from trainers.networks.inputs import Normaliser
-from trainers.objectives.base import Objective, Outcome, chosen
+from trainers.objectives.base import Objective, Outcome, chosen_objective
 
 RANKED = 256
-"""Samples of a batch on which the effective rank is measured."""
+"""How many samples of a batch the effective rank is measured on."""
 
 MINUS = -1e9
-"""A logit of what does not count; finite, so that a row of nothing else gives no NaN."""
+"""Logit of entries that do not count; finite, so that a row of such entries gives no NaN."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What a loss knows of the samples of all ranks.
+    """Weights and ids of the samples of all ranks, and the exchange of rows with other ranks.
 
     Args:
-        rows: this rank's rows among all.
-        weight: of this rank's samples, float32 (n,), 0 or 1.
-        weights: of those of all ranks, float32 (total,).
-        ids: of the samples of all ranks, int64 (total,).
+        rows: exchanges rows with the other ranks.
+        weight: weights of this rank's samples, float32 (n,), 0 or 1.
+        weights: weights of the samples of all ranks, float32 (total,).
+        ids: ids of the samples of all ranks, int64 (total,).
     """
 
     rows: Rows
@@ -46,32 +46,33 @@ class Shared:
 
     @classmethod
     def of(cls, batch: dict[str, Tensor], alone: bool) -> Shared:
-        """Of a batch of columns; `alone` as of `Rows`."""
+        """Take them from the columns of this rank's batch; `alone` as in `Rows`."""
         weight = batch["weight"]
         rows = Rows(len(weight), weight.device, alone)
         return cls(rows, weight, rows.gather(weight), rows.gather(batch["id"].view(torch.int64)))
 
     def count(self) -> Tensor:
-        """How many samples of all ranks count; at least 1."""
+        """Number of samples of weight 1 on all ranks; at least 1."""
         return self.weights.sum().clamp(min=1)
 
     def places(self) -> Tensor:
-        """Of each of this rank's samples its place among all, int64 (n,)."""
+        """The place of each of this rank's samples among those of all ranks, int64 (n,)."""
         return self.rows.start + torch.arange(len(self.weight), device=self.weight.device)
 
     def by_id(self, x: Tensor) -> Tensor:
-        """Rows of all ranks, (total, ...), without the samples of weight 0 and in order of id, whatever ranks there are."""
+        """Sort the rows of all ranks, (total, ...), by id and leave out those of weight 0: the same for any number of ranks."""
         order = self.ids.argsort(stable=True)
         return x[order[self.weights[order] > 0]]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a method makes of a batch.
+    """Loss of a method on a batch, and the vectors on which its metrics are measured.
 
     Args:
         loss: sum over this rank's samples, with its graph.
-        one, other: what represents two views of each sample, float32 (n, d); of these the signs of collapse are taken.
+        one: vectors that represent one view of each sample, float32 (n, d).
+        other: the same for another view of each sample.
         also: further means over the batch, scalars by name.
     """
 
@@ -82,12 +83,12 @@ class Compared:
 
 
 class ViewObjective(Objective):
-    """What the objectives share that compare views of a photo.
+    """Base class of objectives that compare views of a photo.
 
-    The metric, `nearest`, is the share of the samples whose other view is the nearest of those of all samples of the batch, by
-    cosine; the trivial answer is chance. Beside it `feature_std`, the standard deviation of the normalised representation over
-    the batch times the root of its width, which is about 1 where it fills all directions and 0 where it is one point; and
-    `effective_rank`, how many directions it uses (RankMe: Garrido et al. 2023).
+    The metric, `nearest`, is the share of samples whose one view is nearer, by cosine, to their other view than to that of any
+    other sample of the batch; the trivial answer is chance. Two further metrics show a collapse. `feature_std` is the standard
+    deviation of the normalised representation over the batch, times the root of its width: about 1 if representations fill all
+    directions, 0 if all are the same. `effective_rank` is the number of directions that they use (RankMe: Garrido et al. 2023).
 
     Large views go through the backbone in one pass, small ones in another; heads and losses are computed in float32.
     """
@@ -104,13 +105,13 @@ class ViewObjective(Objective):
         self.views, self.norm = kind.count, task.input_norm
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """Feature vectors of all views, the large ones first, float (n, v, width), of uint8 (n, k, s, s, 3) of each size."""
+        """Feature vectors, float (n, v, width), of all views, uint8 (n, k, s, s, 3) of each size; the large ones come first."""
         return self.encode(backbone, batch, name, pixels)
 
     def encode(
         self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser, views: slice | None = None
     ) -> Tensor:
-        """Feature vectors, (n, v, width), of the large `views` alone, or of all, the small ones last."""
+        """Feature vectors, (n, v, width), of some large `views`, or, without that argument, of all views, the small ones last."""
         columns = [batch[f"{name}.input"][:, views or slice(None)]]
         if views is None and f"{name}.small" in batch:
             columns.append(batch[f"{name}.small"])
@@ -118,7 +119,7 @@ class ViewObjective(Objective):
         return torch.cat([v.unflatten(0, column.shape[:2]) for v, column in zip(vectors, columns)], 1)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Compare the views' features; in evaluation each rank compares its own samples alone."""
+        """Compare the views' features; in evaluation each rank compares its own samples only."""
         shared = Shared.of(batch, alone=not self.training)
         found = self.compare(answer, shared)
         count = shared.weight.sum()
@@ -134,37 +135,37 @@ class ViewObjective(Objective):
 
     @abstractmethod
     def compare(self, features: Tensor, shared: Shared) -> Compared:
-        """The method's loss on what `answer` gave, in float32."""
+        """Compute the method's loss on what `answer` returned, in float32."""
 
 
 class MomentumObjective(ViewObjective):
-    """A view objective with a momentum network: a copy of backbone and heads that follows them slowly and is not trained.
+    """Base class of view objectives with a momentum network: a copy of backbone and heads that slowly follows their weights.
 
-    What `answer` gives has the momentum network's features of the large views behind those of the views themselves.
+    The momentum network is not trained. `answer` returns the network's features, then those of the momentum network.
     """
 
     schedule: tuple[float, float]
-    """Momentum at the start and at the end of the run, along half a cosine in between."""
+    """Momentum at the start and at the end of the run; in between it follows half a cosine."""
 
-    def keep_copy(self, backbone: Backbone, *heads: str) -> None:
-        """Make the momentum network, of a backbone and of the heads of these names; to be called when these are there."""
+    def make_momentum_network(self, backbone: Backbone, *heads: str) -> None:
+        """Copy a backbone and the heads of these names, which must exist already, as the momentum network."""
         self.heads = heads
-        self.target_backbone = frozen(backbone)
-        self.target_heads = nn.ModuleDict({head: frozen(getattr(self, head)) for head in heads})
+        self.target_backbone = frozen_copy(backbone)
+        self.target_heads = nn.ModuleDict({head: frozen_copy(getattr(self, head)) for head in heads})
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
-        """Feature vectors (n, v + k, width): of all views; then those of the k large ones by the momentum network."""
+        """Feature vectors (n, v + k, width): the network's of all v views, then the momentum network's of the k large ones."""
         with torch.no_grad():
             target = self.encode(self.target_backbone, batch, name, pixels, slice(0, self.views))
         return torch.cat([self.encode(backbone, batch, name, pixels), target], 1)
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The features of all views, and those of the large ones by the momentum network."""
+        """Split what `answer` returned: the network's features of all views, and the momentum network's of the large ones."""
         return features[:, : -self.views], features[:, -self.views :].detach()
 
     @torch.no_grad()
     def after_update(self, backbone: Backbone) -> None:
-        """As in `Objective`; the momentum network follows."""
+        """As in `Objective`; moves the momentum network towards the network."""
         rate = 1 - cosine(*self.schedule, self.step, self.steps)
         pairs = [(self.target_backbone, backbone), *((self.target_heads[head], getattr(self, head)) for head in self.heads)]
         for target, source in pairs:
@@ -173,22 +174,22 @@ class MomentumObjective(ViewObjective):
 
 
 def parameters_of(task: Task) -> dict[str, Any]:
-    """What a task sets of its objective's parameters."""
-    return chosen(task)[1]
+    """The parameters that a task sets for its objective."""
+    return chosen_objective(task)[1]
 
 
-def frozen(module: nn.Module) -> Any:
-    """A copy whose weights are not trained."""
+def frozen_copy(module: nn.Module) -> Any:
+    """Copy a module; the weights of the copy are not trained."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 def mlp(widths: list[int], last_norm: bool = False, affine: bool = True) -> nn.Sequential:
-    """Linear layers of these widths with batch normalisation and ReLU between them.
+    """Build linear layers of these widths, with batch normalisation and ReLU between them.
 
     Args:
-        widths: of the input, of each hidden layer, and of the output.
-        last_norm: whether the output is normalised over the batch, too, in which case the last layer has no bias.
-        affine: whether that last normalisation has weights.
+        widths: widths of the input, of each hidden layer, and of the output.
+        last_norm: whether the output is normalised over the batch, too; the last layer then has no bias.
+        affine: whether the normalisation of the output has weights.
     """
     layers: list[nn.Module] = []
     for width, following in pairwise(widths[:-1]):
@@ -197,8 +198,8 @@ def mlp(widths: list[int], last_norm: bool = False, affine: bool = True) -> nn.S
     return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=affine)] if last_norm else []))
 
 
-def each(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """What a head makes of each view's vector, (n, v, d), of vectors (n, v, width); all views in one batch."""
+def per_view(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """Apply a head to each view's vector, (n, v, width) to (n, v, d), as one batch of all views."""
     return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
 
@@ -211,29 +212,29 @@ def info_nce(queries: Tensor, keys: Tensor, shared: Shared, temperature: float) 
     """Cross-entropy of each of this rank's samples among the keys of all samples, float (n,).
 
     Args:
-        queries: (n, d), normalised.
-        keys: (total, d), of all ranks, normalised.
-        shared: the samples.
-        temperature: that the cosines are divided by.
+        queries: normalised vectors of this rank's samples, (n, d).
+        keys: normalised vectors of the samples of all ranks, (total, d).
+        shared: the samples of all ranks.
+        temperature: number by which the cosines are divided.
     """
     logits = (queries @ keys.T / temperature).masked_fill(shared.weights == 0, MINUS)
     return F.cross_entropy(logits, shared.places(), reduction="none")
 
 
 def signs_of_collapse(one: Tensor, other: Tensor, shared: Shared) -> tuple[Tensor, dict[str, Tensor]]:
-    """How many of this rank's samples have their other view nearest, and the means that `ViewObjective` describes."""
-    everyone = shared.rows.gather(F.normalize(other, dim=1))
-    alike = (F.normalize(one, dim=1) @ everyone.T).masked_fill(shared.weights == 0, MINUS)
+    """Number of this rank's samples whose other view is the nearest, and the further metrics that `ViewObjective` describes."""
+    gathered = shared.rows.gather(F.normalize(other, dim=1))
+    alike = (F.normalize(one, dim=1) @ gathered.T).masked_fill(shared.weights == 0, MINUS)
     right = ((alike.argmax(1) == shared.places()) * shared.weight).sum()
-    weights, width = shared.weights.unsqueeze(1), everyone.shape[1]
-    mean = (everyone * weights).sum(0) / shared.count()
-    variance = ((everyone - mean).square() * weights).sum(0) / shared.count()
-    rank = effective_rank((everyone * weights)[:RANKED])
+    weights, width = shared.weights.unsqueeze(1), gathered.shape[1]
+    mean = (gathered * weights).sum(0) / shared.count()
+    variance = ((gathered - mean).square() * weights).sum(0) / shared.count()
+    rank = effective_rank((gathered * weights)[:RANKED])
     return right, {"feature_std": variance.sqrt().mean() * math.sqrt(width), "effective_rank": rank}
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """Exponential of the entropy of the singular values of float (n, d), in shares of their sum (Garrido et al. 2023)."""
+    """Exponential of the entropy of the singular values of float (n, d), normalised to sum 1 (Garrido et al. 2023)."""
     x = x.double().nan_to_num(0.0, 0.0, 0.0)
     squares = torch.linalg.eigvalsh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
     values = squares.clamp(min=0).sqrt()

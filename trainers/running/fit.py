@@ -93,9 +93,9 @@ def fit(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _error_for_user(error, stage) from error
-    refusal = ray.get(run_log.refusal.remote())
-    if refusal is not None:
-        raise refusal
+    run_error = ray.get(run_log.error.remote())
+    if run_error is not None:
+        raise run_error
     events: list[Event] = ray.get(run_log.events.remote())
     return events
 

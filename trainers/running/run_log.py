@@ -35,7 +35,7 @@ class RunLog:
         self._events: list[Event] = []
         self._workers, self._lost, self._actors = 0, "", 0
         self._doing: dict[str, tuple[str, int, float]] = {}
-        self._refusal: Exception | None = None
+        self._error: Exception | None = None
         self._result: dict[str, Any] = {}
 
     def log(self, record: Record) -> None:
@@ -103,13 +103,13 @@ class RunLog:
         """The result, as given to `set_result`."""
         return self._result
 
-    def refuse(self, error: Exception) -> None:
-        """Record why the run ends here, so that it is not taken for a lost worker and restarted."""
-        self._refusal = error
+    def set_error(self, error: Exception) -> None:
+        """Record the error that ends the run here, so that it is not taken for a lost worker and restarted."""
+        self._error = error
 
-    def refusal(self) -> Exception | None:
-        """The error given to `refuse`, if any."""
-        return self._refusal
+    def error(self) -> Exception | None:
+        """The error given to `set_error`, if any."""
+        return self._error
 
     def since(self, step: int) -> list[Record]:
         """The lines after a step; earlier ones have been read, and are dropped."""

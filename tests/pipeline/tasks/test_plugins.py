@@ -43,7 +43,7 @@ def test_what_cannot_be_used_is_refused_with_the_package_and_the_cause(install, 
 
 def test_a_module_that_fails_as_it_is_imported_is_refused_in_one_line(install) -> None:
     install("failing_tasks", "raise RuntimeError('no licence\\nfound')", {GROUP: {"turned": "failing_tasks:Turned"}})
-    with pytest.raises(UserError, match=r"cannot be imported: RuntimeError: no licence found; mend or uninstall the package$"):
+    with pytest.raises(UserError, match=r"cannot be imported: RuntimeError: no licence found; repair or uninstall the package$"):
         registry()
 
 

@@ -93,7 +93,7 @@ def test_what_stands_still_is_named_with_its_shard(run_recipe: Callable[..., Rec
         feed._late(source, 60)
 
 
-def test_the_board_knows_which_actor_has_been_at_what_for_longest() -> None:
+def test_the_run_log_knows_which_actor_has_been_at_what_for_longest() -> None:
     run_log = RunLog()
     run_log.begin(0, 1, 2)
     run_log.report("a", "render", 7)

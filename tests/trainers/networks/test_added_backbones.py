@@ -59,9 +59,9 @@ def test_a_network_of_an_installed_package_is_a_backbone(install) -> None:
     [
         ("small_cnn", {"args": {"depth": 2}}, "training.backbone.args: small_cnn refuses them: .*depth"),
         ("small_cnn", {"args": {"weights": "x"}}, "training.backbone.args.weights: a backbone starts from random weights"),
-        ("small_cnn", {"stem": "small"}, "training.backbone.stem: small_cnn comes with first layers of its own"),
+        ("small_cnn", {"stem": "small"}, "training.backbone.stem: small_cnn has its own first layers"),
         ("absent", {}, "someones_networks adds 'absent' to pseudolabel.backbones .*which cannot be imported"),
-        ("text", {}, r"text \(someones_networks:text\) gives a str, not an nn.Module"),
+        ("text", {}, r"text \(someones_networks:text\) returns a str, not an nn.Module"),
         ("headless", {}, "headless cannot be used: it has no Linear layer"),
         ("branching", {}, "branching cannot be used: torch.fx cannot trace it"),
     ],

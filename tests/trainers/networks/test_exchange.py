@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from trainers.networks.batch_norm import GlobalBatchNorm, over_all_ranks
+from trainers.networks.batch_norm import GlobalBatchNorm, with_global_batch_norm
 from trainers.networks.exchange import Rows
 
 SHARES = (3, 0, 2)
@@ -39,7 +39,7 @@ def work(rank: int, store: str, out: str) -> None:
     own = x.flatten(1).clone().requires_grad_()
     gathered = rows.gather(own)
     (gathered.square().sum() * (rank + 1)).backward()  # each rank has a loss of its own on all rows
-    model = over_all_ranks(network())
+    model = with_global_batch_norm(network())
     (model(x) * target).sum().backward()
     for weight in model.parameters():
         dist.all_reduce(weight.grad)
@@ -77,7 +77,7 @@ def test_rows_and_statistics_are_those_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(3, affine=False), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, eps=0.1)])
 def test_alone_it_is_torch_s_own_under_the_same_names(layer: nn.Module) -> None:
-    ours = over_all_ranks(nn.Sequential(copy.deepcopy(layer)))[0]
+    ours = with_global_batch_norm(nn.Sequential(copy.deepcopy(layer)))[0]
     assert isinstance(ours, GlobalBatchNorm)
     assert list(ours.state_dict()) == list(layer.state_dict())
     x = torch.randn(6, 3) if isinstance(layer, nn.BatchNorm1d) else torch.randn(6, 3, 2, 2)

@@ -150,11 +150,11 @@ def test_an_angle_s_error_is_in_degrees(recipe, rendered) -> None:
 def test_intersection_over_union_is_that_of_the_pixels(recipe, rendered) -> None:
     batch = rendered("corrupted_region")
     model = PretextModel(recipe("corrupted_region"), seed=0).eval()
-    told: list[torch.Tensor] = []
-    model.objectives["corrupted_region"].decoder.register_forward_hook(lambda _, args, out: told.append(out))
+    outputs: list[torch.Tensor] = []
+    model.objectives["corrupted_region"].decoder.register_forward_hook(lambda _, args, out: outputs.append(out))
     with torch.no_grad():
         outcome = model(batch)["corrupted_region"]
-    found, mask = told[0][:, 0] > 0, batch["corrupted_region.mask"].bool()
+    found, mask = outputs[0][:, 0] > 0, batch["corrupted_region.mask"].bool()
     expected = ((found & mask).sum((1, 2)) / (found | mask).sum((1, 2))).sum()
     torch.testing.assert_close(outcome.metric, expected)
     torch.testing.assert_close(outcome.trivial, torch.tensor(16 / 16.0))  # one cell of 4 x 4, of each of 16 samples

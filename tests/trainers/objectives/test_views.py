@@ -108,14 +108,14 @@ def test_moco_3_compares_within_the_batch_times_twice_the_temperature(case) -> N
 def test_byol_and_simsiam_predict_the_other_view(case) -> None:
     model, byol, batch = case("byol")
     x = features(byol, batch, 4, model.backbone.vector_width)
-    told = unit(heads(byol, x[:, :2], "projector", "predictor"))
+    predicted = unit(heads(byol, x[:, :2], "projector", "predictor"))
     wanted = unit(heads(byol, x[:, 2:], "target_heads.projector"))
-    expected = sum(((told[:, i] - wanted[:, j]) ** 2).sum() for i, j in ((0, 1), (1, 0))) / 2
+    expected = sum(((predicted[:, i] - wanted[:, j]) ** 2).sum() for i, j in ((0, 1), (1, 0))) / 2
     assert compare(byol, batch, x).loss.item() == pytest.approx(expected, rel=1e-5)
     model, simsiam, batch = case("simsiam")
     x = x[:, :2]
-    told, wanted = unit(heads(simsiam, x, "projector", "predictor")), unit(heads(simsiam, x, "projector"))
-    expected = N - sum((told[:, i] * wanted[:, j]).sum() for i, j in ((0, 1), (1, 0))) / 2
+    predicted, wanted = unit(heads(simsiam, x, "projector", "predictor")), unit(heads(simsiam, x, "projector"))
+    expected = N - sum((predicted[:, i] * wanted[:, j]).sum() for i, j in ((0, 1), (1, 0))) / 2
     assert compare(simsiam, batch, x).loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,11 +154,11 @@ def test_swav_swaps_assignments_that_are_balanced_over_batch_and_queue(case) -> 
     x = features(objective, batch, 4, model.backbone.vector_width)
     z, prototypes = unit(heads(objective, x, "projector")), plain(objective.prototypes.weight)
     assert np.linalg.norm(prototypes, axis=1) == pytest.approx(1)
-    told, total = log_softmax(z @ prototypes.T / 0.1), 0.0
+    predicted, total = log_softmax(z @ prototypes.T / 0.1), 0.0
     for k in range(2):
         everyone = np.concatenate([z[:, k], plain(objective.queue[:20, k])])
         code = balanced(everyone @ prototypes.T, 0.05)[:N]
-        total -= sum((code * told[:, v]).sum() for v in range(4) if v != k) / 6
+        total -= sum((code * predicted[:, v]).sum() for v in range(4) if v != k) / 6
     assert compare(objective, batch, x).loss.item() == pytest.approx(total, rel=1e-4)
 
 
@@ -166,10 +166,10 @@ def test_dino_tells_the_centred_and_sharpened_outputs_of_the_other_views(case) -
     model, objective, batch = case("dino", small=True)
     objective.centre += torch.randn(24) / 10
     x = features(objective, batch, 6, model.backbone.vector_width)
-    told = log_softmax(heads(objective, x[:, :4], "head") / 0.1)
+    predicted = log_softmax(heads(objective, x[:, :4], "head") / 0.1)
     outputs = heads(objective, x[:, 4:], "target_heads.head")
     wanted = np.exp(log_softmax((outputs - plain(objective.centre)) / 0.04))
-    total = -sum((wanted[:, k] * told[:, v]).sum() for k in range(2) for v in range(4) if v != k) / 6
+    total = -sum((wanted[:, k] * predicted[:, v]).sum() for k in range(2) for v in range(4) if v != k) / 6
     assert compare(objective, batch, x).loss.item() == pytest.approx(total, rel=1e-5)
     before = plain(objective.centre)
     objective.after_update(model.backbone)
