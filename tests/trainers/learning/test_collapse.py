@@ -7,7 +7,7 @@ import pytest
 from trainers.learning.collapse import LINES, collapsed
 
 
-def lines(nearest: float, chance: float, std: float, first: int = 20, n: int = LINES, count: float = 64) -> list[dict]:
+def lines(nearest: float, chance: float, std: float, first: int = 20, n: int = LINES, count: float = 640) -> list[dict]:
     task = {"loss": 1.0, "metric": nearest, "trivial": chance, "feature_std": std}
     other = {"loss": 1.0, "metric": 0.25, "trivial": 0.25}
     return [
@@ -34,7 +34,8 @@ def test_views_that_are_told_apart_by_chance_alone_have_collapsed() -> None:
     assert said.startswith("mine has collapsed: the other view of a photo is the nearest for 0.40%, by chance 0.39%")
     assert "copies of each other" in said
     assert "tasks.mine.scale" in said
-    assert collapsed(lines(0.2, 1 / 8, 0.9), 100)  # in a small batch chance is much
+    assert collapsed(lines(0.14, 1 / 8, 0.9), 100)  # three standard errors of 1,920 samples are 0.023
+    assert collapsed(lines(0.16, 1 / 8, 0.9), 100) is None
 
 
 def test_one_representation_for_all_samples_is_a_collapse() -> None:
@@ -48,3 +49,5 @@ def test_it_is_not_judged_in_the_first_tenth_by_few_lines_or_without_samples() -
     assert collapsed(lines(0.004, 1 / 256, 0.9, first=10), 1000) is None
     assert collapsed(lines(0.004, 1 / 256, 0.9, n=LINES - 1), 100) is None
     assert collapsed(lines(0, 0, 0, count=0), 100) is None
+    assert collapsed(lines(1 / 16, 1 / 16, 0.9, count=16), 100) is None, "48 samples say little"
+    assert collapsed(lines(1 / 16, 1 / 16, 0.9, n=40, count=16), 100), "640 do"
