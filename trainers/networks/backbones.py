@@ -213,8 +213,12 @@ def check_backbone(spec: BackboneSection, image_size: int) -> None:
 @lru_cache(maxsize=32)
 def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; cached, since tracing is slow. `spec` is in JSON."""
-    with torch.device("meta"):
-        model = _construct(BackboneSection.model_validate_json(spec), image_size)
+    try:
+        with torch.device("meta"):
+            model = _construct(BackboneSection.model_validate_json(spec), image_size)
+    except NotImplementedError:  # RegNet computes its widths with tensors, which have no values there
+        with seeded(0):
+            model = _construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
     sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
     try:
         return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)

@@ -209,3 +209,8 @@ def test_only_classification_networks_are_offered() -> None:
     names = model_names()
     assert {"resnet10", *FAMILIES} <= set(names)
     assert not {"fcn_resnet50", "maskrcnn_resnet50_fpn", "raft_large"} & set(names)
+
+
+def test_a_network_whose_builder_computes_with_tensors_can_be_cut() -> None:
+    backbone = build_backbone(Spec(name="regnet_y_400mf"), 32, 0)
+    assert backbone.vector_width == 440
