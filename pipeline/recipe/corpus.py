@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.section import Section, Shards
+from pipeline.recipe.section import Section, Shards, without_defaults
 
 
 class CorpusPart(Section):
@@ -58,10 +58,9 @@ class CorpusSection(Section):
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
-        unused = {"shards" if self.mix else "mix", *(name for name in ("frames", "index") if getattr(self, name) is None)}
-        if self.keys == "name":
-            unused.add("keys")
-        return {name: value for name, value in serialize(self).items() if name not in unused}
+        document = without_defaults(self, serialize(self), "frames", "index", "keys")
+        del document["shards" if self.mix else "mix"]
+        return document
 
     def lists(self) -> list[Shards]:
         """The shards of each corpus."""

@@ -38,9 +38,7 @@ class BarlowTwinsObjective(ViewObjective):
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`; the loss of the whole batch counts once for each sample."""
         z = per_view(self.projector, features)
-        weights, n = shared.weights.view(-1, 1, 1), shared.count()
-        gathered = shared.rows.gather(z)
-        centred = (gathered - (gathered * weights).sum(0) / n) * weights
+        n, centred = shared.count(), shared.centred(shared.rows.gather(z))
         standardised = centred * ((centred.square().sum(0) / n) + 1e-5).rsqrt()
         losses = []
         for i, j in combinations(range(z.shape[1]), 2):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, mlp, parameters_of, per_view
 
 
 class ByolObjective(MomentumObjective):
@@ -49,14 +49,5 @@ class ByolObjective(MomentumObjective):
         projected = per_view(self.projector, online)
         predicted = F.normalize(per_view(self.predictor, projected), dim=2)
         targets = F.normalize(per_view(self.target_heads["projector"], target), dim=2)
-        losses = 2 - 2 * mean_cosines(predicted, targets)
+        losses = 2 - 2 * mean_products(predicted, targets)
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])
-
-
-def mean_cosines(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean cosine, float (n,), over all pairs of a view, normalised (n, v, d), and another large view, normalised (n, k, d)."""
-    cosines = predicted @ targets.transpose(1, 2)  # (n, v, k)
-    v, k = cosines.shape[1:]
-    same = cosines.diagonal(dim1=1, dim2=2).sum(1)
-    total: Tensor = (cosines.sum((1, 2)) - same) / (v * k - k)
-    return total

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, parameters_of, per_view
+from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, parameters_of, per_view
 
 
 class DinoHead(nn.Module):
@@ -39,7 +39,11 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Cosines, float (n, outputs), of features (n, features)."""
-        return F.linear(self.vector(x), F.normalize(self.last.weight, dim=1))
+        return self.cosines(self.vector(x))
+
+    def cosines(self, vectors: Tensor) -> Tensor:
+        """Cosines of normalised vectors, (..., width), with the outputs' vectors, (..., outputs)."""
+        return F.linear(vectors, F.normalize(self.last.weight, dim=1))
 
     def vector(self, x: Tensor) -> Tensor:
         """The normalised vector before the last layer."""
@@ -101,7 +105,7 @@ class DinoObjective(MomentumObjective):
         """As in `ViewObjective`."""
         online, target = self.split(features)
         vectors = per_view(self.head.vector, online)
-        predicted = (F.linear(vectors, F.normalize(self.head.last.weight, dim=1)) / self.settings.temperature).log_softmax(2)
+        predicted = (self.head.cosines(vectors) / self.settings.temperature).log_softmax(2)
         with torch.no_grad():
             outputs = per_view(self.target_heads["head"], target)
             targets = ((outputs - self.centre) / self._teacher_temperature()).softmax(2)
@@ -111,8 +115,7 @@ class DinoObjective(MomentumObjective):
             if self.training:
                 self._mean = mean
             entropy = torch.special.entr(share).sum() / math.log(len(share))
-        right = targets @ predicted.transpose(1, 2)  # (n, k, v)
-        losses = -(right.sum((1, 2)) - right.diagonal(dim1=1, dim2=2).sum(1)) / (self.views * (online.shape[1] - 1))
+        losses = -mean_products(predicted, targets)
         return Compared((losses * shared.weight).sum(), vectors[:, 0], vectors[:, 1], {"assignment_entropy": entropy})
 
     def _teacher_temperature(self) -> float:

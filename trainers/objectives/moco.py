@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, info_nce, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, enqueue, info_nce, mlp, parameters_of, per_view
 
 
 class MocoObjective(MomentumObjective):
@@ -100,7 +100,5 @@ class MocoObjective(MomentumObjective):
         """As in `Objective`; adds the batch's keys to the queue and drops the oldest, too."""
         super().after_update(backbone)
         if self._keys is not None:
-            size = len(self.queue)
-            self.filled.copy_((self.filled + len(self._keys)).clamp(max=size))
-            self.queue.copy_(torch.cat([self._keys, self.queue])[:size])
+            enqueue(self.queue, self.filled, self._keys)
             self._keys = None

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.byol import mean_cosines
-from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, Shared, ViewObjective, mean_products, mlp, parameters_of, per_view
 
 
 class SimsiamObjective(ViewObjective):
@@ -42,5 +41,5 @@ class SimsiamObjective(ViewObjective):
         """As in `ViewObjective`."""
         projected = per_view(self.projector, features)
         predicted, targets = F.normalize(per_view(self.predictor, projected), dim=2), F.normalize(projected.detach(), dim=2)
-        losses = 1 - mean_cosines(predicted, targets[:, : self.views])
+        losses = 1 - mean_products(predicted, targets[:, : self.views])
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])

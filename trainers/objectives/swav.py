@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, enqueue, mean_products, mlp, parameters_of, per_view
 
 
 class SwavObjective(ViewObjective):
@@ -80,8 +80,7 @@ class SwavObjective(ViewObjective):
             entropy = torch.special.entr(mean / mean.sum().clamp(min=1e-12)).sum() / math.log(len(mean))
         if self.training and self.settings.queue:
             self._waiting = shared.by_id(gathered)
-        right = assigned @ predicted.transpose(1, 2)  # (n, k, v)
-        losses = -(right.sum((1, 2)) - right.diagonal(dim1=1, dim2=2).sum(1)) / (self.views * (z.shape[1] - 1))
+        losses = -mean_products(predicted, assigned)
         return Compared((losses * shared.weight).sum(), z[:, 0], z[:, 1], {"assignment_entropy": entropy})
 
     def _assign(self, gathered: Tensor, shared: Shared) -> Tensor:
@@ -99,8 +98,7 @@ class SwavObjective(ViewObjective):
     def after_update(self, backbone: Backbone) -> None:
         """As in `Objective`; adds the batch to the queue, too."""
         if self._waiting is not None:
-            self.filled.copy_((self.filled + len(self._waiting)).clamp(max=self.settings.queue))
-            self.queue.copy_(torch.cat([self._waiting, self.queue])[: self.settings.queue])
+            enqueue(self.queue, self.filled, self._waiting)
             self._waiting = None
 
 

@@ -43,7 +43,7 @@ class VicregObjective(ViewObjective):
         z = per_view(self.projector, features)
         weights, n = shared.weights.view(-1, 1, 1), shared.count()
         gathered = shared.rows.gather(z)
-        centred = (gathered - (gathered * weights).sum(0) / n) * weights
+        centred = shared.centred(gathered)
         dof = (n - 1).clamp(min=1)
         std = (centred.square().sum(0) / dof + 1e-4).sqrt()  # (views, width)
         variance_terms = F.relu(1 - std).mean(1)

@@ -59,6 +59,11 @@ class Shared:
         """The place of each of this rank's samples among those of all ranks, int64 (n,)."""
         return self.rows.start + torch.arange(len(self.weight), device=self.weight.device)
 
+    def centred(self, gathered: Tensor) -> Tensor:
+        """Subtract the mean of the samples of weight 1 from the vectors of all ranks, (total, v, d); the other rows become 0."""
+        weights = self.weights.view(-1, 1, 1)
+        return (gathered - (gathered * weights).sum(0) / self.count()) * weights
+
     def by_id(self, x: Tensor) -> Tensor:
         """Sort the rows of all ranks, (total, ...), by id and leave out those of weight 0: the same for any number of ranks."""
         order = self.ids.argsort(stable=True)
@@ -206,6 +211,20 @@ def per_view(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
 def cosine(start: float, end: float, step: int, steps: int) -> float:
     """A value that goes from `start` to `end` over a run along half a cosine."""
     return end - (end - start) * (1 + math.cos(math.pi * step / max(1, steps))) / 2
+
+
+def mean_products(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean inner product, float (n,), over all pairs of a view's (n, v, d) and another, large view's (n, k, d) vector."""
+    products = predicted @ targets.transpose(1, 2)  # (n, v, k)
+    v, k = products.shape[1:]
+    total: Tensor = (products.sum((1, 2)) - products.diagonal(dim1=1, dim2=2).sum(1)) / (v * k - k)
+    return total
+
+
+def enqueue(queue: Tensor, filled: Tensor, rows: Tensor) -> None:
+    """Put rows at the head of a queue, (size, ...), and drop its oldest; `filled`, int64 (), counts its rows in use."""
+    filled.copy_((filled + len(rows)).clamp(max=len(queue)))
+    queue.copy_(torch.cat([rows, queue])[: len(queue)])
 
 
 def info_nce(queries: Tensor, keys: Tensor, shared: Shared, temperature: float) -> Tensor:
