@@ -59,7 +59,7 @@ class CorpusSection(Section):
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
         document = without_defaults(self, serialize(self), "frames", "index", "keys")
-        del document["shards" if self.mix else "mix"]
+        document.pop("shards" if self.mix else "mix", None)  # absent from a dump of some fields only
         return document
 
     def lists(self) -> list[Shards]:
