@@ -23,11 +23,13 @@ from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
+from trainers.running.capacity import nodes
 from trainers.running.fit import fit
 from trainers.running.preflight import check_accumulate, check_batch
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder, decisive, differences
 from trainers.running.session import connect, exclusive
+from trainers.running.step_memory import check_memory, step_memory
 from trainers.running.tracking import tracked
 
 _MOST_NAMED = 5  # of the keys that differ
@@ -64,6 +66,8 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
     connect(recipe)
+    if need := step_memory(model, recipe):
+        check_memory(need, recipe, nodes())
     with exclusive(f"pretrain into {folder.url}"):
         folder.make()
         if warning := _replacement_warning(folder, recipe):

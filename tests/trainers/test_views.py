@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
 from pipeline.recipe import Recipe
 from pipeline.shards.writing import TarWriter
 from trainers.learning.collapse import Collapsed
-from trainers.pretraining import pretrain
-from trainers.running.run_log import Record
+from trainers.learning.loop import TrainingJob, summary, train
+from trainers.learning.pretext import PretextModel
+from trainers.pretraining import prepared, pretrain
+from trainers.running.fit import fit
+from trainers.running.run_log import Record, open_run_log
+from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 MakeRecipe = Callable[..., Recipe]
 
-TRAINING = {"backbone": {"name": "resnet10", "stem": "standard"}, "checkpoint_epochs": 0.25, "epochs": 6}
+TRAINING = {
+    "backbone": {"name": "resnet10", "stem": "standard"},
+    "checkpoint_epochs": 0.25,
+    "epochs": 6,
+    "precision": "float32",
+}
 TASKS = {
     "simclr": {"scale": [0.4, 1], "objective": {"temperature": 0.2, "width": 32}},
     "queue": {"task": "moco", "objective": {"queue": 40, "width": 32, "momentum": 0.9}},
+    "centre": {"task": "dino", "small_views": 0, "objective": {"outputs": 24, "hidden": 32, "width": 16, "momentum": 0.9}},
     "rotation": {"weight": 0.5},
 }
 
 
-def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was(
+def loading(recipe: Recipe, folder: str) -> PretextModel:
+    """The network of a run, which writes what it loads from a checkpoint to a folder, a file a rank."""
+    model = PretextModel(recipe, recipe.seed)
+    model.register_load_state_dict_post_hook(lambda module, _: torch.save(module.state_dict(), f"{folder}/{os.getpid()}.pt"))
+    return model
+
+
+def work(config: dict[str, Any]) -> None:
+    train(config["job"])
+
+
+def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was_on_any_number_of_workers(
     run_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     calm = pretrain(run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / "calm")}}, **TRAINING))
@@ -46,9 +72,34 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     spec = run_recipe({"tasks": TASKS}, **TRAINING)
     with pytest.raises(KeyboardInterrupt):
         pretrain(spec, [interrupt])
+    shutil.copytree(tmp_path / "runs", tmp_path / "two")
     again = pretrain(spec)
     for name in TASKS:
         assert again["tasks"][name]["loss"] == calm["tasks"][name]["loss"], name
+
+    two, source, _ = prepared(run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / "two")}}, workers=2, **TRAINING))
+    loaded = tmp_path / "loaded"
+    loaded.mkdir()
+    job = TrainingJob(
+        stage="pretrain",
+        folder=RunFolder(two).checkpoints("pretrain"),
+        source=source,
+        build=partial(loading, two, str(loaded)),
+        objectives=tuple(TASKS),
+        optimizer=two.training.optimizer,
+        run_log=open_run_log(),
+    )
+    saved = job.checkpoints().load(job.checkpoints().newest())
+    fit(work, {"job": job}, two, "pretrain", job.run_log, [])
+    states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
+    assert (12 <= saved["step"] < 24, len(states)) == (True, 2)
+    assert any(saved["model"]["objectives.queue.queue"].flatten() != 0)
+    for state in states:
+        assert state.keys() == saved["model"].keys()
+        assert all(torch.equal(value, saved["model"][name]) for name, value in state.items())
+    found = summary(job.state())
+    for name in TASKS:
+        assert found["tasks"][name]["loss"] == pytest.approx(calm["tasks"][name]["loss"], rel=1e-3), name
 
 
 def test_a_corpus_of_copies_of_one_photo_ends_the_run_in_words(run_recipe: MakeRecipe, tmp_path: Path) -> None:
