@@ -34,6 +34,7 @@ TRAINING = {
     "checkpoint_epochs": 0.25,
     "epochs": 6,
     "precision": "float32",
+    "keep": 24,
 }
 TASKS = {
     "simclr": {"scale": [0.4, 1], "objective": {"temperature": 0.2, "width": 32}},
@@ -57,7 +58,22 @@ def work(config: dict[str, Any]) -> None:
 def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was_on_any_number_of_workers(
     run_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    calm = pretrain(run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / "calm")}}, **TRAINING))
+    def interrupt(record: Record) -> None:
+        if record["step"] == 24:
+            raise KeyboardInterrupt
+
+    def made(runs: str, **training: Any) -> Recipe:
+        return run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **TRAINING, **training)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(made("calm"), [interrupt])
+    for runs in ("one", "two"):  # killed in step 13
+        shutil.copytree(tmp_path / "calm", tmp_path / runs)
+        checkpoints = sorted(Path(RunFolder(made(runs)).checkpoints("pretrain")).glob("step-*"))
+        assert len(checkpoints) == 24
+        for later in checkpoints[12:]:
+            later.unlink()
+    calm = pretrain(made("calm"))
     assert calm["steps"] == 24
     simclr = calm["tasks"]["simclr"]
     assert simclr["trivial"] == pytest.approx(1 / 16)
@@ -65,19 +81,12 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     assert simclr["also"]["feature_std"] > 0.3
     assert 1 < simclr["also"]["effective_rank"] <= 16
 
-    def interrupt(record: Record) -> None:
-        if record["step"] == 13:
-            raise KeyboardInterrupt
-
-    spec = run_recipe({"tasks": TASKS}, **TRAINING)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(spec, [interrupt])
-    shutil.copytree(tmp_path / "runs", tmp_path / "two")
-    again = pretrain(spec)
+    again = pretrain(made("one"))
+    assert "training goes on from step 12 of 24" in again["events"][0]["what"]
     for name in TASKS:
         assert again["tasks"][name]["loss"] == calm["tasks"][name]["loss"], name
 
-    two, source, _ = prepared(run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / "two")}}, workers=2, **TRAINING))
+    two, source, _ = prepared(made("two", workers=2))
     loaded = tmp_path / "loaded"
     loaded.mkdir()
     job = TrainingJob(
@@ -92,8 +101,8 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     saved = job.checkpoints().load(job.checkpoints().newest())
     fit(work, {"job": job}, two, "pretrain", job.run_log, [])
     states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
-    assert (12 <= saved["step"] < 24, len(states)) == (True, 2)
-    assert any(saved["model"]["objectives.queue.queue"].flatten() != 0)
+    assert (saved["step"], len(states)) == (12, 2)
+    assert all(saved["model"][f"objectives.{name}"].any() for name in ("queue.queue", "centre.centre"))
     for state in states:
         assert state.keys() == saved["model"].keys()
         assert all(torch.equal(value, saved["model"][name]) for name, value in state.items())
