@@ -31,7 +31,7 @@ class StepMemory:
 
     Args:
         fixed: bytes of weights, gradients, the optimizer's state and buffers.
-        sample: bytes that the graph of the largest task keeps of each sample for the backward pass.
+        sample: bytes that the graph of the largest task keeps for the backward pass, for each sample of the batch.
         task: the name of that task.
     """
 
@@ -69,7 +69,8 @@ def step_memory(model: Any, recipe: Recipe) -> StepMemory | None:
     task = max(kept, key=kept.__getitem__)
     trained = sum(x.nbytes for x in model.parameters() if x.requires_grad)
     fixed = sum(x.nbytes for x in tensors) + (1 + _STATES[recipe.training.optimizer.name]) * trained
-    return StepMemory(fixed, kept[task] // (_ROWS * (1 if _is_float32(recipe) else 2)), task)
+    rows = _ROWS * (len(kept) if recipe.training.tasks_per_sample == "one" else 1)  # of the batch, of which two train a task
+    return StepMemory(fixed, kept[task] // (rows * (1 if _is_float32(recipe) else 2)), task)
 
 
 def check_memory(need: StepMemory, recipe: Recipe, available: list[Node]) -> None:

@@ -55,6 +55,8 @@ def test_the_largest_task_counts_and_the_weights_once_for_each_number_of_the_opt
     need = step_memory(model, spec)
     assert need == StepMemory(4 * weights + buffers, need.sample, "jigsaw")  # weights, gradients, and two moments
     sgd = spec.model_copy(update={"training": recipe(optimizer={"name": "sgd"}, precision="bfloat16").training})
+    one = recipe("rotation", "jigsaw", precision="float32", tasks_per_sample="one")
+    assert step_memory(model, one) == StepMemory(4 * weights + buffers, need.sample // 2, "jigsaw")
     assert step_memory(model, sgd) == StepMemory(3 * weights + buffers, need.sample // 2, "jigsaw")
 
 
