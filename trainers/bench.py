@@ -244,7 +244,7 @@ def _steps(source: UnitSource, seconds: float, threads: int) -> _Watch:
             cpu = time.process_time()
         asked = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        outcomes = accumulate(model, recipe.tasks, columns, rows, recipe.training.precision)
+        outcomes = accumulate(model, recipe.tasks, columns, rows, recipe.training.precision, recipe.training.accumulate)
         optimizer.step()
         next(iter(outcomes.values())).count.item()  # waits for the device
         took.append(time.perf_counter() - asked)

@@ -23,11 +23,13 @@ from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
+from trainers.running.capacity import nodes
 from trainers.running.fit import fit
-from trainers.running.preflight import check_batch
+from trainers.running.preflight import check_accumulate, check_batch
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder, decisive, differences
 from trainers.running.session import connect, exclusive
+from trainers.running.step_memory import check_memory, step_memory
 from trainers.running.tracking import tracked
 
 _MOST_NAMED = 5  # of the keys that differ
@@ -64,6 +66,8 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
     connect(recipe)
+    if need := step_memory(model, recipe):
+        check_memory(need, recipe, nodes())
     with exclusive(f"pretrain into {folder.url}"):
         folder.make()
         if warning := _replacement_warning(folder, recipe):
@@ -84,6 +88,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             objectives=tuple(recipe.tasks),
             optimizer=spec.optimizer,
             run_log=open_run_log(),
+            accumulate=spec.accumulate,
         )
         with tracked(recipe, "pretrain") as tracker:
             events = fit(_work, {"job": job}, recipe, "pretrain", job.run_log, [tracker, *(listeners or [])])
@@ -182,6 +187,7 @@ def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
     shapes = [task.input_shape(recipe.image.size) for task in recipe.tasks.values()]
     single = {side for side, *rest in shapes if len(rest) == 2}  # several patches of a sample are several images
     check_batch(lambda: model.backbone, single, geometry, spec.most_workers, "training.batch")
+    check_accumulate(spec.accumulate, model.objectives.items(), geometry, spec.most_workers)
     corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
     sent = row_bytes(recipe) if rendered else max(sent_bytes(chosen), round(file_bytes(chosen, corpus)))
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)

@@ -67,6 +67,9 @@ class Optimizer(Section):
         description="Weight decay; biases and normalisation layers have none. If not set: 0.05 for adamw, 1e-4 for sgd, 1e-6 "
         "for lars.",
     )
+    weight_decay_end: float | None = Field(
+        None, ge=0, description="Weight decay at the end of the run, to which it goes along half a cosine. If not set: it stays."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd` and `lars`.")
     clip: float | None = Field(
         None, gt=0, description="Greatest norm of the gradient of all weights together. If not set: the gradient is not clipped."
@@ -81,7 +84,7 @@ class Optimizer(Section):
 
     @model_serializer(mode="wrap")
     def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, serialize(self), "scale", "clip")
+        return without_defaults(self, serialize(self), "scale", "weight_decay_end", "clip")
 
 
 class Training(Section):
@@ -94,6 +97,13 @@ class Training(Section):
         description="Passes over the corpus, with new draws in each; in a mixture, an epoch has as many samples as all corpora.",
     )
     batch: int = Field(256, ge=1, description="Global batch, over all workers.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Number of parts in which each worker computes its share of a batch, one after another, which takes less "
+        "memory. The gradient is that of the whole batch, but batch normalisation takes the statistics of a part. Refused "
+        "for methods whose loss compares samples of the batch.",
+    )
     optimizer: Optimizer = Optimizer()
     tasks_per_sample: Literal["all", "one"] = Field(
         "all",
@@ -137,7 +147,7 @@ class Training(Section):
 
     @model_serializer(mode="wrap")
     def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, serialize(self), "batch_norm")
+        return without_defaults(self, serialize(self), "batch_norm", "accumulate")
 
     @property
     def least_workers(self) -> int:

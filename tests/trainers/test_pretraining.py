@@ -19,6 +19,7 @@ from tests.tiles import Finished
 from tests.trainers.ledgers import due, trained
 from trainers.networks import precision
 from trainers.pretraining import pretrain
+from trainers.running.capacity import Node
 from trainers.running.run_log import Record
 from trainers.running.runs import RunFolder
 
@@ -196,6 +197,14 @@ def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(run_recipe: Ma
         UserError, match=r"needs 9\.5 CPUs \(8 workers x 1 \+ 1 actors x 0\.5 \+ 1 for Ray Data\), the cluster has 6"
     ):
         pretrain(run_recipe(workers=8, order={"lanes": 8, "groups": 8}))
+
+
+def test_a_step_that_needs_more_memory_than_there_is_is_refused(run_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.pretraining.nodes", lambda: [Node(6, memory=2**20)])
+    spec = run_recipe(precision="float32")
+    with pytest.raises(UserError, match=r"a step needs at least .* 16 samples x .* \(tasks\.\w+\) .* lower training\.batch"):
+        pretrain(spec)
+    assert not Path(RunFolder(spec).url).exists()
 
 
 def test_more_workers_than_lanes_are_refused(run_recipe: MakeRecipe) -> None:

@@ -33,8 +33,11 @@ EVERY_LABEL: dict[str, dict] = {
     "relative_position": {},
     "rotation_angle": {},
     "super_resolution": {},
+    "dim": {},
+    "near": {"task": "simclr", "views": 3, "small_views": 2, "small_size": 12},
+    "far": {"task": "byol", "scale": [0.05, 0.3]},
 }
-"""Every kind of label, and inputs of every shape."""
+"""Every kind of label, inputs of every shape, and two tasks of views under names of the user's own."""
 
 
 @pytest.fixture
@@ -85,10 +88,15 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_rendered_corpus_trains_to_the_same_losses(run_recipe: MakeRecipe, shards: Path, tmp_path: Path) -> None:
-    live = pretrain(run_recipe(on(shards, tasks=FOUR_TASKS), precision="float32"))
+    tasks = {
+        **FOUR_TASKS,
+        "near": {"task": "swav", "small_size": 12, "objective": {"prototypes": 8, "queue": 24, "queue_from": 0}},
+    }
+    live = pretrain(run_recipe(on(shards, tasks=tasks), precision="float32"))
     out = tmp_path / "out"
-    render(run_recipe(on(shards, tasks=FOUR_TASKS, render={"epochs": 3, "format": "parquet"})), str(out), here=True)
-    rendered = pretrain(run_recipe(on(out, name="rendered", image={}, tasks={}), precision="float32"))
+    render(run_recipe(on(shards, tasks=tasks, render={"epochs": 3, "format": "parquet"})), str(out), here=True)
+    rendered = pretrain(run_recipe(on(out, name="rendered", image={}, tasks=tasks), precision="float32"))
+    assert list(rendered["tasks"]) == list(live["tasks"]) == list(tasks)
     losses = {name: task["loss"] for name, task in rendered["tasks"].items()}
     assert losses == {name: task["loss"] for name, task in live["tasks"].items()}
     assert rendered["quarantined"] == live["quarantined"] == 4

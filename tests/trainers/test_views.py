@@ -3,35 +3,77 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
 from pipeline.recipe import Recipe
 from pipeline.shards.writing import TarWriter
 from trainers.learning.collapse import Collapsed
-from trainers.pretraining import pretrain
-from trainers.running.run_log import Record
+from trainers.learning.loop import TrainingJob, summary, train
+from trainers.learning.pretext import PretextModel
+from trainers.pretraining import prepared, pretrain
+from trainers.running.fit import fit
+from trainers.running.run_log import Record, open_run_log
+from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 MakeRecipe = Callable[..., Recipe]
 
-TRAINING = {"backbone": {"name": "resnet10", "stem": "standard"}, "checkpoint_epochs": 0.25, "epochs": 6}
+TRAINING = {
+    "backbone": {"name": "resnet10", "stem": "standard"},
+    "checkpoint_epochs": 0.25,
+    "epochs": 6,
+    "precision": "float32",
+    "keep": 24,
+}
 TASKS = {
     "simclr": {"scale": [0.4, 1], "objective": {"temperature": 0.2, "width": 32}},
     "queue": {"task": "moco", "objective": {"queue": 40, "width": 32, "momentum": 0.9}},
+    "centre": {"task": "dino", "small_views": 0, "objective": {"outputs": 24, "hidden": 32, "width": 16, "momentum": 0.9}},
     "rotation": {"weight": 0.5},
 }
 
 
-def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was(
+def loading(recipe: Recipe, folder: str) -> PretextModel:
+    """The network of a run, which writes what it loads from a checkpoint to a folder, a file a rank."""
+    model = PretextModel(recipe, recipe.seed)
+    model.register_load_state_dict_post_hook(lambda module, _: torch.save(module.state_dict(), f"{folder}/{os.getpid()}.pt"))
+    return model
+
+
+def work(config: dict[str, Any]) -> None:
+    train(config["job"])
+
+
+def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was_on_any_number_of_workers(
     run_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    calm = pretrain(run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / "calm")}}, **TRAINING))
+    def interrupt(record: Record) -> None:
+        if record["step"] == 24:
+            raise KeyboardInterrupt
+
+    def made(runs: str, **training: Any) -> Recipe:
+        return run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **TRAINING, **training)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(made("calm"), [interrupt])
+    for runs in ("one", "two"):  # killed in step 13
+        shutil.copytree(tmp_path / "calm", tmp_path / runs)
+        checkpoints = sorted(Path(RunFolder(made(runs)).checkpoints("pretrain")).glob("step-*"))
+        assert len(checkpoints) == 24
+        for later in checkpoints[12:]:
+            later.unlink()
+    calm = pretrain(made("calm"))
     assert calm["steps"] == 24
     simclr = calm["tasks"]["simclr"]
     assert simclr["trivial"] == pytest.approx(1 / 16)
@@ -39,16 +81,34 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     assert simclr["also"]["feature_std"] > 0.3
     assert 1 < simclr["also"]["effective_rank"] <= 16
 
-    def interrupt(record: Record) -> None:
-        if record["step"] == 13:
-            raise KeyboardInterrupt
-
-    spec = run_recipe({"tasks": TASKS}, **TRAINING)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(spec, [interrupt])
-    again = pretrain(spec)
+    again = pretrain(made("one"))
+    assert "training goes on from step 12 of 24" in again["events"][0]["what"]
     for name in TASKS:
         assert again["tasks"][name]["loss"] == calm["tasks"][name]["loss"], name
+
+    two, source, _ = prepared(made("two", workers=2))
+    loaded = tmp_path / "loaded"
+    loaded.mkdir()
+    job = TrainingJob(
+        stage="pretrain",
+        folder=RunFolder(two).checkpoints("pretrain"),
+        source=source,
+        build=partial(loading, two, str(loaded)),
+        objectives=tuple(TASKS),
+        optimizer=two.training.optimizer,
+        run_log=open_run_log(),
+    )
+    saved = job.checkpoints().load(job.checkpoints().newest())
+    fit(work, {"job": job}, two, "pretrain", job.run_log, [])
+    states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
+    assert (saved["step"], len(states)) == (12, 2)
+    assert all(saved["model"][f"objectives.{name}"].any() for name in ("queue.queue", "centre.centre"))
+    for state in states:
+        assert state.keys() == saved["model"].keys()
+        assert all(torch.equal(value, saved["model"][name]) for name, value in state.items())
+    found = summary(job.state())
+    for name in TASKS:
+        assert found["tasks"][name]["loss"] == pytest.approx(calm["tasks"][name]["loss"], rel=1e-3), name
 
 
 def test_a_corpus_of_copies_of_one_photo_ends_the_run_in_words(run_recipe: MakeRecipe, tmp_path: Path) -> None:

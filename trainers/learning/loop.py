@@ -24,7 +24,7 @@ from trainers.learning.divergence import Diverged, FiniteCheck, diverged
 from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.history import History
 from trainers.learning.ledger import Ledger
-from trainers.learning.optim import build_optimizer, place
+from trainers.learning.optim import build_optimizer, place, set_weight_decay
 from trainers.learning.rank_stream import FEED_STAGES, RankStream, cause
 from trainers.learning.ranks import gathered, summed
 from trainers.networks.inputs import decodable, to_device
@@ -50,6 +50,7 @@ class TrainingJob:
         objectives: names of the objectives.
         optimizer: the recipe's optimizer section.
         run_log: the run log, where rank 0 writes its log lines.
+        accumulate: number of parts in which each rank computes a batch.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class TrainingJob:
     objectives: tuple[str, ...]
     optimizer: Optimizer
     run_log: Any
+    accumulate: int = 1
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of this stage."""
@@ -171,12 +173,14 @@ class _Run:
     def _advance(self, columns: dict[str, Any], tally: _StepTally) -> None:
         # Dropout is a function of the step, too, so no state of a generator has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
+        steps = self._job.source.schedule.steps
+        set_weight_decay(self._optimizer, self._job.optimizer, self._step, steps)
         self._optimizer.zero_grad(set_to_none=True)
         for objective in self._objectives:
-            objective.begin_step(self._step, self._job.source.schedule.steps)
+            objective.begin_step(self._step, steps)
         # Sums are divided by a rank's even share. The mean over ranks is then the mean over the batch, on whichever rank a bad
         # sample is, and even if one rank has a lane more than another.
-        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision)
+        outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision, self._job.accumulate)
         self._finite.look(self._step, outcomes)
         for objective in self._objectives:
             objective.before_update()

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 
 from pipeline.recipe import training
 from trainers.learning.lars import Lars
+from trainers.objectives.views import cosine
 
 BATCH = 256
 """Batch size for which a scaled learning rate (`training.optimizer.scale`) is given."""
@@ -44,11 +45,24 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
     else:
         optimizer = AdamW(groups, lr=lr, fused=True)
     warm = min(round(spec.warmup * steps), steps - 1)
-    cosine = CosineAnnealingLR(optimizer, max(1, steps - warm))
+    fall = CosineAnnealingLR(optimizer, max(1, steps - warm))
     if warm < 1:
-        return optimizer, cosine
+        return optimizer, fall
     rise = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
-    return optimizer, SequentialLR(optimizer, [rise, cosine], milestones=[warm])
+    return optimizer, SequentialLR(optimizer, [rise, fall], milestones=[warm])
+
+
+def set_weight_decay(optimizer: Optimizer, spec: training.Optimizer, step: int, steps: int) -> None:
+    """Set the weight decay of a step, from 0: where it has another value at the end, it follows half a cosine.
+
+    Args:
+        optimizer: what `build_optimizer` returned.
+        spec: the recipe's optimizer section.
+        step: the step.
+        steps: number of steps of the whole run.
+    """
+    if spec.weight_decay is not None and spec.weight_decay_end is not None:
+        optimizer.param_groups[0]["weight_decay"] = cosine(spec.weight_decay, spec.weight_decay_end, step, steps)
 
 
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -102,17 +102,18 @@ def decodable(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> dict[str, Tensor]:
     """Take the samples of a batch whose column `task` has this number, without the columns of other tasks.
 
-    If there are fewer than two, two other samples with weight 0 take their place, because batch normalisation needs two and
-    distributed training needs a gradient for every weight.
+    If there are fewer than two, other samples with weight 0 make them two, because batch normalisation needs two and distributed
+    training needs a gradient for every weight.
     """
-    rows = (batch["task"] == number).nonzero().flatten()
+    is_own = batch["task"] == number
+    rows = is_own.nonzero().flatten()
     too_few = len(rows) < 2
     if too_few:
-        rows = torch.arange(min(2, len(batch["task"])), device=rows.device)
+        rows = torch.cat([rows, (~is_own).nonzero().flatten()[: 2 - len(rows)]])
     own = [column for column in batch if "." not in column or column.startswith(f"{name}.")]
     mine = {column: _signed(batch[column])[rows] for column in own}
     if too_few:
-        mine["weight"] = mine["weight"] * 0
+        mine["weight"] = mine["weight"] * is_own[rows]
     return mine
 
 

@@ -62,7 +62,8 @@ def autocast(device: torch.device | str, precision: Precision) -> Iterator[None]
 
 def in_float32(device: torch.device | str) -> torch.autocast:
     """A context, inside `autocast`, in which everything is computed in the types of its arguments: for losses and metrics."""
-    return torch.autocast(torch.device(device).type, enabled=False)
+    kind = torch.device(device).type
+    return torch.autocast("cpu" if kind == "meta" else kind, enabled=False)
 
 
 def idle_taps(

@@ -36,6 +36,16 @@ class Outcome:
     also: dict[str, Tensor] = field(default_factory=dict)
     cost: Tensor | None = None
 
+    def __add__(self, other: Outcome) -> Outcome:
+        """Add the sums of another part of the batch; costs are left out."""
+        return Outcome(
+            loss=self.loss + other.loss,
+            metric=self.metric + other.metric,
+            trivial=self.trivial + other.trivial,
+            count=self.count + other.count,
+            also={name: value + other.also[name] for name, value in self.also.items()},
+        )
+
     @property
     def minimised(self) -> Tensor:
         """The scalar to minimise: the cost if there is one, else the loss; float32."""
@@ -55,6 +65,8 @@ class Objective(nn.Module, ABC):
         needs: the backbone's outputs that it reads.
         metric: name of the metric.
         higher_is_better: whether a larger metric is a better one.
+        needs_whole_batch: whether a sample's loss, or what the objective keeps, depends on the other samples of the batch, which
+            then cannot be computed in parts.
         step: the current step, from 0.
         steps: number of steps of the run.
     """
@@ -64,6 +76,7 @@ class Objective(nn.Module, ABC):
     needs: ClassVar[tuple[Output, ...]]
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    needs_whole_batch: ClassVar[bool] = False
 
     class Parameters(BaseModel):
         """Parameters that a recipe may set beside the objective's name: `objective: {name: moco, temperature: 0.2}`."""

@@ -22,6 +22,7 @@ class ByolObjective(MomentumObjective):
     """
 
     name: ClassVar[str] = "byol"
+    needs_whole_batch: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""

@@ -55,9 +55,9 @@ class DinoObjective(MomentumObjective):
 
     It follows Caron et al. 2021, equation 3 and algorithm 1. The centre is the moving mean of the momentum network's outputs over
     the batch of all ranks. The paper has hidden layers of 2048 and 65,536 outputs, fixes the last layer for the first epoch,
-    clips gradients at 3 (`training.optimizer.clip`), and raises weight decay from 0.04 to 0.4; here weight decay is constant. A
-    further metric, `assignment_entropy`, is the entropy of the momentum network's mean output, as a share of the greatest
-    possible.
+    clips gradients at 3 (`training.optimizer.clip`), and raises weight decay from 0.04 to 0.4 (`weight_decay` and
+    `weight_decay_end` of the optimizer). A further metric, `assignment_entropy`, is the entropy of the momentum network's mean
+    output, as a share of the greatest possible.
     """
 
     name: ClassVar[str] = "dino"

@@ -22,6 +22,7 @@ class SimsiamObjective(ViewObjective):
     """
 
     name: ClassVar[str] = "simsiam"
+    needs_whole_batch: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""

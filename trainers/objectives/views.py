@@ -102,6 +102,7 @@ class ViewObjective(Objective):
     needs: ClassVar[tuple[Output, ...]] = ("vector",)
     metric = "nearest"
     higher_is_better = True
+    needs_whole_batch: ClassVar[bool] = True
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
@@ -20,11 +21,12 @@ _ROUNDING = 1e-6  # tenths of a CPU do not add up exactly
 
 @dataclass(frozen=True)
 class Node:
-    """Resources of a node: logical CPUs, GPUs, and bytes of its object store."""
+    """Resources of a node: logical CPUs, GPUs, bytes of its object store, and bytes of memory with it; 0 where unknown."""
 
     cpus: float
     gpus: float = 0.0
     store: float = 0.0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,7 @@ def nodes() -> list[Node]:
     import ray
     from ray._private.state import state
 
-    available = [
-        Node(held.get("CPU", 0.0), held.get("GPU", 0.0), held.get("object_store_memory", 0.0))
-        for held in (node["Resources"] for node in ray.nodes() if node["Alive"])
-    ]
+    available = [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     config = state.get_cluster_config()  # Ray Data asks it, too; None where nothing scales
     for group in config.node_group_configs if config else ():
         held = dict(group.resources)
@@ -53,6 +52,11 @@ def nodes() -> list[Node]:
         most = _MOST_TO_COME if group.max_count < 0 else min(group.max_count, _MOST_TO_COME)
         available += [Node(held.get("CPU", 0), held.get("GPU", 0))] * max(0, most - running)
     return available
+
+
+def _node(held: Mapping[str, float]) -> Node:
+    store, memory = held.get("object_store_memory", 0.0), held.get("memory", 0.0)
+    return Node(held.get("CPU", 0.0), held.get("GPU", 0.0), store, memory + store if memory else 0.0)
 
 
 def this_node() -> Node:

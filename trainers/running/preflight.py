@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.ordering.order import Geometry
@@ -113,6 +113,33 @@ def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: G
                 f"normalisation needs two where an image of {side} pixels comes down to one position: "
                 f"set {key} to {2 * workers} or more, or take fewer workers, larger images, or training.backbone.stem: small"
             ) from None
+
+
+def check_accumulate(parts: int, objectives: Iterable[tuple[str, Any]], geometry: Geometry, workers: int) -> None:
+    """Refuse to compute a batch in parts where a loss compares samples of the whole batch, or a part would have one sample.
+
+    Args:
+        parts: `training.accumulate`.
+        objectives: names of tasks, and their objectives.
+        geometry: how the batch is divided.
+        workers: the largest number that share it.
+
+    Raises:
+        UserError: one line, with what to change.
+    """
+    if parts == 1:
+        return
+    for task, objective in objectives:
+        if objective.needs_whole_batch:
+            raise UserError(
+                f"training.accumulate: {parts} computes a batch in parts, and the objective of tasks.{task}, {objective.name}, "
+                "needs the whole batch: leave training.accumulate out, or take byol or simsiam, which compare no samples"
+            )
+    if (rows := geometry.lanes // workers * geometry.per_lane) < 2 * parts:
+        raise UserError(
+            f"training.accumulate: a batch of {geometry.batch} over {workers} workers leaves one of them {rows} samples a step, "
+            f"and {parts} parts need {2 * parts}, two each: lower training.accumulate to {max(1, rows // 2)}"
+        )
 
 
 def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:

@@ -52,6 +52,24 @@ def test_task_by_task_they_are_those_of_one_backward_pass(kind, recipe, columns)
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [lambda batch: batch, with_bad_samples, one_task_a_sample], ids=["all", "bad", "one"])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_batch_in_parts_has_the_outcome_and_the_gradients_of_the_whole(kind, parts: int, recipe, columns) -> None:
+    batch = {name: column.numpy() for name, column in kind(columns(8, 32)).items()}
+    whole, split = (PretextModel(recipe(*FOUR, task_weights="uncertainty"), seed=0) for _ in range(2))
+    for module in (*whole.modules(), *split.modules()):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # in training its statistics are those of a part
+    wanted, found = accumulate(whole, FOUR, batch, 8, "float32"), accumulate(split, FOUR, batch, 8, "float32", parts)
+    for name, outcome in wanted.items():
+        assert found[name].also.keys() == outcome.also.keys()
+        for part in ("loss", "metric", "trivial", "count"):
+            torch.testing.assert_close(getattr(found[name], part), getattr(outcome, part), rtol=1e-4, atol=1e-6)
+    assert gradients(split).keys() == gradients(whole).keys()
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradients(split)[name], gradient, rtol=1e-3, atol=1e-5)
+
+
 def test_bad_samples_change_neither_loss_nor_metric_nor_gradient_nor_statistics(recipe, columns) -> None:
     good = {name: column.numpy() for name, column in columns(6, 32).items()}
     bad = {name: np.zeros((8, *column.shape[1:]), column.dtype) for name, column in good.items()}
@@ -97,6 +115,15 @@ def test_memory_holds_the_activations_of_one_task(recipe, columns) -> None:
         accumulate(PretextModel(recipe(*tasks), seed=0), tasks, batch, 8, "float32")
     assert kept["now"] == 0
     assert max(alone.values()) <= kept["most"] < 0.5 * sum(alone.values())  # the backbone has outputs that not all tasks read
+
+
+def test_memory_holds_the_activations_of_one_part(recipe, columns) -> None:
+    most = {}
+    for parts in (1, 4):
+        with counted() as kept:
+            accumulate(PretextModel(recipe("rotation"), seed=0), ["rotation"], columns(16, 32), 16, "float32", parts)
+        most[parts] = kept["most"]
+    assert most[4] < 0.5 * most[1]  # the weights are kept, too
 
 
 def test_ranks_exchange_the_sum_of_all_tasks_once(recipe, columns, tmp_path) -> None:

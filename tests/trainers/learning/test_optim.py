@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.recipe.training import Optimizer
-from trainers.learning.optim import build_optimizer, place
+from trainers.learning.optim import build_optimizer, place, set_weight_decay
 
 
 def network() -> nn.Sequential:
@@ -40,6 +40,20 @@ def test_any_warm_up_fits_any_number_of_steps(warmup: float, steps: int) -> None
     seen = rates(Optimizer(lr=1.0, warmup=warmup), steps)
     assert all(0 < rate <= 1 for rate in seen[:-1])
     assert seen[-1] < seen[-2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_decay_goes_to_its_end_along_half_a_cosine_and_depends_on_the_step_alone(name: str) -> None:
+    spec = Optimizer(name=name, weight_decay=0.04, weight_decay_end=0.4)
+    optimizer, _ = build_optimizer(spec, network(), 100)
+    for step in (50, 0, 25, 100):  # in any order: a run that resumes needs no state of it
+        set_weight_decay(optimizer, spec, step, 100)
+        expected = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * step / 100)) / 2  # as in the code of DINO
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(expected), 0]
+    constant = Optimizer(name=name, weight_decay=0.04)
+    optimizer, _ = build_optimizer(constant, network(), 100)
+    set_weight_decay(optimizer, constant, 50, 100)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.04, 0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
@@ -81,7 +95,7 @@ def test_each_optimizer_has_its_usual_decay_and_one_that_is_named_stays() -> Non
     assert [Optimizer(name=name).weight_decay for name in ("adamw", "sgd", "lars")] == [0.05, 1e-4, 1e-6]
     assert Optimizer(name="sgd", weight_decay=0).weight_decay == 0
     assert Optimizer().model_dump() == {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "momentum": 0.9, "warmup": 0.05}
-    assert set(Optimizer(clip=3, scale="linear").model_dump()) >= {"clip", "scale"}
+    assert set(Optimizer(clip=3, scale="linear", weight_decay_end=0.4).model_dump()) >= {"clip", "scale", "weight_decay_end"}
     assert Optimizer.model_validate(Optimizer(name="sgd").model_dump()) == Optimizer(name="sgd")
 
 

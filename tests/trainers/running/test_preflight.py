@@ -13,8 +13,9 @@ from pipeline.ordering.order import Geometry
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.recipe.training import BackboneSection
 from trainers.networks.backbones import build_backbone
+from trainers.objectives import registry as objectives
 from trainers.running.capacity import Node
-from trainers.running.preflight import check_batch
+from trainers.running.preflight import check_accumulate, check_batch
 from trainers.running.session import check_early
 
 
@@ -52,6 +53,25 @@ def test_one_image_a_step_is_refused_where_a_map_has_one_position(size: int, lan
 )
 def test_what_can_train_is_left_alone(name: str, stem: str, side: int, size: int, workers: int) -> None:
     check_batch(network(name, stem, side), [side], batch(size), workers, "training.batch")
+
+
+def test_a_batch_in_parts_is_refused_where_a_loss_needs_it_whole() -> None:
+    whole = {"simclr", "moco", "barlow_twins", "vicreg", "swav", "dino", "dim", "amdim"}
+    assert {name for name, cls in objectives().items() if cls.needs_whole_batch} == whole
+    for name in sorted(whole):
+        with pytest.raises(
+            UserError, match=rf"training\.accumulate: 2 .* the objective of tasks\.mine, {name}, needs the whole batch"
+        ):
+            check_accumulate(2, [("turned", objectives()["classes"]), ("mine", objectives()[name])], batch(64), 1)
+        check_accumulate(1, [("mine", objectives()[name])], batch(64), 1)
+    check_accumulate(2, [("mine", objectives()["byol"])], batch(64), 1)
+
+
+def test_a_batch_in_parts_is_refused_where_a_part_would_have_one_sample() -> None:
+    check_accumulate(4, [], batch(16), 2)
+    with pytest.raises(UserError, match=r"a batch of 16 over 2 workers leaves one of them 8 samples .* lower .* to 4$"):
+        check_accumulate(5, [], batch(16), 2)
+    assert "accumulate" not in recipe().training.model_dump()  # older recipes keep their identity
 
 
 def test_a_network_that_cannot_be_built_is_refused_at_once() -> None:
