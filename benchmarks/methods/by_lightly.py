@@ -90,13 +90,15 @@ class MoCo(_Method):
         self.slow_backbone, self.slow_head = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
         deactivate_requires_grad(self.slow_backbone)
         deactivate_requires_grad(self.slow_head)
-        self.criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, _WIDTH))
+        # A bank for each direction: one bank would hold a query's own key when the second loss is computed.
+        self.criteria = nn.ModuleList(NTXentLoss(temperature=0.1, memory_bank_size=(4096, _WIDTH)) for _ in range(2))
 
     def loss(self, views: list[Tensor], step: int, steps: int) -> Tensor:
         update_momentum(self.backbone, self.slow_backbone, 0.99)
         update_momentum(self.head, self.slow_head, 0.99)
-        losses = [self.criterion(self.head(self.vector(q)), self._key(k)) for q, k in (views, views[::-1])]
-        return sum(losses) / 2
+        one, other = views
+        losses = [loss(self.head(self.vector(q)), self._key(k)) for loss, q, k in zip(self.criteria, (one, other), (other, one))]
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def _key(self, view: Tensor) -> Tensor:
