@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +21,13 @@ resize kernels differ by one, resizing without antialiasing by three to six."""
 REDUCED_LEVELS, REDUCED_WORST = 2.5, 10.0
 """The same for photos that are decoded at half their size, which is another filter than PIL's."""
 _LOOKED_AT, _PUZZLES = 24, 6
+VIEWS: dict[str, Callable[[int], dict[str, tuple[int, int]]]] = {
+    "simclr": lambda size: {"input": (2, size)},
+    "swav": lambda size: {"input": (2, size), "small": (6, 96)},
+}
+"""The columns of view tasks: number and side of views."""
+GREY, _GREY_PHOTOS = 0.2, 0.05
+"""Share of views that lose their colour, and how many photos at most have none."""
 
 
 def save_references(shards: tuple[str, ...], size: int, path: Path) -> None:
@@ -52,9 +60,26 @@ def check(contender: str, job: Job, references: str) -> str | None:
     for tasks in [(task,) for task in job.tasks] if module.PASSES and job.tasks else [job.tasks]:
         with closing(module.batches(replace(job, tasks=tasks, center=True))) as batches:
             for batch in islice(batches, 1):
-                wrong = _wrong(batch, tasks, wanted, job.size, bounds)
+                seen = tasks[0] in VIEWS if tasks else False
+                wrong = _wrong_views(batch, tasks[0], job.size) if seen else _wrong(batch, tasks, wanted, job.size, bounds)
                 if wrong:
                     return f"{contender}: {wrong}"
+    return None
+
+
+def _wrong_views(batch: Batch, task: str, size: int) -> str | None:
+    """Whether views have their shapes, are grey as often as they should be, and are seldom alike."""
+    for name, (count, side) in VIEWS[task](size).items():
+        pixels = _upright(batch[f"{task}.{name}"])
+        if pixels.shape[1:] != (count, side, side, 3):
+            return f"{task}.{name} has shape {pixels.shape}"
+        levels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
+        grey = float((np.ptp(levels, axis=-1).max((2, 3)) < 2.5).mean())
+        bound = 4 * (GREY * (1 - GREY) / (len(levels) * count)) ** 0.5 + _GREY_PHOTOS
+        if abs(grey - GREY) > bound:
+            return f"{task}.{name}: {grey:.2f} of the views are grey"
+        if not 60 < levels.mean() < 160 or (levels[:, 0] == levels[:, 1]).all(axis=(1, 2, 3)).any():
+            return f"{task}.{name}: mean {levels.mean():.0f}, or two views are the same"
     return None
 
 

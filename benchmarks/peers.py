@@ -114,6 +114,14 @@ def pairs_of_tensor(image: Any, job: Job) -> dict[str, Any]:
     return made
 
 
+def decoded(photo: bytes) -> Any:
+    """A photo decoded with torchvision, uint8 (3, h, w)."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    return decode_jpeg(torch.frombuffer(bytearray(photo), dtype=torch.uint8), ImageReadMode.RGB)
+
+
 def crop_tensor(image: Any, job: Job) -> Any:
     """Random resized crop and mirror of a decoded photo, uint8 (3, h, w) -> (3, s, s), with torchvision."""
     from torchvision.transforms.v2 import functional

@@ -16,6 +16,7 @@ PEERS = {
     "DALI alone": "dali",
     "SPDL": "spdl",
 }
+VIEWS = {"DataLoader + torchvision v2": "views_torchvision", "DataLoader + lightly": "views_lightly"}
 EXPERTS = {"by hand, torchvision": "expert_torchvision", "by hand, OpenCV": "expert_opencv"}
 LOOP, RAY, RAY_TRAINER, DISK = "ours, plain loop", "ours, Ray Data", "ours, Ray Data, placement trainer", "ours, to disk"
 RAY_ONE, MEMORY, FLOOR = "ours, Ray Data, one actor", "ours, photos in memory", "libjpeg-turbo, whole photos"
@@ -72,6 +73,15 @@ def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry
             RAY: entry("ours_ray", small, TASKS, options=LARGER),
             RAY_TRAINER: entry("ours_ray", small, TASKS, options=TRAINER),
             DISK: entry("ours_disk", small, TASKS),
+        },
+        **{
+            f"views of {task}, 500x375": {
+                **{name: entry(module, small, (task,)) for name, module in VIEWS.items()},
+                LOOP: entry("ours_loop", small, (task,), 1),
+                RAY: entry("ours_ray", small, (task,)),
+                RAY_TRAINER: entry("ours_ray", small, (task,), options=TRAINER),
+            }
+            for task in ("simclr", "swav")
         },
         "one crop, 1600x1200": {
             FLOOR: entry("floor", large, (), 1),

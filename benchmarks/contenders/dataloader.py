@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import webdataset
 from torch.utils.data import DataLoader, default_collate
-from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmarks.peers import crop_tensor, pairs_of_tensor
+from benchmarks.peers import crop_tensor, decoded, pairs_of_tensor
 from benchmarks.work import Batch, Job
 
 PASSES = True
@@ -16,13 +16,13 @@ PASSES = True
 
 def batches(job: Job) -> Iterator[Batch]:
     """Endless batches."""
-    import torch
+    return loaded(job, lambda photo: pairs_of_tensor(crop_tensor(decoded(photo), job), job))
 
-    def make(sample: dict[str, bytes]) -> dict[str, torch.Tensor]:
-        photo = decode_jpeg(torch.frombuffer(bytearray(sample["jpg"]), dtype=torch.uint8), ImageReadMode.RGB)
-        return pairs_of_tensor(crop_tensor(photo, job), job)
 
-    dataset = webdataset.WebDataset(list(job.shards), shardshuffle=False, resampled=not job.center).map(make)
+def loaded(job: Job, make: Callable[[bytes], dict[str, Any]]) -> Iterator[Batch]:
+    """Endless batches of what `make` returns for encoded photos, made by worker processes."""
+    dataset = webdataset.WebDataset(list(job.shards), shardshuffle=False, resampled=not job.center)
+    dataset = dataset.map(lambda sample: make(sample["jpg"]))
     if not job.center:
         dataset = dataset.repeat()
     loader = DataLoader(dataset.batched(job.batch, collation_fn=default_collate), batch_size=None, num_workers=job.workers)

@@ -39,6 +39,8 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
     optimizer: Optimizer
     if spec.name == "sgd":
         optimizer = SGD(groups, lr=lr, momentum=spec.momentum, nesterov=spec.momentum > 0, fused=True)
+        for weight in weights if spec.momentum else ():  # fused, it refuses a weight whose first gradient comes after others'
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     elif spec.name == "lars":
         groups[1]["adapts"] = False
         optimizer = Lars(groups, lr=lr, momentum=spec.momentum)

@@ -132,3 +132,17 @@ def test_lars_leaves_alone_what_has_no_gradient_or_no_size() -> None:
     module.weight.grad = torch.ones(2, 3)
     optimizer.step()
     torch.testing.assert_close(module.weight, torch.full((2, 3), -0.5))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_a_layer_can_be_fixed_in_the_first_steps(name: str) -> None:
+    module = network()
+    optimizer, _ = build_optimizer(Optimizer(name=name, lr=0.1), module, steps=4)
+    start = module[3].weight.detach().clone()
+    for step in range(4):
+        optimizer.zero_grad(set_to_none=True)
+        module(torch.ones(2, 3, 3, 3)).square().sum().backward()
+        if step < 2:
+            module[3].weight.grad = None
+        optimizer.step()
+        assert torch.equal(module[3].weight, start) == (step < 2)
