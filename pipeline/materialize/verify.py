@@ -54,6 +54,7 @@ class Verdict:
         rendered_again: input shards that were rendered again and compared.
         problems: what is wrong.
         notes: what could not be checked.
+        holds: what the outputs hold, such as `pairs`.
     """
 
     url: str
@@ -65,6 +66,7 @@ class Verdict:
     rendered_again: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    holds: str = PAIRS
 
 
 def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verdict:
@@ -83,7 +85,9 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
     if deep and rendered.holds != PAIRS:
         raise UserError(f"{rendered.url} holds {rendered.holds}: only pairs can be made again to compare them; leave --deep out")
     totals, files = rendered.manifest["totals"], sum(1 for _ in _files(rendered))
-    verdict = Verdict(rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"])
+    verdict = Verdict(
+        rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"], holds=rendered.holds
+    )
     _check_described(rendered, verdict)
     verdict.problems += _unaccounted(rendered)
     threads = _LOCAL if is_local(rendered.url) else _REMOTE

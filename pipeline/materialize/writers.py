@@ -79,8 +79,8 @@ class ShardFormat:
                 yield tar
             tar.save_members(url)
         else:
-            with write_atomic(url) as file:
-                yield _Table(file, self.columns)
+            with write_atomic(url) as file, TableWriter(file, table_schema(self.columns), group_rows(self.columns)) as writer:
+                yield _Table(writer, self.columns)
 
 
 class _Tar:
@@ -110,9 +110,8 @@ class _Tar:
 class _Table:
     """Writes a Parquet table: tensors as binary values of fixed size, their shapes and types in the fields' metadata."""
 
-    def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
-        self._schema, self._group = table_schema(columns), group_rows(columns)
-        self._writer = TableWriter(file, self._schema, self._group)
+    def __init__(self, writer: TableWriter, columns: list[StoredColumn]) -> None:
+        self._writer, self._schema, self._group = writer, table_schema(columns), group_rows(columns)
         self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
 
     def add(self, key: str, row: int, sample: Sample, others: dict[str, bytes], files: Mapping[str, Any]) -> None:
@@ -141,6 +140,8 @@ class _Table:
 class TableWriter:
     """Writes a table of a shard as Parquet, hashed on its way; the same rows make the same bytes, however they are cut.
 
+    To be used in a `with` block inside that of the file: Parquet writes to it even where the block ends with an exception.
+
     Args:
         file: where to; it stays open.
         schema: the table's, of pyarrow.
@@ -153,6 +154,12 @@ class TableWriter:
         self._file, self._group, self._rows = _Hashed(file), group, 0
         self._waiting = schema.empty_table()
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
 
     def write(self, table: Any) -> None:
         """Append rows; row groups are written as they become full."""

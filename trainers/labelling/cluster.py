@@ -112,7 +112,9 @@ def cluster(
         "processor": processor_kind(torch.device("cpu")),
     }
     threads = threads or len(os.sched_getaffinity(0))
-    job = ClusterJob(source.recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads)
+    job = ClusteringJob(
+        source.recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads
+    )
     report = materialize(job, retry_failed, progress, here=True)
     return report, json.loads(storage.read_all(job.url(REPORT)))
 
@@ -131,7 +133,7 @@ def open_features(url: str) -> Materialized:
 
 
 @dataclass(frozen=True)
-class ClusterJob(Job):
+class ClusteringJob(Job):
     """The assignment of features to clusters: each table of features becomes a table of labels.
 
     Args:
@@ -238,7 +240,7 @@ class ShardAssigner:
         on_chunk: called after each batch of features.
     """
 
-    def __init__(self, job: ClusterJob, on_chunk: OnChunk | None = None) -> None:
+    def __init__(self, job: ClusteringJob, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
         self._pool = BlockPool(job.threads)
         try:
@@ -249,8 +251,7 @@ class ShardAssigner:
     def __call__(self, i: int) -> CommitRecord:
         job = self._job
         url = join(job.source, job.files[i])
-        with writing(job.out), write_atomic(job.url(job.output(i))) as file:
-            table = TableWriter(file, _SCHEMA, ROWS)
+        with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, _SCHEMA, ROWS) as table:
             for batch in _batches(url, job.chunk):
                 found = assign(_vectors(batch), self._centroids, job.identity["spherical"], self._pool)
                 names = ("label", "distance", "margin")

@@ -229,8 +229,7 @@ class ShardEmbedder:
         job.corpus.forget_members()
         samples = len(job.corpus.members(i))
         bad: list[Bad] = []
-        with writing(job.out), write_atomic(job.url(job.output(i))) as file:
-            table = TableWriter(file, self._schema, _GROUP)
+        with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, self._schema, _GROUP) as table:
             for kept, vectors in self._pool.map(self._vectors, self._batches(i, samples, bad)):
                 table.write(self._table(kept, vectors, bad))
             table.finish()

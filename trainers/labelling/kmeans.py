@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -67,7 +67,8 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
         starts.append(_lloyd(few, centroids, min(rounds, _WARM_UP), spherical, pool))
     best = min(starts, key=lambda one: one.inertia[-1])
     found = _lloyd(points, torch.from_numpy(best.centroids), rounds, spherical, pool)
-    return found if mean is None else replace(found, centroids=found.centroids + mean)
+    whole = found.centroids if mean is None else found.centroids + mean
+    return Clustering(whole, found.inertia, best.split + found.split)
 
 
 def _lloyd(points: Tensor, centroids: Tensor, rounds: int, spherical: bool, pool: BlockPool) -> Clustering:

@@ -15,10 +15,14 @@ from trainers.networks.backbones import build_backbone
 __all__ = ["tree"]
 
 
+def random_weights(recipe: Recipe, folder: Path) -> str:
+    """Write a file of random weights; returns its name."""
+    network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
+    torch.save(network.state_dict(), folder / "weights.pt")
+    return str(folder / "weights.pt")
+
+
 @pytest.fixture
 def weights(run_recipe: Callable[..., Recipe], tmp_path: Path) -> str:
     """A file of random weights of the recipe's network, as torchvision would name them."""
-    recipe = run_recipe()
-    network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
-    torch.save(network.state_dict(), tmp_path / "weights.pt")
-    return str(tmp_path / "weights.pt")
+    return random_weights(run_recipe(), tmp_path)
