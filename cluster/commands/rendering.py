@@ -1,4 +1,4 @@
-"""`render` and `verify`: a corpus of pairs on disk, and whether it is what its manifest says."""
+"""`render` and `verify`: a corpus of pairs on disk, and whether what a job wrote is what its manifest says."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.materialize.rendered import open_rendered
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
@@ -21,6 +22,7 @@ from pipeline.shards.opening import open_corpus
 from tests.tiles import Finished
 from trainers.labelling import embed as embedding
 from trainers.labelling.embed import embed
+from trainers.labelling.weights import read_weights
 from trainers.networks.backbones import build_backbone
 from trainers.networks.inputs import Normaliser
 
@@ -181,3 +183,43 @@ def test_an_image_whose_features_are_not_finite_is_quarantined(run_recipe: MakeR
     assert (report.rows, report.quarantined) == (0, 72)
     (reason,) = set(pq.read_table(tmp_path / "out" / "quarantine.parquet").column("reason").to_pylist())
     assert reason == embedding._NOT_FINITE
+
+
+def test_weights_that_change_under_way_stop_the_command(run_recipe: MakeRecipe, weights: str, tmp_path: Path) -> None:
+    def spoil(_: object) -> None:
+        state = torch.load(weights, weights_only=True)
+        torch.save({name: value + 1 for name, value in state.items()}, weights)
+
+    with pytest.raises(RunError, match=r"weights\.pt has changed since the command started"):
+        embed(run_recipe(), str(tmp_path / "out"), weights=weights, progress=spoil, here=True)
+    assert not list((tmp_path / "out" / "commits").iterdir())
+
+
+def test_a_machine_with_another_processor_stops_in_words(
+    run_recipe: MakeRecipe, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = iter(["one kind", "another kind"])
+    monkeypatch.setattr(embedding, "processor_kind", lambda _: next(kinds))
+    with pytest.raises(RunError, match=r"the machines do not compute alike: one has .*one kind.*, another has .*another kind"):
+        embed(run_recipe(), str(tmp_path / "out"), weights=weights, here=True)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda state: {"state_dict": state}, lambda state: {f"module.{n}": v for n, v in state.items()}]
+)
+def test_a_state_dict_under_a_key_or_of_parallel_training_is_read(
+    run_recipe: MakeRecipe, weights: str, tmp_path: Path, form: Callable[[dict], dict]
+) -> None:
+    recipe, state = run_recipe(), torch.load(weights, weights_only=True)
+    torch.save(form(state), tmp_path / "other.pt")
+    found, tasks, _ = read_weights(str(tmp_path / "other.pt"), recipe)
+    assert tasks == ()
+    assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in state.items()}
+
+
+def test_whole_weights_of_torchvision_are_taken(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The classifier, which features do not need, is among them."""
+    model = torchvision.models.get_model("shufflenet_v2_x0_5", weights=None)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    report = embed(run_recipe(), str(tmp_path / "out"), weights=str(tmp_path / "model.pt"), here=True)
+    assert report.rows == 72
