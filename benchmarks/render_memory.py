@@ -88,7 +88,6 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
     """Run one step of the driver's work; returns its seconds and how far the peak rose."""
     from pipeline.materialize.commit import COMMITS, CommitRecord, Output
     from pipeline.materialize.folder import claim, read_state
-    from pipeline.materialize.job import shaping
     from pipeline.materialize.publish import publish
     from pipeline.materialize.run import plan
     from pipeline.recipe import parse_recipe
@@ -111,7 +110,7 @@ def on_the_driver(step: str, shards: str, out: str) -> dict[str, float]:
     job = plan(recipe, out, identity)
     if step == "look":
         return answer(lambda: read_state(job))
-    claim(job, shaping(recipe))
+    claim(job)
     there, wanted = {"half": (0, 2), "rest": (1, 2)}[step]
     for i in range(there, len(job.corpus.urls), wanted):  # without the atomic writes of real records
         output = Output(job.output(i, 0), 10_000_000, f"{i:064x}", 1000)

@@ -1,7 +1,8 @@
-"""`render` and `verify`: a corpus of pairs on disk, and whether it is what its manifest says."""
+"""`render` and `verify`: a corpus of pairs on disk, and whether what a job wrote is what its manifest says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -9,7 +10,9 @@ import typer
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, Overrides, RecipePath, Result
 
-_RESUMES = "committed shards are kept, and the same command goes on from there"
+RESUMES = "committed shards are kept, and the same command goes on from there"
+
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again the shards that failed in an earlier run.")]
 
 
 def render(
@@ -17,9 +20,7 @@ def render(
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="URL", help="Folder for the pairs; a path or URL.", show_default=False)
     ],
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again the shards that failed in an earlier run.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     overrides: Overrides = None,
     result: Result = None,
 ) -> None:
@@ -33,7 +34,6 @@ def render(
     from cluster.jobs.command_result import recorded, result_url
     from cluster.reports.progress import counted, rendering
     from cluster.reports.terminal import print_out, render_table
-    from pipeline.errors import RunError
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
@@ -45,9 +45,9 @@ def render(
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
         outcome.begin(result_url(out, "render"))
-        with interruptible(outcome, _RESUMES):
+        with interruptible(outcome, RESUMES):
             connect(loaded, check_render)
-            _quiet()
+            silence_data()
             with exclusive(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
                 report = run(loaded, out, retry_failed, indexing, progress)
         outcome.counts = {
@@ -61,16 +61,16 @@ def render(
         names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
         outcome.artefacts = {"pairs": report.out, **{name: join(report.out, name) for name in names}}
         print_out(render_table(report))
-        if report.failed:
-            shard, reason = next(iter(report.failed.items()))
-            raise RunError(
-                f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
-                "Fix that and run the same command with --retry-failed"
-            )
+        refuse_failed(report.failed, report.shards)
 
 
 def verify(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Folder of a rendered corpus; a path or URL.", show_default=False)],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="Folder of a rendered corpus, of features or of labels; a path or URL.", show_default=False
+        ),
+    ],
     deep: Annotated[
         bool, typer.Option("--deep", help="Render a random share of the shards again and compare every byte.")
     ] = False,
@@ -78,9 +78,9 @@ def verify(
     json: AsJson = False,
     result: Result = None,
 ) -> None:
-    """Check a rendered corpus against its manifest.
+    """Check a rendered corpus, features or labels against their manifest.
 
-    It checks every file's checksum and count, and that every sample of the original corpus is a pair or a row of the quarantine
+    It checks every file's checksum and count, and that every sample of the original corpus is a row or in the quarantine
     table. Exit code 1 if anything is wrong.
 
     Example: [bold]pseudolabel verify pairs/ --deep[/]
@@ -110,7 +110,24 @@ def verify(
             raise typer.Exit(1)
 
 
-def _quiet() -> None:
+def refuse_failed(failed: Mapping[str, str], shards: int) -> None:
+    """Raise RunError if any of a job's shards failed.
+
+    Args:
+        failed: the reason by the name of each that did.
+        shards: how many there are.
+    """
+    from pipeline.errors import RunError
+
+    if failed:
+        shard, reason = next(iter(failed.items()))
+        raise RunError(
+            f"{len(failed)} of {shards} shards failed, the others are done. The first: {shard}: {reason}\n"
+            "Fix that and run the same command with --retry-failed"
+        )
+
+
+def silence_data() -> None:
     """Silence Ray Data's log lines, which would be printed between ours."""
     import logging
 

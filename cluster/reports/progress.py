@@ -191,8 +191,8 @@ def training(stage: str, phases: Mapping[str, str], first: str = "starting worke
 
 
 @contextmanager
-def rendering() -> Iterator[Callable[[RenderProgress], None]]:
-    """Show the progress of a render; yields a function to call after each shard."""
+def rendering(doing: str = "rendering") -> Iterator[Callable[[RenderProgress], None]]:
+    """Show the progress of a render, or of another job; yields a function to call after each shard."""
     pace = Pace()
     with _display() as display:
 
@@ -206,7 +206,7 @@ def rendering() -> Iterator[Callable[[RenderProgress], None]]:
                 f"{at.quarantined:,} quarantined",
                 *([f"{amount(at.failed, 'shard')} failed"] if at.failed else []),
             ]
-            display.show("rendering", at.samples_done, at.samples, ", ".join(words))
+            display.show(doing, at.samples_done, at.samples, ", ".join(words))
 
         yield tick
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cluster.doctor.checks import Findings
     from cluster.jobs.ray_jobs import ClusterJob
     from pipeline.labels import LabelKind
+    from pipeline.materialize.driver import JobReport
     from pipeline.materialize.run import RenderReport
     from pipeline.materialize.verify import Verdict
     from pipeline.shards.inspect import CorpusReport
@@ -117,11 +118,34 @@ def render_table(report: RenderReport) -> Table:
     return table
 
 
+def job_table(report: JobReport, title: str, of: str) -> Table:
+    """What a job other than a render left: `title` is what it makes, `of` are its samples in words."""
+    table = _facts(title, report.out)
+    table.add_row("shards", f"{report.shards - len(report.failed):,} of {report.shards:,}, {report.made:,} by this run")
+    table.add_row(of, f"{report.rows:,} of {report.samples:,}, {report.quarantined:,} quarantined")
+    table.add_row("time", duration(report.seconds))
+    return table
+
+
+def cluster_table(found: Mapping[str, Any]) -> Table:
+    """The report of `cluster`."""
+    sizes, labels = sorted(found["sizes"]), found["labels"]
+    fewer = "" if found["clusters"] == found["asked"] else f" (of {found['asked']:,}: the sample has no more distinct features)"
+    table = _facts("clusters", f"{found['clusters']:,}{fewer}")
+    table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
+    inertia = found["inertia"]
+    table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}")
+    table.add_row("mean distance", f"{found['mean_distance']:.4g}")
+    if labels:
+        table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
+    return table
+
+
 def verify_tables(verdict: Verdict) -> list[RenderableType]:
     """What `verify` found."""
-    table = _facts("rendered corpus", verdict.url)
+    table = _facts("rendered corpus" if verdict.holds == "pairs" else verdict.holds, verdict.url)
     table.add_row("shards", f"{verdict.shards:,} in {amount(verdict.files, 'file')}")
-    table.add_row("pairs", f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
+    table.add_row(verdict.holds, f"{verdict.pairs:,} of {amount(verdict.samples, 'sample')}, {verdict.quarantined:,} quarantined")
     if verdict.rendered_again:
         table.add_row("rendered again", amount(verdict.rendered_again, "shard"))
     for note in verdict.notes:

@@ -1,1 +1,1 @@
-"""Renders a corpus to shards of pairs on disk, each exactly once, verifies them, and reads them back for training."""
+"""Makes something of each shard of a corpus, exactly once: pairs above all, which are verified and read back for training."""

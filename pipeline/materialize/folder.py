@@ -1,4 +1,4 @@
-"""The output folder of a render: claimed for one identity, and cleared of what was left half written."""
+"""The output folder of a job: claimed for one identity, and cleared of what was left half written."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.materialize.commit import BAD, COMMITS, FAILED, committed, failed, write_json
-from pipeline.materialize.job import RenderJob, difference
+from pipeline.materialize.job import Job, difference
 from pipeline.storage import TEMPORARY, join
 
 IDENTITY, RECIPE, MANIFEST = "identity.json", "recipe.json", "manifest.json"
-UNFINISHED = "render.unfinished"
-"""A file with this name is in the folder from the start of a render until its manifest is written."""
 
-_NOTE = b"A render is under way here, or was interrupted; the same `pseudolabel render` completes it.\n"
+_NOTE = "The command `pseudolabel {}` is under way here, or was interrupted; the same command completes it.\n"
 _SHOWN = 12
 
 
@@ -27,10 +25,10 @@ class State:
     done: list[int]
     failed: list[int]
     finished: bool
-    """The manifest is there, and no render was started after it."""
+    """The manifest is there, and the job was not started again after it."""
 
 
-def read_state(job: RenderJob) -> State:
+def read_state(job: Job) -> State:
     """Read what is done of a job, from the names in its folder alone.
 
     Raises:
@@ -39,14 +37,16 @@ def read_state(job: RenderJob) -> State:
     try:
         there = identity_there(job.out)
         if there is None:
-            _check_no_strangers(job.out)
+            _check_no_strangers(job)
             return State([], [], False)
         if there != job.identity:
             lines = difference(there, job.identity)
             shown = "\n".join(f"  {line}" for line in lines[:_SHOWN]) + ("\n  ..." if len(lines) > _SHOWN else "")
-            raise UserError(f"{job.out} holds pairs of another recipe; name another folder, or change back:\n{shown}")
+            raise UserError(
+                f"{job.out} holds {there.get('makes', 'pairs')} of another recipe; name another folder, or change back:\n{shown}"
+            )
         done, broken = committed(job.out), failed(job.out)
-        finished = storage.exists(job.url(MANIFEST)) and not storage.exists(job.url(UNFINISHED))
+        finished = storage.exists(job.url(MANIFEST)) and not storage.exists(job.url(job.unfinished))
     except OSError as error:
         raise UserError(f"{job.out} cannot be read: {error}") from None
     state = State([], [], finished)
@@ -58,14 +58,14 @@ def read_state(job: RenderJob) -> State:
     if strangers := len(done) - len(state.done):
         stranger = min(done - {job.stem(i) for i in state.done})
         raise UserError(
-            f"{job.out} holds {strangers} rendered shards that the corpus no longer has, or not with the same content, "
-            f"such as {stranger}: put the corpus back as it was, or render into another folder"
+            f"{job.out} holds {strangers} {job.past} shards that the corpus no longer has, or not with the same content, "
+            f"such as {stranger}: put the corpus back as it was, or {job.command} into another folder"
         )
     return state
 
 
 def check_access(out: str) -> None:
-    """Check that the storage allows what a render needs: to read, write and remove; leaves nothing behind.
+    """Check that the storage allows what a job needs: to read, write and remove; leaves nothing behind.
 
     Raises:
         UserError: it does not, or there is no such storage.
@@ -80,26 +80,26 @@ def check_access(out: str) -> None:
         raise UserError(f"{out} cannot be read: {error}") from None
 
 
-def claim(job: RenderJob, recipe: dict[str, Any]) -> None:
+def claim(job: Job) -> None:
     """Claim the folder for this job, and remove what killed runs left half written.
 
     Raises:
         UserError: storage refuses.
     """
     try:
-        for folder in ("", COMMITS, FAILED, *([BAD] if job.recipe.render.keep_bad else [])):
+        for folder in ("", COMMITS, FAILED, *job.folders):
             storage.make_folder(join(job.out, folder))
-        with storage.write_atomic(job.url(UNFINISHED)) as file:
-            file.write(_NOTE)
+        with storage.write_atomic(job.url(job.unfinished)) as file:
+            file.write(_NOTE.format(job.command).encode())
         discard_unfinished_shards(job, finished=False)
         if identity_there(job.out) is None:
-            write_json(job.url(RECIPE), recipe)
+            write_json(job.url(RECIPE), job.document())
             write_json(job.url(IDENTITY), job.identity)
     except OSError as error:
         raise UserError(f"{job.out} cannot be written: {error}") from None
 
 
-def discard_unfinished_shards(job: RenderJob, finished: bool) -> None:
+def discard_unfinished_shards(job: Job, finished: bool) -> None:
     """Remove what killed writers left half written in any folder of the job, see `pipeline.storage.discard_unfinished`."""
     for folder in ("", COMMITS, FAILED, BAD):
         storage.discard_unfinished(join(job.out, folder) if folder else job.out, finished)
@@ -134,9 +134,9 @@ def identity_there(out: str) -> dict[str, Any] | None:
     return found
 
 
-def _check_no_strangers(out: str) -> None:
+def _check_no_strangers(job: Job) -> None:
     """Raise UserError where a folder without an identity holds more than a killed claim leaves."""
-    ours = {BAD, COMMITS, FAILED, RECIPE, UNFINISHED}
-    others = [name for name in storage.names(out) if name not in ours and not name.endswith(TEMPORARY)]
+    ours = {BAD, COMMITS, FAILED, RECIPE, job.unfinished}
+    others = [name for name in storage.names(job.out) if name not in ours and not name.endswith(TEMPORARY)]
     if others:
-        raise UserError(f"{out} is not empty: it holds {others[0]}; name another folder")
+        raise UserError(f"{job.out} is not empty: it holds {others[0]}; name another folder")

@@ -1,19 +1,24 @@
-"""The job of a render: its identity, its shards, and the names of all that it writes."""
+"""A job: what is made of each shard of a corpus, its identity, and the names of what it writes; and the identity of renders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from pipeline.draws import hash64
+from pipeline.errors import RunError, ShardError
 from pipeline.materialize.columns import MASK, stored_columns
+from pipeline.materialize.commit import CommitRecord
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import Lookup
@@ -80,18 +85,47 @@ def kept_recipe(recipe: Recipe) -> dict[str, Any]:
     return document
 
 
+OnChunk = Callable[[int, int, list[str], dict[str, float]], None]
+"""Called after each chunk of samples, with the arguments of `pipeline.streaming.metrics.Meter.rendered`."""
+
+
+class OutputError(RunError):
+    """The storage refused an output; no shard is to blame."""
+
+
+class ShardWorker(Protocol):
+    """Makes the outputs of one shard after another; made by `Job.worker`, one for each actor."""
+
+    def __call__(self, i: int) -> CommitRecord:
+        """Write the outputs of shard `i`, each whole or not at all, but not its commit record.
+
+        Raises:
+            ShardError: the shard is damaged, gone, or cannot be read.
+            OutputError: the outputs cannot be written.
+            RunError: the job cannot go on.
+        """
+
+
 @dataclass(frozen=True)
-class RenderJob:
-    """A render to do, which every actor is given; picklable.
+class Job(ABC):
+    """What is made of each shard of a corpus, and where; picklable, for every actor is given it. Renders are one kind of job.
 
     Args:
-        recipe: the recipe.
+        recipe: the recipe; a job takes its name, placement and failure budget from it.
         corpus: the shards.
         out: URL of the folder that is written.
-        identity: see `identity_of`.
+        identity: everything that the bytes of an output depend on besides the input shard, as plain data. It holds `makes`,
+            except for a render.
         sums: bytes (shards,), 64 each: a hexadecimal hash of each shard's content, empty where none is known.
-        chunk: samples rendered at a time.
+        chunk: samples read at a time; what is written does not depend on it.
     """
+
+    command: ClassVar[str]
+    """The command, for messages, metrics, and the name of the file that marks an unfinished folder."""
+    past: ClassVar[str]
+    """What has been done to a finished shard, such as `rendered`."""
+    makes: ClassVar[str]
+    """What the outputs hold, such as `pairs`."""
 
     recipe: Recipe
     corpus: Corpus
@@ -100,10 +134,54 @@ class RenderJob:
     sums: np.ndarray
     chunk: int = CHUNK
 
+    @abstractmethod
+    def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardWorker:
+        """What makes the outputs; called in an actor, before its first shard.
+
+        Args:
+            threads: CPU threads.
+            on_chunk: called after each chunk.
+
+        Raises:
+            RunError: this machine would make other bytes than the identity says.
+        """
+
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What the manifest says of the outputs: plain data that a reader needs."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders that its outputs need besides the job's own."""
+        return ()
+
+    def document(self) -> dict[str, Any]:
+        """The recipe as the folder keeps it."""
+        return kept_recipe(self.recipe)
+
+    def prepare(self) -> None:  # noqa: B027  most jobs need nothing
+        """Make what all shards need; called before the first shard, each time that the job is started on the folder."""
+
+    def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
+        """Write further files once all shards are done, before the manifest; a second call writes the same.
+
+        Args:
+            outputs: the names of the files of all shards.
+
+        Returns:
+            The names of the job's files besides these, which the manifest is to check.
+        """
+        return ()
+
     @cached_property
     def digest(self) -> str:
         """The identity as a hash, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def unfinished(self) -> str:
+        """Name of a file that is in the folder from the start of the job until its manifest is written."""
+        return f"{self.command}.unfinished"
 
     def shard(self, i: int) -> str:
         """The name of input shard `i`: its path below the folder that all shards of the corpus share."""
@@ -115,13 +193,20 @@ class RenderJob:
         plain = _PLAIN.sub("_", name.rpartition("/")[2].removesuffix(".tar"))
         return f"{plain}-{hash64(self.digest, name, int(self.corpus.sizes[i]), self.sums[i].decode()):016x}"
 
-    def output(self, i: int, epoch: int) -> str:
-        """The file name of one drawing of shard `i`."""
-        return f"{self.stem(i)}-e{epoch}.{'tar' if self.recipe.render.format == 'webdataset' else 'parquet'}"
-
     def url(self, *names: str) -> str:
         """The URL of a file in the output folder."""
         return join(self.out, "/".join(names))
+
+
+@contextmanager
+def writing(out: str) -> Iterator[None]:
+    """Raise OSErrors of the outputs as OutputErrors; those of the input shard are ShardErrors already."""
+    try:
+        yield
+    except ShardError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}") from error
 
 
 def known_sums(corpus: Corpus) -> np.ndarray:

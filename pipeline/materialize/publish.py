@@ -1,4 +1,4 @@
-"""Writes what makes rendered shards a corpus: index, quarantine table, table of shards and, last of all, the manifest."""
+"""Writes what makes the outputs of a job a corpus: index, quarantine table, table of shards and, last of all, the manifest."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import RunError
-from pipeline.materialize.columns import as_row, stored_columns
 from pipeline.materialize.commit import CommitRecord, failed, failure_url, load_failure, records, write_json
-from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, UNFINISHED, discard_unfinished_shards
-from pipeline.materialize.job import RenderJob, kept_recipe, versions
+from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, discard_unfinished_shards
+from pipeline.materialize.job import Job, versions
 from pipeline.rendering.quarantine import check_budget
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.index import SCHEMA, save_table
@@ -56,7 +55,10 @@ QUARANTINE_SCHEMA = pa.schema(
 
 @dataclass
 class Totals:
-    """Sums over a rendered corpus. A sample counts as quarantined if any of its drawings is missing."""
+    """Sums over all outputs; `pairs` are the rows of these, whatever the job makes.
+
+    A sample counts as quarantined if any of its drawings is missing.
+    """
 
     shards: int = 0
     failed: int = 0
@@ -65,7 +67,7 @@ class Totals:
     quarantined: int = 0
 
 
-def publish(job: RenderJob, done: list[int]) -> Totals:
+def publish(job: Job, done: list[int]) -> Totals:
     """Write the files that describe the shards that are done and those that failed; a second call writes the same.
 
     Args:
@@ -82,7 +84,7 @@ def publish(job: RenderJob, done: list[int]) -> Totals:
         raise RunError(f"{job.out}: the manifest cannot be written: {error}; run the same command again") from error
 
 
-def _publish(job: RenderJob, done: set[int]) -> Totals:
+def _publish(job: Job, done: set[int]) -> Totals:
     totals, index = Totals(len(job.corpus.urls), len(job.corpus.urls) - len(done)), _Rows(SCHEMA)
     broken = {i: load_failure(job.out, job.stem(i)) for i in range(len(job.corpus.urls)) if i not in done}
     sums = {}
@@ -112,9 +114,11 @@ def _publish(job: RenderJob, done: set[int]) -> Totals:
         for name, table in ((SHARDS, shards), (QUARANTINE, quarantine)):
             sums[name] = table.save(job.url(name))
     check_budget(job.recipe.failures.budget, totals.quarantined, totals.samples, lambda: some)
-    save_table(index.table(), job.corpus.classes, job.out)
-    write_json(job.url(RECIPE), kept_recipe(job.recipe))  # again, by this run: an earlier one may be damaged
-    for name in (INDEX, RECIPE, IDENTITY):
+    write_json(job.url(RECIPE), job.document())  # again, by this run: an earlier one may be damaged
+    outputs = index.table()
+    more = job.finish(name.as_py() for name in outputs.column("shard"))
+    save_table(outputs, job.corpus.classes, job.out)
+    for name in (INDEX, RECIPE, IDENTITY, *more):
         sums[name] = hashlib.sha256(storage.read_all(job.url(name))).hexdigest()
     manifest = {
         "version": MANIFEST_VERSION,
@@ -122,8 +126,7 @@ def _publish(job: RenderJob, done: set[int]) -> Totals:
         "totals": vars(totals),
         "identity": job.identity,
         "digest": job.digest,
-        "columns": [as_row(column) for column in stored_columns(job.recipe)],
-        "labels": {name: repr(task.label_kind()) for name, task in job.recipe.tasks.items()},
+        **job.described(),
         "versions": versions(),
         "sha256": sums,
     }
@@ -138,20 +141,20 @@ def _count(totals: Totals, record: CommitRecord) -> None:
     totals.quarantined += record.quarantined
 
 
-def _in_order(job: RenderJob, done: set[int]) -> Iterator[tuple[int, CommitRecord | None]]:
+def _in_order(job: Job, done: set[int]) -> Iterator[tuple[int, CommitRecord | None]]:
     """Every shard of the corpus in its order, with its record if it is done."""
     loaded = records(job.out, (job.stem(i) for i in sorted(done)))
     for i in range(len(job.corpus.urls)):
         yield i, next(loaded) if i in done else None
 
 
-def _tidy(job: RenderJob, done: set[int]) -> None:
-    """Remove what killed processes left half written, records of failures that no longer hold, and the `UNFINISHED` file."""
+def _tidy(job: Job, done: set[int]) -> None:
+    """Remove what killed processes left half written, records of failures out of date, and the mark of an unfinished job."""
     current = {job.stem(i) for i in range(len(job.corpus.urls)) if i not in done}
     for stem in failed(job.out) - current:
         storage.remove(failure_url(job.out, stem))
     discard_unfinished_shards(job, finished=True)
-    storage.remove(job.url(UNFINISHED))
+    storage.remove(job.url(job.unfinished))
 
 
 def _plain(row: Any) -> dict[str, Any]:

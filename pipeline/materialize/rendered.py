@@ -2,102 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.columns import StoredColumn, decode, stored_columns
-from pipeline.materialize.folder import MANIFEST, RECIPE
-from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, QUARANTINE_SCHEMA, SHARDS, SHARDS_SCHEMA
+from pipeline.materialize.folder import MANIFEST
+from pipeline.materialize.opened import PAIRS, Materialized, open_materialized
 from pipeline.materialize.writers import group_rows
-from pipeline.recipe.load import parse_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.renderer import Clock, Columns
 from pipeline.rendering.units import UnitSource, chosen_task, seconds_column
 from pipeline.shards.corpus import Corpus
-from pipeline.storage import absolute, exists, join, open_seekable, read_all
+from pipeline.storage import absolute, exists, join, open_seekable
 
 _CACHED_GROUPS = 16
-_OUTPUTS = r"^(quarantine/)?[A-Za-z0-9._-]+\.(tar|parquet)$"
-"""A pattern, for RE2, of the names that a render gives its files; no other name is ever opened."""
-
-_BATCH = 1024
-
-
-class _Totals(BaseModel):
-    shards: NonNegativeInt
-    failed: NonNegativeInt
-    samples: NonNegativeInt
-    pairs: NonNegativeInt
-    quarantined: NonNegativeInt
-
-
-class _Manifest(BaseModel):
-    """The keys of a manifest that are checked."""
-
-    version: int
-    complete: bool
-    totals: _Totals
-    sha256: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class RenderedCorpus:
-    """A rendered corpus; cheap to pickle.
-
-    Args:
-        url: its folder.
-        recipe: the recipe that it was rendered with, as far as that shapes pairs.
-        manifest: the manifest, as it is on disk.
-        shards: one row for each shard, see `pipeline.materialize.publish.SHARDS_SCHEMA`.
-        quarantine: one row for each drawing that is missing, see `QUARANTINE_SCHEMA`.
-    """
-
-    url: str
-    recipe: Recipe
-    manifest: dict[str, Any]
-    shards: pa.Table
-    quarantine: pa.Table
-
-    @property
-    def counts(self) -> np.ndarray:
-        """int64 (shards,): samples of each input shard, quarantined ones among them."""
-        return self.shards.column("samples").fill_null(0).to_numpy().astype(np.int64)
+class RenderedCorpus(Materialized):
+    """A rendered corpus; its recipe is the one that it was rendered with."""
 
     @property
     def columns(self) -> list[StoredColumn]:
         """The stored columns, with the names of their members in this corpus."""
         members = {column["name"]: column["member"] for column in self.manifest["columns"]}
         return [replace(column, member=members[column.name]) for column in stored_columns(self.recipe)]
-
-    def corpus(self) -> Corpus:
-        """The input shards by name, with their counts, for making an order. Their bytes cannot be read through it."""
-        sizes = self.shards.column("bytes").to_numpy().astype(np.int64)
-        return Corpus(self.shards.column("shard").to_pylist(), sizes, self.counts)
-
-    def outputs(self, epoch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Names, sizes and pairs of one drawing's files, one for each shard; the name is empty where the shard failed."""
-        outputs = pc.list_element(self.shards.column("outputs"), epoch)
-        names = pc.struct_field(outputs, "name").fill_null("").to_pylist()
-        sizes, pairs = (pc.struct_field(outputs, name).fill_null(0).to_numpy() for name in ("bytes", "pairs"))
-        return names, sizes, pairs
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of `shards` as plain data, a few made at a time."""
-        for batch in self.shards.to_batches(_BATCH):
-            yield from batch.to_pylist()
 
 
 def is_rendered(recipe: Recipe) -> bool:
@@ -120,61 +58,8 @@ def open_rendered(url: str) -> RenderedCorpus:
     Raises:
         UserError: there is none, it is unfinished or damaged.
     """
-    url = absolute(url)
-    try:
-        manifest = json.loads(read_all(join(url, MANIFEST)))
-        if isinstance(manifest, dict) and manifest.get("version") != MANIFEST_VERSION:
-            raise UserError(f"{url}: not a rendered corpus of version {MANIFEST_VERSION}")
-        sums = _Manifest.model_validate(manifest).sha256
-        files = {name: read_all(join(url, name)) for name in (SHARDS, QUARANTINE, RECIPE)}
-    except FileNotFoundError:
-        raise UserError(f"{url}: no finished rendered corpus is there; `pseudolabel render` makes or completes one") from None
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        words = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
-        raise UserError(f"{join(url, MANIFEST)} is damaged: {words}; run the same `pseudolabel render` again") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{join(url, MANIFEST)} is damaged: {error}; run the same `pseudolabel render` again") from None
-    except OSError as error:
-        raise UserError(f"{url} cannot be read: {error}") from None
-    for name, content in files.items():
-        unknown = name == RECIPE and name not in sums  # by a version that kept no checksum of it
-        if not unknown and hashlib.sha256(content).hexdigest() != sums.get(name):
-            raise UserError(f"{join(url, name)} is not the one that the manifest names: run the same `pseudolabel render` again")
-    try:
-        document = json.loads(files[RECIPE])
-        shards, quarantine = (pq.read_table(io.BytesIO(files[name])) for name in (SHARDS, QUARANTINE))
-        _check_tables(shards, quarantine)
-    except (ValueError, RecursionError, pa.ArrowException, OSError) as error:
-        raise UserError(f"{url}: what its manifest names is damaged: {error}") from None
-    return RenderedCorpus(url, parse_recipe(document, join(url, RECIPE)), manifest, shards, quarantine)
-
-
-def _check_tables(shards: pa.Table, quarantine: pa.Table) -> None:
-    """Raise ValueError where the tables hold what no render writes."""
-    for name, table, schema in ((SHARDS, shards, SHARDS_SCHEMA), (QUARANTINE, quarantine, QUARANTINE_SCHEMA)):
-        if not table.schema.equals(schema):
-            raise ValueError(f"{name} has other columns than it must have")
-    written = pc.list_flatten(shards.column("outputs")).combine_chunks()
-    kept = pc.drop_null(shards.column("kept")).combine_chunks()
-    outputs = [pa.table(rows.flatten(), names=[part.name for part in rows.type]) for rows in (written, kept)]
-    rendered = shards.filter(pc.is_null(shards.column("failure")))
-    for table, names in (
-        (shards, ("shard", "bytes")),
-        (rendered, ("samples", "pairs", "quarantined", "outputs")),
-        (quarantine, quarantine.column_names),
-        *((table, table.column_names) for table in outputs),
-    ):
-        for name in names:
-            column = table.column(name)
-            number = pa.types.is_integer(column.type)
-            if column.null_count or (number and len(column) and pc.min(column).as_py() < 0):
-                raise ValueError(f"there is no {name}, or none that can be")
-    for table in outputs:
-        inside = pc.match_substring_regex(table.column("name"), _OUTPUTS)
-        if not pc.all(inside, min_count=0).as_py():
-            stranger = table.filter(pc.invert(inside)).column("name")[0].as_py()
-            raise ValueError(f"{SHARDS} names {stranger!r}, which is no file of a render in this folder")
+    found = open_materialized(url, PAIRS)
+    return RenderedCorpus(found.url, found.recipe, found.manifest, found.shards, found.quarantine)
 
 
 def for_training(recipe: Recipe) -> tuple[Recipe, RenderedCorpus | None]:

@@ -1,20 +1,22 @@
-"""Renders input shards to rendered shards and commit records, as a stream, so that no shard is held in memory."""
+"""The job of a render: input shards to rendered shards and commit records, as a stream, so that no shard is held in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pipeline.errors import RunError, ShardError
-from pipeline.materialize.columns import stored_columns
+from pipeline.errors import RunError
+from pipeline.materialize.columns import as_row, stored_columns
 from pipeline.materialize.commit import BAD, Bad, CommitRecord, Output
-from pipeline.materialize.job import RenderJob, identity_of
+from pipeline.materialize.job import Job, OnChunk, identity_of, writing
 from pipeline.materialize.writers import ShardFormat, Writer
 from pipeline.rendering.crash_safe import CrashSafeRenderer
 from pipeline.rendering.renderer import Pairs
@@ -24,12 +26,33 @@ from pipeline.shards.writing import TarWriter
 from pipeline.storage import join, write_atomic
 from pipeline.streaming.batches import ahead
 
-_Chunk = list[tuple[Sample, dict[str, memoryview]]]
-OnChunk = Callable[[int, int, list[str], dict[str, float]], None]
+Chunk = list[tuple[Sample, dict[str, memoryview]]]
 
 
-class OutputError(RunError):
-    """The storage refused an output; no shard is to blame."""
+@dataclass(frozen=True)
+class RenderJob(Job):
+    """A render: each shard becomes a file of pairs for each drawing."""
+
+    command = "render"
+    past = "rendered"
+    makes = "pairs"
+
+    def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardRenderer:
+        return ShardRenderer(self, threads, on_chunk)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "columns": [as_row(column) for column in stored_columns(self.recipe)],
+            "labels": {name: repr(task.label_kind()) for name, task in self.recipe.tasks.items()},
+        }
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (BAD,) if self.recipe.render.keep_bad else ()
+
+    def output(self, i: int, epoch: int) -> str:
+        """The file name of one drawing of shard `i`."""
+        return f"{self.stem(i)}-e{epoch}.{'tar' if self.recipe.render.format == 'webdataset' else 'parquet'}"
 
 
 class ShardRenderer:
@@ -38,7 +61,7 @@ class ShardRenderer:
     Args:
         job: what to render, and where to.
         threads: CPU threads that decode, and that compress.
-        on_chunk: called after each chunk, with the arguments of `pipeline.streaming.metrics.Meter.rendered`.
+        on_chunk: called after each chunk.
         in_child: as for `CrashSafeRenderer`.
 
     Raises:
@@ -74,10 +97,10 @@ class ShardRenderer:
         epochs = range(job.recipe.render.epochs)
         bad: list[Bad] = []
         reported = 0
-        with _outputs(out), ExitStack() as files:
+        with writing(out), ExitStack() as files:
             writers = [files.enter_context(self._format.open(join(out, job.output(i, epoch)))) for epoch in epochs]
             bad_files = _BadFiles(files, join(out, f"{BAD}/{job.stem(i)}.tar")) if job.recipe.render.keep_bad else None
-            for first, chunk, read in ahead(self._chunks(i, samples), 1):
+            for first, chunk, read in ahead(chunks_of(job, i, samples), 1):
                 rows: set[int] = set()
                 seconds = Counter({"read": read})
                 for epoch, writer in zip(epochs, writers):
@@ -86,7 +109,7 @@ class ShardRenderer:
                     self._write(writer, pairs, chunk, first, epoch)
                     seconds.update({**pairs.seconds, "write": time.perf_counter() - started})
                     for n in sorted(pairs.failures):
-                        bad.append(_bad(first + n, chunk[n][0].key, epoch, pairs.failures[n], self._images(*chunk[n])))
+                        bad.append(bad_sample(first + n, chunk[n][0].key, epoch, pairs.failures[n], self._images(*chunk[n])))
                     rows |= pairs.failures.keys()
                 if bad_files:
                     for n in sorted(rows):
@@ -113,20 +136,12 @@ class ShardRenderer:
         """Release the child process, if there is one."""
         self._render.close()
 
-    def _chunks(self, i: int, samples: int) -> Iterator[tuple[int, _Chunk, float]]:
-        """First row, samples, and the seconds that reading them took."""
-        for first in range(0, samples, self._job.chunk):
-            started = time.perf_counter()
-            rows = np.arange(first, min(first + self._job.chunk, samples))
-            chunk = self._job.corpus.read_members(i, rows)
-            yield first, chunk, time.perf_counter() - started
-
     def _images(self, sample: Sample, parts: dict[str, memoryview]) -> dict[str, memoryview]:
         """A sample's image, or all images of a clip, by extension."""
         clips = self._job.recipe.corpus.frames is not None
         return {ext: body for ext, body in parts.items() if ext == sample.ext or (clips and naming.is_image(ext))}
 
-    def _write(self, writer: Writer, pairs: Pairs, chunk: _Chunk, first: int, epoch: int) -> None:
+    def _write(self, writer: Writer, pairs: Pairs, chunk: Chunk, first: int, epoch: int) -> None:
         def prepare(n: int) -> dict[str, object]:
             return self._format.prepare({column.name: pairs.columns[column.name][n] for column in self._format.columns})
 
@@ -167,17 +182,15 @@ class _BadFiles:
         return Output(f"{BAD}/{name}", self._tar.position, self._tar.sha256.hexdigest(), self._count) if self._tar else None
 
 
-def _bad(row: int, key: str, epoch: int, reason: str, images: dict[str, memoryview]) -> Bad:
+def chunks_of(job: Job, i: int, samples: int) -> Iterator[tuple[int, Chunk, float]]:
+    """The samples of shard `i`, some at a time: the first row, the samples, and the seconds that reading them took."""
+    for first in range(0, samples, job.chunk):
+        started = time.perf_counter()
+        rows = np.arange(first, min(first + job.chunk, samples))
+        yield first, job.corpus.read_members(i, rows), time.perf_counter() - started
+
+
+def bad_sample(row: int, key: str, epoch: int, reason: str, images: dict[str, memoryview]) -> Bad:
+    """The record of a sample that cannot be used, with the size and hash of its images' files."""
     sha256 = hashlib.sha256(b"".join(images.values())).hexdigest() if images else ""
     return Bad(row, key, epoch, reason, sum(map(len, images.values())), sha256)
-
-
-@contextmanager
-def _outputs(out: str) -> Iterator[None]:
-    """Raise OSErrors of the outputs as OutputErrors; those of the input shard are ShardErrors already."""
-    try:
-        yield
-    except ShardError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""Checks a rendered corpus against its manifest: files by checksum, samples by count, some shards by rendering them again."""
+"""Checks the outputs of a job against their manifest: files by checksum, samples by count, some shards by rendering again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import numpy as np
 from pipeline.draws import permutation
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.folder import IDENTITY, RECIPE, read_identity
-from pipeline.materialize.job import CHUNK, RenderJob, difference, identity_of, known_sums
-from pipeline.materialize.rendered import RenderedCorpus, open_rendered
-from pipeline.materialize.shard import ShardRenderer
+from pipeline.materialize.job import CHUNK, difference, identity_of, known_sums
+from pipeline.materialize.opened import PAIRS, Materialized, open_materialized
+from pipeline.materialize.publish import QUARANTINE, SHARDS
+from pipeline.materialize.shard import RenderJob, ShardRenderer
 from pipeline.materialize.threads import mapped
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.members import Members, sidecar
@@ -35,7 +36,7 @@ _LOCAL, _REMOTE = 2, 8  # files at a time
 
 @dataclass(frozen=True)
 class Problem:
-    """A difference between a rendered corpus and its manifest."""
+    """A difference between outputs and their manifest."""
 
     file: str
     reason: str
@@ -53,6 +54,7 @@ class Verdict:
         rendered_again: input shards that were rendered again and compared.
         problems: what is wrong.
         notes: what could not be checked.
+        holds: what the outputs hold, such as `pairs`.
     """
 
     url: str
@@ -64,10 +66,11 @@ class Verdict:
     rendered_again: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    holds: str = PAIRS
 
 
 def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verdict:
-    """Check a rendered corpus against its manifest.
+    """Check a rendered corpus, or what another job wrote, against its manifest.
 
     Args:
         url: its folder.
@@ -76,11 +79,15 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
         progress: called with (files, of how many).
 
     Raises:
-        UserError: there is no finished rendered corpus; or, with `deep`, its source or its engine is not available.
+        UserError: there is no finished output; or, with `deep`, no source, no such engine, or no pairs.
     """
-    rendered = open_rendered(url)
+    rendered = open_materialized(url)
+    if deep and rendered.holds != PAIRS:
+        raise UserError(f"{rendered.url} holds {rendered.holds}: only pairs can be made again to compare them; leave --deep out")
     totals, files = rendered.manifest["totals"], sum(1 for _ in _files(rendered))
-    verdict = Verdict(rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"])
+    verdict = Verdict(
+        rendered.url, totals["shards"], files, totals["samples"], totals["pairs"], totals["quarantined"], holds=rendered.holds
+    )
     _check_described(rendered, verdict)
     verdict.problems += _unaccounted(rendered)
     threads = _LOCAL if is_local(rendered.url) else _REMOTE
@@ -93,10 +100,10 @@ def verify(url: str, deep: float = 0.0, seed: int | None = None, progress: Calla
     return verdict
 
 
-def _check_described(rendered: RenderedCorpus, verdict: Verdict) -> None:
+def _check_described(rendered: Materialized, verdict: Verdict) -> None:
     """Check the files that describe the corpus, besides those that `open_rendered` has checked."""
     sums = rendered.manifest["sha256"]
-    for name in (INDEX, IDENTITY):
+    for name in sorted({INDEX, IDENTITY, *sums} - {SHARDS, QUARANTINE, RECIPE}):
         try:
             content = read_all(join(rendered.url, name))
         except OSError as error:
@@ -112,7 +119,7 @@ def _check_described(rendered: RenderedCorpus, verdict: Verdict) -> None:
         )
 
 
-def _files(rendered: RenderedCorpus) -> Iterator[tuple[dict[str, Any], bool]]:
+def _files(rendered: Materialized) -> Iterator[tuple[dict[str, Any], bool]]:
     """Every file that the manifest names, and whether it holds pairs."""
     for row in rendered.rows():
         for output in row["outputs"] or ():
@@ -121,7 +128,7 @@ def _files(rendered: RenderedCorpus) -> Iterator[tuple[dict[str, Any], bool]]:
             yield row["kept"], False
 
 
-def _unaccounted(rendered: RenderedCorpus) -> Iterator[Problem]:
+def _unaccounted(rendered: Materialized) -> Iterator[Problem]:
     """Find shards with samples that are neither a pair nor a row of the quarantine table, in any drawing."""
     columns = zip(rendered.quarantine.column("shard").to_pylist(), rendered.quarantine.column("epoch").to_pylist())
     bad = Counter(columns)
@@ -138,7 +145,7 @@ def _unaccounted(rendered: RenderedCorpus) -> Iterator[Problem]:
                 yield Problem(row["shard"], f"drawing {epoch}: {words}")
 
 
-def _check_file(rendered: RenderedCorpus, output: dict[str, Any], holds_pairs: bool) -> list[Problem]:
+def _check_file(rendered: Materialized, output: dict[str, Any], holds_pairs: bool) -> list[Problem]:
     url = join(rendered.url, output["name"])
     try:
         found = size_of(url)
@@ -155,16 +162,16 @@ def _check_file(rendered: RenderedCorpus, output: dict[str, Any], holds_pairs: b
     return []
 
 
-def _check_pairs(rendered: RenderedCorpus, url: str, output: dict[str, Any]) -> list[Problem]:
+def _check_pairs(rendered: Materialized, url: str, output: dict[str, Any]) -> list[Problem]:
     """Count the pairs in the file itself, and check that none lacks a part or occurs twice."""
     problems = []
-    if rendered.recipe.render.format == "parquet":
+    if url.endswith(".parquet"):
         import pyarrow.parquet as pq
 
         with open_seekable(url) as file:
             keys = pq.read_table(file, columns=["key"]).column("key").to_pylist()
     else:
-        wanted, keys = {column.member for column in rendered.columns}, []
+        wanted, keys = {column["member"] for column in rendered.manifest["columns"]}, []
         members = scan(url)
         for row in (row for batch in members.table.to_batches(_BATCH) for row in batch.to_pylist()):
             keys.append(row["key"])
@@ -200,7 +207,7 @@ def _sha256(url: str, size: int) -> str:
     return found.hexdigest()
 
 
-def _render_again(rendered: RenderedCorpus, share: float, seed: int | None, verdict: Verdict) -> None:
+def _render_again(rendered: Materialized, share: float, seed: int | None, verdict: Verdict) -> None:
     if not 0 < share <= 1:
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe

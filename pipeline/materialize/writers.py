@@ -79,8 +79,8 @@ class ShardFormat:
                 yield tar
             tar.save_members(url)
         else:
-            with write_atomic(url) as file:
-                yield _Table(file, self.columns)
+            with write_atomic(url) as file, TableWriter(file, table_schema(self.columns), group_rows(self.columns)) as writer:
+                yield _Table(writer, self.columns)
 
 
 class _Tar:
@@ -110,15 +110,8 @@ class _Tar:
 class _Table:
     """Writes a Parquet table: tensors as binary values of fixed size, their shapes and types in the fields' metadata."""
 
-    def __init__(self, file: IO[bytes], columns: list[StoredColumn]) -> None:
-        import pyarrow.parquet as pq
-
-        self._columns, self._file, self._pairs = columns, _Hashed(file), 0
-        self._schema = table_schema(columns)
-        self._group = group_rows(columns)
-        self._writer = pq.ParquetWriter(
-            self._file, self._schema, compression="zstd", use_dictionary=False, write_statistics=False
-        )
+    def __init__(self, writer: TableWriter, columns: list[StoredColumn]) -> None:
+        self._writer, self._schema, self._group = writer, table_schema(columns), group_rows(columns)
         self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
 
     def add(self, key: str, row: int, sample: Sample, others: dict[str, bytes], files: Mapping[str, Any]) -> None:
@@ -126,23 +119,70 @@ class _Table:
         head = {"key": key, "id": sample.id, "row": row, "class": None if sample.label < 0 else sample.label, "others": kept}
         for name, value in (*head.items(), *files.items()):
             self._waiting[name].append(value)
-        self._pairs += 1
         if len(self._waiting["key"]) == self._group:
             self._flush()
 
     def finish(self) -> None:
         if self._waiting["key"]:
             self._flush()
-        self._writer.close()
+        self._writer.finish()
 
     def output(self, name: str) -> Output:
-        return Output(name, self._file.size, self._file.sha256.hexdigest(), self._pairs)
+        return self._writer.output(name)
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self._writer.write_table(pa.table(self._waiting, schema=self._schema), row_group_size=self._group)
+        self._writer.write(pa.table(self._waiting, schema=self._schema))
         self._waiting = {name: [] for name in self._schema.names}
+
+
+class TableWriter:
+    """Writes a table of a shard as Parquet, hashed on its way; the same rows make the same bytes, however they are cut.
+
+    To be used in a `with` block inside that of the file: Parquet writes to it even where the block ends with an exception.
+
+    Args:
+        file: where to; it stays open.
+        schema: the table's, of pyarrow.
+        group: rows of a row group.
+    """
+
+    def __init__(self, file: IO[bytes], schema: Any, group: int) -> None:
+        import pyarrow.parquet as pq
+
+        self._file, self._group, self._rows = _Hashed(file), group, 0
+        self._waiting = schema.empty_table()
+        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def write(self, table: Any) -> None:
+        """Append rows; row groups are written as they become full."""
+        import pyarrow as pa
+
+        self._rows += len(table)
+        self._waiting = pa.concat_tables([self._waiting, table])
+        while len(self._waiting) >= self._group:
+            self._write_group()
+
+    def finish(self) -> None:
+        """Write the last row group, and what Parquet has at its end."""
+        if len(self._waiting):
+            self._write_group()
+        self._writer.close()
+
+    def output(self, name: str) -> Output:
+        """The file that was written, once it is finished."""
+        return Output(name, self._file.size, self._file.sha256.hexdigest(), self._rows)
+
+    def _write_group(self) -> None:
+        self._writer.write_table(self._waiting.slice(0, self._group).combine_chunks(), row_group_size=self._group)
+        self._waiting = self._waiting.slice(self._group)
 
 
 def group_rows(columns: list[StoredColumn]) -> int:

@@ -14,7 +14,7 @@ from trainers.downstream.knn import knn
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import linear_probe
 from trainers.downstream.passes import Pass
-from trainers.downstream.pretrained import Pretrained, read_pretrained
+from trainers.downstream.pretrained import VECTOR, Pretrained, read_pretrained, trained_layer
 from trainers.downstream.scores import score
 from trainers.downstream.statistics import MOST_IMAGES, remeasure
 from trainers.learning.optim import place
@@ -25,8 +25,6 @@ from trainers.running.runs import EVALUATED, RunFolder
 from trainers.running.session import connect, exclusive
 
 QUARANTINE = "evaluate.quarantine.json"
-VECTOR = "feature vector"
-"""Name, in results, of the layer that is probed by default: the feature vector that the network's own classifier sees."""
 
 
 def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None) -> dict[str, Any]:
@@ -85,20 +83,8 @@ def probed_layer(data: Labelled, backbone: Pretrained) -> str | None:
     Raises:
         UserError: there is no such layer, or it was not trained.
     """
-    network, wanted = _build(data), data.spec.layer
-    missing = network.load(backbone.weights)
-    lacking = network.lacking(wanted, missing)
-    if not lacking:
-        return wanted
-    deepest = network.map_layer
-    if wanted is None and deepest is not None:
-        return deepest
-    tasks = f" ({', '.join(backbone.tasks)})" if backbone.tasks else ""
-    raise UserError(
-        f"downstream.layer: {wanted or VECTOR} was not trained: the pretext tasks{tasks} read a map before it, and "
-        f"{len(lacking)} of its weights, such as {lacking[0]}, are still random; "
-        + (f"take {deepest} or a layer before it" if deepest else "add a task that reads the whole network, such as rotation")
-    )
+    network = _build(data)
+    return trained_layer(network, data.spec.layer, network.load(backbone.weights), backbone.tasks, "downstream.layer")
 
 
 def _build(data: Labelled) -> Backbone:

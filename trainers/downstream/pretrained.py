@@ -1,17 +1,22 @@
-"""Reads the pretrained backbone of a run's folder, and lists where its recipe differs from the present one."""
+"""Reads the pretrained backbone of a run's folder, lists where its recipe differs, and finds which layers are trained."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import scrubbed_document
+from trainers.networks.backbones import Backbone
 from trainers.running.runs import BACKBONE, RECIPE, RunFolder, differences
 
 log = logging.getLogger(__name__)
+
+VECTOR = "feature vector"
+"""Name, in results, of the layer that is taken by default: the feature vector that the network's own classifier sees."""
 
 
 @dataclass(frozen=True)
@@ -51,4 +56,34 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
         log.warning("%s was pretrained with another recipe%s", folder.path(BACKBONE), f": {what}" if shown else "")
     return Pretrained(
         saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), {key: [was, now] for key, was, now in found}
+    )
+
+
+def trained_layer(network: Backbone, wanted: str | None, missing: Sequence[str], tasks: Sequence[str], key: str) -> str | None:
+    """The layer to take features from, None for the feature vector: the one asked for, else the deepest that is all trained.
+
+    Args:
+        network: the network, with the weights loaded.
+        wanted: name of the layer that was asked for, or None.
+        missing: weights that were not among those loaded, see `Backbone.load`.
+        tasks: the pretext tasks, where they are known.
+        key: what asks for the layer, for errors.
+
+    Raises:
+        UserError: there is no such layer, or it was not trained.
+    """
+    try:
+        lacking = network.lacking(wanted, missing)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if not lacking:
+        return wanted
+    deepest = network.map_layer
+    if wanted is None and deepest is not None:
+        return deepest
+    named = f" ({', '.join(tasks)})" if tasks else ""
+    raise UserError(
+        f"{key}: {wanted or VECTOR} was not trained: the pretext tasks{named} read a map before it, and "
+        f"{len(lacking)} of its weights, such as {lacking[0]}, are still random; "
+        + (f"take {deepest} or a layer before it" if deepest else "add a task that reads the whole network, such as rotation")
     )

@@ -125,7 +125,7 @@ class Backbone(nn.Module):
         kept = {node.name for node in self._eval_graph.nodes}
         layers = {path: cut for path, cut in self._plan.layers.items() if cut.node in kept}
         if layer not in layers:
-            raise UserError(f"downstream.layer: {unknown_name('layer', layer, _shortest(layers))}")
+            raise UserError(unknown_name("layer", layer, _shortest(layers)))
         return layers[layer]
 
     def load(self, state: dict[str, Tensor]) -> list[str]:

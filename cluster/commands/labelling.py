@@ -1,0 +1,140 @@
+"""`embed` and `cluster`: labels that a model makes, features of every image and clusters of these, beside a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cluster.commands.interrupts import interruptible
+from cluster.commands.options import AsJson, Overrides, RecipePath, Result
+from cluster.commands.rendering import RESUMES, RetryFailed, silence_data
+
+if TYPE_CHECKING:
+    from cluster.jobs.command_result import CommandResult
+    from pipeline.materialize.driver import JobReport
+
+
+def embed(
+    recipe: RecipePath,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="URL", help="Folder for the features; a path or URL.", show_default=False)
+    ],
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Folder of the run whose backbone is taken; by default the recipe's own.", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A file of weights, such as torchvision's, instead of a run's.", show_default=False),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="The layer whose output, averaged over positions, is the feature; by default the deepest that is trained.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
+    retry_failed: RetryFailed = False,
+    overrides: Overrides = None,
+    result: Result = None,
+) -> None:
+    """Compute a feature vector of every image with a trained backbone, as Parquet.
+
+    Each shard is written exactly once. If the command is killed at any moment, the same command resumes. The centre of each image
+    goes through the network. Exit code 1 if shards failed.
+
+    Example: [bold]pseudolabel embed recipe.yaml --out features/[/]
+    """
+    from cluster.jobs.command_result import recorded, result_url
+    from cluster.reports.progress import counted, rendering
+    from cluster.reports.terminal import job_table, print_out
+    from pipeline.recipe import load_recipe
+    from pipeline.storage import absolute
+    from trainers.labelling.embed import check
+    from trainers.labelling.embed import embed as compute
+    from trainers.running.preflight import check_render
+    from trainers.running.session import connect, exclusive
+
+    with recorded("embed", result) as outcome:
+        loaded = load_recipe(recipe, overrides or [])
+        check(loaded, out)
+        outcome.begin(result_url(out, "embed"))
+        with interruptible(outcome, RESUMES):
+            connect(loaded, check_render)
+            silence_data()
+            with (
+                exclusive(f"embed into {absolute(out)}"),
+                counted("indexing", "shard") as indexing,
+                rendering("embedding") as progress,
+            ):
+                report = compute(loaded, out, run, weights, layer, dtype, retry_failed, indexing, progress)
+        print_out(job_table(report, "features", "images"))
+        _end(outcome, report, "features")
+
+
+def cluster(
+    features: Annotated[str, typer.Argument(metavar="FEATURES", help="Folder that `embed` has written.", show_default=False)],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many clusters.", show_default=False)],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="URL", help="Folder for the labels; a path or URL.", show_default=False)
+    ],
+    spherical: Annotated[
+        bool, typer.Option("--spherical/--plain", help="Compare directions by cosine, or points by Euclidean distance.")
+    ] = True,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of k-means, at most.")] = 20,
+    seed: Annotated[int, typer.Option(help="Chooses the sample and the first centroids.")] = 0,
+    retry_failed: RetryFailed = False,
+    json: AsJson = False,
+    result: Result = None,
+) -> None:
+    """Cluster features by k-means, and give every image the number of its cluster.
+
+    Centroids come from a sample of at most 256 features a cluster; then each shard's labels are written exactly once, as Parquet.
+    If the command is killed at any moment, the same command resumes.
+
+    Example: [bold]pseudolabel cluster features/ --k 1000 --out clusters/[/]
+    """
+    from cluster.jobs.command_result import recorded, result_url
+    from cluster.reports.progress import rendering
+    from cluster.reports.terminal import cluster_table, job_table, print_json, print_out
+    from pipeline.materialize.folder import check_access
+    from trainers.labelling.cluster import cluster as compute
+    from trainers.labelling.cluster import open_features
+
+    with recorded("cluster", result) as outcome:
+        open_features(features)
+        check_access(out)
+        outcome.begin(result_url(out, "cluster"))
+        with interruptible(outcome, RESUMES), rendering("clustering") as progress:
+            report, found = compute(features, k, out, spherical, rounds, seed, retry_failed, progress)
+        if json:
+            print_json(found)
+        else:
+            print_out(job_table(report, "labels", "images"), cluster_table(found))
+        outcome.metrics = _metrics(found)
+        outcome.counts["clusters"] = found["clusters"]
+        _end(outcome, report, "labels")
+
+
+def _metrics(found: Mapping[str, object]) -> dict[str, float]:
+    labels, distance = found["labels"], found["mean_distance"]
+    assert isinstance(distance, float)
+    informed = {f"labels/{name}": value for name, value in labels.items()} if isinstance(labels, dict) else {}
+    return {"mean_distance": distance, **informed}
+
+
+def _end(outcome: CommandResult, report: JobReport, what: str) -> None:
+    """Fill in a job's result; RunError where shards failed."""
+    from cluster.commands.rendering import refuse_failed
+    from pipeline.storage import join
+
+    counts = {"shards": report.shards, "made": report.made, "samples": report.samples, what: report.rows}
+    outcome.counts |= {**counts, "quarantined": report.quarantined, "failed": len(report.failed)}
+    names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
+    outcome.artefacts = {what: report.out, **{name: join(report.out, name) for name in names}}
+    refuse_failed(report.failed, report.shards)

@@ -1,0 +1,61 @@
+"""`pseudolabel embed`, `cluster` and `verify` of what they wrote: what they print, their results, and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from pipeline.recipe import load_recipe
+from tests.trainers.labelling.conftest import random_weights
+from trainers.labelling.embed import embed
+
+Call = Callable[..., Result]
+Refused = Callable[..., str]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_embed_says_how_far_it_is_and_the_same_command_goes_on(call: Call, recipe_file: Path, tmp_path: Path) -> None:
+    weights = random_weights(load_recipe(recipe_file), tmp_path)
+    words = ("embed", recipe_file, "--out", tmp_path / "features", "--weights", weights, "--set", "placement.cpus=0.5")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("embedding: ")]
+    assert lines[-1].startswith("embedding: 8 of 8 shards, 72 of 72 samples, ")
+    assert "8 of 8, 8 by this run" in result.stdout
+    assert "8 of 8, 0 by this run" in call(*words).stdout
+    left = json.loads((tmp_path / "features.embed.result.json").read_text())
+    assert left["counts"] == {"shards": 8, "made": 0, "samples": 72, "features": 72, "quarantined": 0, "failed": 0}
+    assert all(Path(url).exists() for url in left["artefacts"].values())
+
+
+def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refused, recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    embed(recipe, str(tmp_path / "features"), weights=random_weights(recipe, tmp_path), here=True)
+    words = ("cluster", tmp_path / "features", "--k", "4", "--out", tmp_path / "clusters")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert "72 of 72, 0 quarantined" in result.stdout
+    assert "% mutual information, " in result.stdout
+    report = json.loads(call(*words, "--json").stdout)
+    assert sum(report["sizes"]) == 72
+    left = json.loads((tmp_path / "clusters.cluster.result.json").read_text())
+    assert (left["counts"]["clusters"], left["counts"]["labels"], left["counts"]["made"]) == (4, 72, 0)
+    assert left["metrics"]["labels/purity"] == report["labels"]["purity"]
+    for folder, holds in (("features", "features"), ("clusters", "labels")):
+        checked = call("verify", tmp_path / folder)
+        assert checked.exit_code == 0, checked.output
+        assert f"{holds}  " in checked.stdout
+    (tmp_path / "clusters" / "centroids.npy").write_bytes(b"others")
+    broken = call("verify", tmp_path / "clusters")
+    assert broken.exit_code == 1
+    assert "centroids.npy" in broken.stdout
+    assert "holds labels, not features" in refused(2, "cluster", tmp_path / "clusters", "--k", "4", "--out", tmp_path / "more")
+
+
+def test_embed_says_before_any_work_that_there_are_no_weights(refused: Refused, recipe_file: Path, tmp_path: Path) -> None:
+    words = ("embed", recipe_file, "--out", tmp_path / "out", "--weights", tmp_path / "none.pt", "--set", "placement.cpus=0.5")
+    assert "no weights at" in refused(2, *words)

@@ -1,0 +1,28 @@
+"""Weights for features, and the bytes of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.recipe import Recipe
+from tests.pipeline.materialize.conftest import tree
+from trainers.networks.backbones import build_backbone
+
+__all__ = ["tree"]
+
+
+def random_weights(recipe: Recipe, folder: Path) -> str:
+    """Write a file of random weights; returns its name."""
+    network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
+    torch.save(network.state_dict(), folder / "weights.pt")
+    return str(folder / "weights.pt")
+
+
+@pytest.fixture
+def weights(run_recipe: Callable[..., Recipe], tmp_path: Path) -> str:
+    """A file of random weights of the recipe's network, as torchvision would name them."""
+    return random_weights(run_recipe(), tmp_path)

@@ -1,0 +1,197 @@
+"""Clusters of features: labels beside the corpus, exactly once, the same in every way of running; and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.materialize.verify import verify
+from pipeline.recipe import Recipe
+from pipeline.shards.pack import pack
+from tests.tiles import recipe_on
+from tests.trainers.labelling.conftest import random_weights
+from trainers.labelling import cluster as clustering
+from trainers.labelling.blocks import BlockPool
+from trainers.labelling.cluster import cluster
+from trainers.labelling.embed import embed
+from trainers.labelling.information import mutual_information
+from trainers.labelling.kmeans import assign
+
+MakeRecipe = Callable[..., Recipe]
+Tree = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def embedded(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the tiles by a network with random weights: colours and textures, which tell of the photos. Read-only."""
+    folder = tmp_path_factory.mktemp("embedded")
+    recipe = recipe_on(tiles, folder, {}, {"precision": "float32"})
+    embed(recipe, str(folder / "features"), weights=random_weights(recipe, folder), layer="stage2", here=True)
+    return folder / "features"
+
+
+@pytest.fixture
+def features(embedded: Path, tmp_path: Path) -> Path:
+    """A copy of them that a test may damage."""
+    return Path(shutil.copytree(embedded, tmp_path / "features"))
+
+
+def joined(folder: Path) -> pa.Table:
+    """The tables of a folder in the order of its shards."""
+    rows = pq.read_table(folder / "shards.parquet").to_pylist()
+    return pa.concat_tables([pq.read_table(folder / row["outputs"][0]["name"]) for row in rows])
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_every_image_is_given_its_nearest_centroid(features: Path, tmp_path: Path, spherical: bool) -> None:
+    out = tmp_path / "clusters"
+    done, report = cluster(str(features), 6, str(out), spherical)
+    assert (done.shards, done.made, done.rows) == (8, 8, 72)
+    given, labels = joined(features), joined(out)
+    for name in ("key", "id", "row", "class"):
+        assert given.column(name).to_pylist() == labels.column(name).to_pylist()
+    x = np.array(given.column("vector").to_pylist(), np.float32)
+    nearest, distance, margin = assign(x, np.load(out / "centroids.npy"), spherical, BlockPool(1))
+    np.testing.assert_array_equal(labels.column("label").to_numpy(), nearest)
+    np.testing.assert_array_equal(labels.column("distance").to_numpy(), distance)
+    np.testing.assert_array_equal(labels.column("margin").to_numpy(), margin)
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["sizes"] == np.bincount(nearest, minlength=6).tolist()
+    assert report["mean_distance"] == pytest.approx(distance.mean(), rel=1e-5)
+    assert report["labels"]["images"] == 72
+    assert report["labels"]["classes"] == 3
+    assert verify(str(out)).problems == []
+
+
+def test_rows_at_a_time_threads_and_a_second_run_change_no_byte(features: Path, tmp_path: Path, tree: Tree) -> None:
+    cluster(str(features), 5, str(tmp_path / "one"), threads=1)
+    for rows, threads in ((1, 1), (7, 3)):
+        cluster(str(features), 5, str(tmp_path / f"{rows}"), rows=rows, threads=threads)
+        assert tree(tmp_path / f"{rows}") == tree(tmp_path / "one")
+    cluster(str(features), 5, str(tmp_path / "seed"), seed=1)
+    assert (tmp_path / "seed" / "centroids.npy").read_bytes() != (tmp_path / "one" / "centroids.npy").read_bytes()
+
+
+def test_an_interrupted_command_goes_on_to_the_same_bytes(
+    features: Path, tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster(str(features), 5, str(tmp_path / "calm"))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(clustering, "kmeans", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cluster(str(features), 5, str(tmp_path / "out"))
+    seen: list[int] = []
+
+    def after_three(at: clustering.Progress) -> None:
+        seen.append(at.shards_done)
+        if at.shards_done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster(str(features), 5, str(tmp_path / "out"), progress=after_three)
+    with monkeypatch.context() as once:
+        once.setattr(clustering, "kmeans", lambda *_: pytest.fail("the centroids are there"))
+        done, _ = cluster(str(features), 5, str(tmp_path / "out"))
+    assert done.made == 5
+    assert tree(tmp_path / "out") == tree(tmp_path / "calm")
+
+
+def test_the_sample_is_a_function_of_seed_and_ids_and_holds_no_more_than_it_may(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clustering, "PER_CENTROID", 4)
+    taken: list[np.ndarray] = []
+    real = clustering.kmeans
+    monkeypatch.setattr(clustering, "kmeans", lambda sample, *rest: taken.append(sample) or real(sample, *rest))
+    for name, seed, rows in (("a", 0, 3), ("b", 0, 1000), ("c", 1, 1000)):
+        _, report = cluster(str(features), 5, str(tmp_path / name), seed=seed, rows=rows)
+        assert report["sample"] == 20
+    np.testing.assert_array_equal(taken[0], taken[1])
+    assert not np.array_equal(taken[0], taken[2])
+    everything = {vector.tobytes() for vector in np.array(joined(features).column("vector").to_pylist(), np.float32)}
+    assert len({vector.tobytes() for vector in taken[0]} & everything) == 20
+
+
+def test_clusters_of_distinct_photos_tell_of_their_classes(features: Path, tmp_path: Path) -> None:
+    _, report = cluster(str(features), 12, str(tmp_path / "out"))
+    assert report["labels"]["purity"] > 0.6
+    assert report["labels"]["normalised"] > 0.15
+
+
+def test_fewer_distinct_features_than_clusters_give_fewer_clusters(
+    run_recipe: MakeRecipe, tiles: Path, weights: str, tmp_path: Path
+) -> None:
+    """A corpus of one photo, many times."""
+    photo = next((tiles.parent / "photos").rglob("*.jpg")).read_bytes()
+    (tmp_path / "same").mkdir()
+    for n in range(30):
+        (tmp_path / "same" / f"{n:03d}.jpg").write_bytes(photo)
+    pack(str(tmp_path / "same"), str(tmp_path / "shards"), labels="none")
+    recipe = run_recipe({"corpus": {"shards": str(tmp_path / "shards")}})
+    embed(recipe, str(tmp_path / "features"), weights=weights, here=True)
+    _, report = cluster(str(tmp_path / "features"), 10, str(tmp_path / "out"))
+    assert (report["asked"], report["clusters"], report["sizes"], report["labels"]) == (10, 1, [30], None)
+
+
+def test_what_is_not_finished_features_is_refused(features: Path, run_recipe: MakeRecipe, weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"no finished folder of features is there; `pseudolabel embed` makes or completes one"):
+        cluster(str(tmp_path), 3, str(out))
+    cluster(str(features), 3, str(out))
+    with pytest.raises(UserError, match=r"holds labels, not features; `pseudolabel embed` makes these"):
+        cluster(str(out), 3, str(tmp_path / "again"))
+    with pytest.raises(UserError, match=r"(?s)holds labels of another recipe.*k: 3 in the folder, 4 now"):
+        cluster(str(features), 4, str(out))
+    embed(run_recipe(precision="float32"), str(tmp_path / "others"), weights=weights, layer="stage3", here=True)
+    with pytest.raises(UserError, match=r"(?s)features: \w+ in the folder"):
+        cluster(str(tmp_path / "others"), 3, str(out))
+
+
+def test_a_table_of_features_that_cannot_be_read_is_a_failed_shard(features: Path, tmp_path: Path, tree: Tree) -> None:
+    cluster(str(features), 3, str(tmp_path / "calm"))
+    out = tmp_path / "out"
+    cluster(str(features), 3, str(out))
+    lost = sorted((out / "commits").iterdir())[2]
+    shard = json.loads(lost.read_text())["shard"]
+    lost.unlink()
+    rows = pq.read_table(features / "shards.parquet").to_pylist()
+    table = next(features / row["outputs"][0]["name"] for row in rows if row["shard"] == shard)
+    whole = table.read_bytes()
+    table.write_bytes(b"PAR1 no more")
+    done, report = cluster(str(features), 3, str(out))
+    assert list(done.failed) == [shard]
+    assert "cannot be read" in done.failed[shard]
+    assert report["images"] < 72
+    table.write_bytes(whole)
+    done, _ = cluster(str(features), 3, str(out), retry_failed=True)
+    assert done.failed == {}
+    assert tree(out) == tree(tmp_path / "calm")
+
+
+def test_mutual_information_of_equal_and_of_independent_labels() -> None:
+    equal = mutual_information(np.array([[0, 5, 10], [1, 6, 10], [2, 7, 20]]))
+    assert equal["nats"] == pytest.approx(-(0.5 * math.log(0.25) + 0.5 * math.log(0.5)))
+    assert (equal["normalised"], equal["purity"]) == (pytest.approx(1), pytest.approx(1))
+    apart = mutual_information(np.array([[a, b, 5] for a in range(3) for b in range(4)]))
+    assert apart["nats"] == pytest.approx(0, abs=1e-12)
+    assert apart["purity"] == pytest.approx(0.25)
+
+
+def test_the_centroids_are_a_plain_array(features: Path, tmp_path: Path) -> None:
+    cluster(str(features), 4, str(tmp_path / "out"))
+    centroids = np.load(io.BytesIO((tmp_path / "out" / "centroids.npy").read_bytes()), allow_pickle=False)
+    assert (centroids.dtype, centroids.shape[0]) == (np.float32, 4)

@@ -1,0 +1,35 @@
+"""How much two labellings of the same images tell of each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mutual_information(pairs: np.ndarray) -> dict[str, float]:
+    """The mutual information of two labellings.
+
+    Args:
+        pairs: int64 (n, 3), rows of a label of each labelling and of how many images have both.
+
+    Returns:
+        `classes`: labels of the second; `images`; `nats`: the mutual information; `normalised`: the same divided by the mean of
+        the two entropies, 0 for independent labellings and 1 for equal ones; `purity`: the share of images that have the most
+        frequent second label among those of their first.
+    """
+    counts = pairs[:, 2].astype(np.float64)
+    total = counts.sum()
+    first, second = (np.unique(pairs[:, n], return_inverse=True)[1].ravel() for n in (0, 1))
+    sizes = [np.bincount(which, weights=counts) / total for which in (first, second)]
+    joint = counts / total
+    nats = float((joint * np.log(joint / (sizes[0][first] * sizes[1][second]))).sum())
+    entropies = [float(-(share * np.log(share)).sum()) for share in sizes]
+    mean = sum(entropies) / 2
+    most = np.zeros(len(sizes[0]))
+    np.maximum.at(most, first, joint)
+    return {
+        "classes": float(len(sizes[1])),
+        "images": float(total),
+        "nats": max(0.0, nats),
+        "normalised": min(1.0, max(0.0, nats / mean)) if mean > 0 else 1.0,
+        "purity": float(most.sum()),
+    }

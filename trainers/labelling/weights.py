@@ -1,0 +1,80 @@
+"""The weights that features are computed with: a run's backbone, or a file of a network's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.recipe.schema import Recipe
+from pipeline.storage import absolute, join, read_all
+from trainers.running.runs import BACKBONE, RECIPE, RunFolder
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights, and what its bytes are.
+
+    Args:
+        url: where it lies; all machines must be able to read it.
+        sha256: of its bytes.
+    """
+
+    url: str
+    sha256: str
+
+
+def weights_url(recipe: Recipe, run: str | None = None, weights: str | None = None) -> str:
+    """The URL of the weights: a file, the backbone of a run's folder, or that of the recipe's own run.
+
+    Raises:
+        UserError: both are given.
+    """
+    if run is not None and weights is not None:
+        raise UserError("--run and --weights both name weights: leave one out")
+    if weights is not None:
+        return absolute(weights)
+    return join(absolute(run), BACKBONE) if run is not None else RunFolder(recipe).path(BACKBONE)
+
+
+def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, ...], WeightsFile]:
+    """Read weights: those of a `pretrain`, or a `state_dict` of torch's, which may lie under a key such as `state_dict`.
+
+    Returns:
+        Tensors by name; the pretext tasks of the run, where they are known; and the file.
+
+    Raises:
+        UserError: there are none, or they are of another network than the recipe's.
+    """
+    import torch
+
+    try:
+        content = read_all(url)
+    except FileNotFoundError:
+        raise UserError(f"no weights at {url}: run `pseudolabel pretrain` first, or name a file by --weights") from None
+    except OSError as error:
+        raise UserError(f"{url} cannot be read: {error}") from None
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  torch raises errors of many kinds for what it did not write
+        raise UserError(f"{url} is no file of weights by torch.save: {str(error).splitlines()[0][:200]}") from None
+    saved = saved if isinstance(saved, dict) else {}
+    wanted = recipe.training.backbone.model_dump()
+    if saved.get("spec", wanted) != wanted:
+        raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")
+    state = next((saved[key] for key in ("backbone", "state_dict", "model") if isinstance(saved.get(key), dict)), saved)
+    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise UserError(f"{url} holds no weights: neither a backbone of `pseudolabel pretrain`, nor a state_dict")
+    return state, _tasks_beside(url) if "spec" in saved else (), WeightsFile(url, hashlib.sha256(content).hexdigest())
+
+
+def _tasks_beside(url: str) -> tuple[str, ...]:
+    """The pretext tasks by the recipe in a run's folder; none where it cannot be read, for only messages name them."""
+    try:
+        return tuple(json.loads(read_all(join(url.rpartition("/")[0], RECIPE)))["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
