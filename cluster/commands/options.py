@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a finished run, such as runs/photos; a path or URL.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
 from pipeline.tasks.plugins import load, points_of
-from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
+from trainers.networks.graph import Cut, Layout, NetworkPlan, make_plan, refusal, until
 from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
 
 Output = Literal["vector", "map"]
@@ -119,6 +119,10 @@ class Backbone(nn.Module):
         layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if place.get(cut.node, end + 1) <= end]
         return max(layers, key=lambda layer: (layer[1], -layer[0].count(".")), default=(None, 0))[0]
 
+    def layout(self, layer: str) -> Layout:
+        """What the axes of a layer's output are; errors as in `embedding`."""
+        return self._cut(layer).layout
+
     def _cut(self, layer: str | None) -> Cut:
         if layer is None:
             return self._plan.vector if "vector" in self._outputs else self._plan.map
@@ -197,7 +201,7 @@ def build_backbone(
         UserError: the network is unknown, its builder does not accept the arguments, or it can take no image size.
     """
     with seeded(seed):
-        model = _construct(spec, image_size)
+        model = construct(spec, image_size)
     plan = _plan(spec.model_dump_json(), image_size)
     cuts = {"vector": plan.vector, "map": plan.map}
     paths = {cuts[output].path: cuts[output].path for output in outputs}
@@ -215,10 +219,10 @@ def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; cached, since tracing is slow. `spec` is in JSON."""
     try:
         with torch.device("meta"):
-            model = _construct(BackboneSection.model_validate_json(spec), image_size)
+            model = construct(BackboneSection.model_validate_json(spec), image_size)
     except NotImplementedError:  # RegNet computes its widths with tensors, which have no values there
         with seeded(0):
-            model = _construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
+            model = construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
     sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
     try:
         return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
@@ -259,7 +263,8 @@ def _resnet10(**args: Any) -> ResNet:
 _OWN = {"resnet10": _resnet10}
 
 
-def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
+def construct(spec: BackboneSection, image_size: int) -> nn.Module:
+    """Build the whole network that a backbone is cut from, classifier included; arguments and errors as of `build_backbone`."""
     if spec.name in _added():
         if spec.stem == "small":
             raise UserError(

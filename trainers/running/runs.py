@@ -127,7 +127,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the run, or None if there is none."""
-        return json.loads(read_all(self.path(name))) if exists(self.path(name)) else None
+        return read_json(self.path(name))
 
     def remove(self, name: str) -> None:
         """Delete a file of the run, if it is there."""
@@ -161,10 +161,20 @@ class RunFolder:
         """
         if not exists(self.path(name)):
             raise UserError(f"no pretrained backbone at {self.path(name)}: run `pseudolabel pretrain` with this recipe first")
-        import torch
+        return read_weights(self.path(name))
 
-        content: dict[str, Any] = torch.load(io.BytesIO(read_all(self.path(name))), map_location="cpu", weights_only=True)
-        return content
+
+def read_json(url: str) -> Any | None:
+    """A JSON file, or None if there is none."""
+    return json.loads(read_all(url)) if exists(url) else None
+
+
+def read_weights(url: str) -> dict[str, Any]:
+    """Read a file that `torch.save` wrote: tensors, on the CPU, and plain data only."""
+    import torch
+
+    content: dict[str, Any] = torch.load(io.BytesIO(read_all(url)), map_location="cpu", weights_only=True)
+    return content
 
 
 def _short(value: Any) -> str:
