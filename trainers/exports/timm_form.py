@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from trainers.exports.finished import FeatureExtractor
 from trainers.networks.backbones import construct
+from trainers.networks.timm_networks import timm_args, timm_size
 
 _NAMES = {
     "vit_b_16": "vit_base_patch16_224",
@@ -46,23 +47,28 @@ def timm_form(extractor: FeatureExtractor, state: dict[str, Tensor]) -> TimmForm
     import timm
 
     spec, size = extractor.spec, extractor.backbone.image_size
-    name = _NAMES.get(spec.name, spec.name)
+    own = spec.provider == "timm"
+    name = spec.name if own else _NAMES.get(spec.name, spec.name)
     instead = "take --to onnx or --to safetensors"
     if not timm.is_model(name):
         raise UserError(f"timm has no network like {spec.name}: {instead}")
     if extractor.layer is not None:
         raise UserError(f"pretraining trained {spec.name} up to {extractor.layer} only, and timm has whole networks: {instead}")
-    args: dict[str, Any] = {"layers": [1, 1, 1, 1]} if spec.name == "resnet10" else {}
     ours = construct(spec, size)
-    if hasattr(ours, "conv_proj"):  # a Vision Transformer
+    is_vit = hasattr(ours, "conv_proj") or timm_size(ours) is not None  # its stem is the size of its patches
+    if own:
+        args = {key: value for key, value in timm_args(spec, size).items() if key != "num_classes"}
+    elif is_vit:
         args = {"img_size": ours.image_size, "patch_size": ours.patch_size}
-    elif _stem(ours) != _stem(construct(spec.model_copy(update={"stem": "standard"}), size)):
+    else:
+        args = {"layers": [1, 1, 1, 1]} if spec.name == "resnet10" else {}
+    if not is_vit and _stem(ours) != _stem(construct(spec.model_copy(update={"stem": "standard"}), size)):
         raise UserError(
             f"{spec.name} has first layers for small images here, which timm's {name} has not: {instead}, "
             "or pretrain with training.backbone.stem: standard"
         )
     theirs = timm.create_model(name, pretrained=False, num_classes=0, **args).state_dict()
-    return TimmForm(name, args, _paired(state, theirs, f"timm's {name} differs from torchvision's {spec.name}: {instead}"))
+    return TimmForm(name, args, _paired(state, theirs, f"timm's {name} differs from this {spec.name}: {instead}"))
 
 
 def _stem(network: nn.Module) -> list[str]:

@@ -35,6 +35,8 @@ def torchvision_form(extractor: FeatureExtractor) -> TorchvisionForm:
         UserError: it is no network of torchvision, or it was trained up to a layer whose output is no map of (n, c, h, w).
     """
     spec, size = extractor.spec, extractor.backbone.image_size
+    if spec.provider == "timm":
+        raise UserError(f"{spec.name} is timm's network: take --to timm, which writes model.safetensors, or --to onnx")
     ours = construct(spec, size)
     args = dict(spec.args)
     if spec.name == "resnet10":

@@ -22,7 +22,8 @@ from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
 from pipeline.tasks.plugins import load, points_of
 from trainers.networks.graph import Cut, Layout, NetworkPlan, make_plan, refusal, until
-from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
+from trainers.networks.stem import is_small, keep_resolution, with_patches
+from trainers.networks.timm_networks import construct_timm, timm_size
 
 Output = Literal["vector", "map"]
 
@@ -225,11 +226,18 @@ def _plan(spec: str, image_size: int) -> NetworkPlan:
             model = construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
     sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
     try:
-        return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
+        return make_plan(model, [fixed] if (fixed := _only_size(model)) else sizes)
     except (fx.proxy.TraceError, StopIteration) as error:  # only with networks of other packages: torchvision's can all be cut
         why = f"torch.fx cannot trace it: {error}" if str(error) else "it has no Linear layer to classify by"
         name = BackboneSection.model_validate_json(spec).name
         raise UserError(f"training.backbone.name: {name} cannot be used: {why}") from None
+
+
+def _only_size(model: nn.Module) -> int | None:
+    """The one side of images, in pixels, that a Vision Transformer takes; None for other networks."""
+    if isinstance(model, VisionTransformer):
+        return model.image_size
+    return timm_size(model)
 
 
 @contextmanager
@@ -265,13 +273,15 @@ _OWN = {"resnet10": _resnet10}
 
 def construct(spec: BackboneSection, image_size: int) -> nn.Module:
     """Build the whole network that a backbone is cut from, classifier included; arguments and errors as of `build_backbone`."""
+    if spec.provider == "timm":
+        return construct_timm(spec, image_size)
     if spec.name in _added():
         if spec.stem == "small":
             raise UserError(
                 f"training.backbone.stem: {spec.name} has its own first layers, which cannot be changed; leave it out"
             )
         return _call_builder(spec, {})
-    small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
+    small = is_small(spec.stem, image_size)
     if spec.name.startswith("vit_"):
         return _construct_vit(spec, image_size, small)
     model = _call_builder(spec, {})
@@ -299,7 +309,10 @@ def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
         rest = f"and the rest of torchvision's {len(_torchvision_names())}"
         raise UserError(f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, {rest}")
     if "weights" in spec.args:
-        raise UserError("training.backbone.args.weights: a backbone starts from random weights here; leave it out")
+        raise UserError(
+            "training.backbone.args.weights: a backbone starts from random weights here; leave it out, or set "
+            "training.backbone.weights to a file or URL of weights"
+        )
     if spec.name in ("googlenet", "inception_v3"):
         defaults = {"aux_logits": False, "init_weights": True, **defaults}
     try:
