@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import bench, cleaning, exporting, images, jobs, learning, machine, pairs, rendering
+from cluster.commands import beginning, bench, cleaning, exporting, images, jobs, learning, machine, pairs, rendering
 from cluster.console import OutputStream, PlainConsole, keep_streams, printable
 from cluster.jobs.command_result import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
 from pipeline.errors import RunError, UserError
@@ -54,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its dump of local variables could print secrets
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Images": (images.pack, images.inspect),
+    "Images": (images.pack, images.inspect, beginning.init),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
     "Learning": (learning.pretrain, learning.finetune, learning.evaluate, exporting.export, cleaning.clean),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
