@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import beginning, bench, cleaning, exporting, images, jobs, learning, machine, pairs, rendering
+from cluster.commands import beginning, bench, cleaning, comparing, exporting, images, jobs, learning, machine, pairs, rendering
 from cluster.console import OutputStream, PlainConsole, keep_streams, printable
 from cluster.jobs.command_result import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
 from pipeline.errors import RunError, UserError
@@ -56,7 +56,7 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect, beginning.init),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
-    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, exporting.export, cleaning.clean),
+    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, comparing.compare, exporting.export, cleaning.clean),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),
 }
