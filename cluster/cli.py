@@ -50,7 +50,6 @@ app = typer.Typer(
     epilog=f"Exit codes: 0 done, 1 the run failed, 2 a mistake in the call or the recipe. {DEBUG}=1 shows where an error arose.",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # its dump of local variables could print secrets
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {

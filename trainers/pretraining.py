@@ -60,13 +60,13 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     """
     recipe, source, model = prepared(recipe)
     folder, spec = RunFolder(recipe), recipe.training
-    if not fresh and (outcome := _finished_result(folder)) is not None:
+    if not fresh and (outcome := finished_result(folder)) is not None:
         log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
     connect(recipe)
     with exclusive(f"pretrain into {folder.url}"):
         folder.make()
-        if warning := _replacement_warning(folder, recipe):
+        if warning := replacement_warning(folder, recipe):
             log.warning("%s", warning)
         identity, document = folder.identity("pretrain"), recipe.model_dump(mode="json")
         checkpoints = f"pretrain-{identity}"
@@ -113,7 +113,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         return outcome
 
 
-def _replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:
+def replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:
     """The warning that this run will replace another recipe's results in the folder; None if it has none."""
     theirs, identity = _result_of(folder), folder.identity("pretrain")
     if theirs in (None, identity):
@@ -141,7 +141,7 @@ def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _finished_result(folder: RunFolder) -> dict[str, Any] | None:
+def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """The stored result of a complete run of this recipe, if there is one and its weights are there."""
     found, identity = folder.read_json(PRETRAINED), folder.identity("pretrain")
     if found is None or found.pop("identity") != identity or not exists(folder.path(BACKBONE)):

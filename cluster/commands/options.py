@@ -20,6 +20,9 @@ Overrides = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start again, even if an earlier run of this recipe left a checkpoint.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, its steps and the disk that it needs, and do nothing.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]
 Result = Annotated[
     str | None,
