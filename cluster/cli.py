@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cluster.commands import bench, cleaning, images, jobs, labelling, learning, machine, pairs, rendering
+from cluster.commands import (
+    beginning,
+    bench,
+    cleaning,
+    comparing,
+    exporting,
+    images,
+    jobs,
+    labelling,
+    learning,
+    machine,
+    pairs,
+    rendering,
+)
 from cluster.console import OutputStream, PlainConsole, keep_streams, printable
 from cluster.jobs.command_result import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
 from pipeline.errors import RunError, UserError
@@ -50,13 +63,12 @@ app = typer.Typer(
     epilog=f"Exit codes: 0 done, 1 the run failed, 2 a mistake in the call or the recipe. {DEBUG}=1 shows where an error arose.",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # its dump of local variables could print secrets
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Images": (images.pack, images.inspect),
+    "Images": (images.pack, images.inspect, beginning.init),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
-    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, cleaning.clean),
+    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, comparing.compare, exporting.export, cleaning.clean),
     "Labels that a model makes": (labelling.embed, labelling.cluster),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.tasks import registry as registry
     from trainers.downstream.evaluate import evaluate as evaluate
     from trainers.downstream.finetune import finetune as finetune
+    from trainers.exports.finished import load_backbone as load_backbone
     from trainers.pretraining import pretrain as pretrain
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "evaluate": "trainers.downstream.evaluate",
     "finetune": "trainers.downstream.finetune",
     "inspect": "pipeline.shards.inspect",
+    "load_backbone": "trainers.exports.finished",
     "load_recipe": "pipeline.recipe",
     "open_corpus": "pipeline.shards.opening",
     "pack": "pipeline.shards.pack",
@@ -57,8 +59,8 @@ _HOMES = {
     "verify": "pipeline.materialize.verify",
 }
 __all__ = [
-    "Recipe", "RunError", "Task", "UserError", "dataset", "evaluate", "finetune", "inspect", "load_recipe", "open_corpus", "pack",
-    "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
+    "Recipe", "RunError", "Task", "UserError", "dataset", "evaluate", "finetune", "inspect", "load_backbone", "load_recipe",
+    "open_corpus", "pack", "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
 ]  # fmt: skip
 
 

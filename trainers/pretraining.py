@@ -62,7 +62,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     """
     recipe, source, model = prepared(recipe)
     folder, spec = RunFolder(recipe), recipe.training
-    if not fresh and (outcome := _finished_result(folder)) is not None:
+    if not fresh and (outcome := finished_result(folder)) is not None:
         log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
     connect(recipe)
@@ -70,7 +70,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         check_memory(need, recipe, nodes())
     with exclusive(f"pretrain into {folder.url}"):
         folder.make()
-        if warning := _replacement_warning(folder, recipe):
+        if warning := replacement_warning(folder, recipe):
             log.warning("%s", warning)
         identity, document = folder.identity("pretrain"), recipe.model_dump(mode="json")
         checkpoints = f"pretrain-{identity}"
@@ -96,9 +96,10 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         model.load_state_dict(state["model"])
         for stage in folder.stages("finetune-"):
             folder.clear(stage)  # they started from the previous weights
+        network = spec.backbone.model_copy(update={"weights": None})  # they are replaced by those trained
         folder.write_weights(
             BACKBONE,
-            {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.model_dump(), "identity": identity},
+            {"backbone": model.backbone.network.state_dict(), "spec": network.model_dump(), "identity": identity},
         )
         folder.write_json(RECIPE, document)
         ours, full = mixing(source.schedule)
@@ -117,7 +118,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         return outcome
 
 
-def _replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:
+def replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:
     """The warning that this run will replace another recipe's results in the folder; None if it has none."""
     theirs, identity = _result_of(folder), folder.identity("pretrain")
     if theirs in (None, identity):
@@ -145,7 +146,7 @@ def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _finished_result(folder: RunFolder) -> dict[str, Any] | None:
+def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """The stored result of a complete run of this recipe, if there is one and its weights are there."""
     found, identity = folder.read_json(PRETRAINED), folder.identity("pretrain")
     if found is None or found.pop("identity") != identity or not exists(folder.path(BACKBONE)):

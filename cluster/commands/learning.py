@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.interrupts import interruptible
-from cluster.commands.options import Fresh, Overrides, RecipePath, Result
+from cluster.commands.options import DryRun, Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
     from cluster.jobs.command_result import CommandResult
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 _RESUMES = "the same command goes on from the last checkpoint"
 
 
-def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, result: Result = None) -> None:
+def pretrain(
+    recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, result: Result = None
+) -> None:
     """Train a backbone on the recipe's pretext tasks.
 
     Leaves backbone.pt, the log and report.html in the run's folder (storage.runs, then the recipe's name). Run again after a
@@ -29,6 +31,8 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     from pipeline.materialize.rendered import is_rendered
     from trainers.running.threads import thread_advice
 
+    if dry_run:
+        return _rehearse("pretrain", recipe, overrides)
     with recorded("pretrain", result) as outcome:
         loaded = _load(recipe, overrides)
         if not is_rendered(loaded):
@@ -56,7 +60,9 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 
-def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, result: Result = None) -> None:
+def finetune(
+    recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, result: Result = None
+) -> None:
     """Fine-tune the pretrained backbone on the recipe's labelled shards, and compare with the same network from random weights.
 
     Example: [bold]pseudolabel finetune recipe.yaml --set downstream.labels=0.1[/]
@@ -64,6 +70,8 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
     from cluster.jobs.command_result import recorded, scores
     from cluster.reports.progress import training
 
+    if dry_run:
+        return _rehearse("finetune", recipe, overrides)
     with recorded("finetune", result) as outcome:
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
@@ -78,7 +86,7 @@ def finetune(recipe: RecipePath, overrides: Overrides = None, fresh: Fresh = Fal
         _report(loaded, outcome, "classifier.pt", "finetune.quarantine.json", results=True)
 
 
-def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = None) -> None:
+def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False, result: Result = None) -> None:
     """Evaluate frozen features by linear probe and kNN; compare with random weights, chance and a colour histogram.
 
     Example: [bold]pseudolabel evaluate recipe.yaml --set downstream.layer=layer3[/]
@@ -86,6 +94,8 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
     from cluster.jobs.command_result import recorded, scores
     from cluster.reports.progress import training
 
+    if dry_run:
+        return _rehearse("evaluate", recipe, overrides)
     with recorded("evaluate", result) as outcome:
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
@@ -98,6 +108,14 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, result: Result = N
         outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"], "baseline": found["baseline"]}
         _report(loaded, outcome, "evaluate.quarantine.json", results=True)
+
+
+def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
+    from cluster.reports.terminal import plan_table, print_out
+    from trainers import dry_run
+
+    loaded = _load(recipe, overrides)
+    print_out(plan_table(command, getattr(dry_run, f"{command}_plan")(loaded)))
 
 
 def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:

@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a finished run, such as runs/photos; a path or URL.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -17,6 +20,9 @@ Overrides = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start again, even if an earlier run of this recipe left a checkpoint.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, its steps and the disk that it needs, and do nothing.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]
 Result = Annotated[
     str | None,

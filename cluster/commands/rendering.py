@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.interrupts import interruptible
-from cluster.commands.options import AsJson, Overrides, RecipePath, Result
+from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
 
 RESUMES = "committed shards are kept, and the same command goes on from there"
 
@@ -22,6 +22,7 @@ def render(
     ],
     retry_failed: RetryFailed = False,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     result: Result = None,
 ) -> None:
     """Render a corpus to pairs on disk, as WebDataset or Parquet.
@@ -41,6 +42,11 @@ def render(
     from trainers.running.preflight import check_render
     from trainers.running.session import connect, exclusive
 
+    if dry_run:
+        from cluster.reports.terminal import plan_table
+        from pipeline.materialize.dry_run import render_plan
+
+        return print_out(plan_table("render", render_plan(load_recipe(recipe, overrides or []), out)))
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)

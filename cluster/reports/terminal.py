@@ -54,6 +54,17 @@ def print_json(content: Any) -> None:
     print(json.dumps(scrubbed_document(content), indent=1))
 
 
+def plan_table(command: str, facts: Mapping[str, str | int]) -> Table:
+    """What a command would do; numbers of bytes are shown as sizes."""
+    table = _facts("command", f"{command}, which was not run")
+    for name, value in facts.items():
+        unit = name.endswith(" bytes")
+        table.add_row(
+            name.removesuffix(" bytes"), value if isinstance(value, str) else amount(value, "B") if unit else f"{value:,}"
+        )
+    return table
+
+
 def pack_table(report: PackReport) -> Table:
     """What `pack` wrote."""
     table = _facts("packed", report.folder)

@@ -108,12 +108,17 @@ def _warn_of_other_images(corpus: Corpus) -> None:
 
 def check(recipe: Recipe, out: str) -> None:
     """Check that the recipe can be rendered to `out`; errors as in `plan`."""
+    check_recipe(recipe)
+    check_access(out)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check that the recipe can be rendered; errors as in `plan`."""
     if not recipe.tasks:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
     if recipe.corpus.mix:
         raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
     stored_columns(recipe)
-    check_access(out)
 
 
 def render(

@@ -39,16 +39,35 @@ class OrderSection(Section):
 
 
 class BackboneSection(Section):
-    """The network to pretrain."""
+    """The network to pretrain; a text in its place is its `name`."""
 
+    provider: Literal["torchvision", "timm"] = Field(
+        "torchvision", description="The library whose networks `name` means; `timm` needs the `export` extra."
+    )
     name: str = Field(
-        "resnet18", description="Any torchvision classification network, `resnet10`, or a network that another package adds."
+        "resnet18",
+        description="Any torchvision classification network, `resnet10`, or a network that another package adds; with `provider: "
+        "timm` any of timm's that torch.fx can trace.",
     )
     stem: Literal["auto", "small", "standard"] = Field(
         "auto",
         description="`small` keeps the resolution in the first layers; `auto` means `small` for images of 96 pixels or less.",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Arguments for the function that builds the network.")
+    weights: str | None = Field(
+        None,
+        description="Weights from which pretraining starts: a run's `backbone.pt`, or a `.pth` or `.safetensors` under the "
+        "library's own names; a path or URL that every machine reaches. If not set: random ones.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, serialize(self), "provider", "weights")
 
 
 class Optimizer(Section):

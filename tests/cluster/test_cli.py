@@ -17,7 +17,20 @@ from cluster.cli import Commands
 from pipeline.errors import RunError, ShardError, UserError
 from tests.cluster.conftest import Call
 
-COMMANDS = ("pack", "inspect", "tasks", "preview", "pretrain", "finetune", "evaluate", "clean", "doctor")
+COMMANDS = (
+    "pack",
+    "inspect",
+    "init",
+    "tasks",
+    "preview",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "compare",
+    "export",
+    "clean",
+    "doctor",
+)
 
 
 def shell(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

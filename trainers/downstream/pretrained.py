@@ -44,10 +44,9 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     """
     folder = RunFolder(recipe)
     saved = folder.read_weights(BACKBONE)
-    if saved["spec"] != recipe.training.backbone.model_dump():
-        raise UserError(
-            f"{folder.path(BACKBONE)} holds {saved['spec']}, the recipe asks for {recipe.training.backbone.model_dump()}"
-        )
+    held, asked = saved["spec"], recipe.training.backbone.model_copy(update={"weights": None}).model_dump()
+    if held != asked:
+        raise UserError(f"{folder.path(BACKBONE)} holds {held}, the recipe asks for {asked}")
     document = folder.read_json(RECIPE) or {}
     found = differences(document, scrubbed_document(recipe.model_dump(mode="json"))) if document else []
     if saved["identity"] != folder.identity("pretrain"):

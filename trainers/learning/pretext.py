@@ -14,6 +14,7 @@ from pipeline.recipe import Recipe
 from trainers.networks.backbones import Output, build_backbone, seeded
 from trainers.networks.batch_norm import with_global_batch_norm
 from trainers.networks.inputs import Normaliser, of_task
+from trainers.networks.start import start_from
 from trainers.objectives import Outcome, build_objective, objective_class
 
 
@@ -51,6 +52,8 @@ class PretextModel(nn.Module):
         outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
         size = recipe.image.size
         self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
+        if recipe.training.backbone.weights is not None:
+            start_from(self.backbone, recipe.training.backbone.weights)
         with seeded(seed):
             heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)

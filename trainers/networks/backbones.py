@@ -21,8 +21,9 @@ from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
 from pipeline.tasks.plugins import load, points_of
-from trainers.networks.graph import Cut, NetworkPlan, make_plan, refusal, until
-from trainers.networks.stem import SMALL_IMAGE, keep_resolution, with_patches
+from trainers.networks.graph import Cut, Layout, NetworkPlan, make_plan, refusal, until
+from trainers.networks.stem import is_small, keep_resolution, with_patches
+from trainers.networks.timm_networks import construct_timm, timm_size
 
 Output = Literal["vector", "map"]
 
@@ -119,6 +120,10 @@ class Backbone(nn.Module):
         layers = [(path, place[cut.node]) for path, cut in self._plan.layers.items() if place.get(cut.node, end + 1) <= end]
         return max(layers, key=lambda layer: (layer[1], -layer[0].count(".")), default=(None, 0))[0]
 
+    def layout(self, layer: str) -> Layout:
+        """What the axes of a layer's output are; errors as in `embedding`."""
+        return self._cut(layer).layout
+
     def _cut(self, layer: str | None) -> Cut:
         if layer is None:
             return self._plan.vector if "vector" in self._outputs else self._plan.map
@@ -197,7 +202,7 @@ def build_backbone(
         UserError: the network is unknown, its builder does not accept the arguments, or it can take no image size.
     """
     with seeded(seed):
-        model = _construct(spec, image_size)
+        model = construct(spec, image_size)
     plan = _plan(spec.model_dump_json(), image_size)
     cuts = {"vector": plan.vector, "map": plan.map}
     paths = {cuts[output].path: cuts[output].path for output in outputs}
@@ -215,17 +220,24 @@ def _plan(spec: str, image_size: int) -> NetworkPlan:
     """Where networks of this kind are cut, whatever their weights; cached, since tracing is slow. `spec` is in JSON."""
     try:
         with torch.device("meta"):
-            model = _construct(BackboneSection.model_validate_json(spec), image_size)
+            model = construct(BackboneSection.model_validate_json(spec), image_size)
     except NotImplementedError:  # RegNet computes its widths with tensors, which have no values there
         with seeded(0):
-            model = _construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
+            model = construct(BackboneSection.model_validate_json(spec), image_size).to("meta")
     sizes = [image_size, *(size for size in LARGER_SIZES if size > image_size)]
     try:
-        return make_plan(model, [model.image_size] if isinstance(model, VisionTransformer) else sizes)
+        return make_plan(model, [fixed] if (fixed := _only_size(model)) else sizes)
     except (fx.proxy.TraceError, StopIteration) as error:  # only with networks of other packages: torchvision's can all be cut
         why = f"torch.fx cannot trace it: {error}" if str(error) else "it has no Linear layer to classify by"
         name = BackboneSection.model_validate_json(spec).name
         raise UserError(f"training.backbone.name: {name} cannot be used: {why}") from None
+
+
+def _only_size(model: nn.Module) -> int | None:
+    """The one side of images, in pixels, that a Vision Transformer takes; None for other networks."""
+    if isinstance(model, VisionTransformer):
+        return model.image_size
+    return timm_size(model)
 
 
 @contextmanager
@@ -259,14 +271,17 @@ def _resnet10(**args: Any) -> ResNet:
 _OWN = {"resnet10": _resnet10}
 
 
-def _construct(spec: BackboneSection, image_size: int) -> nn.Module:
+def construct(spec: BackboneSection, image_size: int) -> nn.Module:
+    """Build the whole network that a backbone is cut from, classifier included; arguments and errors as of `build_backbone`."""
+    if spec.provider == "timm":
+        return construct_timm(spec, image_size)
     if spec.name in _added():
         if spec.stem == "small":
             raise UserError(
                 f"training.backbone.stem: {spec.name} has its own first layers, which cannot be changed; leave it out"
             )
         return _call_builder(spec, {})
-    small = spec.stem == "small" or (spec.stem == "auto" and image_size <= SMALL_IMAGE)
+    small = is_small(spec.stem, image_size)
     if spec.name.startswith("vit_"):
         return _construct_vit(spec, image_size, small)
     model = _call_builder(spec, {})
@@ -294,7 +309,10 @@ def _call_builder(spec: BackboneSection, defaults: dict[str, Any]) -> nn.Module:
         rest = f"and the rest of torchvision's {len(_torchvision_names())}"
         raise UserError(f"training.backbone.name: {unknown_name('backbone', spec.name, near)}, {rest}")
     if "weights" in spec.args:
-        raise UserError("training.backbone.args.weights: a backbone starts from random weights here; leave it out")
+        raise UserError(
+            "training.backbone.args.weights: a backbone starts from random weights here; leave it out, or set "
+            "training.backbone.weights to a file or URL of weights"
+        )
     if spec.name in ("googlenet", "inception_v3"):
         defaults = {"aux_logits": False, "init_weights": True, **defaults}
     try:

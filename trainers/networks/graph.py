@@ -32,6 +32,8 @@ class Cut:
     node: str
     shape: tuple[int, ...]
     layout: Layout
+    prefix: int = 1
+    """Tokens before those of the patches."""
 
     @property
     def width(self) -> int:
@@ -47,20 +49,20 @@ class Cut:
             case "nhwc":
                 return self.shape[1], self.shape[2]
             case "tokens":
-                side = math.isqrt(self.shape[1] - 1)
+                side = math.isqrt(self.shape[1] - self.prefix)
                 return side, side
             case "flat":
                 return 1, 1
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Mean over positions: (n, width). Of tokens, the class token is left out."""
+        """Mean over positions: (n, width). Of tokens, only those of patches count."""
         match self.layout:
             case "nchw":
                 return x.mean((2, 3))
             case "nhwc":
                 return x.mean((1, 2))
             case "tokens":
-                return x[:, 1:].mean(1)
+                return x[:, self.prefix :].mean(1)
             case "flat":
                 return x.flatten(1)
 
@@ -69,7 +71,7 @@ class Cut:
         if self.layout == "nhwc":
             return x.permute(0, 3, 1, 2)
         if self.layout == "tokens":
-            return x[:, 1:].transpose(1, 2).unflatten(2, self.extent)
+            return x[:, self.prefix :].transpose(1, 2).unflatten(2, self.extent)
         return x
 
 
@@ -110,7 +112,7 @@ def make_plan(model: nn.Module, sizes: Sequence[int]) -> NetworkPlan:
     for node in _cut_nodes(graph, last.args[0]):
         if node.name in path_of and len(shapes.get(node.name, ())) >= 2:
             path, shape = path_of[node.name], shapes[node.name]
-            cuts.append(Cut(path, node.name, shape, _layout(model, path, shape)))
+            cuts.append(Cut(path, node.name, shape, _layout(model, path, shape), getattr(model, "num_prefix_tokens", 1)))
     modules = {path for path, _ in model.named_modules()}
     return NetworkPlan(size, cuts[-1], _last_map(cuts, size), _layers(cuts, path_of, modules), frozenset(model.state_dict()))
 
@@ -207,11 +209,20 @@ def _cut_nodes(graph: fx.Graph, end: Any) -> list[fx.Node]:
 
 
 def _layout(model: nn.Module, path: str, shape: tuple[int, ...]) -> Layout:
+    if _is_timms(model):
+        inside = path.startswith(("blocks", "layers", "norm"))  # before these, tokens lack their prefix, and maps are of patches
+        nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC" and inside
+        tokens = hasattr(model, "num_prefix_tokens") and inside
+        return ("nhwc" if nhwc else "nchw") if len(shape) == 4 else "tokens" if len(shape) == 3 and tokens else "flat"
     if len(shape) == 4:  # Swin keeps its channels last between its first convolution and the permutation before its pooling
         swin = isinstance(model, SwinTransformer) and path.startswith(("features", "norm"))
         return "nhwc" if swin and path != "features.0.0" else "nchw"
     inside = isinstance(model, VisionTransformer) and path.startswith("encoder")  # before it, the class token is missing
     return "tokens" if len(shape) == 3 and inside else "flat"
+
+
+def _is_timms(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("timm.")
 
 
 def _last_map(cuts: list[Cut], size: int) -> Cut:

@@ -9,6 +9,11 @@ SMALL_IMAGE = 96
 """Images of at most this many pixels a side get the small stem by default."""
 
 
+def is_small(stem: str, image_size: int) -> bool:
+    """Whether `training.backbone.stem` means the small stem for images of this size."""
+    return stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE)
+
+
 def keep_resolution(model: nn.Module) -> None:
     """Replace the reducing first layers of a convolutional network, in place.
 

@@ -24,6 +24,7 @@ from pipeline.storage import (
     remove,
     scrubbed_document,
     walk,
+    without_secrets,
     write_atomic,
 )
 
@@ -110,6 +111,8 @@ class RunFolder:
     def identity(self, stage: str) -> str:
         """A short name for what a stage computes: equal for recipes that differ only in circumstances."""
         content = decisive(settled(self._recipe).model_dump(mode="json"), stage)
+        if (start := self._recipe.training.backbone.weights) is not None:  # what the file holds decides, not where it lies
+            content["training"]["backbone"]["weights"] = _digest(start)
         return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
 
     def checkpoints(self, stage: str) -> str:
@@ -127,7 +130,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the run, or None if there is none."""
-        return json.loads(read_all(self.path(name))) if exists(self.path(name)) else None
+        return read_json(self.path(name))
 
     def remove(self, name: str) -> None:
         """Delete a file of the run, if it is there."""
@@ -161,10 +164,28 @@ class RunFolder:
         """
         if not exists(self.path(name)):
             raise UserError(f"no pretrained backbone at {self.path(name)}: run `pseudolabel pretrain` with this recipe first")
-        import torch
+        return read_weights(self.path(name))
 
-        content: dict[str, Any] = torch.load(io.BytesIO(read_all(self.path(name))), map_location="cpu", weights_only=True)
-        return content
+
+def read_json(url: str) -> Any | None:
+    """A JSON file, or None if there is none."""
+    return json.loads(read_all(url)) if exists(url) else None
+
+
+def read_weights(url: str) -> dict[str, Any]:
+    """Read a file that `torch.save` wrote: tensors, on the CPU, and plain data only."""
+    import torch
+
+    content: dict[str, Any] = torch.load(io.BytesIO(read_all(url)), map_location="cpu", weights_only=True)
+    return content
+
+
+def _digest(url: str) -> str:
+    """SHA-256 of a file of weights, hexadecimal."""
+    try:
+        return hashlib.sha256(read_all(url)).hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"training.backbone.weights: {without_secrets(url)}: no such file") from None
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,130 @@
+"""What a run would do: its steps, what it resumes from, the disk that it needs; it refuses what the run would refuse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.recipe.schema import Recipe
+from pipeline.rendering.units import UnitSource
+from pipeline.shards.corpus import Corpus
+from pipeline.storage import is_local
+from trainers.downstream.classifier import Classifier
+from trainers.downstream.evaluate import VECTOR, probed_layer
+from trainers.downstream.labelled import INITS, open_labelled
+from trainers.downstream.pretrained import read_pretrained
+from trainers.pretraining import finished_result, prepared, replacement_warning
+from trainers.running.checkpoints import Checkpoints
+from trainers.running.preflight import needs
+from trainers.running.runs import RunFolder
+from trainers.running.session import check_early
+
+Facts = dict[str, str | int]
+"""What is said of a run, by name; sizes, whose names end in `bytes`, are numbers."""
+
+_COPIES = {"adamw": 3, "sgd": 2, "lars": 2}
+"""How often a checkpoint holds the weights' size: themselves, and what the optimizer keeps of each."""
+
+
+def pretrain_plan(recipe: Recipe) -> Facts:
+    """Say what `pretrain` would do; Ray is not started, and nothing is written but the index of shards that have none.
+
+    Raises:
+        UserError: what the run would refuse, or too little room on the disk.
+    """
+    check_early(recipe)
+    recipe, source, model = prepared(recipe)
+    folder, spec = RunFolder(recipe), recipe.training
+    weights = _bytes(model)
+    checkpoint = _COPIES[spec.optimizer.name] * weights
+    room = (spec.keep + 1) * checkpoint + _bytes(model.backbone)  # one more while it is written
+    steps = _steps(source)
+    done = finished_result(folder) is not None
+    return {
+        "corpus": _corpus(source.corpus),
+        "steps": steps,
+        "resumes": "it is complete: nothing will be done without --fresh" if done else _resumes(folder, "pretrain", spec.keep),
+        **({"replaces": words} if (words := replacement_warning(folder, recipe)) else {}),
+        "network": f"{spec.backbone.name}, {sum(weight.numel() for weight in model.parameters()):,} weights with its objectives",
+        **_resources(recipe),
+        "checkpoint bytes": checkpoint,
+        **_disk(folder, room),
+    }
+
+
+def evaluate_plan(recipe: Recipe) -> Facts:
+    """Say what `evaluate` would do; errors as in `pretrain_plan`."""
+    check_early(recipe)
+    data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    return {
+        "training images": _corpus(data.train),
+        "test images": _corpus(data.test),
+        "classes": len(data.classes.names),
+        "layer": probed_layer(data, backbone) or VECTOR,
+        "batches": _steps(data.training_once()) + _steps(data.testing()),
+        **_resources(recipe),
+    }
+
+
+def finetune_plan(recipe: Recipe) -> Facts:
+    """Say what `finetune` would do; errors as in `pretrain_plan`."""
+    check_early(recipe)
+    data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    model, folder = Classifier(data.recipe, data.classes.trained, backbone.weights), RunFolder(recipe)
+    checkpoint, steps = _COPIES[data.spec.optimizer.name] * _bytes(model), _steps(data.training())
+    return {
+        "training images": _corpus(data.train),
+        "test images": _corpus(data.test),
+        "classes": len(data.classes.names),
+        "steps": f"{steps:,} from pretrained weights, {steps:,} from random ones",
+        **{f"resumes, {init}": _resumes(folder, f"finetune-{init}", recipe.training.keep) for init in INITS},
+        **_resources(recipe),
+        "checkpoint bytes": checkpoint,
+        **_disk(folder, len(INITS) * (recipe.training.keep + 1) * checkpoint),
+    }
+
+
+def _steps(source: UnitSource) -> int:
+    return int(source.schedule.steps)
+
+
+def _corpus(corpus: Corpus) -> str:
+    return f"{corpus.samples:,} samples in {len(corpus.urls):,} shards"
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _resumes(folder: RunFolder, stage: str, keep: int) -> str:
+    newest = Checkpoints(folder.checkpoints(stage), keep).newest()
+    return (
+        "no checkpoint: it starts at step 0" if newest is None else f"from the checkpoint of step {int(newest.split('-')[1]):,}"
+    )
+
+
+def _resources(recipe: Recipe) -> Facts:
+    wanted = needs(recipe)
+    gpus = f"; {wanted.gpus:g} GPUs ({wanted.gpu_words})" if wanted.gpus else ""
+    return {"resources": f"{wanted.cpus:g} CPUs ({wanted.cpu_words}){gpus}"}
+
+
+def _disk(folder: RunFolder, needed: int) -> Facts:
+    """Room that a run needs and, where its folder is local, has.
+
+    Raises:
+        UserError: too little is free.
+    """
+    if not is_local(folder.url):
+        return {"disk needed bytes": needed}
+    there = next(parent for parent in (Path(folder.url), *Path(folder.url).parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"storage.runs: {folder.url} needs {needed:,} bytes for checkpoints and weights, and {free:,} are free: "
+            "lower training.keep, or name another folder"
+        )
+    return {"disk needed bytes": needed, "disk free bytes": free}
