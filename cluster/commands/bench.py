@@ -32,7 +32,7 @@ def bench(
     loaded = load_recipe(recipe, overrides or [])
     # Ray prints to stdout that its actors were stopped at work.
     with named_parts("measuring") as on_progress, redirect_stdout(io.StringIO()):
-        from trainers.bench import bench as run
+        from trainers.planning.bench import bench as run
 
         found = run(loaded, seconds, on_progress)
     if json:

@@ -11,7 +11,7 @@ from rich.table import Table
 from cluster.reports.formatting import amount
 
 if TYPE_CHECKING:
-    from trainers.bench import Bench
+    from trainers.planning.bench import Bench
 
 _HEADINGS = ("images", "busy s", "waiting s", "p50 ms", "p90 ms", "p99 ms", "CPU ms", "bytes")
 

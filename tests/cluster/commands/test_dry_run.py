@@ -78,7 +78,7 @@ def test_too_little_room_is_refused(recipe_file: Path, refused: Refused, monkeyp
     import shutil
 
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("trainers.dry_run.shutil.disk_usage", lambda place: usage._replace(free=1000))
+    monkeypatch.setattr("trainers.planning.dry_run.shutil.disk_usage", lambda place: usage._replace(free=1000))
     assert "1,000 are free: lower training.keep" in refused(2, "pretrain", recipe_file, "--dry-run")
 
 

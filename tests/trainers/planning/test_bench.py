@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import parse_recipe
-from trainers.bench import Stage, limiting
+from trainers.planning.bench import Stage, limiting
 
 
 def stages(
