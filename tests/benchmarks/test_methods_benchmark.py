@@ -14,19 +14,11 @@ from benchmarks.methods import __main__ as methods
 from benchmarks.methods import ours
 from benchmarks.methods.rows import ROWS, Setting, recipe_of
 from benchmarks.methods.table import markdown, spread
-from tests.tiles import Finished
-from trainers.running.runs import BACKBONE, RunFolder
 
 
 @pytest.fixture
 def setting(tiles: Path) -> Setting:
     return Setting(str(tiles), str(tiles), 1.0, "resnet10", "standard", 16, "float32", 1.0, 1.0, 1, 0)
-
-
-def test_the_plain_loop_trains_as_a_run_does(calm: Finished) -> None:
-    *_, backbone = ours.training(calm.recipe, calm.result["steps"])
-    expected = RunFolder(calm.recipe).read_weights(BACKBONE)["backbone"]
-    assert all(torch.equal(value, expected[name]) for name, value in backbone.network.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.tasks])
