@@ -42,14 +42,16 @@ _UNCOUNTED, _LEAST = 2, 4
 _TRIAL = 0.03  # of the budget
 
 Training = Callable[[int], Iterator[Backbone]]
-"""Trains for so many steps, and yields the backbone after each."""
+"""Trains for so many steps, and yields the backbone before the first and after each."""
 
 
 def fitting(training: Training, seconds: float) -> int:
     """How many steps fit into so many seconds of processor time, by a trial of a few."""
     took: list[float] = []
+    running = training(10_000)
+    next(running)
     before = time.process_time()
-    for _ in training(10_000):
+    for _ in running:
         now = time.process_time()
         took.append(now - before)
         before = now
@@ -65,14 +67,14 @@ def trained(training: Training, steps: int, curve: int, look: Callable[[Backbone
         The backbone, and `cpu`, seconds, with `curve`: pairs of a step and what `look` returned.
     """
     points = {round(steps * (k + 1) / (curve + 1)) for k in range(curve)}
+    running = training(steps)
+    backbone = next(running)
     seen, cpu, begun = [], 0.0, time.process_time()
-    backbone = None
-    for step, backbone in enumerate(training(steps), 1):
+    for step, backbone in enumerate(running, 1):
         if step in points:
             cpu += time.process_time() - begun
             seen.append((step, look(backbone)))
             begun = time.process_time()
-    assert backbone is not None
     return backbone, {"cpu": cpu + time.process_time() - begun, "curve": seen}
 
 
@@ -81,13 +83,13 @@ def run(name: str, seed: int, setting: Setting, probes: Probes, steps: int | Non
     row = ROWS[name]
     recipe = recipe_of(row, setting, seed)
     record: Record = {"row": name, "seed": seed, "steps": 0, "images": 0, "cpu": 0.0, "curve": []}
-    if row.as_long_as:
+    if row.repeats:
         from benchmarks.methods import by_lightly
 
-        training: Training = partial(by_lightly.training, row.as_long_as, recipe)
+        training: Training = partial(by_lightly.training, row.repeats, recipe)
     else:
         training = partial(ours.training, recipe)
-    if not row.tasks and not row.as_long_as:
+    if not row.tasks and not row.repeats:
         backbone = build_backbone(recipe.training.backbone, 32, seed, ("vector",))
     else:
         steps = steps or fitting(training, 60 * setting.minutes)
@@ -115,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", help="rows, separated by commas: " + ", ".join(ROWS))
     parser.add_argument("--backbone", default="resnet10")
-    parser.add_argument("--stem", default="small", help="`standard` is some ten times as fast on a CPU")
+    parser.add_argument("--stem", default="standard", help="`small` takes some ten times as long on a CPU")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", default="auto", help="of our rows; lightly's compute in float32")
     parser.add_argument("--labels", type=float, default=0.2, help="share of the training labels that probes use")
@@ -140,18 +142,19 @@ def main() -> None:
     same = {name: value for name, value in asdict(setting).items() if name in names}
     torch.set_num_threads(given.threads)
     keep_memory()  # as training workers do
-    probes = Probes(recipe_of(ROWS["random"], setting, 0), setting)
     folder = given.out / "runs"
     folder.mkdir(parents=True, exist_ok=True)
+    probes = Probes(recipe_of(ROWS["random"], setting, 0), setting)
+    report(given.out, same, probes.counts)  # ends at once if there are runs of another setting
     for seed in range(given.seeds):
         for name in given.rows:
             path = folder / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            steps, like = None, folder / f"{ROWS[name].as_long_as}-{seed}.json"
-            if ROWS[name].as_long_as:
+            steps, like = None, folder / f"{ROWS[name].repeats}-{seed}.json"
+            if ROWS[name].repeats:
                 if not like.exists():
-                    print(f"{name}, seed {seed}: left out, since {ROWS[name].as_long_as} is not there", flush=True)
+                    print(f"{name}, seed {seed}: left out, since {ROWS[name].repeats} is not there", flush=True)
                     continue
                 steps = json.loads(like.read_text())["steps"]
             record = {**run(name, seed, setting, probes, steps), "setting": same}

@@ -163,12 +163,16 @@ METHODS: dict[str, type[_Method]] = {"simclr": SimCLR, "moco": MoCo, "byol": BYO
 
 
 def training(name: str, recipe: Recipe, steps: int) -> Iterator[Backbone]:
-    """Train for so many steps, with a recipe's shards, backbone, batch, optimizer and seed; yields the backbone after each."""
+    """Train for so many steps, with a recipe's shards, backbone, batch, optimizer and seed.
+
+    Yields the backbone before the first step and after each.
+    """
     torch.manual_seed(recipe.seed)
     spec = recipe.training
     method = METHODS[name](build_backbone(spec.backbone, recipe.image.size, recipe.seed, ("vector",))).train()
     loader = DataLoader(_Photos(recipe.corpus.shards, method.transform), spec.batch, shuffle=True, drop_last=True)
     optimizer, scheduler = build_optimizer(spec.optimizer, method, steps, spec.batch)
+    yield method.backbone
     for step, views in zip(range(steps), _forever(loader)):
         optimizer.zero_grad()
         method.loss(views, step, steps).backward()

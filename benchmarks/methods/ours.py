@@ -27,12 +27,13 @@ def stream(source: UnitSource) -> Iterator[dict[str, Any]]:
 
 
 def training(recipe: Recipe, steps: int) -> Iterator[Backbone]:
-    """Train for so many steps; yields the backbone after each."""
+    """Train for so many steps; yields the backbone before the first and after each."""
     recipe, source, model = prepared(recipe)
     spec = recipe.training
     place(model, "cpu").train()
     optimizer, scheduler = build_optimizer(spec.optimizer, model, steps, spec.batch)
     objectives: list[Any] = list(model.objectives.values())
+    yield model.backbone
     for step, columns in zip(range(steps), stream(source)):
         torch.manual_seed(hash64("network", recipe.seed, step, 0))
         optimizer.zero_grad(set_to_none=True)

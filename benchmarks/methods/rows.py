@@ -25,15 +25,13 @@ class Row:
         tasks: the recipe's tasks; none for random weights.
         scale: share of the photo's area that the common crop covers, which views do not use.
         optimizer: the recipe's optimizer section.
-        by: who trains it, `pseudolabel` or `lightly`.
-        as_long_as: the row that determines how many steps this one makes; None if its processor time does.
+        repeats: the row whose method lightly trains here, for as many steps; None if we train, and processor time ends it.
     """
 
     tasks: dict[str, dict[str, Any]]
     scale: tuple[float, float] = (0.5, 1.0)
     optimizer: dict[str, Any] = field(default_factory=lambda: SGD)
-    by: str = "pseudolabel"
-    as_long_as: str | None = None
+    repeats: str | None = None
 
 
 def _views(name: str, objective: dict[str, Any] | None = None, **changes: Any) -> Row:
@@ -61,8 +59,7 @@ ROWS = {
     "amdim": Row({"amdim": {**HALF}}, optimizer=ADAMW),
 }
 LIGHTLY = {
-    f"lightly_{name}": Row({}, optimizer=ROWS[name].optimizer, by="lightly", as_long_as=name)
-    for name in ("simclr", "moco", "byol", "swav")
+    f"lightly_{name}": Row({}, optimizer=ROWS[name].optimizer, repeats=name) for name in ("simclr", "moco", "byol", "swav")
 }
 ROWS = {**ROWS, **LIGHTLY}
 

@@ -48,15 +48,15 @@ def markdown(setting: dict[str, Any], records: list[Record]) -> str:
 def _beside_lightly(found: dict[str, list[Record]]) -> list[str]:
     lines = []
     for row, runs in found.items():
-        ours = found.get(ROWS[row].as_long_as or "", [])
+        ours = found.get(ROWS[row].repeats or "", [])
         if not runs or not ours:
             continue
         (mine, a), (theirs, b) = (spread([run["accuracies"]["knn vector"] for run in each]) for each in (ours, runs))
         rates = [statistics.mean(run["images"] / run["cpu"] for run in each) for each in (ours, runs)]
-        verdict = "no worse than" if mine >= theirs - max(a, b) else "WORSE than"
+        verdict = "no worse" if mine >= theirs - max(a, b) else "WORSE"
         lines.append(
-            f"- {ROWS[row].as_long_as}, ours and lightly's: kNN {_percent((mine, a))}, {_percent((theirs, b))} at equal images "
-            f"seen, {verdict} lightly's less a standard deviation; images a CPU second {rates[0] / rates[1]:.2f} times lightly's"
+            f"- {ROWS[row].repeats}, ours and lightly's: kNN {_percent((mine, a))}, {_percent((theirs, b))} at equal images "
+            f"seen, {verdict} by more than a standard deviation; images a CPU second {rates[0] / rates[1]:.2f} times lightly's"
         )
     return lines
 

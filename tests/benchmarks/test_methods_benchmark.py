@@ -14,19 +14,11 @@ from benchmarks.methods import __main__ as methods
 from benchmarks.methods import ours
 from benchmarks.methods.rows import ROWS, Setting, recipe_of
 from benchmarks.methods.table import markdown, spread
-from tests.tiles import Finished
-from trainers.running.runs import BACKBONE, RunFolder
 
 
 @pytest.fixture
 def setting(tiles: Path) -> Setting:
     return Setting(str(tiles), str(tiles), 1.0, "resnet10", "standard", 16, "float32", 1.0, 1.0, 1, 0)
-
-
-def test_the_plain_loop_trains_as_a_run_does(calm: Finished) -> None:
-    *_, backbone = ours.training(calm.recipe, calm.result["steps"])
-    expected = RunFolder(calm.recipe).read_weights(BACKBONE)["backbone"]
-    assert all(torch.equal(value, expected[name]) for name, value in backbone.network.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.tasks])
@@ -40,10 +32,10 @@ def test_every_row_of_lightlys_trains(setting: Setting) -> None:
     pytest.importorskip("lightly", reason='lightly is not installed: pip install "pseudolabel[bench]"')
     from benchmarks.methods import by_lightly
 
-    assert {row.as_long_as for row in ROWS.values() if row.by == "lightly"} == set(by_lightly.METHODS)
+    assert {row.repeats for row in ROWS.values() if row.repeats} == set(by_lightly.METHODS)
     for name in by_lightly.METHODS:
         steps = list(by_lightly.training(name, recipe_of(ROWS[name], setting, seed=1), 3))
-        assert len(steps) == 3
+        assert len(steps) == 4
 
 
 def test_what_looks_at_the_features_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +43,8 @@ def test_what_looks_at_the_features_is_not_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(methods.time, "process_time", lambda: clock[0])
 
     def training(steps: int) -> Iterator[Any]:
+        clock[0] += 50  # what comes before the first step does not count either
+        yield -1
         for step in range(steps):
             clock[0] += 2
             yield step
@@ -69,7 +63,7 @@ def record(row: str, seed: int, knn: float, rate: float) -> dict[str, Any]:
     return {"row": row, "seed": seed, "images": 1000, "cpu": 1000 / rate, "curve": [], "accuracies": accuracies}
 
 
-@pytest.mark.parametrize(("theirs", "verdict"), [(0.44, "no worse than"), (0.50, "WORSE than")])
+@pytest.mark.parametrize(("theirs", "verdict"), [(0.44, "no worse by more"), (0.50, "WORSE by more")])
 def test_the_table_says_how_a_method_compares_with_lightlys(theirs: float, verdict: str) -> None:
     runs = [record("byol", seed, 0.42 + 0.02 * seed, 300) for seed in range(2)]
     runs += [record("lightly_byol", seed, theirs, 150) for seed in range(2)]
