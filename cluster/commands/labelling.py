@@ -62,7 +62,7 @@ def embed(
 
     with recorded("embed", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
-        check(loaded, out)
+        check(loaded, out, run, weights, layer, dtype)
         outcome.begin(result_url(out, "embed"))
         with interruptible(outcome, RESUMES):
             connect(loaded, check_render)

@@ -179,6 +179,9 @@ def asked(ask: Callable[[], T], recipe: Recipe, here: bool) -> T:
         return ask()
     import ray
 
+    def there() -> T:  # Ray takes plain functions only
+        return ask()
+
     place = recipe.placement
-    answer: T = ray.get(ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(ask).remote())
+    answer: T = ray.get(ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(there).remote())
     return answer

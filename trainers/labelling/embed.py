@@ -89,10 +89,7 @@ def embed(
         BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; committed shards are kept.
     """
-    check(recipe, out, dtype)
-    state, tasks, file = read_weights(weights_url(recipe, run, weights), recipe)
-    network = _build(recipe)
-    layer = trained_layer(network, layer, network.load(state), tasks, "--layer")
+    file, layer = check(recipe, out, run, weights, layer, dtype)
     if not here:
         connect_ray()
     single = recipe.corpus.model_copy(update={"frames": None})
@@ -115,15 +112,25 @@ def embed(
     return materialize(job, retry_failed, progress, here)
 
 
-def check(recipe: Recipe, out: str, dtype: str = "float16") -> None:
-    """Check that features of the recipe's corpus can be written to `out`; errors as in `embed`."""
+def check(
+    recipe: Recipe, out: str, run: str | None = None, weights: str | None = None, layer: str | None = None, dtype: str = "float16"
+) -> tuple[WeightsFile, str | None]:
+    """Check, before anything is started, that features can be computed and written; arguments and errors as of `embed`.
+
+    Returns:
+        The file of weights, and the layer, None for the feature vector.
+    """
     if dtype not in get_args(VectorType):
         raise UserError(f"--dtype: {dtype}; it may be {' or '.join(get_args(VectorType))}")
     if recipe.corpus.mix:
         raise UserError("corpus.mix: features are computed of one corpus at a time; name it by `corpus.shards`")
     if is_rendered(recipe):
         raise UserError("corpus.shards is a rendered corpus, and features are computed of whole photos: name the original shards")
+    state, tasks, file = read_weights(weights_url(recipe, run, weights), recipe)
+    network = _build(recipe)
+    layer = trained_layer(network, layer, network.load(state), tasks, "--layer")
     check_access(out)
+    return file, layer
 
 
 def _build(recipe: Recipe) -> Backbone:
