@@ -112,7 +112,7 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = 
 
 def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
     from cluster.reports.terminal import plan_table, print_out
-    from trainers import dry_run
+    from trainers.planning import dry_run
 
     loaded = _load(recipe, overrides)
     print_out(plan_table(command, getattr(dry_run, f"{command}_plan")(loaded)))

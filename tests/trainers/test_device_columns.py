@@ -22,10 +22,10 @@ from tests.pipeline.rendering.test_renderer import BAD
 from tests.tiles import FOUR_TASKS
 from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnAnother, StayingBuffers
-from trainers import bench
 from trainers.learning.gradients import accumulate
 from trainers.learning.loop import _StepTally
 from trainers.learning.pretext import PretextModel
+from trainers.planning import bench
 
 
 @pytest.mark.parametrize(
