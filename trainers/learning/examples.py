@@ -32,7 +32,7 @@ def example_columns(source: UnitSource) -> dict[str, Any]:
     corpus = source.corpus
     wanted = min(SAMPLES, corpus.samples)
     lanes = Geometry(batch=wanted, lanes=wanted, groups=1, window=1)  # a unit takes one sample of each part
-    schedule = Schedule(corpus.counts, lanes, source.recipe.seed, 1, tail="pad", portions=corpus.portions)
+    schedule = Schedule(corpus.counts, lanes, source.recipe.seed, 1, tail="pad")
     chosen = UnitSource(source.recipe, corpus, schedule, image=True, center=True)
     with closing(UnitRenderer(chosen, source.recipe.placement.threads, in_child=True)) as render:
         columns = render(chosen.read(0))

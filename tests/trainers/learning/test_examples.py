@@ -71,6 +71,12 @@ def test_photos_come_from_all_over_the_corpus_and_are_the_same_each_time(run_rec
     assert all(np.array_equal(columns[name], again[name]) for name in ("image", "occlusion.input"))
 
 
+def test_photos_of_all_corpora_of_a_mixture_are_shown(run_recipe: Callable[..., Recipe], tiles: Path) -> None:
+    mix = {name: {"shards": str(tiles)} for name in ("a", "b")}
+    _, source, _ = prepared(run_recipe({"corpus": {"mix": mix}}))
+    assert set(example_columns(source)["corpus"].tolist()) == {0, 1}
+
+
 def test_pictures_of_another_run_are_not_read(tmp_path: Path) -> None:
     url, pictures = str(tmp_path / "examples.npz"), {"neighbours": np.zeros((1, 2, 4, 4, 3), np.uint8)}
     assert read_pictures(url, "a") == {}
