@@ -15,7 +15,7 @@ from pipeline.ordering.order import Geometry, Schedule
 from pipeline.rendering.units import UnitRenderer, UnitSource
 from pipeline.storage import exists, read_all, write_atomic
 from trainers.learning.pretext import PretextModel
-from trainers.networks.inputs import to_device
+from trainers.networks.inputs import signed, to_device
 from trainers.objectives.pixels import PixelsObjective
 
 SAMPLES = 128
@@ -54,22 +54,22 @@ def example_pictures(model: PretextModel, columns: dict[str, Any]) -> Pictures:
     """
     model.eval()
     batch, found = to_device(columns, "cpu"), {}
-    few = {name: column[:SHOWN] for name, column in batch.items()}
+    photos = batch["image"]
+    chosen = torch.linspace(0, max(0, len(photos) - 1), min(SHOWN, len(photos))).round().long()
+    few = {name: signed(column)[chosen] for name, column in batch.items()}
     for name, objective in model.objectives.items():
         if isinstance(objective, PixelsObjective) and len(few["weight"]):
             answer = objective.answer(model.backbone, few, name, model.pixels).float()
             found[f"{name}.input"] = few[f"{name}.input"].numpy()
             found[f"{name}.answer"] = _as_bytes(objective.shown(answer, few, name))
             found[f"{name}.target"] = _as_bytes(objective.target(few, name))
-    photos = batch["image"]
     if len(photos) > NEIGHBOURS:
         embedding = model.backbone.embedding()
         features = F.normalize(torch.cat([embedding(model.pixels(part)).float() for part in photos.split(16)]), dim=1)
         likeness = features @ features.T
         likeness.fill_diagonal_(-torch.inf)
-        queries = torch.linspace(0, len(photos) - 1, min(SHOWN, len(photos))).round().long()
-        nearest = likeness[queries].topk(NEIGHBOURS, dim=1).indices
-        found["neighbours"] = photos[torch.cat([queries[:, None], nearest], dim=1)].numpy()
+        nearest = likeness[chosen].topk(NEIGHBOURS, dim=1).indices
+        found["neighbours"] = photos[torch.cat([chosen[:, None], nearest], dim=1)].numpy()
     return found
 
 
