@@ -98,7 +98,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             {"backbone": model.backbone.network.state_dict(), "spec": network.model_dump(), "identity": identity},
         )
         folder.write_json(RECIPE, document)
-        _show(model, source, folder, identity)
+        leave_pictures(model, source, folder, identity)
         ours, full = mixing(source.schedule)
         outcome = {
             **_judged(summary(state), recipe),
@@ -115,7 +115,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         return outcome
 
 
-def _show(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:
+def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:
     """Leave pictures of what the network does with some photos; without them, for whatever reason, the run is complete, too."""
     if isinstance(source, RenderedSource):  # it has no photos
         return

@@ -15,7 +15,8 @@ from pipeline.recipe import Recipe
 from trainers.learning.examples import NEIGHBOURS, SHOWN, example_columns, example_pictures, read_pictures, write_pictures
 from trainers.learning.pretext import PretextModel
 from trainers.objectives.pixels import PixelsObjective, chroma, coloured
-from trainers.pretraining import prepared
+from trainers.pretraining import leave_pictures, prepared
+from trainers.running.runs import RunFolder
 
 Columns = dict[str, Tensor]
 
@@ -89,9 +90,21 @@ def test_pictures_of_another_run_are_not_read(tmp_path: Path) -> None:
     assert read_pictures(url, "b") == {}
 
 
+def test_what_a_pretraining_leaves_is_read_by_its_identity_and_a_corpus_that_is_gone_costs_the_pictures_only(
+    run_recipe: Callable[..., Recipe], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = run_recipe()
+    _, source, model = prepared(recipe)
+    folder = RunFolder(recipe)
+    folder.make()
+    leave_pictures(model, source, folder, "x")
+    assert list(read_pictures(folder.path("examples.npz"), "x")) == ["neighbours"]
+    gone = replace(source, corpus=replace(source.corpus, urls=[f"{url}.gone" for url in source.corpus.urls]))
+    leave_pictures(model, gone, folder, "y")
+    assert "there are no pictures of what was learnt" in caplog.text
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_pretraining_leaves_its_pictures(calm) -> None:
-    from trainers.running.runs import RunFolder
-
     folder = RunFolder(calm.recipe)
     assert list(read_pictures(folder.path("examples.npz"), folder.identity("pretrain"))) == ["neighbours"]
