@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.labels import Classes, Direction, Order, Views
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.ordering.order import Geometry, Schedule
@@ -19,6 +19,7 @@ from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_training_corpus
 from pipeline.storage import exists, make_folder, scrubbed_document
 from pipeline.streaming.plan import file_bytes, sent_bytes
+from trainers.learning.examples import example_columns, example_pictures, write_pictures
 from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
@@ -27,7 +28,7 @@ from trainers.running.capacity import nodes
 from trainers.running.fit import fit
 from trainers.running.preflight import check_accumulate, check_batch
 from trainers.running.run_log import Record, open_run_log
-from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder, decisive, differences
+from trainers.running.runs import BACKBONE, EXAMPLES, PRETRAINED, RECIPE, RunFolder, decisive, differences
 from trainers.running.session import connect, exclusive
 from trainers.running.step_memory import check_memory, step_memory
 from trainers.running.tracking import tracked
@@ -102,6 +103,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             {"backbone": model.backbone.network.state_dict(), "spec": network.model_dump(), "identity": identity},
         )
         folder.write_json(RECIPE, document)
+        leave_pictures(model, source, folder, identity)
         ours, full = mixing(source.schedule)
         outcome = {
             **_judged(summary(state), recipe),
@@ -116,6 +118,16 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         except OSError as error:  # the run is complete all the same
             log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
+
+
+def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:
+    """Leave pictures of what the network does with some photos; without them, for whatever reason, the run is complete, too."""
+    if isinstance(source, RenderedSource):  # it has no photos
+        return
+    try:
+        write_pictures(folder.path(EXAMPLES), example_pictures(model, example_columns(source)), identity)
+    except (UserError, RunError, OSError) as error:
+        log.warning("there are no pictures of what was learnt: %s", error)
 
 
 def replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:

@@ -6,8 +6,9 @@ import base64
 import io
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cluster.pictures.examples import neighbours, painted
 from cluster.reports.formatting import amount, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
@@ -24,7 +25,10 @@ from cluster.reports.tables import (
 from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.storage import scrubbed_document, write_atomic
-from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, RunFolder
+from trainers.running.runs import EVALUATED, EXAMPLES, FINETUNED, PRETRAINED, RECIPE, RunFolder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 JSON, HTML = "report.json", "report.html"
 
@@ -111,6 +115,9 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     pretrain = report["pretrain"]
     names = metric_names(recipe)
     sheet, no_sheet = _sheet(recipe)
+    from trainers.learning.examples import read_pictures
+
+    pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
     return environment.get_template("report.html").render(
         report=report,
         measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)} for one in report["test_sets"]],
@@ -118,6 +125,8 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
+        painted={name: _png(rows) for name, rows in painted(pictures).items()},
+        neighbours=_png(neighbours(pictures)) if "neighbours" in pictures else None,
         no_sheet=no_sheet,
         machine={
             "processor": f"{machine.cpu}, {machine.cores} cores",
@@ -141,11 +150,21 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
                 "loss": f"{task['loss'][-1]:.3f}",
                 "metric": metric(measured, task["metric"]),
                 "trivial": metric(measured, task["trivial"]),
+                "margin": _margin(task, measured),
                 "behind": task.get("learnt", "") is False,
                 "curves": _curves(task, measured),
             }
         )
     return shown
+
+
+def _margin(task: dict[str, Any], measured: str) -> str | None:
+    """How much the metric exceeds the trivial answer's over the last log lines, with its standard error; None if not known."""
+    margin, error = task.get("margin"), task.get("margin_error")
+    if margin is None or error is None:
+        return None
+    factor, unit = {"accuracy": (100, " points"), "psnr": (1, " dB")}.get(measured, (1, ""))
+    return f"{factor * margin:+.2f} ± {factor * error:.2f}{unit}"
 
 
 def _curves(task: dict[str, Any], measured: str) -> str:
@@ -187,9 +206,14 @@ def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
         picture = sheet(recipe, _ROWS)
     except (UserError, RunError) as error:
         return None, str(error)
+    return _png(picture), None
+
+
+def _png(picture: Image) -> str:
+    """A picture as a data URI."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return _uri("image/png", file.getvalue()), None
+    return _uri("image/png", file.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cluster.reports.formatting import amount, duration, metric
+from trainers.downstream.scores import score
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -187,10 +188,16 @@ def coverage_words(row: Mapping[str, Any]) -> str:
     return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
 
 
-def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The accuracies that need no network, by name, if they are known."""
-    named = (("chance", "chance"), ("colour histogram, no network", "baseline"))
-    return [(words, measured[key]) for words, key in named if measured[key] is not None]
+def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The accuracies that need no network, by name, if they are known; chance is exact, and has no standard error."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    if measured["chance"] is not None:
+        found.append(("chance", {"accuracy": measured["chance"]}))
+    if measured["baseline"] is not None:
+        known = measured["tested"] is not None
+        one = score(measured["baseline"], measured["tested"]) if known else {"accuracy": measured["baseline"]}
+        found.append(("colour histogram, no network", one))
+    return found
 
 
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -199,7 +206,7 @@ def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
-    baselines = ", ".join(f"{words} {metric('accuracy', value)}" for words, value in baseline_words(measured))
+    baselines = ", ".join(f"{words} {score_words(value)}" for words, value in baseline_words(measured))
     title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
     caption = f"{baselines}\n± is a standard error: how much the choice of test images alone changes a number"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")

@@ -111,12 +111,12 @@ def of_task(batch: Mapping[str, Tensor], name: str, number: int) -> dict[str, Te
     if too_few:
         rows = torch.cat([rows, (~is_own).nonzero().flatten()[: 2 - len(rows)]])
     own = [column for column in batch if "." not in column or column.startswith(f"{name}.")]
-    mine = {column: _signed(batch[column])[rows] for column in own}
+    mine = {column: signed(batch[column])[rows] for column in own}
     if too_few:
         mine["weight"] = mine["weight"] * is_own[rows]
     return mine
 
 
-def _signed(column: Tensor) -> Tensor:
+def signed(column: Tensor) -> Tensor:
     """View a uint64 column as int64, since torch cannot index uint64; other columns are returned unchanged."""
     return column.view(torch.int64) if column.dtype is torch.uint64 else column

@@ -76,9 +76,7 @@ class PixelsObjective(Objective):
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
         """Compare the painted image with the target, uint8 (n, h, w, 3); the mask, if there is one, is uint8 (n, h, w)."""
-        given, image = batch[f"{name}.input"], self._target(batch, name).permute(0, 3, 1, 2).float() / 255
-        target = chroma(image) if self.label.channels == "chroma" else image
-        hole = batch[f"{name}.mask"].unsqueeze(1).float() if self.label.masked else torch.ones_like(target[:, :1])
+        given, (_, target, hole) = batch[f"{name}.input"], self._asked(batch, name)
         weight = batch["weight"] * (hole.amax((1, 2, 3)) > 0)
         trivial, unit = self._trivial(target, given, hole)
         image = answer * unit + trivial if self._relative else answer
@@ -96,6 +94,29 @@ class PixelsObjective(Objective):
             count=weight.sum(),
             also={"ssim": (ssim(final, target) * weight).sum()} if self._whole else {},
         )
+
+    @torch.no_grad()
+    def shown(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Tensor:
+        """The painted image for people, float (n, 3, h, w) in 0..1: a hole in its surroundings, colours with their brightness.
+
+        Arguments as of `judge`.
+        """
+        whole, target, hole = self._asked(batch, name)
+        trivial, unit = self._trivial(target, batch[f"{name}.input"], hole)
+        image = answer * unit + trivial if self._relative else answer
+        if self.label.channels == "chroma":
+            image = coloured(whole, image)
+        return (image * hole + whole * (1 - hole)).clamp(0, 1)
+
+    def target(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        """The target image, float (n, 3, h, w) in 0..1; arguments as of `judge`."""
+        return self._asked(batch, name)[0]
+
+    def _asked(self, batch: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The target image, float (n, 3, h, w) in 0..1; what is asked of it, (n, c, h, w); and where, (n, 1, h, w) of 0 and 1."""
+        whole = self._target(batch, name).permute(0, 3, 1, 2).float() / 255
+        target = chroma(whole) if self.label.channels == "chroma" else whole
+        return whole, target, batch[f"{name}.mask"].unsqueeze(1).float() if self.label.masked else torch.ones_like(target[:, :1])
 
     def _target(self, batch: dict[str, Tensor], name: str) -> Tensor:
         """The target's column: the task's, if it has one, else the batch's."""
@@ -198,6 +219,14 @@ def chroma(image: Tensor) -> Tensor:
     red, green, blue = image.unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1)
+
+
+def coloured(image: Tensor, differences: Tensor) -> Tensor:
+    """RGB, float (n, 3, h, w), with the luma of an image and other colour differences (`chroma`)."""
+    red, green, blue = image.unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    blue, red = luma + 1.772 * differences[:, 0], luma + 1.402 * differences[:, 1]
+    return torch.stack([red, (luma - 0.299 * red - 0.114 * blue) / 0.587, blue], 1)
 
 
 def psnr(answer: Tensor, target: Tensor, hole: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ _LONGEST = 60  # of a value in words
 
 BACKBONE, RECIPE = "backbone.pt", "recipe.json"
 PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
-"""Files of a run's folder: weights, recipe, and the result of each command."""
+EXAMPLES = "examples.npz"
+"""Files of a run's folder: weights, recipe, the result of each command, and pictures."""
 
 
 class Difference(NamedTuple):

@@ -15,7 +15,9 @@ from tests.tiles import Finished
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.runs import RunFolder
 
-NEVER = {"backbone.pt", "pretrain.json", "recipe.json", "quarantine.json", "pretrain.jsonl", "samples", "tensorboard"}
+NEVER = {
+    "backbone.pt", "examples.npz", "pretrain.json", "recipe.json", "quarantine.json", "pretrain.jsonl", "samples", "tensorboard",
+}  # fmt: skip
 
 
 def files(folder: Path) -> set[str]:

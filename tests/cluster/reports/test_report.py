@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from cluster.reports.report import write_report
 from pipeline.errors import RunError
 from pipeline.recipe import Recipe
 from pipeline.storage import read_all
+from trainers.learning.examples import write_pictures
 from trainers.learning.loop import summary
 from trainers.running.runs import RunFolder
 
@@ -58,6 +60,7 @@ def results_of_pretraining() -> dict[str, Any]:
     found = summary({"history": history, "stages": stages, "quarantine": quarantine, "step": 6})
     for name, said in (("rotation", None), ("occlusion", False)):
         found["tasks"][name]["learnt"] = said
+    found["tasks"]["rotation"] |= {"margin": 0.3, "margin_error": 0.0125}
     return {"identity": "x", **found}
 
 
@@ -116,7 +119,8 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
         "finetune, 80 steps only",
         "93.8 ± 3.0 %",
         "33.3 %",
-        "50.0 %",
+        "50.0 ± 6.5 %",
+        "+30.00 ± 1.25 points above that over the last log lines",
         "rotation",
         "occlusion",
         "18.0 dB",
@@ -201,6 +205,27 @@ def test_page_is_one_file_with_the_sheet_and_a_curve_for_each_task(run_recipe: M
         else:
             assert b"</svg>" in content
     assert sorted(kinds) == ["png", "svg+xml", "svg+xml"]
+
+
+def test_what_the_network_paints_and_its_neighbours_are_shown_for_this_backbone_only(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe({"corpus": {"shards": "/nowhere.tar"}})
+    folder = RunFolder(spec)
+    folder.make()
+    folder.write_json("pretrain.json", results_of_pretraining())
+    colours = {"input": 0, "answer": 100, "target": 200}
+    pictures = {f"occlusion.{part}": np.full((2, 8, 8, 3), value, np.uint8) for part, value in colours.items()}
+    pictures["neighbours"] = np.full((3, 4, 8, 8, 3), 50, np.uint8)
+    for identity, shown in (("x", 2), ("another", 0)):
+        write_pictures(folder.path("examples.npz"), pictures, identity)
+        write_report(spec)
+        page = page_of(spec)
+        found = [base64.b64decode(source.partition(",")[2]) for source in page.loaded if source.startswith("data:image/png")]
+        assert len(found) == shown
+        assert ("What the network paints" in page.text) == ("Nearest neighbours" in page.text) == bool(shown)
+        if shown:
+            with Image.open(io.BytesIO(found[0])) as picture:
+                row = [picture.getpixel((60 + 118 * part, 60)) for part in range(3)]
+            assert row == [(value, value, value) for value in colours.values()]
 
 
 def test_before_any_result_there_is_a_report_too(run_recipe: MakeRecipe) -> None:

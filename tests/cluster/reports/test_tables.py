@@ -100,7 +100,7 @@ def test_a_table_names_the_layer_the_images_tested_the_steps_and_how_exact_each_
     assert words.count("chance 10.0 %") == 1
     for each in (
         "/test", "linear on layer3", "300 of 320", "50.0 ± 2.0 %", "75.0 ± 2.5 %", "+25.0 ± 3.2", "87.5 ± 2.5 %",
-        "finetune, 10 steps only", "colour histogram, no network 34.0 %",
+        "finetune, 10 steps only", "colour histogram, no network 34.0 ± 2.7 %",
     ):  # fmt: skip
         assert each in words
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import pseudolabel
+from cluster.cli import app
 from cluster.commands.exporting import Target
 from pipeline.errors import RunError, UserError
 from trainers.exports.export import BATCHES, FORMATS, export
@@ -38,6 +40,17 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is asked of any hub: it would be an error."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setitem(os.environ, name, "1")
+
+
+def test_the_command_prints_the_largest_difference_and_writes_its_result(finished: MakeRun, tmp_path: Path) -> None:
+    words = ["export", finished("resnet10"), "--to", "safetensors", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--result", str(tmp_path / "result.json")])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"largest difference [\d.e-]+, of features up to [\d.]+", done.stdout)
+    assert "README.md, model.safetensors" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "done"
+    assert 0 <= result["metrics"]["difference"] <= 1e-4 * result["metrics"]["largest_feature"]
 
 
 def test_formats_of_the_command_are_those_of_the_function() -> None:

@@ -1,0 +1,41 @@
+"""Draws what a pretrained network does with some photos: what it paints, and its nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+_SIDE, _GAP, _PAPER = 112, 6, (255, 255, 255)
+
+
+def painted(pictures: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
+    """For each task whose label is an image, a row a photo: the input, the network's answer, and the target.
+
+    Args:
+        pictures: as of `trainers.learning.examples.example_pictures`.
+    """
+    names = [name.removesuffix(".answer") for name in pictures if name.endswith(".answer")]
+    return {
+        name: _grid(list(zip(*(pictures[f"{name}.{part}"] for part in ("input", "answer", "target")), strict=True)))
+        for name in names
+    }
+
+
+def neighbours(pictures: Mapping[str, np.ndarray]) -> Image.Image:
+    """A row a photo, which comes first and apart; then its neighbours, the nearest first. Arguments as of `painted`."""
+    return _grid(list(pictures["neighbours"]), apart=True)
+
+
+def _grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False) -> Image.Image:
+    """Pictures, uint8 (h, w, 1 or 3), in rows; with a wider gap behind the first of each row."""
+    across, wide = len(rows[0]), 4 * _GAP if apart else _GAP
+    paper = Image.new("RGB", (across * (_SIDE + _GAP) + wide - 2 * _GAP, len(rows) * (_SIDE + _GAP) - _GAP), _PAPER)
+    for down, row in enumerate(rows):
+        for right, pixels in enumerate(row):
+            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+            how = Image.Resampling.NEAREST if max(image.size) < _SIDE else Image.Resampling.LANCZOS
+            left = right * (_SIDE + _GAP) + (wide - _GAP if right else 0)
+            paper.paste(image.resize((_SIDE, _SIDE), how), (left, down * (_SIDE + _GAP)))
+    return paper
