@@ -28,10 +28,10 @@ demo: .venv/demo
 	@echo "The report: runs/demo/report.html and runs/demo/report.json"
 
 test: .venv/dev
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup --durations 20
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 20
 
 test-all: .venv/dev
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup --durations 20 -m ""
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 20 -m ""
 
 # In an environment of its own; uv picks the versions. The oldest are those of what pyproject.toml names.
 test-oldest: RESOLUTION := lowest-direct

@@ -44,7 +44,7 @@ _SMALLER = {"small_views": 0}  # 32 pixels leave no room for views of 14
 ROWS = {
     "random": Row({}),
     "rotation": Row({"rotation": {}}),
-    "demo": Row(  # recipes/demo.yaml
+    "four_pretext": Row(
         {"rotation": {}, "jigsaw": {"permutations": 24, "weight": 0.5}, "occlusion": {}, "colorization": {}}, (0.4, 1.0), ADAMW
     ),
     "simclr": _views("simclr", {"temperature": 0.5}),
