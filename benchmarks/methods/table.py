@@ -12,9 +12,9 @@ _MEASURES = ("knn vector", "linear vector", "knn layer3", "linear layer3")
 _VIEWS = ("simclr", "moco", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "dim", "amdim")
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation of values; 0 for one value."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation of values; one value has none."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def markdown(setting: dict[str, Any], records: list[Record]) -> str:
@@ -53,10 +53,13 @@ def _beside_lightly(found: dict[str, list[Record]]) -> list[str]:
             continue
         (mine, a), (theirs, b) = (spread([run["accuracies"]["knn vector"] for run in each]) for each in (ours, runs))
         rates = [statistics.mean(run["images"] / run["cpu"] for run in each) for each in (ours, runs)]
-        verdict = "no worse" if mine >= theirs - max(a, b) else "WORSE"
+        if a is None or b is None:
+            verdict = "one seed, so no judgement"
+        else:
+            verdict = f"{'no worse' if mine >= theirs - max(a, b) else 'WORSE'} by more than a standard deviation"
         lines.append(
             f"- {ROWS[row].repeats}, ours and lightly's: kNN {_percent((mine, a))}, {_percent((theirs, b))} at equal images "
-            f"seen, {verdict} by more than a standard deviation; images a CPU second {rates[0] / rates[1]:.2f} times lightly's"
+            f"seen, {verdict}; images a CPU second {rates[0] / rates[1]:.2f} times lightly's"
         )
     return lines
 
@@ -76,6 +79,6 @@ def _best_of_views(found: dict[str, list[Record]]) -> list[str]:
     return lines
 
 
-def _percent(value: tuple[float, float]) -> str:
+def _percent(value: tuple[float, float | None]) -> str:
     mean, deviation = value
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+    return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"

@@ -74,7 +74,7 @@ def test_the_table_says_how_a_method_compares_with_lightlys(theirs: float, verdi
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert spread([0.5]) == (0.5, 0.0)
+    assert spread([0.5]) == (0.5, None)
     assert spread([0.4, 0.6]) == pytest.approx((0.5, np.std([0.4, 0.6], ddof=1)))
 
 
