@@ -25,11 +25,12 @@ from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
 from trainers.running.capacity import nodes
+from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.preflight import check_accumulate, check_batch
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import BACKBONE, EXAMPLES, PRETRAINED, RECIPE, RunFolder, decisive, differences
-from trainers.running.session import connect, exclusive
+from trainers.running.session import connect
 from trainers.running.step_memory import check_memory, step_memory
 from trainers.running.tracking import tracked
 

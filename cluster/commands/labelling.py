@@ -57,8 +57,9 @@ def embed(
     from pipeline.storage import absolute
     from trainers.labelling.embed import check
     from trainers.labelling.embed import embed as compute
+    from trainers.running.exclusive import exclusive
     from trainers.running.preflight import check_render
-    from trainers.running.session import connect, exclusive
+    from trainers.running.session import connect
 
     with recorded("embed", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])

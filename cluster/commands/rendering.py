@@ -39,8 +39,9 @@ def render(
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
     from pipeline.storage import absolute, join
+    from trainers.running.exclusive import exclusive
     from trainers.running.preflight import check_render
-    from trainers.running.session import connect, exclusive
+    from trainers.running.session import connect
 
     if dry_run:
         from cluster.reports.terminal import plan_table

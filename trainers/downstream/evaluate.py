@@ -19,10 +19,11 @@ from trainers.downstream.scores import score
 from trainers.downstream.statistics import MOST_IMAGES, remeasure
 from trainers.learning.optim import place
 from trainers.networks.backbones import Backbone, build_backbone
+from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import EVALUATED, RunFolder
-from trainers.running.session import connect, exclusive
+from trainers.running.session import connect
 
 QUARANTINE = "evaluate.quarantine.json"
 

@@ -23,11 +23,12 @@ from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.ranks import gathered
 from trainers.networks.backbones import build_backbone
 from trainers.networks.precision import autocast
+from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.preflight import check_batch
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import FINETUNED, RunFolder
-from trainers.running.session import connect, exclusive
+from trainers.running.session import connect
 from trainers.running.tracking import tracked
 
 QUARANTINE = "finetune.quarantine.json"

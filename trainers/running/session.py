@@ -1,20 +1,15 @@
-"""Connects a run to Ray: checks that it fits the cluster, and that no other process does the same work."""
+"""Connects a run to Ray, and checks that it fits the cluster."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
-from pipeline.errors import UnderWay, UserError
+from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.streaming.connection import cluster_address, connect_ray
 from trainers.networks.backbones import check_backbone
 from trainers.running.capacity import Node, check_cluster, nodes, this_node
 from trainers.running.preflight import check_elastic, check_resources
-
-_NAMESPACE = "pseudolabel"
 
 Check = Callable[[Recipe, float, float], None]
 
@@ -58,35 +53,3 @@ def _check_fit(recipe: Recipe, check: Check, available: list[Node]) -> None:
     check(recipe, sum(node.cpus for node in available), sum(node.gpus for node in available))
     if check is check_resources:
         check_elastic(recipe, available)
-
-
-@contextmanager
-def exclusive(work: str) -> Iterator[None]:
-    """While the block runs, no other process of the cluster can do the same work.
-
-    It holds the name of a Ray actor, which only one process can have; Ray frees the name however that process ends.
-
-    Args:
-        work: the command, and where its results go.
-
-    Raises:
-        UnderWay: another process is doing this work.
-    """
-    import ray
-
-    name = hashlib.sha256(work.encode()).hexdigest()
-    try:
-        holder: Any = ray.remote(num_cpus=0)(_Holder).options(name=name, namespace=_NAMESPACE).remote()
-    except ValueError:
-        raise UnderWay(
-            f"{work} is under way on this cluster already: wait for it, or stop it; `pseudolabel list` shows the jobs"
-        ) from None
-    try:
-        yield
-    finally:
-        if ray.is_initialized():  # an interrupted command has disconnected already, which frees the name
-            ray.kill(holder)
-
-
-class _Holder:
-    """An actor that only holds a name."""
