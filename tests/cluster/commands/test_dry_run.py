@@ -97,7 +97,7 @@ def test_what_is_missing_is_refused_as_by_the_command(recipe_file: Path, refused
         return refused(2, command, recipe_file, "--dry-run", *words)
 
     assert "no such" in missing("pretrain", "--set", f"corpus.shards={tmp_path}/nowhere")
-    assert "CPUs" in missing("pretrain", "--set", "training.workers=999")
+    assert "999 workers" in missing("pretrain", "--set", "training.workers=999")  # the lanes, or the CPUs where no Ray is up
     assert "no `downstream` section" in missing("evaluate")
     assert "names no tasks" in missing("render", "--out", tmp_path / "pairs", "--set", "tasks={}")
 

@@ -20,9 +20,12 @@ import yaml
 from PIL import Image
 from skimage import data
 
+from pipeline.materialize.driver import _ShardActor
 from pipeline.shards.pack import pack
 from tests.cluster_of_one import QUICK, workers
 
+_ACTOR = _ShardActor.__name__
+"""A part of the titles of the processes that render."""
 _WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
@@ -80,6 +83,8 @@ def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIM
     folders: list[Path] = []
     try:
         while victims:  # a fast machine is done before all are killed, and then renders again
+            if len(folders) > 3 * len(kills):
+                raise LookupError(f"{len(folders)} renders went by, and there was no {victims[0]} to kill")
             folders.append(folder / f"stormy-{len(folders)}")
             storm.run(folders[-1], victims, pause=(0.1, 1.2))
         settle()
@@ -159,7 +164,7 @@ class Storm:
 
     def _kill(self, victim: str, driver: subprocess.Popen[bytes]) -> bool:
         if victim == "actor":
-            actors = workers("_RenderShards")
+            actors = workers(_ACTOR)
             if not actors:
                 return False
             self._rng.choice(actors).kill()
@@ -176,7 +181,7 @@ class Storm:
 def settle() -> None:
     """Wait until no actor of a render is left: those of a killed driver live on for a moment."""
     end = time.monotonic() + _WAIT_SECONDS
-    while workers("_RenderShards"):
+    while workers(_ACTOR):
         if time.monotonic() > end:
             raise TimeoutError("actors outlive their driver")
         time.sleep(0.2)
