@@ -98,10 +98,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         model.load_state_dict(state["model"])
         for stage in folder.stages("finetune-"):
             folder.clear(stage)  # they started from the previous weights
-        network = spec.backbone.model_copy(update={"weights": None})  # they are replaced by those trained
         folder.write_weights(
             BACKBONE,
-            {"backbone": model.backbone.network.state_dict(), "spec": network.model_dump(), "identity": identity},
+            {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
         )
         folder.write_json(RECIPE, document)
         leave_pictures(model, source, folder, identity)

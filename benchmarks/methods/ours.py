@@ -12,7 +12,8 @@ from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.streaming.batches import batches
 from trainers.learning.gradients import accumulate
-from trainers.learning.optim import build_optimizer, place
+from trainers.learning.optim import place
+from trainers.learning.update import Update
 from trainers.networks.backbones import Backbone
 from trainers.pretraining import prepared
 
@@ -31,19 +32,11 @@ def training(recipe: Recipe, steps: int) -> Iterator[Backbone]:
     recipe, source, model = prepared(recipe)
     spec = recipe.training
     place(model, "cpu").train()
-    optimizer, scheduler = build_optimizer(spec.optimizer, model, steps, spec.batch)
-    objectives: list[Any] = list(model.objectives.values())
+    update = Update(model, spec.optimizer, steps, spec.batch)
     yield model.backbone
     for step, columns in zip(range(steps), stream(source)):
         torch.manual_seed(hash64("network", recipe.seed, step, 0))
-        optimizer.zero_grad(set_to_none=True)
-        for objective in objectives:
-            objective.begin_step(step, steps)
-        accumulate(model, recipe.tasks, columns, spec.batch, spec.precision)
-        for objective in objectives:
-            objective.before_update()
-        optimizer.step()
-        scheduler.step()
-        for objective in objectives:
-            objective.after_update(model.backbone)
+        update.begin(step)
+        accumulate(model, recipe.tasks, columns, spec.batch, spec.precision, spec.accumulate)
+        update.finish()
         yield model.backbone

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cluster.commands.options import Result, Run
 
 
-class Target(StrEnum):
-    """The library that is to read an exported backbone."""
-
-    torchvision = "torchvision"
-    timm = "timm"
-    safetensors = "safetensors"
-    onnx = "onnx"
-    huggingface = "huggingface"
-
-
 def export(
     run: Run,
-    to: Annotated[Target, typer.Option("--to", help="The library that is to read it.", show_default=False)],
+    to: Annotated[
+        Literal["torchvision", "timm", "safetensors", "onnx", "huggingface"],
+        typer.Option("--to", help="The library that is to read it.", show_default=False),
+    ],
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="URL", help="Folder for the files; a path or URL.", show_default=False)
     ],
@@ -43,7 +35,7 @@ def export(
     from trainers.exports.export import export as work
 
     with recorded("export", result) as outcome:
-        found = work(run, to.value, out, tolerance)
+        found = work(run, to, out, tolerance)
         outcome.artefacts = {"folder": found.folder}
         outcome.metrics = {"difference": found.difference, "largest_feature": found.largest}
         print_out(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, Overrides, RecipePath, Result
-from cluster.commands.rendering import RESUMES, RetryFailed, silence_data
-
-if TYPE_CHECKING:
-    from cluster.jobs.command_result import CommandResult
-    from pipeline.materialize.driver import JobReport
+from cluster.commands.rendering import RESUMES, RetryFailed, record_job, refuse_failed, silence_data
 
 
 def embed(
@@ -74,8 +70,9 @@ def embed(
                 rendering("embedding") as progress,
             ):
                 report = compute(loaded, out, run, weights, layer, dtype, retry_failed, indexing, progress)
+        record_job(outcome, report, "features")
         print_out(job_table(report, "features", "images"))
-        _end(outcome, report, "features")
+        refuse_failed(report)
 
 
 def cluster(
@@ -113,13 +110,14 @@ def cluster(
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
             report, found = compute(features, k, out, spherical, rounds, seed, retry_failed, progress)
+        record_job(outcome, report, "labels")
+        outcome.metrics = _metrics(found)
+        outcome.counts["clusters"] = found["clusters"]
         if json:
             print_json(found)
         else:
             print_out(job_table(report, "labels", "images"), cluster_table(found))
-        outcome.metrics = _metrics(found)
-        outcome.counts["clusters"] = found["clusters"]
-        _end(outcome, report, "labels")
+        refuse_failed(report)
 
 
 def _metrics(found: Mapping[str, object]) -> dict[str, float]:
@@ -127,15 +125,3 @@ def _metrics(found: Mapping[str, object]) -> dict[str, float]:
     assert isinstance(distance, float)
     informed = {f"labels/{name}": value for name, value in labels.items()} if isinstance(labels, dict) else {}
     return {"mean_distance": distance, **informed}
-
-
-def _end(outcome: CommandResult, report: JobReport, what: str) -> None:
-    """Fill in a job's result; RunError where shards failed."""
-    from cluster.commands.rendering import refuse_failed
-    from pipeline.storage import join
-
-    counts = {"shards": report.shards, "made": report.made, "samples": report.samples, what: report.rows}
-    outcome.counts |= {**counts, "quarantined": report.quarantined, "failed": len(report.failed)}
-    names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
-    outcome.artefacts = {what: report.out, **{name: join(report.out, name) for name in names}}
-    refuse_failed(report.failed, report.shards)

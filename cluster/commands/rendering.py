@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
+
+if TYPE_CHECKING:
+    from cluster.jobs.command_result import CommandResult
+    from pipeline.materialize.driver import JobReport
 
 RESUMES = "committed shards are kept, and the same command goes on from there"
 
@@ -38,7 +41,7 @@ def render(
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
-    from pipeline.storage import absolute, join
+    from pipeline.storage import absolute
     from trainers.running.exclusive import exclusive
     from trainers.running.preflight import check_render
     from trainers.running.session import connect
@@ -57,18 +60,9 @@ def render(
             silence_data()
             with exclusive(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
                 report = run(loaded, out, retry_failed, indexing, progress)
-        outcome.counts = {
-            "shards": report.shards,
-            "rendered": report.rendered,
-            "samples": report.samples,
-            "pairs": report.pairs,
-            "quarantined": report.quarantined,
-            "failed": len(report.failed),
-        }
-        names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
-        outcome.artefacts = {"pairs": report.out, **{name: join(report.out, name) for name in names}}
+        record_job(outcome, report, "pairs", made="rendered")
         print_out(render_table(report))
-        refuse_failed(report.failed, report.shards)
+        refuse_failed(report)
 
 
 def verify(
@@ -117,19 +111,31 @@ def verify(
             raise typer.Exit(1)
 
 
-def refuse_failed(failed: Mapping[str, str], shards: int) -> None:
-    """Raise RunError if any of a job's shards failed.
+def record_job(outcome: CommandResult, report: JobReport, what: str, made: str = "made") -> None:
+    """Fill in a job's result.
 
     Args:
-        failed: the reason by the name of each that did.
-        shards: how many there are.
+        outcome: the result.
+        report: what the job did.
+        what: the name, in the result, of the rows that it wrote.
+        made: the name, in the result, of the shards that this run did.
     """
+    from pipeline.storage import join
+
+    counts = {"shards": report.shards, made: report.made, "samples": report.samples, what: report.rows}
+    outcome.counts |= {**counts, "quarantined": report.quarantined, "failed": len(report.failed)}
+    names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
+    outcome.artefacts = {what: report.out, **{name: join(report.out, name) for name in names}}
+
+
+def refuse_failed(report: JobReport) -> None:
+    """Raise RunError if any of a job's shards failed."""
     from pipeline.errors import RunError
 
-    if failed:
-        shard, reason = next(iter(failed.items()))
+    if report.failed:
+        shard, reason = next(iter(report.failed.items()))
         raise RunError(
-            f"{len(failed)} of {shards} shards failed, the others are done. The first: {shard}: {reason}\n"
+            f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
             "Fix that and run the same command with --retry-failed"
         )
 

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from pipeline.processes.cpu import cpu_info, cpu_model
 
 _FEATURES = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _PACKAGES = (
@@ -48,11 +49,10 @@ class Machine:
 
 def this_machine() -> Machine:
     """Look at this machine; takes a moment where there is a GPU driver to ask."""
-    info = _cpuinfo()
-    flags = set(info.get("flags", "").split())
+    flags = set(cpu_info().get("flags", "").split())
     gpus, driver = _gpus()
     return Machine(
-        cpu=info.get("model name") or platform.processor() or platform.machine(),
+        cpu=cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         features=[words for flag, words in _FEATURES.items() if flag in flags],
@@ -71,13 +71,6 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's entries."""
-    path = Path("/proc/cpuinfo")
-    first = path.read_text().split("\n\n")[0] if path.exists() else ""
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def _gpus() -> tuple[list[str], str | None]:

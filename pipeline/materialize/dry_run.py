@@ -7,12 +7,11 @@ import numpy as np
 from pipeline.errors import RunError
 from pipeline.materialize.columns import encoder, stored_columns
 from pipeline.materialize.commit import committed
-from pipeline.materialize.run import check_recipe
+from pipeline.materialize.run import check_recipe, opened
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.naming import is_image
-from pipeline.shards.opening import open_corpus
 from pipeline.storage import absolute, exists
 
 _TRIED = 16
@@ -28,8 +27,7 @@ def render_plan(recipe: Recipe, out: str) -> dict[str, str | int]:
         RunError: none of some images can be rendered.
     """
     check_recipe(recipe)
-    spec = recipe.corpus
-    corpus = open_corpus(spec.shards, spec.image, keep_damaged=True, frames=spec.frames, index_in=spec.index, keys=spec.keys)
+    corpus = opened(recipe)
     pairs = corpus.samples * recipe.render.epochs
     files = len(corpus.urls) * recipe.render.epochs
     done = len(committed(absolute(out))) if exists(out) else 0
@@ -49,9 +47,8 @@ def _bytes_each(recipe: Recipe, corpus: Corpus) -> float:
     if recipe.render.format == "parquet":
         return float(sum(column.row_bytes for column in columns))  # before compression
     chosen = np.unique(np.linspace(0, max(0, corpus.samples - 1), _TRIED).round().astype(int))
-    ends = np.cumsum(corpus.counts)
-    places = [(i := int(np.searchsorted(ends, number, side="right")), number - (ends[i] - corpus.counts[i])) for number in chosen]
-    read = [one for i, row in places if corpus.samples for one in corpus.read_members(i, [int(row)])]
+    parts = corpus.rows_of(chosen) if corpus.samples else []
+    read = [one for i, rows in enumerate(parts) if len(rows) for one in corpus.read_members(i, rows)]
     if not read:
         return 0.0
     samples = [sample for sample, _ in read]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.columns import stored_columns
+from pipeline.materialize.driver import JobReport, materialize
 from pipeline.materialize.driver import Progress as Progress
-from pipeline.materialize.driver import materialize
 from pipeline.materialize.folder import check_access, identity_there
 from pipeline.materialize.job import CHUNK, identity_of, known_sums
 from pipeline.materialize.shard import RenderJob
@@ -28,29 +28,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RenderReport:
-    """The result of a render.
+class RenderReport(JobReport):
+    """The result of a render."""
 
-    Args:
-        out: URL of the folder.
-        shards: input shards.
-        rendered: those of them that this run rendered.
-        samples: samples in the shards that are done.
-        pairs: pairs on disk, all drawings together.
-        quarantined: samples of which a drawing is missing.
-        failed: reason by the name of each shard that failed.
-        seconds: how long this run took.
-    """
+    @property
+    def rendered(self) -> int:
+        """The input shards that this run rendered."""
+        return self.made
 
-    out: str
-    shards: int
-    rendered: int
-    samples: int
-    pairs: int
-    quarantined: int
-    failed: dict[str, str]
-    seconds: float
+    @property
+    def pairs(self) -> int:
+        """Pairs on disk, all drawings together."""
+        return self.rows
 
 
 def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[int, int], None] | None = None) -> RenderJob:
@@ -73,19 +62,25 @@ def plan(recipe: Recipe, out: str, engine: dict[str, str], progress: Callable[[i
 
 def corpus_of(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Corpus:
     """Open a recipe's shards for a job, damaged ones among them, and warn of what is odd; arguments and errors as of `plan`."""
+    corpus = opened(recipe, progress)
+    warn_of_namesakes(corpus)
+    _warn_of_other_images(corpus)
+    return corpus
+
+
+def opened(recipe: Recipe, progress: Callable[[int, int], None] | None = None, index: bool = True) -> Corpus:
+    """Open a recipe's shards, damaged ones among them; `index` as of `open_corpus`, other arguments and errors as of `plan`."""
     spec = recipe.corpus
-    corpus = open_corpus(
+    return open_corpus(
         spec.shards,
         spec.image,
+        index=index,
         progress=progress,
         keep_damaged=True,
         frames=spec.frames,
         index_in=spec.index,
         keys=spec.keys,
     )
-    warn_of_namesakes(corpus)
-    _warn_of_other_images(corpus)
-    return corpus
 
 
 def _warn_of_other_images(corpus: Corpus) -> None:
@@ -160,9 +155,7 @@ def render(
     engine = asked(lambda: build_engine(recipe).identity(), recipe, here)
     job = replace(plan(recipe, out, engine, indexing), chunk=chunk)
     done = materialize(job, retry_failed, progress, here)
-    return RenderReport(
-        done.out, done.shards, done.made, done.samples, done.rows, done.quarantined, done.failed, time.perf_counter() - started
-    )
+    return RenderReport(**{**vars(done), "seconds": time.perf_counter() - started})
 
 
 def engine_chosen(recipe: Recipe, here: bool) -> Recipe:

@@ -23,11 +23,16 @@ def mapped(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator
         threads: how many.
     """
     with ThreadPoolExecutor(threads) as pool:
-        todo = iter(items)
-        running: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(todo, threads * _WAITING))
         try:
-            while running:
-                yield running.popleft().result()
-                running.extend(pool.submit(work, item) for item in islice(todo, 1))
+            yield from mapped_on(pool, work, items, threads * _WAITING)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def mapped_on(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """`mapped` on threads that are there: at most `ahead` items are taken before the first of their results is given out."""
+    todo = iter(items)
+    running: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(todo, ahead))
+    while running:
+        yield running.popleft().result()
+        running.extend(pool.submit(work, item) for item in islice(todo, 1))

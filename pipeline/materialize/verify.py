@@ -21,11 +21,11 @@ from pipeline.materialize.folder import IDENTITY, RECIPE, read_identity
 from pipeline.materialize.job import CHUNK, difference, identity_of, known_sums
 from pipeline.materialize.opened import PAIRS, Materialized, open_materialized
 from pipeline.materialize.publish import QUARANTINE, SHARDS
+from pipeline.materialize.run import opened
 from pipeline.materialize.shard import RenderJob, ShardRenderer
 from pipeline.materialize.threads import mapped
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.members import Members, sidecar
-from pipeline.shards.opening import open_corpus
 from pipeline.shards.scanning import scan
 from pipeline.storage import is_local, join, open_seekable, read_all, read_range
 from pipeline.storage import size as size_of
@@ -211,10 +211,7 @@ def _render_again(rendered: Materialized, share: float, seed: int | None, verdic
     if not 0 < share <= 1:
         raise UserError(f"a share of {share}: it must be above 0 and at most 1")
     recipe = rendered.recipe
-    spec = recipe.corpus
-    corpus = open_corpus(
-        spec.shards, spec.image, index=False, keep_damaged=True, frames=spec.frames, index_in=spec.index, keys=spec.keys
-    )
+    corpus = opened(recipe, index=False)
     job = RenderJob(recipe, corpus, rendered.url, read_identity(rendered.url), known_sums(corpus), CHUNK)
     from pipeline.rendering.engine import build_engine
 

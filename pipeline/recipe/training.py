@@ -69,6 +69,10 @@ class BackboneSection(Section):
     def _used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_defaults(self, serialize(self), "provider", "weights")
 
+    def architecture(self) -> dict[str, Any]:
+        """What network it is, as plain data, whatever weights it starts from."""
+        return self.model_copy(update={"weights": None}).model_dump(mode="json")
+
 
 class Optimizer(Section):
     """How weights are updated; the learning rate rises linearly, then falls to zero as a cosine."""

@@ -101,12 +101,11 @@ def most_pixels() -> int:
 def _some(corpus: Corpus, seed: int) -> tuple[list[Sample], int]:
     """The chosen samples, and the fewest images that one of them has."""
     chosen = np.sort(permutation(corpus.samples, "measuring", seed)[:MOST_MEASURED])
-    ends = np.cumsum(corpus.counts)
     found: list[Sample] = []
     frames = []
-    for i, rows in enumerate(np.split(chosen, np.searchsorted(chosen, ends[:-1]))):
+    for i, rows in enumerate(corpus.rows_of(chosen)):
         if len(rows):
-            for sample, members in corpus.read_members(i, (rows - (ends[i] - corpus.counts[i])).tolist()):
+            for sample, members in corpus.read_members(i, rows):
                 found.append(sample)
                 frames.append(sum(is_image(extension) for extension in members))
     return found, min(frames, default=0)

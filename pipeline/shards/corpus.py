@@ -190,6 +190,15 @@ class Corpus:
             for row, label, parts in zip(samples, labels, read)
         ]
 
+    def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
+
+        Args:
+            numbers: int64 (n,), ascending.
+        """
+        ends = np.cumsum(self.counts)
+        return [part - start for part, start in zip(np.split(numbers, np.searchsorted(numbers, ends[:-1])), ends - self.counts)]
+
     def select(self, rows_per_shard: Sequence[np.ndarray]) -> Corpus:
         """A view of the same shards with only these rows of each, in the order given."""
         if len(rows_per_shard) != len(self.urls):
@@ -221,10 +230,7 @@ class Corpus:
         order = np.lexsort((hashes, labels))
         firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
         kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
-        ends = np.cumsum(self.counts)
-        return self.select(
-            [part - start for part, start in zip(np.split(kept, np.searchsorted(kept, ends[:-1])), ends - self.counts)]
-        )
+        return self.select(self.rows_of(kept))
 
     def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         secret = seed.to_bytes(8, "little")

@@ -78,10 +78,8 @@ class Labelled:
 
     def training_some(self, most: int) -> UnitSource:
         """At most `most` training images, drawn by the seed and shuffled: the centre of each, once."""
-        chosen, ends = permutation(self.train.samples, "statistics", self.recipe.seed)[:most], np.cumsum(self.train.counts)
-        parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
-        some = self.train.select([part - start for part, start in zip(parts, ends - self.train.counts)])
-        return self._once(some, self.classes.train, shuffle=True)
+        chosen = np.sort(permutation(self.train.samples, "statistics", self.recipe.seed)[:most])
+        return self._once(self.train.select(self.train.rows_of(chosen)), self.classes.train, shuffle=True)
 
     def testing(self) -> UnitSource:
         """Every test image once, its centre, in order."""

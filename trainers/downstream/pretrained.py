@@ -44,7 +44,7 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     """
     folder = RunFolder(recipe)
     saved = folder.read_weights(BACKBONE)
-    held, asked = saved["spec"], recipe.training.backbone.model_copy(update={"weights": None}).model_dump()
+    held, asked = saved["spec"], recipe.training.backbone.architecture()
     if held != asked:
         raise UserError(f"{folder.path(BACKBONE)} holds {held}, the recipe asks for {asked}")
     document = folder.read_json(RECIPE) or {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from pipeline.materialize.threads import mapped_on
+from pipeline.processes.cpu import cpu_model
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,20 +31,11 @@ class BlockPool:
 
     def map(self, compute: Callable[[T], R], blocks: Iterable[T]) -> Iterator[R]:
         """The results of `compute` on each block, in order; blocks are taken at most `threads` ahead of the results."""
-        waiting: deque[Future[R]] = deque()
-        for block in blocks:
-            waiting.append(self._pool.submit(compute, block))
-            if len(waiting) > self._threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        return mapped_on(self._pool, compute, blocks, self._threads + 1)
 
 
 def processor_kind(device: torch.device) -> str:
     """The model of the processor that computes on a device; others may round differently."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, "") or platform.processor() or platform.machine()
+    return cpu_model()

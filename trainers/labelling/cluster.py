@@ -23,6 +23,7 @@ from pipeline.materialize.driver import JobReport, Progress, materialize
 from pipeline.materialize.folder import check_access
 from pipeline.materialize.job import Job, OnChunk, writing
 from pipeline.materialize.opened import Materialized, open_materialized
+from pipeline.materialize.publish import SHARDS
 from pipeline.materialize.writers import TableWriter
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, join, open_seekable, write_atomic
@@ -102,7 +103,7 @@ def cluster(
     identity = {
         "version": VERSION,
         "makes": "labels",
-        "features": source.manifest["sha256"]["shards.parquet"],
+        "features": source.manifest["sha256"][SHARDS],
         "k": k,
         "spherical": spherical,
         "rounds": rounds,

@@ -101,7 +101,7 @@ def embed(
         "makes": FEATURES,
         "corpus": recipe.corpus.model_dump(mode="json", include={"image", "keys"}),
         "image": recipe.image.model_dump(mode="json", include=_PIXELS),
-        "backbone": recipe.training.backbone.model_dump(mode="json"),
+        "backbone": recipe.training.backbone.architecture(),
         "weights": file.sha256,
         "layer": layer or VECTOR,
         "batch": BATCH,

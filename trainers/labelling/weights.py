@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import absolute, join, read_all
+from trainers.networks.start import tensors_in
 from trainers.running.runs import BACKBONE, RECIPE, RunFolder
 
 
@@ -62,11 +63,10 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
     except Exception as error:  # noqa: BLE001  torch raises errors of many kinds for what it did not write
         raise UserError(f"{url} is no file of weights by torch.save: {str(error).splitlines()[0][:200]}") from None
     saved = saved if isinstance(saved, dict) else {}
-    wanted = recipe.training.backbone.model_dump()
+    wanted = recipe.training.backbone.architecture()
     if saved.get("spec", wanted) != wanted:
         raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")
-    state = next((saved[key] for key in ("backbone", "state_dict", "model") if isinstance(saved.get(key), dict)), saved)
-    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    state = {name.removeprefix("module."): weight for name, weight in tensors_in(saved).items()}
     if not state:
         raise UserError(f"{url} holds no weights: neither a backbone of `pseudolabel pretrain`, nor a state_dict")
     return state, _tasks_beside(url) if "spec" in saved else (), WeightsFile(url, hashlib.sha256(content).hexdigest())

@@ -24,12 +24,13 @@ from trainers.learning.divergence import Diverged, FiniteCheck, diverged
 from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.history import History
 from trainers.learning.ledger import Ledger
-from trainers.learning.optim import build_optimizer, place, set_weight_decay
+from trainers.learning.optim import place
 from trainers.learning.rank_stream import FEED_STAGES, RankStream, cause
 from trainers.learning.ranks import gathered, summed
+from trainers.learning.update import Update
 from trainers.networks.inputs import decodable, to_device
 from trainers.networks.precision import checked, compute_dtype
-from trainers.objectives import Objective, Outcome
+from trainers.objectives import Outcome
 from trainers.running.checkpoints import Checkpoints, State
 from trainers.running.runs import RunFolder
 
@@ -113,13 +114,11 @@ class _Run:
         recipe = job.source.recipe
         self._device = ray.train.torch.get_device()
         self._model = place(job.build(), self._device)
-        self._objectives = [module for module in self._model.modules() if isinstance(module, Objective)]
-        self._backbone: Any = self._model.backbone if self._objectives else None
         self._parallel: nn.Module = self._model
         if self._world > 1:  # buffers are equal on all ranks or, like running statistics, not used in training
             self._parallel = ray.train.torch.prepare_model(self._model, parallel_strategy_kwargs=WITHOUT_BUFFERS)
         steps, batch = job.source.schedule.steps, job.source.schedule.geometry.batch
-        self._optimizer, self._scheduler = build_optimizer(job.optimizer, self._model, steps, batch)
+        self._update = Update(self._model, job.optimizer, steps, batch)
         self._quarantine = Quarantine(recipe.failures.budget, job.source.corpus.samples)
         self._history, self._line = History(), _LogLine()
         self._share = job.source.schedule.geometry.batch / self._world  # a rank's even share of a batch, in samples
@@ -173,23 +172,12 @@ class _Run:
     def _advance(self, columns: dict[str, Any], tally: _StepTally) -> None:
         # Dropout is a function of the step, too, so no state of a generator has to be kept.
         torch.manual_seed(hash64("network", self._job.source.recipe.seed, self._step, self._rank))
-        steps = self._job.source.schedule.steps
-        set_weight_decay(self._optimizer, self._job.optimizer, self._step, steps)
-        self._optimizer.zero_grad(set_to_none=True)
-        for objective in self._objectives:
-            objective.begin_step(self._step, steps)
+        self._update.begin(self._step)
         # Sums are divided by a rank's even share. The mean over ranks is then the mean over the batch, on whichever rank a bad
         # sample is, and even if one rank has a lane more than another.
         outcomes = accumulate(self._parallel, self._job.objectives, columns, self._share, self._precision, self._job.accumulate)
         self._finite.look(self._step, outcomes)
-        for objective in self._objectives:
-            objective.before_update()
-        if self._job.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._job.optimizer.clip)
-        self._optimizer.step()
-        self._scheduler.step()
-        for objective in self._objectives:
-            objective.after_update(self._backbone)
+        self._update.finish()
         tally.add(outcomes, columns)
 
     def _check_precision(self, columns: dict[str, Any]) -> None:
@@ -210,7 +198,7 @@ class _Run:
         found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
         if found:
             dtype = compute_dtype(self._device, self._precision)
-            raise diverged(min(found), str(dtype).removeprefix("torch."), self._optimizer.param_groups[0]["lr"])
+            raise diverged(min(found), str(dtype).removeprefix("torch."), self._update.optimizer.param_groups[0]["lr"])
 
     def _settle(self, tally: _StepTally, seconds: float, feed: RankStream) -> None:
         """Add the counts of all ranks to the current log line."""
@@ -232,7 +220,7 @@ class _Run:
             "step": self._step,
             "steps": self._job.source.schedule.steps,
             "epoch": self._step / self._job.source.schedule.steps_per_epoch,
-            "lr": self._scheduler.get_last_lr()[0],
+            "lr": self._update.scheduler.get_last_lr()[0],
             "samples_per_second": line.samples / line.seconds,
             "wait_share": wait / line.seconds,
             "wait_cause": wait_cause,
@@ -266,7 +254,7 @@ class _Run:
         if self._rank > 0:
             return
         steps = self._job.source.schedule.steps
-        updates = {"optimizer": self._optimizer.state_dict(), "scheduler": self._scheduler.state_dict()}
+        updates = {"optimizer": self._update.optimizer.state_dict(), "scheduler": self._update.scheduler.state_dict()}
         state = {
             "step": self._step,
             "steps": steps,
@@ -296,8 +284,8 @@ class _Run:
         state = self._checkpoints.load(name, self._device)
         self._model.load_state_dict(state["model"])
         if "optimizer" in state:
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._scheduler.load_state_dict(state["scheduler"])
+            self._update.optimizer.load_state_dict(state["optimizer"])
+            self._update.scheduler.load_state_dict(state["scheduler"])
         self._step, self._seconds = int(state["step"]), state["stages"]["seconds"]
         self._history, self._line = History(state["history"]), _LogLine(**state.get("line", {}))
         self._before = {name: state["stages"].get(name, 0.0) for name in self._before}

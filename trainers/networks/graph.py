@@ -209,7 +209,7 @@ def _cut_nodes(graph: fx.Graph, end: Any) -> list[fx.Node]:
 
 
 def _layout(model: nn.Module, path: str, shape: tuple[int, ...]) -> Layout:
-    if _is_timms(model):
+    if is_timms(model):
         inside = path.startswith(("blocks", "layers", "norm"))  # before these, tokens lack their prefix, and maps are of patches
         nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC" and inside
         tokens = hasattr(model, "num_prefix_tokens") and inside
@@ -221,7 +221,8 @@ def _layout(model: nn.Module, path: str, shape: tuple[int, ...]) -> Layout:
     return "tokens" if len(shape) == 3 and inside else "flat"
 
 
-def _is_timms(model: nn.Module) -> bool:
+def is_timms(model: nn.Module) -> bool:
+    """Whether a network is one of timm's."""
     return type(model).__module__.startswith("timm.")
 
 

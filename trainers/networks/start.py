@@ -52,10 +52,12 @@ def _read(url: str) -> dict[str, Tensor]:
                 "training.backbone.weights: safetensors is not installed: pip install 'pseudolabel[export]'"
             ) from None
         return dict(load(read_all(url)))
-    content: Any = torch.load(io.BytesIO(read_all(url)), map_location="cpu", weights_only=True)
-    for name in _INSIDE:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    weights = content.items() if isinstance(content, dict) else ()
-    return {name: weight for name, weight in weights if isinstance(weight, Tensor)}
+    return tensors_in(torch.load(io.BytesIO(read_all(url)), map_location="cpu", weights_only=True))
+
+
+def tensors_in(content: Any) -> dict[str, Tensor]:
+    """The weights by name in what `torch.save` wrote, which may lie beside other things; none if there are none."""
+    if not isinstance(content, dict):
+        return {}
+    weights = next((content[name] for name in _INSIDE if isinstance(content.get(name), dict)), content)
+    return {name: weight for name, weight in weights.items() if isinstance(weight, Tensor)}

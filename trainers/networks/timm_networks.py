@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
+from trainers.networks.graph import is_timms
 from trainers.networks.stem import is_small, keep_resolution
 
 
@@ -46,7 +47,7 @@ def timm_args(spec: BackboneSection, image_size: int) -> dict[str, Any]:
 
 def timm_size(model: nn.Module) -> int | None:
     """The one side of images, in pixels, that a Vision Transformer of timm takes; None for other networks."""
-    if type(model).__module__.startswith("timm.") and hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed"):
+    if is_timms(model) and hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed"):
         return int(_patches(model).img_size[0])
     return None
 

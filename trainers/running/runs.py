@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
@@ -112,9 +113,19 @@ class RunFolder:
     def identity(self, stage: str) -> str:
         """A short name for what a stage computes: equal for recipes that differ only in circumstances."""
         content = decisive(settled(self._recipe).model_dump(mode="json"), stage)
-        if (start := self._recipe.training.backbone.weights) is not None:  # what the file holds decides, not where it lies
-            content["training"]["backbone"]["weights"] = _digest(start)
+        if self._recipe.training.backbone.weights is not None:  # what the file holds decides, not where it lies
+            content["training"]["backbone"]["weights"] = self._digest
         return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def _digest(self) -> str:
+        """SHA-256 of the given weights, hexadecimal; their file is read once."""
+        url = self._recipe.training.backbone.weights
+        assert url is not None
+        try:
+            return hashlib.sha256(read_all(url)).hexdigest()
+        except FileNotFoundError:
+            raise UserError(f"training.backbone.weights: {without_secrets(url)}: no such file") from None
 
     def checkpoints(self, stage: str) -> str:
         """Folder of a stage's checkpoints; recipes that compute something else have another one."""
@@ -179,14 +190,6 @@ def read_weights(url: str) -> dict[str, Any]:
 
     content: dict[str, Any] = torch.load(io.BytesIO(read_all(url)), map_location="cpu", weights_only=True)
     return content
-
-
-def _digest(url: str) -> str:
-    """SHA-256 of a file of weights, hexadecimal."""
-    try:
-        return hashlib.sha256(read_all(url)).hexdigest()
-    except FileNotFoundError:
-        raise UserError(f"training.backbone.weights: {without_secrets(url)}: no such file") from None
 
 
 def _short(value: Any) -> str:

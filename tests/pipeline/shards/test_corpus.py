@@ -328,3 +328,12 @@ def test_folders_with_different_classes_make_no_labels(shards: Path, tmp_path: P
     assert both.read(0, np.array([1]))[0].label == -1
     with pytest.raises(UserError, match="2 different lists of classes"):
         both.select_share(0.5, 0)
+
+
+@given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=6), data=st.data())
+def test_numbers_of_samples_are_rows_of_shards(counts: list[int], data: st.DataObject) -> None:
+    places = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+    numbers = sorted(data.draw(st.sets(st.integers(0, len(places) - 1)))) if places else []
+    corpus = Corpus([f"{n}.tar" for n in range(len(counts))], np.ones(len(counts), np.int64), np.array(counts, np.int64))
+    rows = corpus.rows_of(np.array(numbers, np.int64))
+    assert [(shard, row) for shard, own in enumerate(rows) for row in own.tolist()] == [places[number] for number in numbers]

@@ -217,6 +217,19 @@ def test_a_state_dict_under_a_key_or_of_parallel_training_is_read(
     assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in state.items()}
 
 
+def test_what_a_run_started_from_does_not_change_whose_backbone_it_left(
+    run_recipe: MakeRecipe, weights: str, tmp_path: Path
+) -> None:
+    plain = run_recipe()
+    network = plain.training.backbone
+    started = run_recipe(backbone={**network.model_dump(), "weights": weights})
+    state = torch.load(weights, weights_only=True)
+    torch.save({"backbone": state, "spec": network.model_dump(), "identity": "x"}, tmp_path / "backbone.pt")
+    found = [read_weights(str(tmp_path / "backbone.pt"), recipe) for recipe in (plain, started)]
+    assert found[0][2] == found[1][2]
+    assert started.training.backbone.architecture() == network.architecture() == network.model_dump()
+
+
 def test_whole_weights_of_torchvision_are_taken(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     """The classifier, which features do not need, is among them."""
     model = torchvision.models.get_model("shufflenet_v2_x0_5", weights=None)

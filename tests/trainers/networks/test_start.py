@@ -89,3 +89,13 @@ def test_what_cannot_be_a_start_is_refused_in_words(
     with pytest.raises(UserError, match=r"absent\.pt: no such file"):
         RunFolder(starting(run_recipe, tmp_path / "absent.pt")).identity("pretrain")
     assert "code of a file" not in capsys.readouterr().out
+
+
+def test_the_file_of_weights_is_read_once_for_all_identities(
+    run_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pt")
+    folder, read = RunFolder(starting(run_recipe, tmp_path / "w.pt")), []
+    monkeypatch.setattr("trainers.running.runs.read_all", lambda url: read.append(url) or b"weights")
+    assert folder.identity("pretrain") == folder.identity("pretrain") != folder.identity("evaluate")
+    assert len(read) == 1

@@ -1,0 +1,18 @@
+"""What the system says of its processor."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+
+def cpu_info() -> dict[str, str]:
+    """The first processor's entries in `/proc/cpuinfo`, such as `flags`; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().split("\n\n")[0] if path.exists() else ""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def cpu_model() -> str:
+    """The model of the processor, or its architecture where the system does not say it."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
