@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import pseudolabel
 from cluster.cli import app
-from cluster.commands.exporting import Target
+from cluster.commands import exporting
 from pipeline.errors import RunError, UserError
 from trainers.exports.export import BATCHES, FORMATS, export
 from trainers.exports.finished import FeatureExtractor
@@ -54,7 +54,7 @@ def test_the_command_prints_the_largest_difference_and_writes_its_result(finishe
 
 
 def test_formats_of_the_command_are_those_of_the_function() -> None:
-    assert tuple(Target) == FORMATS
+    assert get_args(get_type_hints(exporting.export)["to"]) == FORMATS
 
 
 def images(extractor: FeatureExtractor, n: int) -> Tensor:
