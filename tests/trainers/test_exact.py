@@ -123,6 +123,7 @@ def test_a_run_that_goes_on_within_a_log_line_writes_the_same_line_over_all_of_i
     assert result["tasks"]["rotation"]["loss"] == [line["tasks"]["rotation"]["loss"] for line in before]
 
 
+@pytest.mark.slow
 def test_a_batch_computed_in_parts_gives_the_same_losses_where_nothing_normalises_over_it(run_recipe: MakeRecipe) -> None:
     network = {"backbone": {"name": "squeezenet1_1", "stem": "standard"}, "epochs": 1, "precision": "float32"}
     wanted, found = pretrain(run_recipe(**network)), pretrain(run_recipe(accumulate=4, **network))

@@ -176,8 +176,9 @@ def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in short", "whole"])
 def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resumed(
-    head: Head, workshop: Path, serve: Serve
+    head: Head, workshop: Path, serve: Serve, whole: bool
 ) -> None:
     """Storage is blocked while the job is examined, so that it cannot finish earlier, however fast the machine is."""
 
@@ -190,10 +191,11 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     document["corpus"]["shards"] = [f"{url}/{shard.name}" for shard in sorted((workshop / "shards").glob("*.tar"))]
     (workshop / "recipe.yaml").write_text(yaml.safe_dump(document))
     words = ("submit", "--", "pretrain", "recipe.yaml")
-    stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
-    assert stranger.returncode == 2, stranger
-    assert "token" in stranger.stderr
-    assert _TOKEN not in stranger.stdout + stranger.stderr
+    if whole:
+        stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
+        assert stranger.returncode == 2, stranger
+        assert "token" in stranger.stderr
+        assert _TOKEN not in stranger.stdout + stranger.stderr
 
     log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
     result.parent.mkdir(parents=True)
@@ -223,9 +225,9 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert f"the job goes on; `pseudolabel attach {id}`" in said
     assert json.loads(call("status", id, "--json").stdout)["status"] == "RUNNING"
 
-    # Past the job server, and on the same shards where they can be read.
-    twice = call("pretrain", "recipe.yaml", "--set", "corpus.shards=shards", RAY_ADDRESS=head.address)
-    assert (twice.returncode, "is under way on this cluster already" in twice.stderr) == (2, True), twice
+    if whole:  # past the job server, and on the same shards where they can be read
+        twice = call("pretrain", "recipe.yaml", "--set", "corpus.shards=shards", RAY_ADDRESS=head.address)
+        assert (twice.returncode, "is under way on this cluster already" in twice.stderr) == (2, True), twice
     assert json.loads(result.read_text())["status"] == "running"
 
     stopped = call("stop", id)
@@ -247,10 +249,11 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert (found["status"], found["job"], found["counts"]["steps"]) == ("done", f"{id}-2", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())
 
-    attached = call("attach", id)  # of several attempts the newest
-    assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
-    there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
-    assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
+    if whole:
+        attached = call("attach", id)  # of several attempts the newest
+        assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
+        there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
+        assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
     shipped = {path.name for path in head.folder.rglob("working_dir_files/*/*")}
     assert {"recipe.yaml", "pipeline.py"} <= shipped
     assert shipped.isdisjoint({".env", "runs"})

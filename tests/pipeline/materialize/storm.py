@@ -31,7 +31,7 @@ _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "heal
 
 
 VICTIMS = ["actor"] * 15 + ["raylet"] * 2 + ["SIGKILL", "SIGTERM", "SIGTERM"]
-ONE_OF_EACH = ["actor", "raylet", "actor", "SIGKILL", "SIGTERM"]
+ONE_OF_EACH = ["actor", "raylet", "SIGKILL"]
 ENDINGS = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {130, -signal.SIGTERM}}
 """The exit codes of a driver that is killed so: 130 is what the command makes of it, once it is up."""
 

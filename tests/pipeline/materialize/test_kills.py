@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from tests.pipeline.materialize.storm import ONE_OF_EACH, VICTIMS, prepare, weat
 @pytest.mark.xdist_group("kills")
 @pytest.mark.parametrize(
     ("images", "kills", "bad"),
-    [(800, ONE_OF_EACH, 2), pytest.param(2400, VICTIMS, 5, marks=pytest.mark.slow)],
-    ids=["five", "twenty"],
+    [(480, ONE_OF_EACH, 1), pytest.param(2400, VICTIMS, 5, marks=pytest.mark.slow)],
+    ids=["three", "twenty"],
 )
 def test_kills_of_actors_nodes_and_driver_change_no_byte(
     tmp_path: Path, tree: Callable[[Path], dict[str, bytes]], images: int, kills: list[str], bad: int
@@ -27,8 +28,7 @@ def test_kills_of_actors_nodes_and_driver_change_no_byte(
     render(load_recipe(recipe), str(tmp_path / "calm"), here=True)
     outcome = weather(recipe, tmp_path, 11, kills)
     assert outcome.surprises == [], (tmp_path / "driver.log").read_text()
-    assert outcome.killed.total() == len(kills)
-    assert outcome.killed.keys() == {"actor", "raylet", "SIGKILL", "SIGTERM"}
+    assert outcome.killed == Counter(kills)
     calm = tree(tmp_path / "calm")
     for folder in outcome.folders:
         assert tree(folder) == calm

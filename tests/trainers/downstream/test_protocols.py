@@ -105,7 +105,8 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     assert folder.read_json("quarantine.json") is None  # that is pretraining's
 
 
-@pytest.mark.parametrize("command", [evaluate, pytest.param(finetune, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [evaluate, finetune])
 def test_a_test_set_without_a_usable_image_is_refused(
     labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
