@@ -35,6 +35,14 @@ def pack(
     clips: Annotated[
         bool, typer.Option("--clips", help="Files named alike up to their first dot (a.0.jpg, a.1.jpg) are frames of one sample.")
     ] = False,
+    test: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Set this share of each class apart for testing, such as 0.2: shards go to DST/train and DST/test.",
+            show_default=False,
+        ),
+    ] = None,
     result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
@@ -54,9 +62,12 @@ def pack(
         size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
         outcome.begin(result_url(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress, clips, most)
+            report = run(src, dst, labels.value, size, progress, clips, most, test)
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
+        if report.test:
+            outcome.counts["test_samples"] = report.test.samples
+            outcome.artefacts["test"] = report.test.folder
         print_out(pack_table(report))
 
 

@@ -80,6 +80,8 @@ def pack_table(report: PackReport) -> Table:
         table.add_row("skipped", f"{times:,} {reason}")
     if report.skipped_files:
         table.add_row("skipped files", report.skipped_files)
+    if report.test:
+        table.add_row("for testing", f"{report.test.folder}: {amount(report.test.samples, 'sample')}")
     return table
 
 

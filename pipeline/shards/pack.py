@@ -6,12 +6,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
+from math import ceil
 from operator import itemgetter
 from typing import IO, Any, Literal
 
 from pipeline import storage
+from pipeline.draws import hash64
 from pipeline.errors import RunError, UserError
 from pipeline.shards import naming
 from pipeline.shards.index import NAME, UNFINISHED, Index, Row
@@ -45,6 +47,7 @@ class PackReport:
         classes: names of the labels 0, 1, ..., or None where there are no labels.
         skipped: files of the source that were left out: reason in words -> how many.
         skipped_files: URL of the list of them, a line each of reason and path; None where there are none.
+        test: the same of the test images, if some were set apart.
     """
 
     folder: str
@@ -54,6 +57,7 @@ class PackReport:
     classes: list[str] | None
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_files: str | None = None
+    test: PackReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -82,6 +86,7 @@ def pack(
     progress: Callable[[int, int], None] | None = None,
     clips: bool = False,
     max_bytes: int = MOST_BYTES,
+    test: float | None = None,
 ) -> PackReport:
     """Pack images into `dst/shard-000000.tar`, ..., each with an index of its members beside it, and `dst/index.parquet` last.
 
@@ -98,33 +103,73 @@ def pack(
         clips: files of a folder whose names agree up to the first dot (`clip7.0.jpg`, `clip7.1.jpg`) make one sample, whose key
             ends there.
         max_bytes: larger files are skipped: a file is held in memory while it is packed.
+        test: share of each class (of all images where there are no labels) to set apart, chosen by a hash of the keys: the shards
+            go to `dst/train` and `dst/test` then. Of a class of two or more images each side gets at least one.
 
     Raises:
-        UserError: nothing to pack, an image in no folder where labels are asked for, a clip whose frames lie apart, or `dst` is
-            not empty.
+        UserError: nothing to pack, nothing to set apart, an image in no folder where labels are asked for, a clip whose frames
+            lie apart, or `dst` is not empty.
         RunError: a file could not be read or a shard not written; run again to start over.
     """
     if labels not in ("folder", "none"):
         raise UserError(f"labels '{labels}': known are folder and none")
     if shard_size < 1:
         raise UserError(f"a shard size of {shard_size} bytes: it must be above 0")
+    if test is not None and not 0 < test < 1:
+        raise UserError(f"a share of {test:g} for testing: it must be above 0 and below 1, such as 0.2")
     source = open_images(src)
     items, skipped, classes = _plan(source, labels == "folder", src, clips, max_bytes)
     dst = storage.absolute(dst)
-    _claim(dst)
-    index = Index(classes=classes)
+    parts = {dst: items}
+    if test is not None:
+        parts = {storage.join(dst, side): part for side, part in zip(("train", "test"), _split(items, test, src))}
+    for folder in parts:
+        _claim(folder)
+    indices = {folder: Index(classes=classes) for folder in parts}
+    meter = _Meter(sum(item.size for item in items), progress)
     try:
-        _write_shards(source, items, dst, shard_size, index, progress)
-        listed = _write_skipped(skipped, dst)
-        index.save(dst)
-        storage.remove(storage.join(dst, UNFINISHED))
+        for folder, part in parts.items():
+            _write_shards(source, part, folder, shard_size, indices[folder], meter)
+        listed = _write_skipped(skipped, next(iter(parts)))
+        for folder, index in indices.items():
+            index.save(folder)
+            storage.remove(storage.join(folder, UNFINISHED))
     except OSError as error:
         raise RunError(
             f"packing {src} into {dst} stopped: {_message(error)}; put that right and run the same again, it starts over"
         ) from error
-    size = sum(row.bytes for row in index.rows.values())
     counts = Counter(reason for reason, _ in skipped)
-    return PackReport(dst, len(index.rows), len(items), size, classes, dict(counts), listed)
+    first, *others = (
+        PackReport(folder, len(rows), len(parts[folder]), sum(row.bytes for row in rows.values()), classes)
+        for folder, rows in ((folder, index.rows) for folder, index in indices.items())
+    )
+    return replace(first, skipped=dict(counts), skipped_files=listed, test=others[0] if others else None)
+
+
+class _Meter:
+    """Adds up the bytes that are packed, and reports them."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def add(self, size: int) -> None:
+        self._done += size
+        if self._progress:
+            self._progress(self._done, self._total)
+
+
+def _split(items: list[_PlannedSample], share: float, src: str) -> tuple[list[_PlannedSample], list[_PlannedSample]]:
+    """Samples to train with and to test with, each in their order: of every class the share with the lowest hashes."""
+    by_class: dict[int | None, list[_PlannedSample]] = {}
+    for item in items:
+        by_class.setdefault(item.label, []).append(item)
+    tested: set[str] = set()
+    for members in by_class.values():
+        ordered = sorted(members, key=lambda item: hash64("test", item.key))
+        tested.update(item.key for item in ordered[: min(len(members) - 1, ceil(round(share * len(members), 6)))])
+    if not tested:
+        raise UserError(f"{src}: no class has two images, so none can be set apart for testing")
+    return [item for item in items if item.key not in tested], [item for item in items if item.key in tested]
 
 
 def _message(error: OSError) -> str:
@@ -254,9 +299,8 @@ def _write_shards(
     dst: str,
     shard_size: int,
     index: Index,
-    progress: Callable[[int, int], None] | None,
+    meter: _Meter,
 ) -> None:
-    total, done = sum(item.size for item in items), 0
     samples = _samples(source, items)
     waiting = next(samples, None)
     while waiting is not None:
@@ -265,9 +309,7 @@ def _write_shards(
             shard = _Shard(file)
             while waiting is not None and (not shard.samples or shard.tar.position + waiting.length <= shard_size):
                 shard.add(waiting)
-                done += waiting.item.size
-                if progress:
-                    progress(done, total)
+                meter.add(waiting.item.size)
                 waiting = None  # frees its bytes before the next ones are read
                 waiting = next(samples, None)
             shard.tar.finish()
