@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.pictures.examples import neighbours, painted
+from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 JSON, HTML = "report.json", "report.html"
 
 _ROWS = 4  # of the preview sheet
-_BLUE, _GREY = "#2f6fdf", "#8a93a3"
 
 
 def write_report(recipe: Recipe) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
     Returns:
         The content of `report.json`: `pretrain`, `downstream` (all rows), `test_sets` (the same rows by what they were measured
         on, see `cluster.reports.tables.by_test_set`), `chance` and `baseline` (where there is one test set), `quarantined`;
-        `name`, `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of what was pretrained, else of the command;
-        and `differs`, for each downstream command the keys in which its recipe was another, with both values. What no command has
-        computed yet is None, or empty.
+        `tuning`, curves of fine-tuning by start; `name`, `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of
+        what was pretrained, else of the command; and `differs`, for each downstream command the keys in which its recipe was
+        another, with both values. What no command has computed yet is None, or empty.
 
     Raises:
         RunError: the folder cannot be written.
@@ -90,6 +90,7 @@ def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str
         "chance": only.get("chance"),
         "baseline": only.get("baseline"),
         "quarantined": pretrain["quarantined"] if pretrain else None,
+        "tuning": downstream["finetune"].get("curves", {}) if "finetune" in downstream else {},
         "recipe": document,
         "recipe_sha256": digest,
         "differs": {command: part["differs"] for command, part in downstream.items() if "differs" in part},
@@ -122,6 +123,8 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         report=report,
         measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)} for one in report["test_sets"]],
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
+        rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
+        tuning=_svg(tuning_curves(report["tuning"])) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
@@ -152,10 +155,19 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
                 "trivial": metric(measured, task["trivial"]),
                 "margin": _margin(task, measured),
                 "behind": task.get("learnt", "") is False,
-                "curves": _curves(task, measured),
+                "curves": _svg(task_curves(task, measured)),
             }
         )
     return shown
+
+
+def _rate(training: dict[str, Any], steps: int) -> bytes:
+    """The learning rate over a run, of a recipe's section `training`."""
+    from pipeline.recipe.training import Optimizer
+    from trainers.learning.optim import learning_rate
+
+    spec, shown = Optimizer(**training["optimizer"]), sorted({round(i * steps / 200) for i in range(201)})
+    return rate_curve([learning_rate(spec, step, steps, training["batch"]) for step in shown], shown)
 
 
 def _margin(task: dict[str, Any], measured: str) -> str | None:
@@ -167,37 +179,6 @@ def _margin(task: dict[str, Any], measured: str) -> str | None:
     return f"{factor * margin:+.2f} ± {factor * error:.2f}{unit}"
 
 
-def _curves(task: dict[str, Any], measured: str) -> str:
-    """Loss and metric over the steps, the trivial answer's metric dashed; an SVG as a data URI."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    factor = 100 if measured == "accuracy" else 1
-    unit = {"accuracy": "accuracy, %", "psnr": "PSNR, dB"}.get(measured, measured)
-    style: dict[Any, Any] = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": _GREY,
-        "svg.hashsalt": "report",
-    }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(6.4, 2.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot(task["step"], task["loss"], color=_BLUE, linewidth=1.6)
-        left.set_title("loss", loc="left", fontsize=9)
-        right.plot(task["step"], [factor * value for value in task["metrics"]], color=_BLUE, linewidth=1.6)
-        right.axhline(factor * task["trivial"], color=_GREY, linestyle="--", linewidth=1.2)
-        right.set_title(f"{unit} (dashed: trivial answer)", loc="left", fontsize=9)
-        for axes in (left, right):
-            axes.set_xlabel("step")
-            axes.grid(axis="y", color="#e6e9ee")
-            axes.set_axisbelow(True)
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return _uri("image/svg+xml", file.getvalue())
-
-
 def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
     """The preview sheet as a data URI, or why there is none: a report is written even if the corpus cannot be reached."""
     from cluster.pictures.preview import sheet
@@ -207,6 +188,11 @@ def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
     except (UserError, RunError) as error:
         return None, str(error)
     return _png(picture), None
+
+
+def _svg(drawing: bytes) -> str:
+    """A drawing as a data URI."""
+    return _uri("image/svg+xml", drawing)
 
 
 def _png(picture: Image) -> str:

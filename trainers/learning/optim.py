@@ -35,7 +35,7 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    lr = spec.lr * {"none": 1.0, "linear": batch / BATCH, "sqrt": math.sqrt(batch / BATCH)}[spec.scale]
+    lr = _peak(spec, batch)
     optimizer: Optimizer
     if spec.name == "sgd":
         optimizer = SGD(groups, lr=lr, momentum=spec.momentum, nesterov=spec.momentum > 0, fused=True)
@@ -46,12 +46,27 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
         optimizer = Lars(groups, lr=lr, momentum=spec.momentum)
     else:
         optimizer = AdamW(groups, lr=lr, fused=True)
-    warm = min(round(spec.warmup * steps), steps - 1)
+    warm = _warm(spec, steps)
     fall = CosineAnnealingLR(optimizer, max(1, steps - warm))
     if warm < 1:
         return optimizer, fall
     rise = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
     return optimizer, SequentialLR(optimizer, [rise, fall], milestones=[warm])
+
+
+def learning_rate(spec: training.Optimizer, step: int, steps: int, batch: int = BATCH) -> float:
+    """The learning rate of a step, from 0, that the schedule of `build_optimizer` comes to; arguments as there."""
+    peak, warm = _peak(spec, batch), _warm(spec, steps)
+    return peak * (step + 1) / (warm + 1) if step < warm else cosine(peak, 0.0, step - warm, max(1, steps - warm))
+
+
+def _peak(spec: training.Optimizer, batch: int) -> float:
+    return spec.lr * {"none": 1.0, "linear": batch / BATCH, "sqrt": math.sqrt(batch / BATCH)}[spec.scale]
+
+
+def _warm(spec: training.Optimizer, steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return min(round(spec.warmup * steps), steps - 1)
 
 
 def set_weight_decay(optimizer: Optimizer, spec: training.Optimizer, step: int, steps: int) -> None:

@@ -91,7 +91,9 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
     folder.write_json("pretrain.json", results_of_pretraining())
     folder.write_json("evaluate.json", EVALUATED)
     tuned = [{**TUNED, **MEASURED}]
-    folder.write_json("finetune.json", {"pretraining": "x", "downstream": tuned, "chance": 1 / 3, "classes": 3, "curves": {}})
+    curve = {"step": [1, 2], "loss": [1.1, 0.4], "metrics": [0.3, 0.8]}
+    curves = {"pretrained": curve, "random": {**curve, "loss": [1.2, 0.9]}}
+    folder.write_json("finetune.json", {"pretraining": "x", "downstream": tuned, "chance": 1 / 3, "classes": 3, "curves": curves})
     report = write_report(spec)
 
     assert report == json.loads(read_all(folder.path("report.json")))
@@ -102,6 +104,7 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
     assert (report["chance"], report["baseline"], report["quarantined"]) == (1 / 3, 0.5, 1)
     assert report["recipe"] == spec.model_dump(mode="json")
     assert report["recipe_sha256"] == spec.digest()
+    assert report["tuning"] == curves
     assert report["versions"]["torch"]
     assert report["machine"]["cores"] >= 1
 
@@ -125,6 +128,8 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
         "occlusion",
         "18.0 dB",
         "render",
+        "Fine-tuning",
+        "learning rate",
         spec.digest(),
     ):
         assert words in page.text
@@ -184,7 +189,7 @@ def test_how_to_repeat_it_is_the_recipe_that_pretrained_and_what_other_commands_
     assert '"epochs": 6' in text
 
 
-def test_page_is_one_file_with_the_sheet_and_a_curve_for_each_task(run_recipe: MakeRecipe) -> None:
+def test_page_is_one_file_with_the_sheet_and_curves_of_each_task_and_of_the_learning_rate(run_recipe: MakeRecipe) -> None:
     spec = run_recipe()
     folder = RunFolder(spec)
     folder.make()
@@ -204,7 +209,7 @@ def test_page_is_one_file_with_the_sheet_and_a_curve_for_each_task(run_recipe: M
                 assert min(picture.size) > 400
         else:
             assert b"</svg>" in content
-    assert sorted(kinds) == ["png", "svg+xml", "svg+xml"]
+    assert sorted(kinds) == ["png", "svg+xml", "svg+xml", "svg+xml"]
 
 
 def test_what_the_network_paints_and_its_neighbours_are_shown_for_this_backbone_only(run_recipe: MakeRecipe) -> None:

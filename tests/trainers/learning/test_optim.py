@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.recipe.training import Optimizer
-from trainers.learning.optim import build_optimizer, place, set_weight_decay
+from trainers.learning.optim import build_optimizer, learning_rate, place, set_weight_decay
 
 
 def network() -> nn.Sequential:
@@ -33,6 +33,15 @@ def test_the_rate_rises_in_a_line_and_falls_as_a_cosine_to_zero() -> None:
     seen = rates(Optimizer(lr=0.4, warmup=0.25), steps=40)
     expected = [0.4 * (i + 1) / 11 for i in range(10)] + [0.2 * (1 + math.cos(math.pi * i / 30)) for i in range(31)]
     assert seen == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("scale", ["none", "linear"])
+def test_the_rate_of_a_step_can_be_told_without_the_steps_before(warmup: float, scale: str) -> None:
+    spec = Optimizer(lr=0.4, warmup=warmup, scale=scale)
+    told = [learning_rate(spec, step, 20) for step in range(21)]
+    assert told == pytest.approx(rates(spec, 20), abs=1e-9)
+    assert learning_rate(spec, 7, 20, batch=1024) == pytest.approx(told[7] * (4 if scale == "linear" else 1))
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 10), (1.0, 10), (0.05, 1), (1.0, 1), (0.5, 2)])
