@@ -27,7 +27,7 @@ from trainers.objectives import objective_class
 from trainers.running.capacity import nodes
 from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
-from trainers.running.preflight import check_accumulate, check_batch
+from trainers.running.preflight import check_accumulate, check_batch, check_compared
 from trainers.running.run_log import Record, open_run_log
 from trainers.running.runs import BACKBONE, EXAMPLES, PRETRAINED, RECIPE, RunFolder, decisive, differences
 from trainers.running.session import connect
@@ -152,9 +152,10 @@ def _result_of(folder: RunFolder) -> str | None:
 
 
 def _judged(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Add to a run's summary whether each task is learnt."""
+    """Add to a run's summary the name of each task's metric, and whether the task is learnt."""
     for name, task in found["tasks"].items():
-        task["learnt"] = learnt(task, objective_class(recipe.tasks[name]).higher_is_better, found["steps"])
+        objective = objective_class(recipe.tasks[name])
+        task |= {"measured": objective.metric, "learnt": learnt(task, objective.higher_is_better, found["steps"])}
     return found
 
 
@@ -200,6 +201,7 @@ def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
     shapes = [task.input_shape(recipe.image.size) for task in recipe.tasks.values()]
     single = {side for side, *rest in shapes if len(rest) == 2}  # several patches of a sample are several images
     check_batch(lambda: model.backbone, single, geometry, spec.most_workers, "training.batch")
+    check_compared(model.objectives.items(), spec.batch)
     check_accumulate(spec.accumulate, model.objectives.items(), geometry, spec.most_workers)
     corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
     sent = row_bytes(recipe) if rendered else max(sent_bytes(chosen), round(file_bytes(chosen, corpus)))

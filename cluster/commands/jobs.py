@@ -153,10 +153,12 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, An
     from pipeline.recipe.suggest import unknown_name
 
     command = words[0]
-    if command not in COMMANDS:
-        raise UserError(unknown_name("command for a cluster", command, COMMANDS))
     assert context.parent is not None
     group: Any = context.parent.command
+    if command not in COMMANDS:
+        if command in group.list_commands(context.parent):
+            raise UserError(f"{command} is no job of a cluster: run it without submit; jobs are {', '.join(COMMANDS)}")
+        raise UserError(unknown_name("command for a cluster", command, COMMANDS))
     return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent).params
 
 

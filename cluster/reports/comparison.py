@@ -12,12 +12,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cluster.reports.formatting import SHARES
 from cluster.reports.tables import downstream_rows
 from pipeline.errors import UserError
 from pipeline.storage import absolute, join
 from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, decisive, differences, read_json
 
-_MOST_NAMED = 6  # of the keys that differ
+_LONGEST = 60  # characters of a value that differs
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class PretextMetric:
+    """A task's metric over runs; `measured` is its name, empty where earlier versions did not keep it."""
+
+    measured: str
+    metric: Estimate
+    trivial: Estimate
+
+    def words(self) -> tuple[str, str]:
+        """The metric and the trivial answer's, for people."""
+        shares = self.measured in SHARES
+        unit = " %" if shares else {"psnr": " dB", "degrees": "°"}.get(self.measured, "")
+        factor, digits = (100, 1) if shares else (1, 1 if unit else 3)
+        first, second = (f"{estimate.words(factor, digits)}{unit}" for estimate in (self.metric, self.trivial))
+        return first, second
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A group of runs with one recipe but for name and seed.
 
@@ -58,14 +76,14 @@ class Comparison:
         seeds: of the runs.
         differs: keys in which its recipe differs from that of the first group, with both values.
         downstream: rows, each with `test`, `protocol`, `labels`, and estimates `random`, `pretrained` and `gain` of accuracies.
-        pretext: each task's metric at the end.
+        pretext: each task's metric at the end, and the trivial answer's.
     """
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     differs: dict[str, list[Any]]
     downstream: list[dict[str, Any]]
-    pretext: dict[str, Estimate]
+    pretext: dict[str, PretextMetric]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -104,9 +122,9 @@ def compare_runs(runs: Sequence[str]) -> list[Comparison]:
     ]
 
 
-def comparison_tables(groups: Sequence[Comparison]) -> list[Table | str]:
+def comparison_tables(groups: Sequence[Comparison]) -> list[Table]:
     """Tables of accuracies, one for each test set, and of the pretext tasks; below, in which keys the groups differ."""
-    parts: list[Table | str] = []
+    parts: list[Table] = []
     for test in dict.fromkeys(row["test"] for group in groups for row in group.downstream):
         table = _table(
             f"accuracy on {', '.join(test) or 'the test set'}, %", "protocol", "labels", "random", "pretrained", "gain"
@@ -119,19 +137,27 @@ def comparison_tables(groups: Sequence[Comparison]) -> list[Table | str]:
         table.caption = "±: of one run the standard error of its test images, of several that of their mean over seeds"
         parts.append(table)
     if any(group.pretext for group in groups):
-        table = _table("pretext tasks", "task", "metric at the end")
+        table = _table("pretext tasks", "task", "metric at the end", "trivial answer")
         for group in groups:
-            for task, estimate in group.pretext.items():
-                table.add_row(*_who(group), task, estimate.words())
+            for task, held in group.pretext.items():
+                table.add_row(*_who(group), f"{task} ({held.measured})" if held.measured else task, *held.words())
         parts.append(table)
     for group in groups[1:]:
-        keys = [f"{key} ({json.dumps(was)} -> {json.dumps(now)})" for key, (was, now) in group.differs.items()]
-        more = [f"and {len(keys) - _MOST_NAMED} more"] if len(keys) > _MOST_NAMED else []
-        parts.append(f"{_who(group)[0]} differs from {_who(groups[0])[0]} in {', '.join([*keys[:_MOST_NAMED], *more])}")
+        table = Table(title=f"{_who(group)[0]} differs in", box=SIMPLE_HEAD, title_justify="left")
+        for heading in ("key", _who(groups[0])[0], _who(group)[0]):
+            table.add_column(heading)
+        for key, values in group.differs.items():
+            table.add_row(key, *map(_short, values))
+        parts.append(table)
     return parts
 
 
 _ESTIMATES = ("random", "pretrained", "gain")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _read(run: str) -> dict[str, Any]:
@@ -181,8 +207,11 @@ def _estimates(rows: list[dict[str, Any]]) -> dict[str, Estimate]:
     return estimates
 
 
-def _pretext(runs: list[dict[str, Any]]) -> dict[str, Estimate]:
-    return {name: Estimate.of([tasks[name]["metric"] for tasks in runs], None) for name in runs[0]}
+def _pretext(runs: list[dict[str, Any]]) -> dict[str, PretextMetric]:
+    def of(name: str, key: str) -> Estimate:
+        return Estimate.of([tasks[name][key] for tasks in runs], None)
+
+    return {name: PretextMetric(runs[0][name].get("measured", ""), of(name, "metric"), of(name, "trivial")) for name in runs[0]}
 
 
 def _who(group: Comparison) -> tuple[str, str]:

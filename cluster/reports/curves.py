@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from cluster.reports.formatting import SHARES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -28,13 +30,14 @@ def task_curves(task: Mapping[str, Any], measured: str) -> bytes:
         task: a task's part of `pretrain.json`.
         measured: name of its metric.
     """
-    factor = 100 if measured == "accuracy" else 1
-    unit = {"accuracy": "accuracy, %", "psnr": "PSNR, dB"}.get(measured, measured)
+    factor = 100 if measured in SHARES else 1
+    unit = f"{measured}, %" if measured in SHARES else {"psnr": "PSNR, dB"}.get(measured, measured)
+    trivials = task.get("trivials") or [task["trivial"]] * len(task["step"])  # runs of earlier versions kept the last one only
     with _drawn(2) as (left, right, file):
         left.plot(task["step"], task["loss"], color=BLUE, linewidth=1.6)
         left.set_title("loss", loc="left", fontsize=9)
         right.plot(task["step"], [factor * value for value in task["metrics"]], color=BLUE, linewidth=1.6)
-        right.axhline(factor * task["trivial"], color=GREY, linestyle="--", linewidth=1.2)
+        right.plot(task["step"], [factor * value for value in trivials], color=GREY, linestyle="--", linewidth=1.2)
         right.set_title(f"{unit} (dashed: trivial answer)", loc="left", fontsize=9)
     return file.getvalue()
 

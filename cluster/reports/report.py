@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.pictures.examples import neighbours, painted
 from cluster.reports.curves import rate_curve, task_curves, tuning_curves
-from cluster.reports.formatting import amount, duration, metric
+from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
     baseline_words,
@@ -175,8 +175,7 @@ def _margin(task: dict[str, Any], measured: str) -> str | None:
     margin, error = task.get("margin"), task.get("margin_error")
     if margin is None or error is None:
         return None
-    factor, unit = {"accuracy": (100, " points"), "psnr": (1, " dB")}.get(measured, (1, ""))
-    return f"{factor * margin:+.2f} ± {factor * error:.2f}{unit}"
+    return difference(measured, margin, error)
 
 
 def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:

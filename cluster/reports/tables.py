@@ -68,7 +68,7 @@ def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[st
     if behind:
         notes.append(
             f"not yet learnt: {', '.join(behind)} (over the last log lines not better than the trivial answer by more than "
-            "three standard errors); train longer before you judge the features"
+            "three standard errors); train longer before you judge the features, or leave out what these photos cannot teach"
         )
     if untold:
         notes.append(f"too short to tell what was learnt of {', '.join(untold)}: {amount(steps, 'step')}")

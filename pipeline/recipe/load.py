@@ -51,6 +51,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         with Path(path).open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
+    except IsADirectoryError:
+        raise UserError(f"recipe {path} is a folder: name the recipe itself, a YAML file, such as photos.yaml") from None
     except OSError as error:
         raise UserError(f"recipe {path}: {error.strerror or error}") from None
     if len(text) > _MOST_BYTES:

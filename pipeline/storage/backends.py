@@ -20,7 +20,9 @@ _CHANGED = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated"
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Storage where nothing is visible under a name before its file is closed."""
 
-_EXTRAS = {"s3": "pseudolabel[s3]", "s3a": "pseudolabel[s3]", "gs": "pseudolabel[gcs]", "gcs": "pseudolabel[gcs]"}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extra that brings what a kind of storage needs."""
+
 _BACKEND_ERRORS = (
     ("aiohttp", "ClientError"),
     ("botocore.exceptions", "BotoCoreError"),
@@ -72,7 +74,7 @@ def backend(url: str) -> tuple[Any, str]:
     try:
         fs = fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write there
     except ImportError as error:
-        fix = f"install {_EXTRAS[scheme]}" if scheme in _EXTRAS else str(error)
+        fix = f"in the project's folder, `pip install '.[{_EXTRAS[scheme]}]'`" if scheme in _EXTRAS else str(error)
         raise UserError(f"{url}: storage of kind '{scheme}://' needs a package that is not installed: {fix}") from None
     except ValueError:
         raise UserError(

@@ -82,6 +82,9 @@ def let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+_STARTUPS = 6
+
+
 def local_cpus() -> int:
     """Logical CPUs of a Ray that is started on this machine."""
     return int((os.cpu_count() or 1) + DATA_TASK_CPUS)
@@ -136,6 +139,8 @@ def _start_ray(log_to_driver: bool) -> None:
     let_threads_sleep()
     # On one machine a health check costs nothing, and Ray Train waits for the next one at the start and end of each run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Ray warns of more processes than this by four; on few cores its own helpers alone are as many.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(_STARTUPS, local_cpus())))
     ray_constants.ENABLE_RAY_CLUSTER = False  # for a Ray that was imported before the variable was set
     options = worker_options() | ({"_temp_dir": folder} if (folder := _short_folder()) else {})
     ray.init(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("lightly", reason='lightly is not installed: pip install "pseudolabel[bench]"')
+pytest.importorskip("lightly", reason='lightly is not installed: pip install ".[bench]"')
 
 from benchmarks import losses
 

@@ -29,7 +29,7 @@ def test_every_row_of_ours_trains(name: str, setting: Setting) -> None:
 
 
 def test_every_row_of_lightlys_trains(setting: Setting) -> None:
-    pytest.importorskip("lightly", reason='lightly is not installed: pip install "pseudolabel[bench]"')
+    pytest.importorskip("lightly", reason='lightly is not installed: pip install ".[bench]"')
     from benchmarks.methods import by_lightly
 
     assert {row.repeats for row in ROWS.values() if row.repeats} == set(by_lightly.METHODS)

@@ -52,7 +52,10 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     if saved["identity"] != folder.identity("pretrain"):
         shown = [str(difference) for difference in found if not difference.key.startswith("downstream")]
         what = ", ".join(shown[:6]) + (", …" if len(shown) > 6 else "")
-        log.warning("%s was pretrained with another recipe%s", folder.path(BACKBONE), f": {what}" if shown else "")
+        log.warning(
+            "%s was pretrained with another recipe%s; results are of this backbone, and say so",
+            *(folder.path(BACKBONE), f": {what}" if shown else ""),
+        )
     return Pretrained(
         saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), {key: [was, now] for key, was, now in found}
     )

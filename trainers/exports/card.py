@@ -72,8 +72,19 @@ def _metrics(finished: FinishedRun) -> str:
         error = row.get("standard_error")
         spread = "" if error is None else f" ± {100 * error:.1f}"
         where = f" on `{row['layer']}`" if "layer" in row else ""
-        about = f"{row['protocol']}{where}, {row['labels']:,} labels"
+        steps = f", {row['steps']:,} steps" if "steps" in row else ""
+        about = f"{row['protocol']}{where}, {row['labels']:,} labels{steps}"
         rows.append(f"| {about} | {row['init']} weights | {100 * row['accuracy']:.1f}{spread} % |")
     for name, task in finished.pretrained.get("tasks", {}).items():
-        rows.append(f"| pretext task {name} | its metric; trivial answer {task['trivial']:.3g} | {task['metric']:.3g} |")
-    return "\n".join(["| measured | of | result |", "| --- | --- | --- |", *rows]) if rows else ""
+        measured = task.get("measured", "its metric")
+        rows.append(f"| pretext task {name} | {measured}; trivial answer {task['trivial']:.3g} | {task['metric']:.3g} |")
+    if not rows:
+        return ""
+    notes = [
+        f"{command} ran with another recipe than the one below: "
+        + ", ".join(f"`{key}` {json.dumps(now)} instead of {json.dumps(was)}" for key, (was, now) in keys.items())
+        + "."
+        for command, keys in finished.differs.items()
+        if keys
+    ]
+    return "\n\n".join(["\n".join(["| measured | of | result |", "| --- | --- | --- |", *rows]), *notes])

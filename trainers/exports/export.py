@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError, UserError
-from pipeline.storage import absolute, is_writable, join, make_folder, write_atomic
+from pipeline.storage import absolute, is_writable, join, make_folder, names, write_atomic
 from trainers.exports.card import model_card
 from trainers.exports.finished import FeatureExtractor, FinishedRun, open_run
 from trainers.exports.timm_form import timm_form
@@ -80,11 +80,12 @@ def export(run: str, to: Format, out: str, tolerance: float = TOLERANCE) -> Expo
         run: the run's folder, a path or URL.
         to: `torchvision` and `safetensors`: weights under torchvision's names; `timm` and `huggingface`: a folder that
             `timm.create_model("local-dir:...")` and transformers' `AutoModel` read; `onnx`: a network for any ONNX runtime.
-        out: folder for the files, a path or URL; files of the same names are replaced.
+        out: folder for the files, a path or URL; new or empty.
         tolerance: the largest difference that is accepted, as a share of the largest feature.
 
     Raises:
-        UserError: there is no such run, its network does not exist in that library, or packages are missing.
+        UserError: there is no such run, its network does not exist in that library, packages are missing, or the folder is not
+            empty.
         RunError: the exported network computes something else; nothing is written.
     """
     _check(to, out)
@@ -115,9 +116,11 @@ def _check(to: Format, out: str) -> None:
         raise UserError(f"--out {out}: an export is a folder of several files; name one without {Path(out).suffix}")
     if not is_writable(out):
         raise UserError(f"--out {out}: this storage cannot be written")
+    if there := names(out):
+        raise UserError(f"--out {out} is not empty: it holds {there[0]}; name another folder, or delete this one")
     missing = [package for package in _NEEDED[to] if find_spec(package) is None]
     if missing:
-        raise UserError(f"--to {to} needs {', '.join(missing)}: pip install 'pseudolabel[export]'")
+        raise UserError(f"--to {to} needs {', '.join(missing)}: in the project's folder, `pip install '.[export]'`")
 
 
 @torch.no_grad()

@@ -87,6 +87,7 @@ class FinishedRun:
         recipe: the resolved recipe, as in `recipe.json`.
         pretrained: what `pretrain` returned, as in `pretrain.json`.
         downstream: the rows of `evaluate` and `finetune` on this backbone.
+        differs: for each of these commands the keys in which its recipe was another, with both values.
     """
 
     url: str
@@ -94,6 +95,7 @@ class FinishedRun:
     recipe: dict[str, Any]
     pretrained: dict[str, Any]
     downstream: list[dict[str, Any]]
+    differs: dict[str, dict[str, Any]]
 
 
 def open_run(run: str) -> FinishedRun:
@@ -113,13 +115,15 @@ def open_run(run: str) -> FinishedRun:
         )
     saved, recipe = read_weights(join(url, BACKBONE)), read_json(join(url, RECIPE)) or {}
     image, spec = recipe["image"], BackboneSection.model_validate(saved["spec"])
-    results = (read_json(join(url, name)) or {} for name in (EVALUATED, FINETUNED))
+    found = {command: read_json(join(url, name)) or {} for command, name in (("evaluate", EVALUATED), ("finetune", FINETUNED))}
+    results = {command: part for command, part in found.items() if part.get("pretraining") == saved["identity"]}
     return FinishedRun(
         url=url,
         network=FeatureExtractor(spec, saved["backbone"], image["size"], image["mean"], image["std"]),
         recipe=recipe,
         pretrained=read_json(join(url, PRETRAINED)) or {},
-        downstream=[row for found in results if found.get("pretraining") == saved["identity"] for row in found["downstream"]],
+        downstream=[row for part in results.values() for row in part["downstream"]],
+        differs={command: part.get("differs") or {} for command, part in results.items()},
     )
 
 

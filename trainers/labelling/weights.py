@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import absolute, join, read_all
-from trainers.networks.start import tensors_in
+from trainers.networks import weight_files
 from trainers.running.runs import BACKBONE, RECIPE, RunFolder
 
 
@@ -48,27 +47,19 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
         Tensors by name; the pretext tasks of the run, where they are known; and the file.
 
     Raises:
-        UserError: there are none, or they are of another network than the recipe's.
+        UserError: there are none, they are of another network than the recipe's, or the file is damaged.
     """
-    import torch
-
     try:
         content = read_all(url)
     except FileNotFoundError:
         raise UserError(f"no weights at {url}: run `pseudolabel pretrain` first, or name a file by --weights") from None
     except OSError as error:
         raise UserError(f"{url} cannot be read: {error}") from None
-    try:
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch raises errors of many kinds for what it did not write
-        raise UserError(f"{url} is no file of weights by torch.save: {str(error).splitlines()[0][:200]}") from None
-    saved = saved if isinstance(saved, dict) else {}
+    found, saved = weight_files.read_weights(content, url, safetensors=url.partition("?")[0].endswith(".safetensors"))
     wanted = recipe.training.backbone.architecture()
     if saved.get("spec", wanted) != wanted:
         raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")
-    state = {name.removeprefix("module."): weight for name, weight in tensors_in(saved).items()}
-    if not state:
-        raise UserError(f"{url} holds no weights: neither a backbone of `pseudolabel pretrain`, nor a state_dict")
+    state = {name.removeprefix("module."): weight for name, weight in found.items()}
     return state, _tasks_beside(url) if "spec" in saved else (), WeightsFile(url, hashlib.sha256(content).hexdigest())
 
 

@@ -75,6 +75,7 @@ class History:
             "step": [step for step, _ in points],
             "loss": [task["loss"] for _, task in points],
             "metrics": [task["metric"] for _, task in points],
+            "trivials": [task["trivial"] for _, task in points],
         }
 
     def _last(self, name: str) -> dict[str, Any]:

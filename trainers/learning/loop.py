@@ -24,7 +24,7 @@ from trainers.learning.divergence import Diverged, FiniteCheck, diverged
 from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
 from trainers.learning.history import History
 from trainers.learning.ledger import Ledger
-from trainers.learning.optim import place
+from trainers.learning.optim import learning_rate, place
 from trainers.learning.rank_stream import FEED_STAGES, RankStream, cause
 from trainers.learning.ranks import gathered, summed
 from trainers.learning.update import Update
@@ -198,7 +198,9 @@ class _Run:
         found = [one for one in gathered([self._finite.found()], self._world) if one is not None]
         if found:
             dtype = compute_dtype(self._device, self._precision)
-            raise diverged(min(found), str(dtype).removeprefix("torch."), self._update.optimizer.param_groups[0]["lr"])
+            first, schedule = min(found), self._job.source.schedule
+            rate = learning_rate(self._job.optimizer, first.step - 1, schedule.steps, schedule.geometry.batch)
+            raise diverged(first, str(dtype).removeprefix("torch."), rate)
 
     def _settle(self, tally: _StepTally, seconds: float, feed: RankStream) -> None:
         """Add the counts of all ranks to the current log line."""
@@ -358,9 +360,9 @@ def summary(state: State) -> dict[str, Any]:
     """Summarise a finished run's last checkpoint for reports.
 
     Returns:
-        - `tasks`: for each task `loss` and `metrics` along `step`, a curve of bounded length; the last `metric`, the `trivial`
-          one, and as `also` the last of the others; `margin`, by how much the metric exceeded the trivial one over the last
-          lines, and `margin_error`, None if there were few lines.
+        - `tasks`: for each task `loss`, `metrics` and the trivial answer's, `trivials`, along `step`, curves of bounded length;
+          the last `metric`, the `trivial` one, and as `also` the last of the others; `margin`, by how much the metric exceeded
+          the trivial one over the last lines, and `margin_error`, None if there were few lines.
         - `samples_per_second` of all ranks, `quarantined`, `steps`, `seconds`.
         - `stages`: the seconds of all ranks together in each stage and in `total`; the `samples` that they trained on; by the
           clock, the `seconds` of training and the seconds up to the `first_batch`; and as `waits` the seconds of waiting, by the

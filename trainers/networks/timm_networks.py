@@ -59,7 +59,7 @@ def _patches(model: Any) -> Any:
 
 def _create(spec: BackboneSection, args: dict[str, Any]) -> nn.Module:
     if find_spec("timm") is None:
-        raise UserError("training.backbone.provider: timm is not installed: pip install 'pseudolabel[export]'")
+        raise UserError("training.backbone.provider: timm is not installed: in the project's folder, `pip install '.[export]'`")
     import timm
 
     if not timm.is_model(spec.name):

@@ -74,14 +74,18 @@ def first_recipe(name: str, shards: str | Sequence[str], test: Sequence[str] | N
         ("  backbone:", ""),
         (f"    name: {network[0]}", network[1]),
         (f"    stem: {stem[0]}", stem[1]),
-        (f"  batch: {batch}", f"{steps:,} steps an epoch"),
-        (f"  epochs: {epochs}", f"{epochs * steps:,} steps in all; more is better"),
+        (f"  batch: {batch}", f"{_times(steps, 'step')} an epoch"),
+        (f"  epochs: {epochs}", f"{_times(epochs * steps, 'step')} in all; more is better"),
         *([("  gpus: 1", "of each training worker")] if machine.gpus else []),
         ("  optimizer: {name: adamw, lr: 1.0e-3}", "a safe start for batches of this size"),
         *_downstream(shards, test, found),
     ]
     width = min(64, max(len(key) for key, _ in lines))
     return "".join(f"{key:<{width}}  # {words}\n" if words else f"{key}\n" for key, words in lines)
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _downstream(shards: str | Sequence[str], test: Sequence[str] | None, found: Measured) -> list[tuple[str, str]]:

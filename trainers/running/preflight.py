@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.labels import Views
 from pipeline.ordering.order import Geometry
 from pipeline.recipe.schema import Recipe
 from pipeline.streaming.connection import DATA_TASK_CPUS
@@ -113,6 +114,23 @@ def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: G
                 f"normalisation needs two where an image of {side} pixels comes down to one position: "
                 f"set {key} to {2 * workers} or more, or take fewer workers, larger images, or training.backbone.stem: small"
             ) from None
+
+
+def check_compared(objectives: Iterable[tuple[str, Any]], batch: int) -> None:
+    """Refuse a batch of one where views are learnt: their methods compare samples, or normalise over them, or are watched so.
+
+    Args:
+        objectives: names of tasks, and their objectives.
+        batch: samples of a step on all ranks.
+
+    Raises:
+        UserError: one line, with what to change.
+    """
+    if compared := [task for task, objective in objectives if batch < 2 and objective.kind is Views]:
+        raise UserError(
+            f"training.batch: {batch} photo a step, and tasks.{compared[0]} compares those of a batch: set training.batch to 2 "
+            "or more; 256 is usual"
+        )
 
 
 def check_accumulate(parts: int, objectives: Iterable[tuple[str, Any]], geometry: Geometry, workers: int) -> None:

@@ -191,7 +191,9 @@ def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[tuple[str, Take]]:
     try:
         import mlflow
     except ImportError:
-        raise UserError("tracking.mlflow is set, and MLflow is not installed: pip install 'pseudolabel[mlflow]'") from None
+        raise UserError(
+            "tracking.mlflow is set, and MLflow is not installed: in the project's folder, `pip install '.[mlflow]'`"
+        ) from None
     for name, value in _MLFLOW_PATIENCE.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def run(run_recipe: MakeRecipe) -> Callable[..., str]:
         folder = RunFolder(recipe)
         folder.make()
         folder.write_json("recipe.json", recipe.model_dump(mode="json"))
-        tasks = {"rotation": {"loss": [1.0], "metric": pretrained / 2, "trivial": 0.25}}
+        tasks = {"rotation": {"loss": [1.0], "metric": pretrained / 2, "trivial": 0.25, "measured": "accuracy"}}
         folder.write_json("pretrain.json", {"identity": identity, "tasks": tasks, "steps": 200})
         rows = [
             {"init": init, "protocol": "linear", "layer": "layer3", "accuracy": value, "standard_error": 0.04, **MEASURED}
@@ -47,15 +48,27 @@ def test_runs_that_differ_in_their_seed_are_a_mean_with_the_standard_error_over_
     assert row["pretrained"]["mean"] == pytest.approx(0.8)
     assert row["pretrained"]["standard_error"] == pytest.approx(0.1 / math.sqrt(3))
     assert row["gain"]["mean"] == pytest.approx(0.3)
-    assert groups[0]["pretext"]["rotation"]["mean"] == pytest.approx(0.4)
+    assert groups[0]["pretext"]["rotation"]["metric"]["mean"] == pytest.approx(0.4)
     assert groups[1]["downstream"][0]["pretrained"]["standard_error"] == 0.04
     assert groups[1]["downstream"][0]["gain"]["standard_error"] == pytest.approx(math.hypot(0.04, 0.04))
     assert groups[1]["differs"] == {"training.epochs": [3, 9]}
 
     words = call("compare", *seeds, other).stdout
-    for shown in ("80.0 ± 5.8", "+30.0 ± 5.8", "90.0 ± 4.0", "+40.0 ± 5.7", "run-0 and 2 more", "0, 1, 2", "linear on layer3"):
+    for shown in (
+        "80.0 ± 5.8",
+        "+30.0 ± 5.8",
+        "90.0 ± 4.0",
+        "+40.0 ± 5.7",
+        "run-0 and 2 more",
+        "0, 1, 2",
+        "linear on layer3",
+        "rotation (accuracy)",
+        "40.0 ± 2.9 %",
+        "25.0 ± 0.0 %",
+    ):
         assert shown in words
-    assert "longer differs from run-0 and 2 more in training.epochs (3 -> 9)" in words
+    assert "longer differs in" in words
+    assert re.search(r"training\.epochs +3 +9", words)
 
 
 def test_results_of_an_earlier_backbone_are_left_out(run, call: Call) -> None:

@@ -123,7 +123,7 @@ def test_report_gathers_what_every_command_left(run_recipe: MakeRecipe) -> None:
         "93.8 ± 3.0 %",
         "33.3 %",
         "50.0 ± 6.5 %",
-        "+30.00 ± 1.25 points above that over the last log lines",
+        "30.00 ± 1.25 points above the trivial answer's, on average over the last log lines",
         "rotation",
         "occlusion",
         "18.0 dB",

@@ -217,7 +217,7 @@ def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str |
 def test_a_recipe_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: No such file"):
         load_recipe(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="is a folder: name the recipe itself"):
         load_recipe(tmp_path)
 
 

@@ -216,9 +216,33 @@ def test_a_file_name_and_a_folder_without_a_run_are_refused(finished: MakeRun, t
         export(str(tmp_path), "onnx", str(tmp_path / "x"))
 
 
+def test_a_folder_that_holds_something_is_left_alone(finished: MakeRun, tmp_path: Path) -> None:
+    run = finished("resnet10")
+    export(run, "safetensors", str(tmp_path / "out"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for to in FORMATS:
+        with pytest.raises(UserError, match=r"--out .*out is not empty: it holds README\.md; name another folder"):
+            export(run, to, str(tmp_path / "out"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_card_says_with_which_other_recipe_a_result_was_measured(finished: MakeRun, tmp_path: Path) -> None:
+    run = finished("resnet10")
+    found = json.loads(Path(run, "evaluate.json").read_text())
+    rows = [{**row, "protocol": "finetune", "steps": 16} for row in found["downstream"]]
+    other = {"pretraining": found["pretraining"], "downstream": rows, "differs": {"downstream.epochs": [30, 2]}}
+    Path(run, "finetune.json").write_text(json.dumps(other))
+    export(run, "safetensors", str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| finetune on `layer3`, 72 labels, 16 steps | pretrained weights | 81.2 ± 5.0 % |" in card
+    assert "finetune ran with another recipe than the one below: `downstream.epochs` 2 instead of 30." in card
+
+
 def test_missing_packages_are_named_with_the_extra_that_brings_them(
     finished: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainers.exports.export.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--to timm needs timm, safetensors: pip install 'pseudolabel\[export\]'"):
+    with pytest.raises(
+        UserError, match=r"--to timm needs timm, safetensors: in the project's folder, `pip install '\.\[export\]'"
+    ):
         export("unread", "timm", str(tmp_path / "x"))

@@ -149,6 +149,7 @@ def test_other_weights_or_another_layer_are_refused_with_the_difference(
         ({"weights": "none.pt"}, "no weights at .*none.pt"),
         ({"weights": "words.pt"}, r"words\.pt is no file of weights by torch\.save"),
         ({"weights": "empty.pt"}, r"empty\.pt holds no weights"),
+        ({"weights": "broken.pt"}, r"broken\.pt: the weight .* holds numbers that are not finite"),
         ({"layer": "stage9"}, "--layer: unknown layer 'stage9'"),
         ({"run": "runs/run"}, "--run and --weights both name weights"),
         ({"dtype": "int8"}, "--dtype: int8; it may be float16 or float32"),
@@ -159,6 +160,7 @@ def test_what_cannot_be_embedded_is_refused_in_words(
 ) -> None:
     (tmp_path / "words.pt").write_text("words")
     torch.save({"step": 3}, tmp_path / "empty.pt")
+    torch.save({"conv1.0.weight": torch.full((3,), float("nan"))}, tmp_path / "broken.pt")
     given = {"weights": weights, **{key: str(tmp_path / value) if key == "weights" else value for key, value in change.items()}}
     with pytest.raises(UserError, match=words):
         embed(run_recipe(), str(tmp_path / "out"), here=True, **given)

@@ -97,3 +97,13 @@ def test_log_lines_come_at_even_distance_and_the_last_is_of_no_few_steps(steps: 
     assert logged[-1] == steps
     assert set(spans[:-1]) <= {every}
     assert every / 2 <= spans[-1] < 1.5 * every or len(spans) == 1
+
+
+def test_the_trivial_answers_metric_is_a_curve_of_its_own() -> None:
+    """It depends on the photos of a line, as that of hidden regions does: the last one is not that of the lines before."""
+    history = History()
+    for step in range(1, 5):
+        history.add({"step": step, "tasks": {"occlusion": {"loss": 1.0, "metric": 20.0 + step, "trivial": 20.0 - step}}})
+    found = history.tasks()["occlusion"]
+    assert found["trivials"] == [19.0, 18.0, 17.0, 16.0]
+    assert (found["trivial"], found["step"]) == (16.0, [1, 2, 3, 4])

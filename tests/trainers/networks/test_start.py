@@ -77,14 +77,25 @@ def test_what_cannot_be_a_start_is_refused_in_words(
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     torch.save(network("resnet18").state_dict(), tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("no weights")
+    whole = (tmp_path / "other.pt").read_bytes()
+    for name in ("cut.pt", "cut.safetensors"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    state = network("resnet10").state_dict()
+    torch.save(
+        {name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()},
+        tmp_path / "broken.pt",
+    )
     for name, words in {
-        "code.pt": "it holds no tensors that can be read without running its code",
-        "text.pt": "it holds no tensors",
-        "empty.pt": "it holds no weights",
-        "other.pt": "these weights are not of the recipe's backbone",
-        "absent.pt": "no such file",
+        "code.pt": " holds other Python objects than tensors; it is refused",
+        "text.pt": " is no file of weights by torch.save, or is incomplete or damaged",
+        "cut.pt": " is no file of weights by torch.save, or is incomplete or damaged",
+        "empty.pt": " holds no weights",
+        "broken.pt": ": the weight .* holds numbers that are not finite",
+        "cut.safetensors": " is no file of safetensors, or is incomplete or damaged",
+        "other.pt": ": these weights are not of the recipe's backbone",
+        "absent.pt": ": no such file",
     }.items():
-        with pytest.raises(UserError, match=rf"training\.backbone\.weights: .*{name}: {words}"):
+        with pytest.raises(UserError, match=rf"training\.backbone\.weights: .*{name}{words}"):
             PretextModel(starting(run_recipe, tmp_path / name), seed=1)
     with pytest.raises(UserError, match=r"absent\.pt: no such file"):
         RunFolder(starting(run_recipe, tmp_path / "absent.pt")).identity("pretrain")

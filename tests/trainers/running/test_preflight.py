@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.labels import Views
 from pipeline.ordering.order import Geometry
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.recipe.training import BackboneSection
 from trainers.networks.backbones import build_backbone
 from trainers.objectives import registry as objectives
 from trainers.running.capacity import Node
-from trainers.running.preflight import check_accumulate, check_batch
+from trainers.running.preflight import check_accumulate, check_batch, check_compared
 from trainers.running.session import check_early
 
 
@@ -53,6 +54,16 @@ def test_one_image_a_step_is_refused_where_a_map_has_one_position(size: int, lan
 )
 def test_what_can_train_is_left_alone(name: str, stem: str, side: int, size: int, workers: int) -> None:
     check_batch(network(name, stem, side), [side], batch(size), workers, "training.batch")
+
+
+def test_a_batch_of_one_photo_is_refused_where_views_are_learnt() -> None:
+    views = {name for name, cls in objectives().items() if cls.kind is Views}
+    assert views >= {"simclr", "byol", "dino"}
+    for name in sorted(views):
+        with pytest.raises(UserError, match=r"training\.batch: 1 photo a step, and tasks\.mine compares .* to 2 or more"):
+            check_compared([("turned", objectives()["classes"]), ("mine", objectives()[name])], 1)
+        check_compared([("mine", objectives()[name])], 2)
+    check_compared([("turned", objectives()["classes"])], 1)
 
 
 def test_a_batch_in_parts_is_refused_where_a_loss_needs_it_whole() -> None:

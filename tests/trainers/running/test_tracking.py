@@ -226,5 +226,5 @@ def test_mlflow_that_is_not_installed_is_said_with_how_to_install_it(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     spec = run_recipe({"tracking": {"mlflow": "file:/nowhere"}})
     RunFolder(spec).make()
-    with pytest.raises(UserError, match=r"pip install 'pseudolabel\[mlflow\]'"), tracked(spec, "pretrain"):
+    with pytest.raises(UserError, match=r"`pip install '\.\[mlflow\]'"), tracked(spec, "pretrain"):
         pass
