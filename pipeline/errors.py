@@ -7,6 +7,11 @@ With a `UserError` nothing was started, and the message says what to change (exi
 from __future__ import annotations
 
 
+def installing(extra: str) -> str:
+    """The words that say how to install what an extra of the project brings."""
+    return f"in the project's folder, `pip install '.[{extra}]'`"
+
+
 class UserError(Exception):
     """The user asked for something that cannot be done; the message says what is wrong, where, and what to do."""
 

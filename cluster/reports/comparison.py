@@ -12,13 +12,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cluster.reports.formatting import SHARES
+from cluster.reports.formatting import unit_of
 from cluster.reports.tables import downstream_rows
 from pipeline.errors import UserError
 from pipeline.storage import absolute, join
-from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, decisive, differences, read_json
-
-_LONGEST = 60  # characters of a value that differs
+from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, decisive, differences, read_json, shortened
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,8 @@ class PretextMetric:
 
     def words(self) -> tuple[str, str]:
         """The metric and the trivial answer's, for people."""
-        shares = self.measured in SHARES
-        unit = " %" if shares else {"psnr": " dB", "degrees": "°"}.get(self.measured, "")
-        factor, digits = (100, 1) if shares else (1, 1 if unit else 3)
-        first, second = (f"{estimate.words(factor, digits)}{unit}" for estimate in (self.metric, self.trivial))
+        factor, unit = unit_of(self.measured)
+        first, second = (f"{estimate.words(factor, 1 if unit else 3)}{unit}" for estimate in (self.metric, self.trivial))
         return first, second
 
 
@@ -147,17 +143,12 @@ def comparison_tables(groups: Sequence[Comparison]) -> list[Table]:
         for heading in ("key", _who(groups[0])[0], _who(group)[0]):
             table.add_column(heading)
         for key, values in group.differs.items():
-            table.add_row(key, *map(_short, values))
+            table.add_row(key, *map(shortened, values))
         parts.append(table)
     return parts
 
 
 _ESTIMATES = ("random", "pretrained", "gain")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _read(run: str) -> dict[str, Any]:

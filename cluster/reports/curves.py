@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster.reports.formatting import SHARES
+from cluster.reports.formatting import PER_CENT, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +30,15 @@ def task_curves(task: Mapping[str, Any], measured: str) -> bytes:
         task: a task's part of `pretrain.json`.
         measured: name of its metric.
     """
-    factor = 100 if measured in SHARES else 1
-    unit = f"{measured}, %" if measured in SHARES else {"psnr": "PSNR, dB"}.get(measured, measured)
+    factor, unit = unit_of(measured)
+    title = f"{measured}, %" if unit == PER_CENT else {"psnr": "PSNR, dB"}.get(measured, measured)
     trivials = task.get("trivials") or [task["trivial"]] * len(task["step"])  # runs of earlier versions kept the last one only
     with _drawn(2) as (left, right, file):
         left.plot(task["step"], task["loss"], color=BLUE, linewidth=1.6)
         left.set_title("loss", loc="left", fontsize=9)
         right.plot(task["step"], [factor * value for value in task["metrics"]], color=BLUE, linewidth=1.6)
         right.plot(task["step"], [factor * value for value in trivials], color=GREY, linestyle="--", linewidth=1.2)
-        right.set_title(f"{unit} (dashed: trivial answer)", loc="left", fontsize=9)
+        right.set_title(f"{title} (dashed: trivial answer)", loc="left", fontsize=9)
     return file.getvalue()
 
 

@@ -21,18 +21,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-SHARES = ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy")
-"""Metrics that are shares, shown in per cent."""
+PER_CENT = " %"
+_SHARES = ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy")
+
+
+def unit_of(name: str) -> tuple[int, str]:
+    """The factor by which a metric is shown, and the unit that its name implies: per cent, decibels, degrees, or none."""
+    return (100, PER_CENT) if name in _SHARES else (1, {"psnr": " dB", "degrees": "°"}.get(name, ""))
 
 
 def metric(name: str, value: float) -> str:
-    """A metric's value in the unit that its name implies: per cent, decibels, degrees, or none."""
-    if name in SHARES:
-        return f"{100 * value:.1f} %"
-    return {"psnr": f"{value:.1f} dB", "degrees": f"{value:.1f}°"}.get(name, f"{value:.3g}")
+    """A metric's value in its unit."""
+    factor, unit = unit_of(name)
+    return f"{factor * value:.1f}{unit}" if unit else f"{value:.3g}"
 
 
 def difference(name: str, value: float, error: float) -> str:
     """How far a metric is above or below another value of it, with the standard error, in words."""
-    factor, unit = (100, " points") if name in SHARES else (1, {"psnr": " dB", "degrees": "°"}.get(name, ""))
+    factor, unit = unit_of(name)
+    unit = " points" if unit == PER_CENT else unit
     return f"{factor * abs(value):.2f} ± {factor * error:.2f}{unit} {'below' if value < 0 else 'above'}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 from pipeline.storage.secrets import remember
 
 HTTP = ("http", "https")
@@ -74,7 +74,7 @@ def backend(url: str) -> tuple[Any, str]:
     try:
         fs = fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write there
     except ImportError as error:
-        fix = f"in the project's folder, `pip install '.[{_EXTRAS[scheme]}]'`" if scheme in _EXTRAS else str(error)
+        fix = installing(_EXTRAS[scheme]) if scheme in _EXTRAS else str(error)
         raise UserError(f"{url}: storage of kind '{scheme}://' needs a package that is not installed: {fix}") from None
     except ValueError:
         raise UserError(

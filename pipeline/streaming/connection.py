@@ -20,6 +20,7 @@ _ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 _DEBUG = "PSEUDOLABEL_DEBUG"
 _CONNECT_SECONDS = 5.0
+_STARTUPS = 6  # processes of Ray that may start at the same time, at least
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path, at most
 _SOCKET = "/ray/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store.12"
 _SHORT = "/tmp"
@@ -80,9 +81,6 @@ def let_threads_sleep() -> None:
     that it waits for, and two threads are many times slower than one.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-_STARTUPS = 6
 
 
 def local_cpus() -> int:

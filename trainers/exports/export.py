@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import RunError, UserError, installing
 from pipeline.storage import absolute, is_writable, join, make_folder, names, write_atomic
 from trainers.exports.card import model_card
 from trainers.exports.finished import FeatureExtractor, FinishedRun, open_run
@@ -120,7 +120,7 @@ def _check(to: Format, out: str) -> None:
         raise UserError(f"--out {out} is not empty: it holds {there[0]}; name another folder, or delete this one")
     missing = [package for package in _NEEDED[to] if find_spec(package) is None]
     if missing:
-        raise UserError(f"--to {to} needs {', '.join(missing)}: in the project's folder, `pip install '.[export]'`")
+        raise UserError(f"--to {to} needs {', '.join(missing)}: {installing('export')}")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import absolute, join, read_all
-from trainers.networks import weight_files
+from trainers.networks.weight_files import weights_of
 from trainers.running.runs import BACKBONE, RECIPE, RunFolder
 
 
@@ -55,7 +55,7 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
         raise UserError(f"no weights at {url}: run `pseudolabel pretrain` first, or name a file by --weights") from None
     except OSError as error:
         raise UserError(f"{url} cannot be read: {error}") from None
-    found, saved = weight_files.read_weights(content, url, safetensors=url.partition("?")[0].endswith(".safetensors"))
+    found, saved = weights_of(content, url, url)
     wanted = recipe.training.backbone.architecture()
     if saved.get("spec", wanted) != wanted:
         raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")

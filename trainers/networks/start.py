@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.errors import UserError
 from pipeline.storage import exists, read_all, without_secrets
 from trainers.networks.backbones import Backbone
-from trainers.networks.weight_files import read_weights
+from trainers.networks.weight_files import weights_of
 
 
 def start_from(backbone: Backbone, url: str) -> None:
@@ -21,7 +21,7 @@ def start_from(backbone: Backbone, url: str) -> None:
     shown = f"training.backbone.weights: {without_secrets(url)}"
     if not exists(url):
         raise UserError(f"{shown}: no such file")
-    state, _ = read_weights(read_all(url), shown, safetensors=url.partition("?")[0].endswith(".safetensors"))
+    state, _ = weights_of(read_all(url), url, shown)
     try:
         backbone.load(state)
     except UserError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import BackboneSection
 from trainers.networks.graph import is_timms
@@ -59,7 +59,7 @@ def _patches(model: Any) -> Any:
 
 def _create(spec: BackboneSection, args: dict[str, Any]) -> nn.Module:
     if find_spec("timm") is None:
-        raise UserError("training.backbone.provider: timm is not installed: in the project's folder, `pip install '.[export]'`")
+        raise UserError(f"training.backbone.provider: timm is not installed: {installing('export')}")
     import timm
 
     if not timm.is_model(spec.name):

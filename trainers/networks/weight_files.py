@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 
 _INSIDE = ("backbone", "state_dict", "model")
 """Names under which files keep their weights beside other things: those of this project, and usual ones."""
 
 
-def read_weights(content: bytes, shown: str, safetensors: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights of a file.
+def weights_of(content: bytes, url: str, shown: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a file.
 
     Args:
         content: its bytes.
+        url: where it lies; under a name that ends in `.safetensors` it is in that format, else `torch.save` has written it.
         shown: how messages name it.
-        safetensors: whether it is in that format; else `torch.save` has written it.
 
     Returns:
         Its tensors by name; and all that it holds, where that is a mapping.
@@ -30,8 +30,8 @@ def read_weights(content: bytes, shown: str, safetensors: bool = False) -> tuple
     Raises:
         UserError: it holds no weights or other objects than tensors, is damaged, or holds numbers that are not finite.
     """
-    saved = _of_safetensors(content, shown) if safetensors else _of_torch(content, shown)
-    found = tensors_in(saved)
+    saved = _of_safetensors(content, shown) if url.partition("?")[0].endswith(".safetensors") else _of_torch(content, shown)
+    found = _tensors_in(saved)
     if not found:
         raise UserError(f"{shown} holds no weights: neither a backbone of `pseudolabel pretrain`, nor a state_dict")
     for name, weight in found.items():
@@ -40,7 +40,7 @@ def read_weights(content: bytes, shown: str, safetensors: bool = False) -> tuple
     return found, saved
 
 
-def tensors_in(content: Any) -> dict[str, Tensor]:
+def _tensors_in(content: Any) -> dict[str, Tensor]:
     """The weights by name in what `torch.save` wrote, which may lie beside other things; none if there are none."""
     if not isinstance(content, dict):
         return {}
@@ -67,7 +67,7 @@ def _of_safetensors(content: bytes, shown: str) -> dict[str, Any]:
         from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError:
-        raise UserError(f"{shown}: safetensors is not installed: in the project's folder, `pip install '.[export]'`") from None
+        raise UserError(f"{shown}: safetensors is not installed: {installing('export')}") from None
     try:
         return dict(load(content))
     except (SafetensorError, ValueError, RuntimeError):

@@ -57,7 +57,7 @@ class Difference(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key} (was {_short(self.was)}, now {_short(self.now)})"
+        return f"{self.key} (was {shortened(self.was)}, now {shortened(self.now)})"
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[Difference]:
@@ -192,6 +192,7 @@ def read_weights(url: str) -> dict[str, Any]:
     return content
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value of a recipe in words of bounded length."""
     text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

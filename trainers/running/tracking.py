@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training import Training
 from pipeline.storage import exists, is_local, join, open_seekable, scrubbed, scrubbed_document, write_atomic
@@ -191,9 +191,7 @@ def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[tuple[str, Take]]:
     try:
         import mlflow
     except ImportError:
-        raise UserError(
-            "tracking.mlflow is set, and MLflow is not installed: in the project's folder, `pip install '.[mlflow]'`"
-        ) from None
+        raise UserError(f"tracking.mlflow is set, and MLflow is not installed: {installing('mlflow')}") from None
     for name, value in _MLFLOW_PATIENCE.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
