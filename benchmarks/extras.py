@@ -193,7 +193,7 @@ def bytes_(folder: Path) -> dict[str, Any]:
         for tasks in (TASKS[:1], TASKS):
             for place in ("workers", "trainer"):
                 recipe = recipe_of(_job(folder, tasks), render=place)
-                block = next(iter(units(open_source(recipe), crops=True).iter_batches(batch_size=None, batch_format="pyarrow")))
+                block = next(iter(units([open_source(recipe)], crops=True).iter_batches(batch_size=None, batch_format="pyarrow")))
                 found[f"{place}, {len(tasks)} task{'s' if len(tasks) > 1 else ''}"] = block.nbytes / block.num_rows
     return found
 

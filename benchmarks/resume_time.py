@@ -52,9 +52,9 @@ def work(config: dict[str, Any]) -> None:
     """The worker: the first batch, and how long it took."""
     import ray
 
-    feed = RankStream(config["source"], 0, 1)
+    feed = RankStream([config["source"]], 0, 1)
     next(iter(feed))
-    ray.get(config["run_log"].conclude.remote({"seconds": feed.first_batch}))
+    ray.get(config["run_log"].set_result.remote({"seconds": feed.first_batch}))
 
 
 def first_batch(recipe: Recipe, source: UnitSource) -> float:

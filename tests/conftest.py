@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from PIL import Image
 from skimage import data
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: several processes test at the same time
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
 settings.load_profile("untimed")

@@ -29,5 +29,5 @@ def batches(job: Job) -> Iterator[Batch]:
     source = replace(source, image=not job.tasks or bool({"occlusion", "colorization"} & set(job.tasks)))  # as in training
     keep_memory()  # as a training worker does
     with plain_ray.quietly():
-        for _, columns in ahead(steps(source, units(source, crops=True), 0, 1), 2):
+        for _, columns in ahead(steps([source], units([source], crops=True), 0, 1), 2):
             yield columns

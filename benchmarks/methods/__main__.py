@@ -3,20 +3,20 @@
     python -m benchmarks.methods cifar10-train.tar cifar10-test.tar --minutes 10 --seeds 2 [--only simclr,byol]
 
 The corpora are shards, or folders or tars of a folder a class, which are packed once under `--folder`. Each row is trained, in a
-plain loop in this process, for as many steps as fit into its minutes of processor time; a few steps of a trial, which do not
-count, tell how many these are, so that all schedules end with the last step. Probes are the product's own and do not count. The
-rows `lightly_...` are the same methods by lightly: as many images, the same network, start, batch, optimizer and schedule, but
-its transforms, heads and losses, in float32 over a torch DataLoader without worker processes. They need our row to be there.
+plain loop in this process, for as many steps as fit into its minutes of processor time. How many these are is measured before all
+trainings, a few steps a row, in rounds in which the rows take turns: this part wants idle cores. What the trainings lead to then
+depends on nothing else that the machine does. Probes are the product's own and do not count. The rows `lightly_...` are the same
+methods by lightly: as many images, the same network, start, batch, optimizer and schedule, but its transforms, heads and losses,
+in float32 over a torch DataLoader without worker processes.
 
-Leaves a file a run under `OUT/runs`, and `OUT/methods.json` and `OUT/methods.md`, which are up to date after each run. Runs that
-are there are not made again, so a comparison can be stopped and continued, and two processes can share the rows.
+Leaves `OUT/rates.json`, a file a run under `OUT/runs`, and `OUT/methods.json` and `OUT/methods.md`, which are up to date after
+each run. Runs that are there are not made again: a comparison can be stopped and continued. `--rates` measures the rates only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
@@ -38,26 +38,51 @@ from pipeline.shards.pack import pack
 from pipeline.streaming.memory import keep_memory
 from trainers.networks.backbones import Backbone, build_backbone
 
-_UNCOUNTED, _LEAST = 2, 4
-_TRIAL = 0.03  # of the budget
+_UNCOUNTED = 2
+"""Steps that do not count: the first allocate and choose kernels."""
+_ROUNDS, _SECONDS = 3, 5.0
 
 Training = Callable[[int], Iterator[Backbone]]
 """Trains for so many steps, and yields the backbone before the first and after each."""
 
 
-def fitting(training: Training, seconds: float) -> int:
-    """How many steps fit into so many seconds of processor time, by a trial of a few."""
-    took: list[float] = []
+def training_of(name: str, setting: Setting, seed: int) -> Training:
+    """How a row trains."""
+    row = ROWS[name]
+    if not row.repeats:
+        return partial(ours.training, recipe_of(row, setting, seed))
+    from benchmarks.methods import by_lightly
+
+    return partial(by_lightly.training, row.repeats, recipe_of(ROWS[row.repeats], setting, seed))
+
+
+def seconds_a_step(training: Training) -> float:
+    """Processor seconds of a step, from some seconds of steps."""
     running = training(10_000)
-    next(running)
-    before = time.process_time()
-    for _ in running:
-        now = time.process_time()
-        took.append(now - before)
-        before = now
-        if len(took) >= _UNCOUNTED + _LEAST and sum(took) >= _TRIAL * seconds:
-            break
-    return max(1, math.floor(seconds / statistics.mean(took[_UNCOUNTED:])))
+    for _, _ in zip(range(1 + _UNCOUNTED), running):
+        pass
+    begun = time.process_time()
+    for steps, _ in enumerate(running, 1):
+        if (took := time.process_time() - begun) >= _SECONDS:
+            return took / steps
+    raise AssertionError("a training of 10,000 steps has ended")
+
+
+def step_times(names: list[str], setting: Setting, path: Path, same: dict[str, Any]) -> dict[str, list[float]]:
+    """Processor seconds of a step, by row, once a round; kept in a file, whose rows are not measured again."""
+    kept = json.loads(path.read_text()) if path.exists() else {"setting": same, "rows": {}}
+    if kept["setting"] != same:
+        sys.exit(f"{path} holds rates of another setting: {kept['setting']}; give another --out")
+    wanted = [name for name in names if name not in kept["rows"] and (ROWS[name].tasks or ROWS[name].repeats)]
+    times: dict[str, list[float]] = {name: [] for name in wanted}
+    for _ in range(_ROUNDS):
+        for name in wanted:
+            times[name].append(seconds_a_step(training_of(name, setting, 0)))
+            print(f"{name}: {setting.batch / times[name][-1]:.0f} images/CPU s", flush=True)
+    kept["rows"] |= times
+    path.write_text(json.dumps(kept))
+    rows: dict[str, list[float]] = kept["rows"]
+    return rows
 
 
 def trained(training: Training, steps: int, curve: int, look: Callable[[Backbone], float]) -> tuple[Backbone, dict[str, Any]]:
@@ -78,22 +103,15 @@ def trained(training: Training, steps: int, curve: int, look: Callable[[Backbone
     return backbone, {"cpu": cpu + time.process_time() - begun, "curve": seen}
 
 
-def run(name: str, seed: int, setting: Setting, probes: Probes, steps: int | None) -> Record:
-    """Train and probe a row; `steps` is None if its processor time determines them."""
-    row = ROWS[name]
-    recipe = recipe_of(row, setting, seed)
+def run(name: str, seed: int, setting: Setting, probes: Probes, times: dict[str, list[float]]) -> Record:
+    """Train and probe a row."""
     record: Record = {"row": name, "seed": seed, "steps": 0, "images": 0, "cpu": 0.0, "curve": []}
-    if row.repeats:
-        from benchmarks.methods import by_lightly
-
-        training: Training = partial(by_lightly.training, row.repeats, recipe)
+    if name not in times:  # random weights
+        backbone = build_backbone(recipe_of(ROWS[name], setting, seed).training.backbone, 32, seed, ("vector",))
     else:
-        training = partial(ours.training, recipe)
-    if not row.tasks and not row.repeats:
-        backbone = build_backbone(recipe.training.backbone, 32, seed, ("vector",))
-    else:
-        steps = steps or fitting(training, 60 * setting.minutes)
-        backbone, about = trained(training, steps, setting.curve, lambda net: probes(net, curve=True)["knn vector"])
+        steps = round(60 * setting.minutes / statistics.median(times[ROWS[name].repeats or name]))
+        look = partial(probes, curve=True)
+        backbone, about = trained(training_of(name, setting, seed), steps, setting.curve, lambda net: look(net)["knn vector"])
         curve = [(step * setting.batch, value) for step, value in about["curve"]]
         record |= {"steps": steps, "images": steps * setting.batch, "cpu": about["cpu"], "curve": curve}
     return {**record, "accuracies": probes(backbone)}
@@ -124,12 +142,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tested", type=float, default=0.5, help="share of the test images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--curve", type=int, default=0, help="how many times kNN is measured during a training")
+    parser.add_argument("--rates", action="store_true", help="measure how fast each row is, and train none")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="where packed shards go")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     given = parser.parse_args()
     given.rows = given.only.split(",") if given.only else list(ROWS)
     if unknown := set(given.rows) - set(ROWS):
         parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if alone := [name for name in given.rows if (ROWS[name].repeats or name) not in given.rows]:
+        parser.error(f"{alone[0]} trains for as many steps as {ROWS[alone[0]].repeats}: name that too")
     return given
 
 
@@ -144,36 +165,37 @@ def main() -> None:
     keep_memory()  # as training workers do
     folder = given.out / "runs"
     folder.mkdir(parents=True, exist_ok=True)
+    alike = {name: same[name] for name in ("backbone", "stem", "batch", "precision", "threads")}
+    times = step_times(given.rows, setting, given.out / "rates.json", alike)
+    if given.rates:
+        return
     probes = Probes(recipe_of(ROWS["random"], setting, 0), setting)
-    report(given.out, same, probes.counts)  # ends at once if there are runs of another setting
+    write = partial(report, given.out, same, probes.counts, times)
+    write()  # ends at once if there are runs of another setting
     for seed in range(given.seeds):
         for name in given.rows:
             path = folder / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            steps, like = None, folder / f"{ROWS[name].repeats}-{seed}.json"
-            if ROWS[name].repeats:
-                if not like.exists():
-                    print(f"{name}, seed {seed}: left out, since {ROWS[name].repeats} is not there", flush=True)
-                    continue
-                steps = json.loads(like.read_text())["steps"]
-            record = {**run(name, seed, setting, probes, steps), "setting": same}
+            record = {**run(name, seed, setting, probes, times), "setting": same}
             path.write_text(json.dumps(record))
-            rate = f"{record['images'] / record['cpu']:.0f}" if record["cpu"] else "no"
             found = ", ".join(f"{measure} {100 * value:.1f} %" for measure, value in record["accuracies"].items())
-            print(f"{name}, seed {seed}: {record['images']:,} images, {rate} images/CPU s: {found}", flush=True)
-            report(given.out, same, probes.counts)
-    print(report(given.out, same, probes.counts))
+            print(f"{name}, seed {seed}: {record['images']:,} images: {found}", flush=True)
+            write()
+    print(write())
 
 
-def report(out: Path, setting: dict[str, Any], counts: dict[str, int]) -> str:
+def report(out: Path, setting: dict[str, Any], counts: dict[str, int], times: dict[str, list[float]]) -> str:
     """Write all runs that are there as `methods.json` and `methods.md`; returns the latter."""
     records = [json.loads(path.read_text()) for path in sorted((out / "runs").glob("*.json"))]
     if other := [record for record in records if record["setting"] != setting]:
         sys.exit(f"{out} holds runs of another setting, such as {other[0]['row']}: {other[0]['setting']}; give another --out")
-    content = {"machine": this_machine().as_dict(), "versions": versions(), **counts, "setting": setting, "runs": records}
+    content = {"machine": this_machine().as_dict(), "versions": versions(), **counts, "setting": setting}
+    content |= {"seconds_a_step": times, "runs": records}
     (out / "methods.json").write_text(json.dumps(content, indent=1))
-    text = markdown({**setting, **counts}, records)
+    text = markdown(
+        {**setting, **counts}, records, {name: setting["batch"] / statistics.median(each) for name, each in times.items()}
+    )
     (out / "methods.md").write_text(text + "\n")
     return text
 

@@ -17,8 +17,8 @@ def spread(values: list[float]) -> tuple[float, float | None]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def markdown(setting: dict[str, Any], records: list[Record]) -> str:
-    """Everything as Markdown."""
+def markdown(setting: dict[str, Any], records: list[Record], rates: dict[str, float]) -> str:
+    """Everything as Markdown; `rates` are images a CPU second, by row."""
     about = ", ".join(f"{name} {value}" for name, value in setting.items())
     head = ("row", "seeds", "images seen", "images/CPU s", "CPU minutes", *(f"{measure}, %" for measure in _MEASURES))
     lines = [about, "", f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
@@ -26,17 +26,16 @@ def markdown(setting: dict[str, Any], records: list[Record]) -> str:
     for row, runs in found.items():
         if not runs:
             continue
-        rates = [run["images"] / run["cpu"] for run in runs if run["cpu"]]
         cells = [
             row,
             str(len(runs)),
             f"{statistics.mean(run['images'] for run in runs):,.0f}",
-            f"{statistics.mean(rates):,.0f}" if rates else "",
+            f"{rates[row]:,.0f}" if row in rates else "",
             f"{statistics.mean(run['cpu'] for run in runs) / 60:.1f}",
             *(_percent(spread([run["accuracies"][measure] for run in runs])) for measure in _MEASURES),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    said = [*_beside_lightly(found), *_best_of_views(found)]
+    said = [*_beside_lightly(found, rates), *_best_of_views(found)]
     curves = [
         f"- {run['row']}, seed {run['seed']}: " + ", ".join(f"{images:,}: {100 * value:.1f}" for images, value in run["curve"])
         for run in records
@@ -45,21 +44,20 @@ def markdown(setting: dict[str, Any], records: list[Record]) -> str:
     return "\n".join([*lines, "", *said, *(["", "kNN along the training, by images seen:", "", *curves] if curves else [])])
 
 
-def _beside_lightly(found: dict[str, list[Record]]) -> list[str]:
+def _beside_lightly(found: dict[str, list[Record]], rates: dict[str, float]) -> list[str]:
     lines = []
     for row, runs in found.items():
         ours = found.get(ROWS[row].repeats or "", [])
         if not runs or not ours:
             continue
         (mine, a), (theirs, b) = (spread([run["accuracies"]["knn vector"] for run in each]) for each in (ours, runs))
-        rates = [statistics.mean(run["images"] / run["cpu"] for run in each) for each in (ours, runs)]
         if a is None or b is None:
             verdict = "one seed, so no judgement"
         else:
             verdict = f"{'no worse' if mine >= theirs - max(a, b) else 'WORSE'} by more than a standard deviation"
         lines.append(
             f"- {ROWS[row].repeats}, ours and lightly's: kNN {_percent((mine, a))}, {_percent((theirs, b))} at equal images "
-            f"seen, {verdict}; images a CPU second {rates[0] / rates[1]:.2f} times lightly's"
+            f"seen, {verdict}; images a CPU second {rates[ROWS[row].repeats or row] / rates[row]:.2f} times lightly's"
         )
     return lines
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,33 +59,42 @@ class _StageReporter:
 class _RenderUnits:
     """Actor of placement `workers`: reads, checks, draws and renders units."""
 
-    def __init__(self, source: UnitSource, report: StageReport | None, tasks: int, threads: int) -> None:
+    def __init__(self, sources: Sequence[UnitSource], report: StageReport | None, tasks: int, threads: int) -> None:
         keep_memory()
-        self._report = _StageReporter(report)
-        self._make = source.maker(threads, self._report)
-        self._meter, self._tasks = Meter(source.recipe.name, "training"), tasks
+        self._sources, self._report, self._threads = sources, _StageReporter(report), threads
+        self._meter, self._tasks = Meter(sources[0].recipe.name, "training"), tasks
+        self._made = 0, self._maker(0)
         self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
-        for number in batch["id"]:
-            unit = self._make(int(number))
+        for number in batch["id"].tolist():
+            which, unit = place_of(self._sources, number)
+            if which != self._made[0]:
+                self._made = which, self._maker(which)
+            columns = self._made[1](unit)
             self._report("idle")
-            yield self._meter.unit(unit, self._tasks)
+            yield self._meter.unit(columns, self._tasks)
+
+    def _maker(self, which: int) -> Callable[[int], Columns]:
+        before = sum(map(_count, self._sources[:which]))
+        return self._sources[which].maker(self._threads, lambda stage, unit: self._report(stage, before + unit))
 
 
 class _ReadUnits:
     """Actor of placement `trainer`: reads units, and sends their bytes as they are."""
 
-    def __init__(self, source: UnitSource, report: StageReport | None) -> None:
-        self._source, self._report, self._meter = source, _StageReporter(report), Meter(source.recipe.name, "training")
+    def __init__(self, sources: Sequence[UnitSource], report: StageReport | None) -> None:
+        self._sources, self._report = sources, _StageReporter(report)
+        self._meter = Meter(sources[0].recipe.name, "training")
         self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Any]:
         import pyarrow as pa
 
-        for number in batch["id"]:
-            self._report("read", int(number))
-            unit = self._source.read(int(number))
+        for number in batch["id"].tolist():
+            self._report("read", number)
+            which, within = place_of(self._sources, number)
+            unit = self._sources[which].read(within)
             self._report("idle")
             n = len(unit.samples)
             columns = {
@@ -159,28 +169,44 @@ def file_bytes(recipe: Recipe, corpus: Corpus) -> float:
     return corpus.sizes.sum() / max(corpus.samples, 1) if recipe.placement.render == "trainer" else 0.0
 
 
-def units(source: UnitSource, report: StageReport | None = None, crops: bool = False) -> ray.data.Dataset:
-    """The units of a source as a Ray Dataset: one block a unit, in the order of the schedule.
+def units(sources: Sequence[UnitSource], report: StageReport | None = None, crops: bool = False) -> ray.data.Dataset:
+    """The units of some sources, one source after the other, as a Ray Dataset: one block a unit, in the order of the schedule.
+
+    The same actors make the units of all of them: several short sources start no more processes than one.
 
     Args:
-        source: what to read or render.
-        report: called by the actors with what they do.
+        sources: what to read or render, with the same `placement`.
+        report: called by the actors with what they do; units are counted through all sources.
         crops: send only crops where `sends_crops` says so; `steps` makes the pairs of them.
     """
-    tasks, place = len(source.recipe.tasks), source.recipe.placement
-    if crops and sends_crops(source):
-        source = _without_tasks(source)
+    recipe = sources[0].recipe
+    tasks, place = len(recipe.tasks), recipe.placement
+    if crops:
+        sources = [_without_tasks(source) if sends_crops(source) else source for source in sources]
     if place.render == "trainer":
-        return _planned(source, _ReadUnits, (source, report), gpus=0, unsplit=True)
-    return _planned(source, _RenderUnits, (source, report, tasks, place.threads), place.gpus, unsplit=True)
+        return _planned(sources, _ReadUnits, (sources, report), gpus=0, unsplit=True)
+    return _planned(sources, _RenderUnits, (sources, report, tasks, place.threads), place.gpus, unsplit=True)
 
 
-def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float, unsplit: bool) -> ray.data.Dataset:
-    """The dataset that actors make of a source's unit numbers, in order; `unsplit` keeps each unit in one block."""
+def place_of(sources: Sequence[UnitSource], number: int) -> tuple[int, int]:
+    """Which source has unit `number`, where units are counted through all of them, and the unit's number in that source."""
+    for which, source in enumerate(sources):
+        if number < (count := _count(source)):
+            return which, number
+        number -= count
+    raise IndexError(f"the sources have {number} units fewer")
+
+
+def _count(source: UnitSource) -> int:
+    return source.schedule.units(source.step)
+
+
+def _planned(sources: Sequence[UnitSource], actor: type, args: tuple[Any, ...], gpus: float, unsplit: bool) -> ray.data.Dataset:
+    """The dataset that actors make of the sources' unit numbers, in order; `unsplit` keeps each unit in one block."""
     import ray.data
 
     quiet_data()
-    place = source.recipe.placement
+    place = sources[0].recipe.placement
     context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
     context.execution_options.preserve_order = True
     if unsplit:
@@ -189,7 +215,7 @@ def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, PollThrottle]  # type: ignore[list-item]
     context.memory_usage_poll_interval_s = None  # else Ray starts a thread for each unit
     with ray.data.DataContext.current(context):
-        numbers = ray.data.range(source.schedule.units(source.step), override_num_blocks=1)
+        numbers = ray.data.range(sum(map(_count, sources)), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
             actor,
             fn_constructor_args=args,
@@ -201,13 +227,21 @@ def _planned(source: UnitSource, actor: type, args: tuple[Any, ...], gpus: float
 
 
 def rendered(
-    source: UnitSource, tables: Iterable[Any], threads: int, gpu: int | None = None, report: StageReport | None = None
+    source: UnitSource,
+    tables: Iterable[Any],
+    threads: int,
+    gpu: int | None = None,
+    report: StageReport | None = None,
+    before: int = 0,
 ) -> Iterator[Columns]:
-    """Render encoded units (Arrow tables) to columns of pairs, on the rank, in placement `trainer`; pixels stay on its `gpu`."""
+    """Render encoded units (Arrow tables) to columns of pairs, on the rank, in placement `trainer`; pixels stay on its `gpu`.
+
+    What is reported counts `before` units before this source's first.
+    """
     render, stage, meter = UnitRenderer(source, threads, gpu), _StageReporter(report), Meter(source.recipe.name, "training")
     for table in tables:
         number = int(table["unit"][0].as_py())
-        stage("render", number)
+        stage("render", before + number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
         meta = table.select(["key", "id", "ext", "label", "problem", "sizes"]).to_pylist()
@@ -218,7 +252,7 @@ def rendered(
 
 
 def steps(
-    source: UnitSource,
+    sources: Sequence[UnitSource],
     data: Any,
     rank: int,
     world: int,
@@ -229,8 +263,8 @@ def steps(
     """The steps of a training worker, from the units that it receives, in either placement.
 
     Args:
-        source: the source of the units.
-        data: what `units(source, crops=True)` gives, or the rank's split of it.
+        sources: the sources of the units, whose steps follow each other.
+        data: what `units(sources, crops=True)` gives, or the rank's split of it.
         rank: this rank.
         world: number of ranks.
         gpu: the rank's own GPU; with placement `trainer`, pixels stay on it.
@@ -238,22 +272,25 @@ def steps(
         threads: CPU threads that render the tasks, where actors send only crops.
 
     Yields:
-        The global step, and the columns of this rank's samples of it.
+        The global step of the source, and the columns of this rank's samples of it.
     """
-    place = source.recipe.placement
-    if place.render == "workers":
-        arriving = data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_UNITS_AHEAD)
-    else:
-        tables = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_UNITS_AHEAD)
-        arriving = ahead(rendered(source, tables, place.threads, gpu, report), _UNITS_AHEAD)
-    finish = CropTaskRenderer(source.recipe, threads) if sends_crops(source) else None
-    for step, columns in batches(source.schedule, source.step, rank, world, arriving):
-        if finish is not None:
-            finish(columns, step // source.schedule.steps_per_epoch)
-        columns.pop("frames", None)  # inputs of tasks are made of them, labels are not
-        if not source.image:
-            columns.pop("image", None)
-        yield step, columns
+    decoded = sources[0].recipe.placement.render == "workers"
+    arriving = iter(
+        data.iter_batches(batch_size=None, batch_format="numpy" if decoded else "pyarrow", prefetch_batches=_UNITS_AHEAD)
+    )
+    for which, source in enumerate(sources):
+        own: Iterable[Any] = islice(arriving, _count(source) // world)
+        if not decoded:
+            before = sum(map(_count, sources[:which]))
+            own = ahead(rendered(source, own, source.recipe.placement.threads, gpu, report, before), _UNITS_AHEAD)
+        finish = CropTaskRenderer(source.recipe, threads) if sends_crops(source) else None
+        for step, columns in batches(source.schedule, source.step, rank, world, own):
+            if finish is not None:
+                finish(columns, step // source.schedule.steps_per_epoch)
+            columns.pop("frames", None)  # inputs of tasks are made of them, labels are not
+            if not source.image:
+                columns.pop("image", None)
+            yield step, columns
 
 
 def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: bool = False) -> UnitSource:
@@ -292,7 +329,7 @@ def dataset(recipe: Recipe, epoch: int = 0) -> ray.data.Dataset:
     workers = recipe.placement.model_copy(update={"render": "workers"})
     source = open_source(settled(recipe.model_copy(update={"placement": workers})), epoch, whole=True)
     quarantine = ray.remote(num_cpus=0)(Quarantine).remote(recipe.failures.budget, source.corpus.samples)
-    return _planned(source, _MakePairs, (source, quarantine), recipe.placement.gpus, unsplit=False)
+    return _planned((source,), _MakePairs, (source, quarantine), recipe.placement.gpus, unsplit=False)
 
 
 def pairs(recipe: Recipe, epoch: int = 0) -> Iterator[Columns]:

@@ -53,7 +53,7 @@ def test_what_looks_at_the_features_is_not_counted(monkeypatch: pytest.MonkeyPat
         clock[0] += 100
         return float(backbone)
 
-    assert methods.fitting(training, 600) == 300
+    assert methods.seconds_a_step(training) == 2
     _, found = methods.trained(training, 10, curve=4, look=look)
     assert found == {"cpu": 20.0, "curve": [(2, 1.0), (4, 3.0), (6, 5.0), (8, 7.0)]}
 
@@ -67,7 +67,7 @@ def record(row: str, seed: int, knn: float, rate: float) -> dict[str, Any]:
 def test_the_table_says_how_a_method_compares_with_lightlys(theirs: float, verdict: str) -> None:
     runs = [record("byol", seed, 0.42 + 0.02 * seed, 300) for seed in range(2)]
     runs += [record("lightly_byol", seed, theirs, 150) for seed in range(2)]
-    said = markdown({"minutes": 1}, runs)
+    said = markdown({"minutes": 1}, runs, {"byol": 300, "lightly_byol": 150})
     assert verdict in said
     assert "2.00 times lightly's" in said
     assert "| byol | 2 | 1,000 | 300 | 0.1 | 43.0 ± 1.4 |" in said
@@ -82,4 +82,17 @@ def test_runs_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "byol-0.json").write_text('{"row": "byol", "setting": {"minutes": 2}}')
     with pytest.raises(SystemExit, match="another setting, such as byol"):
-        methods.report(tmp_path, {"minutes": 1}, {})
+        methods.report(tmp_path, {"batch": 16}, {}, {})
+
+
+def test_rates_are_measured_in_turns_and_once(tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(methods, "training_of", lambda name, setting, seed: name)
+    monkeypatch.setattr(methods, "seconds_a_step", lambda name: asked.append(name) or float(len(asked)))
+    path, same = tmp_path / "rates.json", {"batch": 16}
+    times = methods.step_times(["random", "rotation", "simclr"], setting, path, same)
+    assert asked == ["rotation", "simclr"] * 3
+    assert times == {"rotation": [1.0, 3.0, 5.0], "simclr": [2.0, 4.0, 6.0]}
+    assert methods.step_times(["simclr", "byol"], setting, path, same) == {**times, "byol": [7.0, 8.0, 9.0]}
+    with pytest.raises(SystemExit, match="rates of another setting"):
+        methods.step_times(["simclr"], setting, path, {"batch": 32})

@@ -12,12 +12,13 @@ from pipeline.streaming.plan import _ReadUnits, _RenderUnits
 
 
 class Arrived:
-    """What the actors of a source's placement send, encoded or rendered, as if by a single actor."""
+    """What the actors of the sources' placement send, encoded or rendered, as if by a single actor."""
 
-    def __init__(self, source: UnitSource) -> None:
-        self._source = source
+    def __init__(self, *sources: UnitSource) -> None:
+        self._sources = sources
 
     def iter_batches(self, **given: Any) -> Iterator[Any]:
-        place, tasks = self._source.recipe.placement, len(self._source.recipe.tasks)
-        actor = _ReadUnits(self._source, None) if place.render == "trainer" else _RenderUnits(self._source, None, tasks, 1)
-        yield from actor({"id": np.arange(self._source.schedule.units(0))})
+        recipe = self._sources[0].recipe
+        encoded = recipe.placement.render == "trainer"
+        actor = _ReadUnits(self._sources, None) if encoded else _RenderUnits(self._sources, None, len(recipe.tasks), 1)
+        yield from actor({"id": np.arange(sum(source.schedule.units(0) for source in self._sources))})

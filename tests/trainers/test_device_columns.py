@@ -100,7 +100,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
     for gpu in (None, device):
         model, tally = PretextModel(given.recipe, seed=0), _StepTally(tuple(given.recipe.tasks), torch.device("cpu"))
         left = 0
-        for _, columns in steps(given, Arrived(given), 0, 1, gpu):
+        for _, columns in steps([given], Arrived(given), 0, 1, gpu):
             there = [name for name, column in columns.items() if isinstance(column, OnAnother)]
             assert there == ([] if gpu is None else ["image", *(f"{name}.input" for name in given.recipe.tasks)])
             left += len(columns["weight"]) - int(columns["weight"].sum())
@@ -116,7 +116,7 @@ def test_bench_watches_the_pixels_where_training_gets_them(
 ) -> None:
     given = source()
     monkeypatch.setattr(bench, "_own_gpu", lambda: device)
-    monkeypatch.setattr(bench, "units", lambda source, crops: Arrived(source))
+    monkeypatch.setattr(bench, "units", lambda sources, crops: Arrived(*sources))
     seen: list[Any] = []
 
     def watched(*given: Any, **named: Any) -> Iterator[Any]:

@@ -109,6 +109,7 @@ def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_repl
     assert "another recipe" not in caplog.text
 
 
+@pytest.mark.slow
 def test_eight_tasks_train_together_on_two_workers_one_a_sample_with_learnt_weights(run_recipe: MakeRecipe) -> None:
     eight = ["rotation", "colorization", "denoising", "masked_patches", "relative_position", "corrupted_region", "jigsaw_order"]
     spec = run_recipe(

@@ -51,6 +51,20 @@ def loading(recipe: Recipe, folder: str) -> PretextModel:
     return model
 
 
+def job_of(recipe: Recipe, loaded: Path | None = None) -> TrainingJob:
+    """The pretraining of a recipe; ranks write to `loaded` what they load."""
+    recipe, source, _ = prepared(recipe)
+    return TrainingJob(
+        stage="pretrain",
+        folder=RunFolder(recipe).checkpoints("pretrain"),
+        source=source,
+        build=partial(loading, recipe, str(loaded)),
+        objectives=tuple(TASKS),
+        optimizer=recipe.training.optimizer,
+        run_log=open_run_log(),
+    )
+
+
 def work(config: dict[str, Any]) -> None:
     train(config["job"])
 
@@ -67,15 +81,14 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
         return run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **TRAINING, **training)
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(made("calm"), [interrupt])
+        pretrain(made("calm"), [interrupt])  # after the last step, when all checkpoints are still there
     for runs in ("one", "two"):  # killed in step 13
         shutil.copytree(tmp_path / "calm", tmp_path / runs)
         checkpoints = sorted(Path(RunFolder(made(runs)).checkpoints("pretrain")).glob("step-*"))
         assert len(checkpoints) == 24
         for later in checkpoints[12:]:
             later.unlink()
-    calm = pretrain(made("calm"))
-    assert calm["steps"] == 24
+    calm = summary(job_of(made("calm")).state())
     simclr = calm["tasks"]["simclr"]
     assert simclr["trivial"] == pytest.approx(1 / 16)
     assert sum(simclr["metrics"][-8:]) / 8 > 0.13  # 128 samples: three standard errors above chance
@@ -88,20 +101,11 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
         for name in TASKS:
             assert again["tasks"][name]["loss"] == calm["tasks"][name]["loss"], name
 
-    two, source, _ = prepared(made("two", workers=2))
     loaded = tmp_path / "loaded"
     loaded.mkdir()
-    job = TrainingJob(
-        stage="pretrain",
-        folder=RunFolder(two).checkpoints("pretrain"),
-        source=source,
-        build=partial(loading, two, str(loaded)),
-        objectives=tuple(TASKS),
-        optimizer=two.training.optimizer,
-        run_log=open_run_log(),
-    )
+    job = job_of(made("two", workers=2), loaded)
     saved = job.checkpoints().load(job.checkpoints().newest())
-    fit(work, {"job": job}, two, "pretrain", job.run_log, [])
+    fit(work, {"job": job}, job.source.recipe, "pretrain", job.run_log, [])
     states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
     assert (saved["step"], len(states)) == (12, 2)
     assert all(saved["model"][f"objectives.{name}"].any() for name in ("queue.queue", "centre.centre"))

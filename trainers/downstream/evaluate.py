@@ -13,10 +13,10 @@ from trainers.downstream.features import FeatureSet, checked_recipe, extract
 from trainers.downstream.knn import knn
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import linear_probe
-from trainers.downstream.passes import Pass
+from trainers.downstream.passes import passes
 from trainers.downstream.pretrained import VECTOR, Pretrained, read_pretrained, trained_layer
 from trainers.downstream.scores import score
-from trainers.downstream.statistics import MOST_IMAGES, remeasure
+from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.optim import place
 from trainers.networks.backbones import Backbone, build_backbone
 from trainers.running.exclusive import exclusive
@@ -108,10 +108,11 @@ def _work(config: dict[str, Any]) -> None:
         embeddings[init] = backbone.embedding(config["layer"])
     recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), run_log)
     try:
-        remeasure(embeddings, Pass(data.training_some(MOST_IMAGES)), recipe, world)
+        *measured, train, test = passes(*measuring(data, embeddings.values()), data.training_once(), data.testing())
+        for images in measured:
+            remeasure(embeddings, images, recipe, world)
         sets, quarantine = {}, []
-        for side, source in (("train", data.training_once()), ("test", data.testing())):
-            images = Pass(source)
+        for side, images in (("train", train), ("test", test)):
             sets[side] = extract(embeddings, images, recipe, world)
             quarantine += [{"set": side, **row} for row in images.quarantined(f"downstream.{side}")]
         if len(sets["train"].y) < 2:

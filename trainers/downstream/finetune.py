@@ -15,10 +15,10 @@ from pipeline.recipe.schema import Recipe
 from trainers.downstream.classifier import OBJECTIVE, Classifier
 from trainers.downstream.features import checked_recipe
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
-from trainers.downstream.passes import Batch, Pass, some_left
+from trainers.downstream.passes import Batch, passes, some_left
 from trainers.downstream.pretrained import read_pretrained
 from trainers.downstream.scores import score
-from trainers.downstream.statistics import MOST_IMAGES, remeasure
+from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.ranks import gathered
 from trainers.networks.backbones import build_backbone
@@ -99,9 +99,8 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
             if init == "pretrained":
                 names = list(data.classes.names[: data.classes.trained])
-                folder.write_weights(
-                    "classifier.pt", {"classifier": {**state["model"], **answer["statistics"]}, "classes": names}
-                )
+                statistics = {name: torch.tensor(values) for name, values in answer["statistics"].items()}
+                folder.write_weights("classifier.pt", {"classifier": {**state["model"], **statistics}, "classes": names})
         outcome = {
             "pretraining": backbone.identity,
             "differs": backbone.differs,
@@ -158,20 +157,22 @@ def _work(config: dict[str, Any]) -> None:
         return
     assert isinstance(model, Classifier)
     data, context = config["data"], ray.train.get_context()
-    world, images = context.get_world_size(), Pass(data.testing())
-    tuned = model.eval().backbone
+    world, tuned = context.get_world_size(), model.eval().backbone
+    *measured, tested = passes(*measuring(data, [tuned]), data.testing())
     recipe = checked_recipe(data.recipe, [tuned], next(model.parameters()).device, job.run_log)
-    remeasure({"tuned": tuned}, Pass(data.training_some(MOST_IMAGES)), recipe, world)
+    for images in measured:
+        remeasure({"tuned": tuned}, images, recipe, world)
     try:
-        right, labels = count_right(model, images, recipe, len(data.classes.names))
-        bad = images.quarantined("downstream.test")
+        right, labels = count_right(model, tested, recipe, len(data.classes.names))
+        bad = tested.quarantined("downstream.test")
     except (BudgetExceeded, UserError) as error:  # the same on every rank
         ray.get(job.run_log.set_error.remote(error))
         return
     parts = gathered([(right, labels)], world)
     if context.get_world_rank() == 0:
         answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
-        answer["statistics"] = {name: value.cpu() for name, value in model.named_buffers() if "running_" in name}
+        # As arrays: the run log, which passes them on, need not import torch.
+        answer["statistics"] = {name: value.cpu().numpy() for name, value in model.named_buffers() if "running_" in name}
         ray.get(job.run_log.set_result.remote(answer))
 
 

@@ -1,9 +1,10 @@
-"""One pass over labelled images on every rank: the usable ones on the rank's device, and a table of the quarantined ones."""
+"""Passes over labelled images on every rank: the usable ones on the rank's device, and a table of the quarantined ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.rendering.quarantine import Quarantine
+from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import UnitSource
 from trainers.learning.rank_stream import RankStream
 from trainers.learning.ranks import gathered
@@ -38,21 +40,22 @@ class Batch:
 
 @dataclass
 class Pass:
-    """One pass over a source, to be iterated on every rank of a Ray Train run; all ranks see the same number of batches.
+    """One of the passes of `passes`: all ranks iterate over it, and see the same number of batches.
 
     Args:
         source: images with labels; samples of weight 0 are left out, whether they cannot be decoded or have no label.
+        arriving: the columns of this pass's batches and of those after it.
     """
 
     source: UnitSource
+    arriving: Iterator[Columns]
     _failures: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Batch]:
-        import ray.train
         import ray.train.torch
 
-        context, device = ray.train.get_context(), ray.train.torch.get_device()
-        for _, columns in RankStream(self.source, context.get_world_rank(), context.get_world_size()):
+        device = ray.train.torch.get_device()
+        for columns in islice(self.arriving, self.source.schedule.steps - self.source.step):
             self._failures += [text for text in columns["failure"] if text]
             yield usable(columns, device)
 
@@ -72,6 +75,18 @@ class Pass:
         quarantine = Quarantine(self.source.recipe.failures.budget, total)
         quarantine.add(total, gathered(self._failures, ray.train.get_context().get_world_size()))
         return some_left(quarantine.rows(), total, what)
+
+
+def passes(*sources: UnitSource) -> list[Pass]:
+    """A pass over each of the sources, on every rank of a Ray Train run; the same data actors render all of them.
+
+    The passes are made one after the other, each to its end.
+    """
+    import ray.train
+
+    context = ray.train.get_context()
+    arriving = (columns for _, columns in RankStream(sources, context.get_world_rank(), context.get_world_size()))
+    return [Pass(source, arriving) for source in sources]
 
 
 def usable(columns: dict[str, Any], device: torch.device) -> Batch:

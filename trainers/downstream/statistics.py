@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.recipe.schema import Recipe
+from pipeline.rendering.units import UnitSource
+from trainers.downstream.labelled import Labelled
 from trainers.downstream.passes import Batch
 from trainers.learning.ranks import summed
 from trainers.networks.inputs import Normaliser
@@ -55,9 +57,9 @@ class _Moments:
         self.layer.running_var.copy_((square - mean.square()).clamp_min(0))
 
 
-def normalises_by_batch(network: nn.Module) -> bool:
-    """Whether a network has layers whose statistics can be measured again."""
-    return bool(_layers(network))
+def measuring(data: Labelled, networks: Iterable[nn.Module]) -> list[UnitSource]:
+    """The images for `remeasure`, as one source; none where no network has statistics to measure."""
+    return [data.training_some(MOST_IMAGES)] if any(map(_layers, networks)) else []
 
 
 @torch.no_grad()

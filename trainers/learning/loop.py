@@ -142,7 +142,7 @@ class _Run:
     def run(self) -> nn.Module:
         job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
         checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
-        feed = RankStream(replace(job.source, step=self._step), self._rank, self._world, job.run_log)
+        feed = RankStream([replace(job.source, step=self._step)], self._rank, self._world, job.run_log)
         self._parallel.train()
         tally = _StepTally(job.objectives, self._device)
         started = settled = time.perf_counter()

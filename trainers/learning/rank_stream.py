@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.recipe.execution import Placement
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import STAGES, UnitSource
 from pipeline.streaming.batches import ahead
-from pipeline.streaming.plan import steps, units
+from pipeline.streaming.plan import place_of, steps, units
 
 FEED_STAGES = (*STAGES, "transfer", "wait")
 _BATCHES_AHEAD = 2
@@ -67,13 +67,13 @@ class RankStream:
     """Iterates over the batches of one rank, in the order of the schedule; all ranks of a run do so at the same time.
 
     Args:
-        source: what to stream; its `step` is the first step.
+        sources: what to stream, one source after the other; the `step` of each is its first step.
         rank: this rank.
         world: number of ranks.
         run_log: where data actors report what they do; without one the error of a stall names no actor.
     """
 
-    source: UnitSource
+    sources: Sequence[UnitSource]
     rank: int
     world: int
     run_log: Any = None
@@ -94,17 +94,16 @@ class RankStream:
         from ray.train.collective import broadcast_from_rank_zero
 
         started = time.perf_counter()
-        schedule = self.source.schedule.shared_by(self.world)
-        source = replace(self.source, schedule=schedule)
+        sources = [replace(source, schedule=source.schedule.shared_by(self.world)) for source in self.sources]
         report = None if self.run_log is None else partial(_report, self.run_log)
         # One dataset for all ranks, made by rank 0: Ray Train's own `datasets=` forces equal splits, which drop rows.
         # A Ray actor executes it, for a single rank too: in this process Ray would print a false error (its issue 53727).
-        splits = units(source, report, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
+        splits = units(sources, report, crops=True).streaming_split(self.world, equal=False) if self.rank == 0 else None
         data = broadcast_from_rank_zero(splits)[self.rank]
         device = ray.train.torch.get_device()
         gpu = device.index if device.type == "cuda" else None
-        timed = self._timed(steps(source, data, self.rank, self.world, gpu, report, torch.get_num_threads()))
-        made = ahead(timed, _BATCHES_AHEAD, partial(self._late, source))
+        timed = self._timed(steps(sources, data, self.rank, self.world, gpu, report, torch.get_num_threads()))
+        made = ahead(timed, _BATCHES_AHEAD, partial(self._late, sources))
         while True:
             asked = time.perf_counter()
             item = next(made, None)
@@ -129,13 +128,14 @@ class RankStream:
             self.seconds["transfer"] += time.perf_counter() - asked - float(item[1]["seconds"][:, tasks].sum())
             yield item
 
-    def _late(self, source: UnitSource, waited: float) -> float:
+    def _late(self, sources: Sequence[UnitSource], waited: float) -> float:
         """How many more seconds to wait for a batch.
 
         Raises:
             Stalled: no more, with the stage and actor that hold it up, as far as they are known.
         """
-        patience, place = source.recipe.failures.stall_seconds, source.recipe.placement
+        recipe = sources[0].recipe
+        patience, place = recipe.failures.stall_seconds, recipe.placement
         if waited < patience:
             return patience - waited
         import ray
@@ -148,7 +148,7 @@ class RankStream:
             actor, stage, unit, seconds = active[0]
             if more := more_seconds(patience, waited, seconds):
                 return more
-            raise Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(source, unit)}")
+            raise Stalled(f"{words}{stage} has stood still for {seconds:.0f} s on {actor}{_whereabouts(sources, unit)}")
         if started == 0:
             raise Stalled(
                 f"{words}start: none of the {place.actors} data actors has started; are {place.actors} x {place.cpus:g} CPUs "
@@ -161,10 +161,12 @@ def _report(run_log: Any, actor: str, stage: str, unit: int) -> None:
     run_log.report.remote(actor, stage, unit)
 
 
-def _whereabouts(source: UnitSource, unit: int) -> str:
+def _whereabouts(sources: Sequence[UnitSource], unit: int) -> str:
     """Words that name the shards from which a unit is read."""
     if unit < 0:
         return ""
-    shards = source.schedule.unit(unit, source.step)[1].shards
+    which, number = place_of(sources, unit)
+    source = sources[which]
+    shards = source.schedule.unit(number, source.step)[1].shards
     urls = [source.corpus.urls[shard] for shard in np.unique(shards[shards >= 0])]
     return f", at {', '.join(urls[:3])}{f' and {len(urls) - 3} more shards' if len(urls) > 3 else ''}"

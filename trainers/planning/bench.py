@@ -181,7 +181,7 @@ def _stream(source: UnitSource, seconds: float, threads: int) -> _Stream:
     """Measure the stream in a training worker that only receives batches, from its second batch on."""
     keep_memory()
     started = time.perf_counter()
-    made = ahead(steps(source, units(source, crops=True), 0, 1, _own_gpu(), threads=threads), _BATCHES_AHEAD)
+    made = ahead(steps([source], units([source], crops=True), 0, 1, _own_gpu(), threads=threads), _BATCHES_AHEAD)
     columns = next(made)[1]
     first = time.perf_counter()
     cpu, asked = time.process_time(), first

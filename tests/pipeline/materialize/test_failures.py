@@ -247,6 +247,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_harm_nothing(spec: MakeRecipe
     assert "failed={}" in whole
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_the_decoder_costs_itself_alone(
     spec: MakeRecipe, corpus: Path, tmp_path: Path, make_tar: MakeTar, blind: dict[str, str], tree: Tree
 ) -> None:

@@ -193,7 +193,7 @@ class InOneProcess:
     def __init__(self, source: UnitSource) -> None:
         source = stream._without_tasks(source) if stream.sends_crops(source) else source
         renders = source.recipe.placement.render == "workers"
-        self._actor = stream._RenderUnits(source, None, 1, 1) if renders else stream._ReadUnits(source, None)
+        self._actor = stream._RenderUnits([source], None, 1, 1) if renders else stream._ReadUnits([source], None)
         self._units = range(source.schedule.units())
 
     def iter_batches(self, **_: Any) -> Iterator[Any]:
@@ -211,7 +211,7 @@ def one_epoch(spec: Recipe) -> UnitSource:
 def test_clips_are_the_same_in_both_placements(shards: Path, engine: str, place: str) -> None:
     spec = recipe(shards, engine=engine, placement={"render": place})
     source = one_epoch(spec)
-    found = by_sample(columns for _, columns in stream.steps(source, InOneProcess(source), 0, 1))
+    found = by_sample(columns for _, columns in stream.steps([source], InOneProcess(source), 0, 1))
     assert len(found) == CLIPS
     assert found == by_sample(pairs(spec), "frames")
 
@@ -220,7 +220,7 @@ def test_clips_are_the_same_in_both_placements(shards: Path, engine: str, place:
 def test_clips_travel_over_ray_as_files(shards: Path) -> None:
     spec = recipe(shards, placement={"render": "trainer", "cpus": 0.5})
     source = one_epoch(spec)
-    found = by_sample(columns for _, columns in stream.steps(source, stream.units(source), 0, 1))
+    found = by_sample(columns for _, columns in stream.steps([source], stream.units([source]), 0, 1))
     assert found == by_sample(pairs(spec), "frames")
 
 

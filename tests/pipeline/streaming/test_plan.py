@@ -51,10 +51,10 @@ def over_ray(recipe: Recipe, world: int) -> list[list[tuple[int, Columns]]]:
     source = UnitSource(settled(recipe), corpus, Schedule(corpus.counts, geometry, recipe.seed, 1, tail="pad"))
 
     def consume(rank: int, split: Any) -> list[tuple[int, Columns]]:
-        return list(steps(source, split, rank, world))
+        return list(steps([source], split, rank, world))
 
     with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(consume, range(world), units(source, crops=True).streaming_split(world, equal=False)))
+        return list(pool.map(consume, range(world), units([source], crops=True).streaming_split(world, equal=False)))
 
 
 VIEWS = {"simclr": {"small_views": 1, "small_size": 16}, "second": {"task": "byol"}}
@@ -105,7 +105,7 @@ def test_units_near_the_limit_arrive_whole_and_in_order(run_recipe: Callable[...
     with pytest.raises(UserError, match=r"may be 1\.5 GiB"):
         geometry.check_unit(1.05 * size)
     source = UnitSource(settled(run_recipe(sections, batch=64)), corpus, Schedule(corpus.counts, geometry, 0, 2))
-    blocks = units(source).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    blocks = units([source]).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     found = [(table["unit"].unique().to_pylist(), table["key"].to_pylist(), _firsts(table)) for table in blocks]
     due = [source.schedule.unit(number)[1].rows.tolist() for number in range(2)]
     assert due[0] != due[1]

@@ -109,7 +109,7 @@ def test_what_is_found_does_not_depend_on_where_images_are_rendered(
     train, test = shard("train", [0, 1] * 8, damaged=(5,)), shard("test", [0, 1] * 4 + [None], damaged=(2,))
 
     def arriving(source: UnitSource) -> Iterator[Batch]:
-        return (usable(columns, torch.device("cpu")) for _, columns in steps(source, Arrived(source), 0, 1))
+        return (usable(columns, torch.device("cpu")) for _, columns in steps([source], Arrived(source), 0, 1))
 
     found = []
     for render in ("workers", "trainer"):
@@ -118,12 +118,28 @@ def test_what_is_found_does_not_depend_on_where_images_are_rendered(
         outcome = judged(data, arriving)
         assert {(row["labels"], row["tested"], row["total"]) for row in outcome["downstream"]} == {(15, 7, 9)}
         source = data.training()
-        _, columns = next(steps(source, Arrived(source), 0, 1))
+        _, columns = next(steps([source], Arrived(source), 0, 1))
         model = Classifier(data.recipe, data.classes.trained, None)
         tuned = accumulate(model, ["class"], columns, 16, "float32")["class"]
         assert tuned.count == columns["weight"].sum() == 15
         found.append((outcome, tuned.loss.tolist()))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("render", ["workers", "trainer"])
+def test_one_source_after_another_gives_what_each_gives_alone(
+    labelled: Labelling, shard: Callable[..., str], render: str
+) -> None:
+    train, test = shard("train", [0, 1] * 20, damaged=(5,)), shard("test", [0, 1] * 9 + [None])
+    sections = {"engine": "cpu", "placement": {"render": render, "cpus": 0.5}}
+    data = open_labelled(labelled(train=train, test=test, sections=sections))
+    sources = [data.training_some(20), data.training_once(), data.testing()]
+    together = list(steps(sources, Arrived(*sources), 0, 1))
+    alone = [item for source in sources for item in steps([source], Arrived(source), 0, 1)]
+    assert [step for step, _ in together] == [step for step, _ in alone] == [0, 1, *range(3), 0, 1]
+    for (_, one), (_, other) in zip(together, alone, strict=True):
+        for name in set(one) - {"seconds"}:
+            assert np.array_equal(one[name], other[name]), name
 
 
 def test_evaluation_never_takes_a_devices_tensor_for_an_array(labelled: Labelling, on_device: None) -> None:

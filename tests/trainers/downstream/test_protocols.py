@@ -22,7 +22,17 @@ from trainers.running.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
+ROWS = [
+    ("pretrained", "linear"),
+    ("pretrained", "knn"),
+    ("random", "linear"),
+    ("random", "knn"),
+    ("pretrained", "finetune"),
+    ("random", "finetune"),
+]
 
+
+@pytest.mark.slow
 def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
     labelled: Callable[..., Recipe], calm: Finished, tiles: Path, tmp_path: Path
 ) -> None:
@@ -31,14 +41,7 @@ def test_every_protocol_is_reported_for_pretrained_and_for_random_weights(
     probed = evaluate(spec)
     tuned = finetune(labelled(workers=0, labels=0.5, layer="stage3"))
     rows = probed["downstream"] + tuned["downstream"]
-    assert [(row["init"], row["protocol"]) for row in rows] == [
-        ("pretrained", "linear"),
-        ("pretrained", "knn"),
-        ("random", "linear"),
-        ("random", "knn"),
-        ("pretrained", "finetune"),
-        ("random", "finetune"),
-    ]
+    assert [(row["init"], row["protocol"]) for row in rows] == ROWS
     assert {row["labels"] for row in rows} == {36}
     assert {row.get("layer") for row in rows} == {"stage3", None}
     assert [row.get("steps") for row in rows] == [None] * 4 + [20 * 3] * 2
@@ -80,12 +83,17 @@ def test_what_is_judged_is_what_backbone_pt_holds_on_the_images_that_can_be_used
     folder.write_weights("backbone.pt", saved)
 
     probed, tuned = evaluate(spec), finetune(spec)
-    accuracies = {(row["init"], row["protocol"]): row["accuracy"] for row in probed["downstream"]}
+    rows = probed["downstream"] + tuned["downstream"]
+    accuracies = {(row["init"], row["protocol"]): row["accuracy"] for row in rows}
+    assert list(accuracies) == ROWS
+    assert (folder.read_json("evaluate.json"), folder.read_json("finetune.json")) == (probed, tuned)
+    assert folder.stages("evaluate") == []
     assert accuracies["pretrained", "linear"] == accuracies["pretrained", "knn"] == pytest.approx(8 / 17)
     assert accuracies["random", "linear"] == accuracies["random", "knn"] == pytest.approx(16 / 17)
-    for row in probed["downstream"] + tuned["downstream"]:
+    for row in rows:
         assert (row["labels"], row["tested"], row["total"], row["classes"]) == (31, 17, 20, 3)
         assert row["chance"] == pytest.approx(8 / 17)
+        assert row["standard_error"] == pytest.approx(np.sqrt(row["accuracy"] * (1 - row["accuracy"]) / 17))
     assert [row["steps"] for row in tuned["downstream"]] == [4, 4]
     classifier = folder.read_weights("classifier.pt")
     assert classifier["classes"] == ["0", "1"]
@@ -116,6 +124,7 @@ def test_a_test_set_without_a_usable_image_is_refused(
         command(labelled(workers=0, train=train, test=test, epochs=1))
 
 
+@pytest.mark.slow
 def test_a_test_set_with_too_many_bad_images_is_refused(
     labelled: Callable[..., Recipe], shard: Callable[..., str], calm: Finished, tmp_path: Path
 ) -> None:

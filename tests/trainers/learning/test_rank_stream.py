@@ -55,7 +55,7 @@ def test_the_time_of_tasks_on_crops_is_counted_once_and_as_that_of_no_actor() ->
             finish(columns, 0)
             yield step, columns
 
-    feed, started = RankStream(None, 0, 1), time.perf_counter()  # type: ignore[arg-type]
+    feed, started = RankStream([], 0, 1), time.perf_counter()  # type: ignore[arg-type]
     batches = list(feed._timed(made()))
     elapsed = time.perf_counter() - started
     spent = dict(zip(STAGES, sum(columns["seconds"].sum(axis=0) for _, columns in batches)))
@@ -83,14 +83,14 @@ def test_what_stands_still_is_named_with_its_shard(run_recipe: Callable[..., Rec
     run_log = open_run_log()
     run_log.begin.remote(0, 1, 1)
     run_log.report.remote("actor 1", "read", 1)
-    feed = RankStream(source, 0, 1, run_log)
-    assert 0 < feed._late(source, 25) <= 20  # it began only now
+    feed = RankStream([source], 0, 1, run_log)
+    assert 0 < feed._late([source], 25) <= 20  # it began only now
     words = (
         r"no batch has come to rank 0 for 60 s \(failures\.stall_seconds: 20\): "
         r"read has stood still for \d+ s on actor 1, at .*tar"
     )
     with pytest.raises(RunError, match=words):
-        feed._late(source, 60)
+        feed._late([source], 60)
 
 
 def test_the_run_log_knows_which_actor_has_been_at_what_for_longest() -> None:
