@@ -28,7 +28,7 @@ def test_a_run_takes_in_a_node_that_comes_and_goes_on_without_one_that_goes(
     run_recipe: Callable[..., Recipe], tiles: Path, serve: Serve, tmp_path: Path, goes: bool
 ) -> None:
     """Storage is blocked while nodes come and go, so that the run cannot finish earlier, however fast the machine is."""
-    training = {"cpus": 3, "threads": 1, "epochs": 24 if goes else 12, "checkpoint_epochs": 0.5, "resize_seconds": 4}
+    training = {"cpus": 3, "threads": 1, "epochs": 24 if goes else 8, "checkpoint_epochs": 0.5, "resize_seconds": 4}
     flowing = threading.Event()
     url = serve(tiles, ranges=False, flowing=flowing)
     shards = [f"{url}/{shard.name}" for shard in sorted(tiles.glob("*.tar"))]
