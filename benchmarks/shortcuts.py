@@ -19,6 +19,7 @@ from pipeline.draws import Draws
 from pipeline.engines.cpu import CpuOps
 from pipeline.labels import Classes, Direction, Order
 from pipeline.tasks import Task, registry
+from pipeline.tasks.assigned import Assigned
 from trainers.networks.backbones import seeded
 
 _CHUNK = 500
@@ -27,8 +28,8 @@ _BATCH = 64
 
 
 def depends_on_content(task: Task) -> bool:
-    """Whether the task's label should depend on the picture's content alone: a class, an order, an angle."""
-    return isinstance(task.label_kind(), Classes | Order | Direction)
+    """Whether the task draws a label that should depend on the picture's content alone: a class, an order, an angle."""
+    return isinstance(task.label_kind(), Classes | Order | Direction) and not isinstance(task, Assigned)
 
 
 def noise_pairs(task: Task, size: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -110,6 +110,11 @@ def _task_table() -> str:
     return _table(("task", "label", "what it does", "paper"), rows)
 
 
+def _pictured(task: Task) -> bool:
+    """Whether the task has a picture: views have one of their own, and labels of tables need a corpus that has some."""
+    return not task.view_columns(SIZE) and "annotation" not in type(task).model_fields
+
+
 def _task(name: str, cls: type[Task]) -> str:
     task = cls()
     shape = " x ".join(map(str, task.input_shape(_SHAPE_SIZE)))
@@ -123,7 +128,7 @@ def _task(name: str, cls: type[Task]) -> str:
         f"- **Label**: {_label(task.label_kind())[1].replace('<task>', name)}\n"
         f"- **Paper**: {cls.source}."
     )
-    picture = [] if task.view_columns(SIZE) else [f"![Pairs of {name}: the crop, the input and the label](images/{name}.png)"]
+    picture = [f"![Pairs of {name}: the crop, the input and the label](images/{name}.png)"] if _pictured(task) else []
     return "\n\n".join([_about(cls), *picture, facts, _table(("parameter", "type", "default", "meaning"), rows)])
 
 
@@ -257,7 +262,7 @@ def draw_pictures() -> None:
         shards = {of_clips: str(Path(place, f"shards of {source.name}")) for of_clips, source in ((False, photos), (True, clips))}
         pack(str(photos), shards[False], labels="none")
         pack(str(clips), shards[True], labels="none", clips=True)
-        others = [name for name, task in own_tasks().items() if not task().view_columns(SIZE)]
+        others = [name for name, task in own_tasks().items() if _pictured(task())]
         single = [name for name in others if own_tasks()[name].frames == 1]
         sheets = [("pairs", FOUR, 3), ("gallery", single, 1), ("views", VIEWS, 1), *((task, [task], 1) for task in others)]
         for name, shown, rows in sheets:

@@ -55,7 +55,7 @@ def recipe() -> Recipe:
         {
             "name": "doctor",
             "seed": 7,
-            "corpus": {"shards": "generated", "frames": FRAMES},
+            "corpus": {"shards": "generated", "frames": FRAMES, "annotations": {"labels": "none"}},
             "image": {"size": SIZE, "crop": "center", "flip": False},
             "tasks": {name: {} for name in registry()},
             "engine": "cpu",

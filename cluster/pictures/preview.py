@@ -20,7 +20,7 @@ from pipeline.materialize.rendered import is_rendered
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import engine_name
-from pipeline.rendering.renderer import Columns
+from pipeline.rendering.renderer import Columns, draw_tasks
 from pipeline.rendering.units import UnitRenderer, UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_training_corpus
@@ -68,11 +68,10 @@ def with_all_tasks(recipe: Recipe) -> Recipe:
     for name, cls in registry().items():
         try:
             task = cls.model_validate({})
-            task.check(recipe.image.size)
+            recipe.check_task(task)
         except ValueError:
             continue
-        if task.frames <= (recipe.corpus.frames or 1):
-            tasks.setdefault(name, task)
+        tasks.setdefault(name, task)
     return recipe.model_copy(update={"tasks": tasks})
 
 
@@ -104,10 +103,10 @@ def _gathered(
     corpus = open_training_corpus(recipe.corpus, progress)
     batch, keys = _pairs(recipe, corpus, min(samples, corpus.samples), epoch)
     columns = [_crops(batch, keys, corpus.classes)]
-    draws = Draws(recipe.seed, epoch, batch["id"])
+    drawn, _ = draw_tasks(recipe, Draws(recipe.seed, epoch, batch["id"]), batch)
     for name, task in recipe.tasks.items():
-        drawn = task.draw(draws.stream(name), recipe.image.size)
-        columns.append(_task(name, task, batch, [{key: value[i] for key, value in drawn.items()} for i in range(len(keys))]))
+        rows = [{key: value[i] for key, value in drawn[name].items()} for i in range(len(keys))]
+        columns.append(_task(name, task, batch, rows))
     engine = engine_name(recipe)
     if engine == "dali":
         engine += " on the GPU" if gpus_visible() else " on the CPU"

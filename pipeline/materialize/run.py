@@ -113,6 +113,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
     if recipe.corpus.mix:
         raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
+    if recipe.corpus.annotations:
+        raise UserError("corpus.annotations: labels of tables are not rendered; train from the shards, and they are joined there")
     stored_columns(recipe)
 
 

@@ -16,6 +16,25 @@ class CorpusPart(Section):
     weight: float = Field(1.0, gt=0, description="Its share of the samples of an epoch, relative to the other weights.")
 
 
+class AnnotationSection(Section):
+    """Labels of the images in tables beside the corpus; a URL alone stands for `{table: URL}`."""
+
+    table: str = Field(description="Folder of the tables, path or URL, which `pseudolabel cluster` has written.")
+    column: str = Field("label", description="The column that is the label, whole numbers from 0; below 0, an image has none.")
+    least: dict[str, float] = Field(
+        default_factory=dict, description="Least values of columns, such as `{margin: 0.05}`: an image below one has no label."
+    )
+    most: dict[str, float] = Field(
+        default_factory=dict,
+        description="Greatest values of columns, such as `{distance: 0.4}`: an image above one has no label.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_alone(cls, given: Any) -> Any:
+        return {"table": given} if isinstance(given, str) else given
+
+
 class CorpusSection(Section):
     """The unlabelled images: one corpus, or a mixture of several."""
 
@@ -49,6 +68,13 @@ class CorpusSection(Section):
         "numbered alike (`000000.jpg` in each). Another choice draws other pairs.",
     )
 
+    annotations: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnnotationSection] = Field(
+        default_factory=dict,
+        description="Labels of the images in tables beside the corpus, by a name of your own, for the task `assigned`: URL of "
+        "their folder, or a mapping of `table`, the URL, with `column` (if not set, `label`), and bounds of columns, `least` and "
+        "`most`, such as `{margin: 0.05}`: an image outside them has no label.",
+    )
+
     @model_validator(mode="after")
     def _one_or_several(self) -> CorpusSection:
         if bool(self.shards) == bool(self.mix):
@@ -58,7 +84,7 @@ class CorpusSection(Section):
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
-        document = without_defaults(self, serialize(self), "frames", "index", "keys")
+        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations")
         document.pop("shards" if self.mix else "mix", None)  # absent from a dump of some fields only
         return document
 

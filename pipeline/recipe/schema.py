@@ -106,15 +106,27 @@ class Recipe(Section):
     def _tasks_fit(self) -> Recipe:
         for name, task in self.tasks.items():
             try:
-                if task.frames > (self.corpus.frames or 1):
-                    raise ValueError(
-                        f"it needs {task.frames} frames of a sample, and `corpus.frames` is {self.corpus.frames or 'not set'}: "
-                        f"set `corpus.frames: {task.frames}` if the corpus's samples have as many images"
-                    )
-                task.check(self.image.size)
+                self.check_task(task)
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from None
         return self
+
+    def check_task(self, task: Task) -> None:
+        """Check that a task can be made of this recipe's samples and crops.
+
+        Raises:
+            ValueError: it cannot; the message says what would help.
+        """
+        if task.frames > (self.corpus.frames or 1):
+            raise ValueError(
+                f"it needs {task.frames} frames of a sample, and `corpus.frames` is {self.corpus.frames or 'not set'}: "
+                f"set `corpus.frames: {task.frames}` if the corpus's samples have as many images"
+            )
+        wanted = getattr(task, "annotation", None)
+        if wanted is not None and wanted not in self.corpus.annotations:
+            there = ", ".join(self.corpus.annotations) or "it is empty"
+            raise ValueError(f"`corpus.annotations` has no {wanted!r} ({there}): name the tables of its labels there")
+        task.check(self.image.size)
 
     def canonical(self) -> str:
         """The resolved recipe as JSON with sorted keys; equal recipes give equal strings."""

@@ -15,7 +15,8 @@ class Section(BaseModel):
 
 def without_defaults(section: Section, document: dict[str, Any], *keys: str) -> dict[str, Any]:
     """Leave newer keys that are not set out of a section's canonical form, so that recipes without them keep theirs."""
-    unset = {key for key in keys if getattr(section, key) == type(section).model_fields[key].default}
+    fields = type(section).model_fields
+    unset = {key for key in keys if getattr(section, key) == fields[key].get_default(call_default_factory=True)}
     return {key: value for key, value in document.items() if key not in unset}
 
 

@@ -17,10 +17,12 @@ from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
 from pipeline.rendering.windows import add_views, stored
+from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
 from pipeline.tasks import Drawn
 
 Columns = dict[str, Any]
+_ANNOTATION = "annotation."
 
 
 class Clock:
@@ -40,7 +42,8 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`. For
+            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`;
+            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1. For
             clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
             weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
             on a GPU are torch tensors.
@@ -55,9 +58,25 @@ class Pairs:
     cpu: dict[str, float] = field(default_factory=dict)
 
 
-def draw_tasks(recipe: Recipe, draws: Draws) -> tuple[dict[str, Drawn], Columns]:
-    """Draw the parameters of a recipe's tasks; returns them by task name, and the columns that are drawn and not rendered."""
-    per_task = {name: task.draw(draws.stream(name), recipe.image.size) for name, task in recipe.tasks.items()}
+def annotation_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
+    """The labels that samples have in the tables beside their corpus, int64 (n,) each, as columns `annotation.<name>`."""
+    names = recipe.corpus.annotations
+    return {
+        f"{_ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
+        for k, name in enumerate(names)
+    }
+
+
+def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str, Drawn], Columns]:
+    """Draw the parameters of a recipe's tasks; returns them by task name, and the columns that are drawn and not rendered.
+
+    Args:
+        recipe: the recipe.
+        draws: of the samples.
+        columns: what is known of the samples: `annotation_columns`, and any others.
+    """
+    known = {name: columns[f"{_ANNOTATION}{name}"] for name in recipe.corpus.annotations}
+    per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
     return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
 
 
@@ -105,13 +124,15 @@ class Renderer:
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
-        request, drawn = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids))
+        known = annotation_columns(self._recipe, samples)
+        request, drawn = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
             "class": np.array([sample.label for sample in samples], np.int64),
+            **known,
             **self._whole(pixels, rows, len(samples)),
             **drawn,
         }
@@ -122,12 +143,12 @@ class Renderer:
         stages = {"check": checked.since(started), "render": Clock().since(checked)}
         return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
-    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws) -> tuple[Request, Columns]:
+    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws, known: Columns) -> tuple[Request, Columns]:
         """Draw everything that is random: columns for all samples, and a request for those that can be decoded.
 
         A sample's frames have the same size and the same crop.
         """
-        per_task, columns = draw_tasks(self._recipe, draws)
+        per_task, columns = draw_tasks(self._recipe, draws, known)
         crops = draws.of(rows).stream("crop")
         heights, widths, orientations = (
             np.array([getattr(header, name) for header in headers], np.int64) for name in ("height", "width", "orientation")

@@ -33,7 +33,7 @@ class CropTaskRenderer:
         from pipeline.engines.cpu import inputs_of
 
         started = Clock()
-        drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]))
+        drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]), columns)
         crops = columns["frames" if "frames" in columns else "image"]
         inputs = inputs_of(self._recipe.tasks, crops, drawn, self._threads)
         bad = columns["weight"] == 0

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
+from pipeline.shards.annotations import Annotation
 from pipeline.shards.members import Members, sidecar_in
 from pipeline.shards.remarks import unread_labels
 from pipeline.shards.scanning import LABEL, load_or_scan, read_label, scan
@@ -40,6 +41,7 @@ class Sample:
         label: class number, -1 where there is none.
         problem: why the sample cannot be used, or None.
         sizes: bytes of each frame where there are several.
+        annotations: its labels by the annotations of the corpus, in their order; -1 where it has none.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Sample:
     label: int
     problem: str | None
     sizes: Sequence[int] = ()
+    annotations: Sequence[int] = ()
 
     def files(self) -> list[memoryview]:
         """The bytes of its image, or of each of its frames."""
@@ -76,6 +79,7 @@ class Corpus:
         portions: the corpora of a mixture, whose shards follow each other; none for a single corpus. Equal keys of two corpora
         have different ids.
         keys: what an id is computed from: the sample's key (`name`), or the name of its shard and its key (`shard`).
+        annotations: labels of the samples in tables beside the shards.
     """
 
     urls: list[str]
@@ -90,6 +94,7 @@ class Corpus:
     disagreement: str | None = None
     portions: tuple[Portion, ...] = ()
     keys: Literal["name", "shard"] = "name"
+    annotations: tuple[Annotation, ...] = ()
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
@@ -185,9 +190,12 @@ class Corpus:
         read: list[dict[str, memoryview]] = [{} for _ in samples]
         for (n, ext), data in self._read(i, wanted).items():
             read[n][ext] = data
+        ids = [sample_id(prefix + row["key"]) for row in samples]
+        own = places if chosen is None else chosen[places]
+        known = list(zip(*(annotation.labels(i, own, ids) for annotation in self.annotations))) or [()] * len(samples)
         return [
-            (_sample(row, sample_id(prefix + row["key"]), int(label), parts), parts)
-            for row, label, parts in zip(samples, labels, read)
+            (_sample(row, number, int(label), parts, of_row), parts)
+            for row, number, label, parts, of_row in zip(samples, ids, labels, read, known)
         ]
 
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
@@ -318,12 +326,12 @@ def common_folder(urls: list[str]) -> int:
     return low.rfind("/", 0, same) + 1
 
 
-def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview]) -> Sample:
+def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview], annotations: Sequence[int]) -> Sample:
     """Make a sample of its row, whose `frames` are the extensions of its images, and the bytes of its members."""
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()
-    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes)
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations)
 
 
 @lru_cache(maxsize=CACHED_SHARDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
 from pipeline.recipe.corpus import CorpusSection
 from pipeline.shards import naming
+from pipeline.shards.annotations import open_annotation
 from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import Row
 from pipeline.shards.members import Members, sidecar
@@ -120,7 +122,15 @@ def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], Non
     """
     corpus = _open_parts(spec, progress)
     warn_of_namesakes(corpus)
-    return corpus
+    return annotated(corpus, spec)
+
+
+def annotated(corpus: Corpus, spec: CorpusSection) -> Corpus:
+    """The corpus with the labels that its section names; errors as in `open_annotation`."""
+    if not spec.annotations:
+        return corpus
+    names = [corpus.shard_name(i) for i in range(len(corpus.urls))]
+    return replace(corpus, annotations=tuple(open_annotation(name, each, names) for name, each in spec.annotations.items()))
 
 
 def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None) -> Corpus:

@@ -11,6 +11,8 @@ from pipeline.engines.vocabulary import Drawn, Windows
 from pipeline.labels import Classes, LabelKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from pipeline.draws import Stream
@@ -104,6 +106,14 @@ class Task(BaseModel, ABC):
             Arrays with n rows; `label` (and `mask`) become columns of the batch unchanged. For a task with its own windows the
             second axis is the view: (n, v, ...).
         """
+
+    def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
+        """What is not drawn but known of n samples; it replaces what `draw` returned under the same names.
+
+        Args:
+            annotations: the labels of `corpus.annotations`, int64 (n,) each, by name; -1 where a sample has none.
+        """
+        return {}
 
     @abstractmethod
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:

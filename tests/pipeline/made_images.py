@@ -143,8 +143,8 @@ FRAMES = max(task.frames for task in registry().values())
 
 
 def of_one_image() -> dict[str, type[Task]]:
-    """The registered tasks that need only single images."""
-    return {name: task for name, task in registry().items() if task.frames == 1}
+    """The registered tasks that need only single images, and no labels beside them."""
+    return {name: task for name, task in registry().items() if task.frames == 1 and "annotation" not in task.model_fields}
 
 
 def unlike(tasks: Mapping[str, type[Task]]) -> dict[str, type[Task]]:

@@ -123,11 +123,12 @@ def recipe() -> Callable[..., Recipe]:
     ) -> Recipe:
         named = dict(task if isinstance(task, tuple) else (task, TASKS.get(task, {})) for task in tasks)
         frames = max((registry()[name].frames for name in named), default=1)
+        labels = {"labels": "unused"} if "assigned" in named else {}
         return parse_recipe(
             {
                 "name": "test",
                 "seed": 1,
-                "corpus": {"shards": "unused", **({"frames": frames} if frames > 1 else {})},
+                "corpus": {"shards": "unused", "annotations": labels, **({"frames": frames} if frames > 1 else {})},
                 "image": {"size": size},
                 "tasks": named,
                 "training": {"backbone": {"name": backbone, "stem": stem}, **training},

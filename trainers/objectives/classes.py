@@ -28,8 +28,9 @@ class ClassesObjective(VectorObjective):
         self.classes = kind.count
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Compare logits (n, classes) with `<task>.label`, int64 (n,)."""
-        label, weight = batch[f"{name}.label"], batch["weight"]
+        """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count."""
+        given = batch[f"{name}.label"]
+        label, weight = given.clamp_min(0), batch["weight"] * (given >= 0)
         with torch.no_grad():
             right = (answer.argmax(1) == label).float()
             count = weight.sum()

@@ -10,6 +10,8 @@ import torch
 
 from pipeline.recipe import Recipe
 from tests.pipeline.materialize.conftest import tree
+from tests.tiles import recipe_on
+from trainers.labelling.embed import embed
 from trainers.networks.backbones import build_backbone
 
 __all__ = ["tree"]
@@ -20,6 +22,15 @@ def random_weights(recipe: Recipe, folder: Path) -> str:
     network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
     torch.save(network.state_dict(), folder / "weights.pt")
     return str(folder / "weights.pt")
+
+
+@pytest.fixture(scope="session")
+def embedded(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the tiles by a network with random weights: colours and textures, which tell of the photos. Read-only."""
+    folder = tmp_path_factory.mktemp("embedded")
+    recipe = recipe_on(tiles, folder, {}, {"precision": "float32"})
+    embed(recipe, str(folder / "features"), weights=random_weights(recipe, folder), layer="stage2", here=True)
+    return folder / "features"
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from pipeline.errors import UserError
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
-from tests.tiles import recipe_on
-from tests.trainers.labelling.conftest import random_weights
 from trainers.labelling import cluster as clustering
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import cluster
@@ -29,15 +27,6 @@ from trainers.labelling.kmeans import assign
 
 MakeRecipe = Callable[..., Recipe]
 Tree = Callable[[Path], dict[str, bytes]]
-
-
-@pytest.fixture(scope="module")
-def embedded(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of the tiles by a network with random weights: colours and textures, which tell of the photos. Read-only."""
-    folder = tmp_path_factory.mktemp("embedded")
-    recipe = recipe_on(tiles, folder, {}, {"precision": "float32"})
-    embed(recipe, str(folder / "features"), weights=random_weights(recipe, folder), layer="stage2", here=True)
-    return folder / "features"
 
 
 @pytest.fixture

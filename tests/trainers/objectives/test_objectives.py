@@ -186,6 +186,22 @@ def test_accuracy_counts_right_answers_beside_chance(recipe, columns) -> None:
     assert outcome.trivial == 12 / 4
 
 
+def test_a_sample_without_a_label_counts_neither_in_the_loss_nor_in_the_accuracy(recipe, rendered) -> None:
+    batch = rendered("assigned", n=8)
+    model = PretextModel(recipe(("assigned", {"classes": 4})), seed=0).eval()
+    label = torch.tensor([0, 1, -1, 2, -1, 3, 0, -1])
+    some = model(batch | {"assigned.label": label})["assigned"]
+    kept = {name: column[label >= 0] for name, column in (batch | {"assigned.label": label}).items()}
+    alone = model(kept)["assigned"]
+    assert (some.count.item(), some.trivial.item()) == (5, 5 / 4)
+    torch.testing.assert_close(some.loss, alone.loss)
+    assert some.metric == alone.metric
+    none = model(batch | {"assigned.label": torch.full((8,), -1)})["assigned"]
+    none.loss.backward()
+    assert (none.loss.item(), none.metric.item(), none.count.item()) == (0, 0, 0)
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
 def test_patches_go_through_the_backbone_alone_and_are_judged_together(recipe, columns) -> None:
     batch = columns(4, 32)
     model = PretextModel(recipe("jigsaw"), seed=0).eval()

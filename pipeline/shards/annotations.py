@@ -1,0 +1,160 @@
+"""Labels of a corpus that lie in tables beside it, such as those of `pseudolabel cluster`, joined by shard and row."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.recipe.corpus import AnnotationSection
+from pipeline.storage import absolute, join, open_seekable, read_all, without_secrets
+
+NO_LABEL = -1
+"""What an image is given that has no label."""
+
+_MANIFEST, _SHARDS = "manifest.json", "shards.parquet"  # as `pipeline.materialize` writes them
+_CACHED_TABLES = 256  # as many as one batch may draw from
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One label for each image of a corpus; cheap to pickle. Made by `open_annotation`.
+
+    Args:
+        name: its name in the recipe.
+        url: the folder of its tables.
+        spec: which column is the label, and which images have one.
+        files: the table of each shard of the corpus, by place.
+    """
+
+    name: str
+    url: str
+    spec: AnnotationSection
+    files: list[str]
+
+    def labels(self, shard: int, rows: np.ndarray, ids: Sequence[int]) -> list[int]:
+        """The labels of some images of a shard, `NO_LABEL` where an image has none.
+
+        Args:
+            shard: the shard's place in the corpus.
+            rows: int64 (n,): rows of the shard itself.
+            ids: the images' ids in the corpus, n.
+
+        Raises:
+            UserError: the table cannot be read, or tells of other images.
+        """
+        bounds = tuple(sorted(self.spec.least.items())), tuple(sorted(self.spec.most.items()))
+        table = _table(join(self.url, self.files[shard]), self.spec.column, *bounds)
+        places = np.minimum(np.searchsorted(table.rows, rows), max(len(table.rows) - 1, 0))
+        there = table.rows[places] == rows if len(table.rows) else np.zeros(len(rows), bool)
+        labels = np.full(len(rows), NO_LABEL, np.int64)
+        labels[there] = table.labels[places[there]]
+        others = table.ids[places[there]] != np.asarray(ids, np.uint64)[there]
+        if others.any():
+            row = int(np.asarray(rows)[there][others][0])
+            raise UserError(
+                f"corpus.annotations.{self.name}: row {row} of {self.files[shard]} tells of another image than row {row} of the "
+                "shard: the shards were packed again since, or corpus.keys is another. Make the labels again from these shards"
+            )
+        return labels.tolist()
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of a shard: rows of the shard, int64 ascending; ids, uint64; labels, int64, `NO_LABEL` below a bound."""
+
+    rows: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+def open_annotation(name: str, spec: AnnotationSection, shards: Sequence[str]) -> Annotation:
+    """Open the tables of an annotation.
+
+    Args:
+        name: its name in the recipe.
+        spec: its section of the recipe.
+        shards: the names of the corpus's shards, see `Corpus.shard_name`.
+
+    Raises:
+        UserError: there are no finished tables, or none for some of the shards.
+    """
+    url, where = absolute(spec.table), f"corpus.annotations.{name}"
+    listed = _listed(url, where)
+    files = dict(zip(listed.column("shard").to_pylist(), listed.column("outputs").to_pylist()))
+    missing = [shard for shard in shards if not files.get(shard)]
+    if missing:
+        raise UserError(
+            f"{where}: {without_secrets(url)} has no labels for {len(missing)} of {len(shards)} shards, such as {missing[0]}: it "
+            "was made of other shards, or they have other names now. Make the labels again from these shards"
+        )
+    return Annotation(name, url, spec, [files[shard][0]["name"] for shard in shards])
+
+
+def annotation_digest(name: str, spec: AnnotationSection) -> str:
+    """What the tables of an annotation hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
+    return str(_manifest(absolute(spec.table), f"corpus.annotations.{name}")["sha256"][_SHARDS])
+
+
+def _listed(url: str, where: str) -> pa.Table:
+    digest = _manifest(url, where)["sha256"][_SHARDS]
+    try:
+        content = read_all(join(url, _SHARDS))
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UserError(f"{where}: {join(url, _SHARDS)} is not the one that the manifest names: make the labels again")
+        return pq.read_table(io.BytesIO(content), columns=["shard", "outputs"])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{where}: {join(url, _SHARDS)} cannot be read: {error}") from None
+
+
+def _manifest(url: str, where: str) -> dict[str, Any]:
+    place = without_secrets(join(url, _MANIFEST))
+    try:
+        manifest = json.loads(read_all(join(url, _MANIFEST)))
+        complete, _ = manifest["complete"], manifest["sha256"][_SHARDS]
+    except FileNotFoundError:
+        raise UserError(
+            f"{where}: {without_secrets(url)}: no finished labels are there; `pseudolabel cluster` makes some"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where}: {place} is damaged: make the labels again") from None
+    except OSError as error:
+        raise UserError(f"{where}: {place} cannot be read: {error}") from None
+    if not complete:
+        raise UserError(f"{where}: {without_secrets(url)}: some shards failed; complete it with --retry-failed")
+    return manifest
+
+
+@lru_cache(maxsize=_CACHED_TABLES)
+def _table(url: str, column: str, least: tuple[tuple[str, float], ...], most: tuple[tuple[str, float], ...]) -> _Labels:
+    bounds = [name for name, _ in (*least, *most)]
+    try:
+        with open_seekable(url) as file:
+            found = pq.ParquetFile(file)
+            if unknown := [name for name in (column, *bounds) if name not in found.schema_arrow.names]:
+                raise UserError(
+                    f"{without_secrets(url)} has no column {unknown[0]!r}; there are {', '.join(found.schema_arrow.names)}"
+                )
+            table = found.read(columns=list(dict.fromkeys(["row", "id", column, *bounds])))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{without_secrets(url)} cannot be read: {error}") from None
+    if not pa.types.is_integer(table.schema.field(column).type):
+        raise UserError(f"{without_secrets(url)}: {column} holds {table.schema.field(column).type}, and labels are whole numbers")
+    rows, ids = (table.column(name).to_numpy() for name in ("row", "id"))
+    labels = table.column(column).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    left_out = np.zeros(len(rows), bool)
+    for name, bound in least:
+        left_out |= ~(table.column(name).to_numpy() >= bound)  # so that NaN is left out, too
+    for name, bound in most:
+        left_out |= ~(table.column(name).to_numpy() <= bound)
+    order = np.argsort(rows, kind="stable")
+    return _Labels(rows[order].astype(np.int64), ids[order].astype(np.uint64), np.where(left_out, NO_LABEL, labels)[order])

@@ -1,0 +1,53 @@
+"""Assigned labels: predict the class that another model gave the image, such as the number of its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.draws import Stream
+from pipeline.engines.vocabulary import Ops
+from pipeline.errors import UserError
+from pipeline.labels import Classes
+from pipeline.tasks.base import Drawn, Task
+
+
+class Assigned(Task):
+    """The input is the crop, and the label is the one that a table beside the corpus has for the image.
+
+    Numbers of clusters make this DeepCluster's and ClusterFit's task, classes that a teacher named make it self-training. An
+    image without a label counts neither in the loss nor in the accuracy.
+    """
+
+    name: ClassVar[str] = "assigned"
+    source: ClassVar[str] = "Caron et al., Deep clustering for unsupervised learning of visual features, ECCV 2018"
+
+    annotation: str = Field("labels", description="Which labels: a name in `corpus.annotations`.")
+    classes: int = Field(64, ge=2, description="Number of classes, such as that of clusters; labels are 0 to `classes` - 1.")
+
+    def label_kind(self) -> Classes:
+        return Classes(self.classes)
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        return (size, size, 3)
+
+    def draw(self, rng: Stream, size: int) -> Drawn:
+        return {"label": np.full(rng.n, -1, np.int64)}
+
+    def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
+        label = annotations[self.annotation]
+        if len(label) and label.max() >= self.classes:
+            raise UserError(
+                f"corpus.annotations.{self.annotation} has label {label.max()}, and the task expects {self.classes} classes, "
+                f"0 to {self.classes - 1}: set its `classes`"
+            )
+        return {"label": label}
+
+    def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
+        return image
+
+    def caption(self, drawn: Drawn) -> str:
+        return "no label" if drawn["label"] < 0 else f"label {drawn['label']}"

@@ -1,0 +1,165 @@
+"""Labels of tables beside a corpus are joined by shard and row, in every way of running, and learnt like drawn ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.rendering.units import UnitRenderer
+from pipeline.shards.pack import pack
+from pipeline.streaming.plan import open_source, steps
+from tests.trainers.arrived import Arrived
+from trainers.labelling.cluster import cluster
+from trainers.pretraining import pretrain
+from trainers.running.runs import RunFolder
+
+MakeRecipe = Callable[..., Recipe]
+K = 6
+
+
+@pytest.fixture(scope="module")
+def clusters(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clusters of the tiles. Read-only."""
+    out = tmp_path_factory.mktemp("clusters") / "clusters"
+    cluster(str(embedded), K, str(out))
+    return out
+
+
+@pytest.fixture
+def assigned(run_recipe: MakeRecipe, clusters: Path) -> MakeRecipe:
+    """`assigned(corpus={...}, annotation={...}, task={...}, **training)`: a recipe that learns the clusters and rotation."""
+
+    def make(
+        corpus: dict[str, Any] | None = None,
+        annotation: dict[str, Any] | None = None,
+        task: dict[str, Any] | None = None,
+        sections: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> Recipe:
+        tasks = {"assigned": {"annotation": "clusters", "classes": K, **(task or {})}, "rotation": {}}
+        spec = run_recipe({"tasks": {"rotation": {}}, **(sections or {})}, **training).model_dump(mode="json")
+        spec["corpus"] |= {"annotations": {"clusters": {"table": str(clusters), **(annotation or {})}}, **(corpus or {})}
+        return Recipe.model_validate({**spec, "tasks": tasks})
+
+    return make
+
+
+def table(clusters: Path) -> pa.Table:
+    """The labels of all shards."""
+    rows = pq.read_table(clusters / "shards.parquet").to_pylist()
+    return pa.concat_tables([pq.read_table(clusters / row["outputs"][0]["name"]) for row in rows])
+
+
+def joined(recipe: Recipe) -> dict[int, int]:
+    """The label of each sample of an epoch, by its id."""
+    source = open_source(recipe)
+    found: dict[int, int] = {}
+    for number in range(source.schedule.units(0)):
+        columns = UnitRenderer(source, 1)(source.read(number))
+        there = columns["weight"] > 0
+        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+    return found
+
+
+def test_every_image_has_the_label_of_its_row(assigned: MakeRecipe, clusters: Path) -> None:
+    rows = table(clusters)
+    assert joined(assigned()) == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
+
+
+def test_images_beyond_a_bound_have_no_label(assigned: MakeRecipe, clusters: Path) -> None:
+    rows = table(clusters)
+    margin, distance = (rows.column(name).to_numpy() for name in ("margin", "distance"))
+    least, most = float(np.median(margin)), float(np.median(distance))
+    wanted = np.where((margin >= least) & (distance <= most), rows.column("label").to_numpy(), -1)
+    assert 0 < (wanted < 0).sum() < len(wanted)
+    bounds = {"least": {"margin": least}, "most": {"distance": most}}
+    assert joined(assigned(annotation=bounds)) == dict(zip(rows.column("id").to_pylist(), wanted.tolist()))
+
+
+@pytest.mark.parametrize("place", ["workers", "trainer"])
+def test_labels_travel_with_crops_and_with_files(assigned: MakeRecipe, clusters: Path, place: str) -> None:
+    rows = table(clusters)
+    recipe = assigned(sections={"engine": "cpu", "placement": {"render": place}})
+    source = open_source(recipe)
+    found: dict[int, int] = {}
+    for _, columns in steps([source], Arrived(source), 0, 1):
+        there = columns["weight"] > 0
+        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+    assert found == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
+
+
+def test_labels_of_shards_that_were_packed_again_are_refused(assigned: MakeRecipe, tiles: Path, tmp_path: Path) -> None:
+    photos = Path(shutil.copytree(tiles.parent / "photos", tmp_path / "photos"))
+    (photos / "cat" / "000.jpg").unlink()
+    pack(str(photos), str(tmp_path / "again"), shard_size=30_000)
+    with pytest.raises(UserError, match=r"corpus\.annotations\.clusters: row \d+ of .* tells of another image than row"):
+        joined(assigned({"shards": str(tmp_path / "again")}))
+
+
+def test_labels_of_other_shards_are_refused(assigned: MakeRecipe, tiles: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for shard in tiles.glob("*.tar"):
+        shutil.copy(shard, renamed / f"other-{shard.name}")
+    with pytest.raises(UserError, match=r"has no labels for 8 of 8 shards, such as other-"):
+        joined(assigned({"shards": str(renamed)}))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        ({"column": "cluster"}, "has no column 'cluster'; there are key, id, row"),
+        ({"column": "margin"}, "margin holds float, and labels are whole numbers"),
+        ({"least": {"confidence": 0.9}}, "has no column 'confidence'"),
+    ],
+)
+def test_what_is_no_column_of_labels_is_refused(assigned: MakeRecipe, annotation: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        joined(assigned(annotation=annotation))
+
+
+def test_more_labels_than_classes_are_refused(assigned: MakeRecipe) -> None:
+    with pytest.raises(UserError, match=r"has label \d, and the task expects 2 classes, 0 to 1: set its `classes`"):
+        joined(assigned(task={"classes": 2}))
+
+
+def test_a_table_that_is_not_there_or_unfinished_is_refused(assigned: MakeRecipe, clusters: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished labels are there"):
+        joined(assigned(annotation={"table": str(tmp_path / "none")}))
+    copy = Path(shutil.copytree(clusters, tmp_path / "copy"))
+    (copy / "shards.parquet").write_bytes(b"other")
+    with pytest.raises(UserError, match="is not the one that the manifest names"):
+        joined(assigned(annotation={"table": str(copy)}))
+
+
+def test_what_the_tables_hold_is_part_of_a_runs_identity_and_where_they_lie_is_not(
+    assigned: MakeRecipe, embedded: Path, clusters: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(clusters, tmp_path / "copy")
+    cluster(str(embedded), K, str(tmp_path / "others"), seed=1)
+    same, moved, others = (
+        RunFolder(assigned(annotation={"table": str(place)})).identity("pretrain")
+        for place in (clusters, copy, tmp_path / "others")
+    )
+    assert same == moved
+    assert same != others
+
+
+def test_clusters_are_learnt_beside_a_pretext_task(assigned: MakeRecipe, local_ray: None, clusters: Path) -> None:
+    """Images whose margin is small have no label: they count for rotation only."""
+    rows = table(clusters)
+    least = float(np.quantile(rows.column("margin").to_numpy(), 0.25))
+    result = pretrain(assigned(annotation={"least": {"margin": least}}, epochs=12))
+    found = result["tasks"]["assigned"]
+    assert found["trivial"] == pytest.approx(1 / K)
+    assert found["metric"] > 2 / K
+    assert result["stages"]["samples"] == 16 * result["steps"]
