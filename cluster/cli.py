@@ -69,7 +69,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect, beginning.init),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
     "Learning": (learning.pretrain, learning.finetune, learning.evaluate, comparing.compare, exporting.export, cleaning.clean),
-    "Labels that a model makes": (labelling.embed, labelling.cluster),
+    "Labels that a model makes": (labelling.embed, labelling.cluster, labelling.label),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),
 }

@@ -1,4 +1,4 @@
-"""`embed` and `cluster`: labels that a model makes, features of every image and clusters of these, beside a corpus."""
+"""`embed`, `cluster` and `label`: what a model says of every image, in tables beside a corpus."""
 
 from __future__ import annotations
 
@@ -117,6 +117,66 @@ def cluster(
             print_json(found)
         else:
             print_out(job_table(report, "labels", "images"), cluster_table(found))
+        refuse_failed(report)
+
+
+def label(
+    recipe: RecipePath,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="URL", help="Folder for the labels; a path or URL.", show_default=False)
+    ],
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Folder of the fine-tuned run that names the classes; by default the recipe's own.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the most probable classes are written.")] = 5,
+    retry_failed: RetryFailed = False,
+    json: AsJson = False,
+    overrides: Overrides = None,
+    result: Result = None,
+) -> None:
+    """Let a fine-tuned network name the class of every image, with its confidence, as Parquet.
+
+    The recipe says which images are labelled. Each shard is written exactly once. If the command is killed at any moment, the
+    same command resumes. Exit code 1 if shards failed.
+
+    Example: [bold]pseudolabel label recipe.yaml --out labels/[/]
+    """
+    from cluster.jobs.command_result import recorded, result_url
+    from cluster.reports.progress import counted, rendering
+    from cluster.reports.terminal import job_table, label_table, print_json, print_out
+    from pipeline.recipe import load_recipe
+    from pipeline.storage import absolute
+    from trainers.labelling.label import check
+    from trainers.labelling.label import label as compute
+    from trainers.running.exclusive import exclusive
+    from trainers.running.preflight import check_render
+    from trainers.running.session import connect
+
+    with recorded("label", result) as outcome:
+        loaded = load_recipe(recipe, overrides or [])
+        check(loaded, out, run, top)
+        outcome.begin(result_url(out, "label"))
+        with interruptible(outcome, RESUMES):
+            connect(loaded, check_render)
+            silence_data()
+            with (
+                exclusive(f"label into {absolute(out)}"),
+                counted("indexing", "shard") as indexing,
+                rendering("labelling") as progress,
+            ):
+                report, found = compute(loaded, out, run, top, retry_failed, indexing, progress)
+        record_job(outcome, report, "labels")
+        informed = {f"labels/{name}": value for name, value in (found["labels"] or {}).items()}
+        outcome.metrics = {"confidence": found["confidence"], **informed}
+        if json:
+            print_json(found)
+        else:
+            print_out(job_table(report, "labels", "images"), label_table(found))
         refuse_failed(report)
 
 

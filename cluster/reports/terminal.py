@@ -154,6 +154,20 @@ def cluster_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def label_table(found: Mapping[str, Any]) -> Table:
+    """The report of `label`."""
+    images, sizes = max(1, found["images"]), list(zip(found["sizes"], found["classes"]))
+    table = _facts("classes", f"{len(sizes):,}")
+    for title, (count, name) in (("most frequent", max(sizes)), ("least frequent", min(sizes))):
+        table.add_row(title, f"{name}: {amount(count, 'image')}")
+    table.add_row("confidence", f"{found['confidence']:.3f} on average")
+    for level, count in found["reached"].items():
+        table.add_row(f"at least {level}", f"{count / images:.1%} of the images")
+    if labels := found["labels"]:
+        table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
+    return table
+
+
 def verify_tables(verdict: Verdict) -> list[RenderableType]:
     """What `verify` found."""
     table = _facts("rendered corpus" if verdict.holds == "pairs" else verdict.holds, verdict.url)

@@ -27,7 +27,7 @@ from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.preflight import check_batch
 from trainers.running.run_log import Record, open_run_log
-from trainers.running.runs import FINETUNED, RunFolder
+from trainers.running.runs import CLASSIFIER, FINETUNED, RunFolder
 from trainers.running.session import connect
 from trainers.running.tracking import tracked
 
@@ -100,7 +100,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             if init == "pretrained":
                 names = list(data.classes.names[: data.classes.trained])
                 statistics = {name: torch.tensor(values) for name, values in answer["statistics"].items()}
-                folder.write_weights("classifier.pt", {"classifier": {**state["model"], **statistics}, "classes": names})
+                folder.write_weights(CLASSIFIER, {"classifier": {**state["model"], **statistics}, "classes": names})
         outcome = {
             "pretraining": backbone.identity,
             "differs": backbone.differs,

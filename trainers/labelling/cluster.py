@@ -28,9 +28,10 @@ from pipeline.materialize.writers import TableWriter
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, join, open_seekable, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
-from trainers.labelling.embed import FEATURES, features_recipe
+from trainers.labelling.embed import FEATURES
 from trainers.labelling.information import mutual_information
 from trainers.labelling.kmeans import assign, kmeans
+from trainers.labelling.network_job import tables_recipe
 
 VERSION = 1
 CENTROIDS, ROUNDS, REPORT = "centroids.npy", "rounds.json", "report.json"
@@ -158,7 +159,7 @@ class ClusteringJob(Job):
         return {"columns": [{"name": name, "dtype": str(_SCHEMA.field(name).type)} for name in ("label", "distance", "margin")]}
 
     def document(self) -> dict[str, Any]:
-        return features_recipe(self.recipe)
+        return tables_recipe(self.recipe)
 
     def output(self, i: int) -> str:
         """The file name of shard `i`'s table."""

@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import absolute, join, read_all
+from trainers.downstream.classifier import Classifier
 from trainers.networks.weight_files import weights_of
-from trainers.running.runs import BACKBONE, RECIPE, RunFolder
+from trainers.running.runs import BACKBONE, CLASSIFIER, RECIPE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,38 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
         raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")
     state = {name.removeprefix("module."): weight for name, weight in found.items()}
     return state, _tasks_beside(url) if "spec" in saved else (), WeightsFile(url, hashlib.sha256(content).hexdigest())
+
+
+def classifier_url(recipe: Recipe, run: str | None = None) -> str:
+    """The URL of the fine-tuned classifier of a run's folder, by default the recipe's own."""
+    return join(absolute(run), CLASSIFIER) if run is not None else RunFolder(recipe).path(CLASSIFIER)
+
+
+def read_classifier(url: str, recipe: Recipe) -> tuple[Classifier, list[str], WeightsFile]:
+    """Read a classifier that `finetune` has written.
+
+    Returns:
+        It, the names of its classes, and the file.
+
+    Raises:
+        UserError: there is none, it is of another network than the recipe's, or the file is damaged.
+    """
+    try:
+        content = read_all(url)
+    except FileNotFoundError:
+        raise UserError(f"no classifier at {url}: run `pseudolabel finetune` first, or name a run's folder by --run") from None
+    except OSError as error:
+        raise UserError(f"{url} cannot be read: {error}") from None
+    state, saved = weights_of(content, url, url)
+    classes = saved.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{url} names no classes: it is no classifier of `pseudolabel finetune`")
+    model = Classifier(recipe, len(classes), None)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(f"{url} is of another network than {recipe.training.backbone.name}: change training.backbone") from None
+    return model, classes, WeightsFile(url, hashlib.sha256(content).hexdigest())
 
 
 def _tasks_beside(url: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError, installing
 
-_INSIDE = ("backbone", "state_dict", "model")
+_INSIDE = ("backbone", "classifier", "state_dict", "model")
 """Names under which files keep their weights beside other things: those of this project, and usual ones."""
 
 

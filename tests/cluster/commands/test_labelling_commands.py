@@ -11,7 +11,9 @@ from typer.testing import Result
 
 from pipeline.recipe import load_recipe
 from tests.trainers.labelling.conftest import random_weights
+from trainers.downstream.classifier import Classifier
 from trainers.labelling.embed import embed
+from trainers.running.runs import RunFolder
 
 Call = Callable[..., Result]
 Refused = Callable[..., str]
@@ -54,6 +56,24 @@ def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refuse
     assert broken.exit_code == 1
     assert "centroids.npy" in broken.stdout
     assert "holds labels, not features" in refused(2, "cluster", tmp_path / "clusters", "--k", "4", "--out", tmp_path / "more")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_label_prints_its_report(call: Call, recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    RunFolder(recipe).make()
+    saved = {"classifier": Classifier(recipe, 2, None).state_dict(), "classes": ["one", "other"]}
+    RunFolder(recipe).write_weights("classifier.pt", saved)
+    words = ("label", recipe_file, "--out", tmp_path / "named", "--set", "placement.cpus=0.5")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert "72 of 72, 0 quarantined" in result.stdout
+    assert "most frequent" in result.stdout
+    report = json.loads(call(*words, "--json").stdout)
+    assert sum(report["sizes"]) == 72
+    left = json.loads((tmp_path / "named.label.result.json").read_text())
+    assert (left["counts"]["labels"], left["counts"]["made"]) == (72, 0)
+    assert left["metrics"]["confidence"] == report["confidence"]
 
 
 def test_embed_says_before_any_work_that_there_are_no_weights(refused: Refused, recipe_file: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.shards.opening import open_corpus
 from tests.tiles import Finished
 from trainers.labelling import embed as embedding
+from trainers.labelling import network_job
 from trainers.labelling.embed import embed
 from trainers.labelling.weights import read_weights
 from trainers.networks.backbones import build_backbone
@@ -201,7 +202,7 @@ def test_a_machine_with_another_processor_stops_in_words(
     run_recipe: MakeRecipe, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = iter(["one kind", "another kind"])
-    monkeypatch.setattr(embedding, "processor_kind", lambda _: next(kinds))
+    monkeypatch.setattr(network_job, "processor_kind", lambda _: next(kinds))
     with pytest.raises(RunError, match=r"the machines do not compute alike: one has .*one kind.*, another has .*another kind"):
         embed(run_recipe(), str(tmp_path / "out"), weights=weights, here=True)
 
