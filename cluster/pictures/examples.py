@@ -5,27 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 _SIDE, _GAP, _PAPER = 112, 6, (255, 255, 255)
+_HEAD, _INK = 16, (90, 90, 90)
+_PARTS = ("input", "answer", "target")
 
 
 def painted(pictures: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
-    """For each task whose label is an image, a row a photo: the input, the network's answer, and the target.
+    """For each task whose label is an image, a row a photo: the input, the network's answer, and the target, with headings.
 
     Args:
         pictures: as of `trainers.learning.examples.example_pictures`.
     """
     names = [name.removesuffix(".answer") for name in pictures if name.endswith(".answer")]
     return {
-        name: _grid(list(zip(*(pictures[f"{name}.{part}"] for part in ("input", "answer", "target")), strict=True)))
-        for name in names
+        name: _headed(_grid(list(zip(*(pictures[f"{name}.{part}"] for part in _PARTS), strict=True))), _PARTS) for name in names
     }
 
 
 def neighbours(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     """A row a photo, which comes first and apart; then its neighbours, the nearest first. Arguments as of `painted`."""
     return _grid(list(pictures["neighbours"]), apart=True)
+
+
+def _headed(grid: Image.Image, headings: Sequence[str]) -> Image.Image:
+    """A grid with a heading above each column."""
+    paper = Image.new("RGB", (grid.width, grid.height + _HEAD), _PAPER)
+    paper.paste(grid, (0, _HEAD))
+    write = ImageDraw.Draw(paper)
+    for column, heading in enumerate(headings):
+        write.text((column * (_SIDE + _GAP), 1), heading, fill=_INK)
+    return paper
 
 
 def _grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False) -> Image.Image:
