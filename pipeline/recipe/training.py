@@ -35,8 +35,8 @@ class OrderSection(Section):
     window: int | None = Field(None, ge=1, description="Steps over which a lane's samples are shuffled.")
     tail: Literal["drop", "wrap"] = Field(
         "drop",
-        description="The last incomplete batch: `drop` leaves it out, `wrap` fills it from the epoch's start; where the corpus is "
-        "small, a photo may be in it twice.",
+        description="The last incomplete batch: `drop` leaves it out, `wrap` fills it from the epoch's start; where the corpus "
+        "is small, a photo may be in it twice.",
     )
 
 
