@@ -13,6 +13,9 @@ def keep_memory() -> None:
 
     Batches of pixels are made and dropped all the time; each that comes anew from the system is cleared by the kernel first,
     which takes as long as filling it. Does nothing where there is no `mallopt` (another C library than glibc). See mallopt(3).
+
+    `MALLOC_MMAP_MAX_` and `MALLOC_TRIM_THRESHOLD_` in the environment do the same, but only from the start of a process: Ray
+    would have to start workers of another environment for this, and a process of the user's would need them, too.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
