@@ -14,6 +14,8 @@ from benchmarks.methods import __main__ as methods
 from benchmarks.methods import ours
 from benchmarks.methods.rows import ROWS, Setting, recipe_of
 from benchmarks.methods.table import markdown, spread
+from tests.tiles import Finished
+from trainers.running.runs import RunFolder
 
 
 @pytest.fixture
@@ -26,6 +28,18 @@ def test_every_row_of_ours_trains(name: str, setting: Setting) -> None:
     recipe = recipe_of(ROWS[name], setting, seed=1)
     *_, backbone = ours.training(recipe, 3)
     assert all(torch.isfinite(value).all() for value in backbone.network.state_dict().values())
+
+
+def test_the_plain_loop_trains_as_a_run_on_ray_does(calm: Finished) -> None:
+    running = ours.training(calm.recipe, calm.result["steps"])
+    begun = {name: weight.clone() for name, weight in next(running).network.state_dict().items()}
+    *_, backbone = running
+    saved = RunFolder(calm.recipe).read_weights("backbone.pt")["backbone"]
+    mine = backbone.network.state_dict()
+    assert saved.keys() <= mine.keys()
+    assert sum(not torch.allclose(begun[name], weight, rtol=1e-2, atol=1e-3) for name, weight in saved.items()) > len(saved) / 2
+    for name, weight in saved.items():
+        torch.testing.assert_close(mine[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_every_row_of_lightlys_trains(setting: Setting) -> None:
