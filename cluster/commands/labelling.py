@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -111,7 +111,7 @@ def cluster(
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
             report, found = compute(features, k, out, spherical, rounds, seed, retry_failed, progress)
         record_job(outcome, report, "labels")
-        outcome.metrics = _metrics(found)
+        outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]
         if json:
             print_json(found)
@@ -171,8 +171,7 @@ def label(
             ):
                 report, found = compute(loaded, out, run, top, retry_failed, indexing, progress)
         record_job(outcome, report, "labels")
-        informed = {f"labels/{name}": value for name, value in (found["labels"] or {}).items()}
-        outcome.metrics = {"confidence": found["confidence"], **informed}
+        outcome.metrics = _metrics(found, "confidence")
         if json:
             print_json(found)
         else:
@@ -180,8 +179,6 @@ def label(
         refuse_failed(report)
 
 
-def _metrics(found: Mapping[str, object]) -> dict[str, float]:
-    labels, distance = found["labels"], found["mean_distance"]
-    assert isinstance(distance, float)
-    informed = {f"labels/{name}": value for name, value in labels.items()} if isinstance(labels, dict) else {}
-    return {"mean_distance": distance, **informed}
+def _metrics(found: Mapping[str, Any], mean: str) -> dict[str, float]:
+    """What a report measures: the mean that it has under this name, and what its labels tell of the shards' own."""
+    return {mean: found[mean], **{f"labels/{name}": value for name, value in (found["labels"] or {}).items()}}

@@ -29,9 +29,9 @@ from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, join, open_seekable, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.embed import FEATURES
-from trainers.labelling.information import mutual_information
+from trainers.labelling.information import counted_with_class, mutual_information
 from trainers.labelling.kmeans import assign, kmeans
-from trainers.labelling.network_job import tables_recipe
+from trainers.labelling.network_job import read_table, tables_recipe
 
 VERSION = 1
 CENTROIDS, ROUNDS, REPORT = "centroids.npy", "rounds.json", "report.json"
@@ -186,12 +186,11 @@ class ClusteringJob(Job):
         rounds = json.loads(storage.read_all(self.url(ROUNDS)))
         sizes, nearest, pairs = np.zeros(rounds["clusters"], np.int64), 0.0, np.zeros((0, 3), np.int64)
         for name in outputs:
-            table = _read(self.url(name), ["label", "distance", "class"])
+            table = read_table(self.url(name), ["label", "distance", "class"])
             labels, classes = table.column("label").to_numpy(), table.column("class").fill_null(-1).to_numpy()
             sizes += np.bincount(labels, minlength=len(sizes))
             nearest += float(table.column("distance").to_numpy().sum(dtype=np.float64))
-            with_class = np.stack([labels, classes, np.ones_like(labels)], 1)[classes >= 0].astype(np.int64)
-            pairs = _counted(np.concatenate([pairs, with_class]))
+            pairs = counted_with_class(pairs, labels, classes)
         report = {
             "images": int(sizes.sum()),
             "clusters": rounds["clusters"],
@@ -213,7 +212,7 @@ class ClusteringJob(Job):
         """
         keys, places = np.zeros(0, np.uint64), np.zeros((0, 2), np.int64)
         for i, name in enumerate(self.files):
-            ids = _read(join(self.source, name), ["id"]).column("id").to_numpy()
+            ids = read_table(join(self.source, name), ["id"]).column("id").to_numpy()
             words = Draws(self.identity["seed"], 0, ids).stream("cluster").words("sample", 2).astype(np.uint64)
             keys = np.concatenate([keys, words[:, 0] << np.uint64(32) | words[:, 1]])
             places = np.concatenate([places, np.stack([np.full(len(ids), i), np.arange(len(ids))], 1)])
@@ -275,22 +274,7 @@ def _batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[
         raise ShardError(url, f"cannot be read: {error}") from None
 
 
-def _read(url: str, columns: list[str]) -> pa.Table:
-    try:
-        with open_seekable(url) as file:
-            return pq.read_table(file, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{url} cannot be read: {error}") from None
-
-
 def _vectors(batch: pa.RecordBatch) -> np.ndarray:
     """float32 (n, d): the vectors of a batch of features."""
     column = batch.column("vector")
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)
-
-
-def _counted(pairs: np.ndarray) -> np.ndarray:
-    """Rows (label, class, count) with each pair once."""
-    kinds, which = np.unique(pairs[:, :2], axis=0, return_inverse=True)
-    counts = np.bincount(which.ravel(), weights=pairs[:, 2], minlength=len(kinds)).astype(np.int64)
-    return np.concatenate([kinds, counts[:, None]], 1)

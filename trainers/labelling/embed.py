@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.materialize.driver import JobReport, Progress, materialize
@@ -141,8 +142,9 @@ class EmbedJob(NetworkJob):
         backbone.load(state)
         return backbone.embedding(self.layer), file
 
-    def schema(self) -> pa.Schema:
-        return feature_schema(_build(self.recipe).embedding(self.layer).width, self.dtype)
+    def schema(self, network: nn.Module) -> pa.Schema:
+        assert isinstance(network, Embedding)
+        return feature_schema(network.width, self.dtype)
 
     def described(self) -> dict[str, Any]:
         return {"columns": [{"name": "vector", "dtype": self.dtype}], "layer": self.layer or VECTOR}

@@ -5,6 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 
+def counted_with_class(pairs: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Add images to the counts that `mutual_information` takes, each pair once.
+
+    Args:
+        pairs: int64 (n, 3), the counts so far.
+        labels: (m,): the first label of each image.
+        classes: (m,): the second; below 0 an image has none, and is not counted.
+    """
+    more = np.stack([labels, classes, np.ones_like(labels)], 1)[classes >= 0].astype(np.int64)
+    both = np.concatenate([pairs, more])
+    kinds, which = np.unique(both[:, :2], axis=0, return_inverse=True)
+    counts = np.bincount(which.ravel(), weights=both[:, 2], minlength=len(kinds)).astype(np.int64)
+    return np.concatenate([kinds, counts[:, None]], 1)
+
+
 def mutual_information(pairs: np.ndarray) -> dict[str, float]:
     """The mutual information of two labellings.
 

@@ -5,27 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor, nn
 
 from pipeline import storage
-from pipeline.errors import RunError, UserError
+from pipeline.errors import UserError
 from pipeline.materialize.commit import write_json
 from pipeline.materialize.driver import JobReport, Progress, materialize
 from pipeline.materialize.folder import check_access
 from pipeline.materialize.job import CHUNK, known_sums
 from pipeline.materialize.run import asked, corpus_of, engine_chosen
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import absolute, open_seekable
+from pipeline.storage import absolute
 from pipeline.streaming.connection import connect_ray
 from trainers.downstream.classifier import Classifier
-from trainers.labelling.information import mutual_information
-from trainers.labelling.network_job import BATCH, PIXELS, NetworkJob, check_corpus, images_alone, machine_identity, table_schema
+from trainers.labelling.information import counted_with_class, mutual_information
+from trainers.labelling.network_job import (
+    BATCH,
+    PIXELS,
+    NetworkJob,
+    check_corpus,
+    images_alone,
+    machine_identity,
+    read_table,
+    table_schema,
+)
 from trainers.labelling.weights import WeightsFile, classifier_url, read_classifier
 
 VERSION = 1
@@ -153,7 +161,11 @@ class LabelJob(NetworkJob):
         model, _, file = read_classifier(self.weights.url, self.recipe)
         return _Logits(model), file
 
-    def schema(self) -> pa.Schema:
+    def schema(self, network: nn.Module) -> pa.Schema:
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
         return table_schema(
             pa.field("label", pa.int32()),
             pa.field("confidence", pa.float32()),
@@ -164,7 +176,7 @@ class LabelJob(NetworkJob):
 
     def described(self) -> dict[str, Any]:
         names = ("label", "confidence", "margin", "top", "scores")
-        columns = [{"name": name, "dtype": str(self.schema().field(name).type)} for name in names]
+        columns = [{"name": name, "dtype": str(self._schema.field(name).type)} for name in names]
         return {"columns": columns, "classes": list(self.classes)}
 
     def columns(self, answers: np.ndarray) -> tuple[Mapping[str, Any], np.ndarray, str]:
@@ -176,7 +188,7 @@ class LabelJob(NetworkJob):
         falling = np.take_along_axis(shares, order, 1)
         second = falling[:, 1] if falling.shape[1] > 1 else 0
         top, scores = (part[:, : self.top] for part in (order.astype(np.int32), falling.astype(np.float32)))
-        schema = self.schema()
+        schema = self._schema
         return (
             {
                 "label": top[:, 0],
@@ -192,33 +204,21 @@ class LabelJob(NetworkJob):
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
         sizes, levels, total = np.zeros(len(self.classes), np.int64), np.zeros(len(_LEVELS), np.int64), 0.0
-        counts: dict[tuple[int, int], int] = {}
+        pairs = np.zeros((0, 3), np.int64)
         for name in outputs:
-            table = _read(self.url(name))
+            table = read_table(self.url(name), ["class", "label", "confidence"])
             labels, confidence = table.column("label").to_numpy(), table.column("confidence").to_numpy()
             sizes += np.bincount(labels, minlength=len(sizes))
             levels += [int((confidence >= level).sum()) for level in _LEVELS]
             total += float(confidence.sum(dtype=np.float64))
-            given = table.column("class").fill_null(-1).to_numpy()
-            pairs, times = np.unique(np.stack([labels, given], 1)[given >= 0], axis=0, return_counts=True)
-            for pair, count in zip(map(tuple, pairs.tolist()), times.tolist()):
-                counts[pair] = counts.get(pair, 0) + count
-        rows = np.array([[*pair, count] for pair, count in sorted(counts.items())], np.int64)
+            pairs = counted_with_class(pairs, labels, table.column("class").fill_null(-1).to_numpy())
         report = {
             "images": int(sizes.sum()),
             "classes": list(self.classes),
             "sizes": sizes.tolist(),
             "confidence": total / max(1, int(sizes.sum())),
             "reached": {str(level): int(count) for level, count in zip(_LEVELS, levels)},
-            "labels": mutual_information(rows) if len(rows) else None,
+            "labels": mutual_information(pairs) if len(pairs) else None,
         }
         write_json(self.url(REPORT), report)
         return (REPORT,)
-
-
-def _read(url: str) -> pa.Table:
-    try:
-        with open_seekable(url) as file:
-            return pq.read_table(file, columns=["class", "label", "confidence"])
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{url} cannot be read: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.crash_safe import CrashSafeRenderer
 from pipeline.rendering.engine import build_engine
 from pipeline.shards.corpus import Sample
-from pipeline.storage import write_atomic
+from pipeline.storage import open_seekable, write_atomic
 from pipeline.streaming.batches import ahead
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.weights import WeightsFile
@@ -99,6 +100,19 @@ def table_schema(*own: pa.Field) -> pa.Schema:
     return pa.schema([*_NAMES, *own])
 
 
+def read_table(url: str, columns: list[str]) -> pa.Table:
+    """Some columns of a table.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        with open_seekable(url) as file:
+            return pq.read_table(file, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{url} cannot be read: {error}") from None
+
+
 @dataclass(frozen=True)
 class NetworkJob(Job):
     """What a network says of each image of a corpus: each shard becomes a table.
@@ -118,8 +132,8 @@ class NetworkJob(Job):
         """The network with its weights, from normalised images to float (n, width), and the file that they were read from."""
 
     @abstractmethod
-    def schema(self) -> pa.Schema:
-        """The schema of the tables."""
+    def schema(self, network: nn.Module) -> pa.Schema:
+        """The schema of the tables that `network` makes."""
 
     @abstractmethod
     def columns(self, answers: np.ndarray) -> tuple[Mapping[str, Any], np.ndarray, str]:
@@ -165,7 +179,7 @@ class ShardComputer:
         self._pixels = Normaliser(job.recipe.image.mean, job.recipe.image.std).to(self._device)
         self._render = CrashSafeRenderer(job.recipe, threads, center=True)
         self._pool = BlockPool(threads if self._device.type == "cpu" else 1)
-        self._schema = job.schema()
+        self._schema = job.schema(network)
 
     def __call__(self, i: int) -> CommitRecord:
         job = self._job

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.storage import absolute, join, read_all
@@ -50,18 +52,12 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
     Raises:
         UserError: there are none, they are of another network than the recipe's, or the file is damaged.
     """
-    try:
-        content = read_all(url)
-    except FileNotFoundError:
-        raise UserError(f"no weights at {url}: run `pseudolabel pretrain` first, or name a file by --weights") from None
-    except OSError as error:
-        raise UserError(f"{url} cannot be read: {error}") from None
-    found, saved = weights_of(content, url, url)
+    found, saved, file = _read(url, f"no weights at {url}: run `pseudolabel pretrain` first, or name a file by --weights")
     wanted = recipe.training.backbone.architecture()
     if saved.get("spec", wanted) != wanted:
         raise UserError(f"{url} holds {saved['spec']}, the recipe asks for {wanted}: change training.backbone")
     state = {name.removeprefix("module."): weight for name, weight in found.items()}
-    return state, _tasks_beside(url) if "spec" in saved else (), WeightsFile(url, hashlib.sha256(content).hexdigest())
+    return state, _tasks_beside(url) if "spec" in saved else (), file
 
 
 def classifier_url(recipe: Recipe, run: str | None = None) -> str:
@@ -78,13 +74,8 @@ def read_classifier(url: str, recipe: Recipe) -> tuple[Classifier, list[str], We
     Raises:
         UserError: there is none, it is of another network than the recipe's, or the file is damaged.
     """
-    try:
-        content = read_all(url)
-    except FileNotFoundError:
-        raise UserError(f"no classifier at {url}: run `pseudolabel finetune` first, or name a run's folder by --run") from None
-    except OSError as error:
-        raise UserError(f"{url} cannot be read: {error}") from None
-    state, saved = weights_of(content, url, url)
+    missing = f"no classifier at {url}: run `pseudolabel finetune` first, or name a run's folder by --run"
+    state, saved, file = _read(url, missing)
     classes = saved.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{url} names no classes: it is no classifier of `pseudolabel finetune`")
@@ -93,7 +84,18 @@ def read_classifier(url: str, recipe: Recipe) -> tuple[Classifier, list[str], We
         model.load_state_dict(state)
     except RuntimeError:
         raise UserError(f"{url} is of another network than {recipe.training.backbone.name}: change training.backbone") from None
-    return model, classes, WeightsFile(url, hashlib.sha256(content).hexdigest())
+    return model, classes, file
+
+
+def _read(url: str, missing: str) -> tuple[dict[str, Tensor], dict[str, Any], WeightsFile]:
+    """The weights in a file and all that it holds, as of `weights_of`, and the file; `missing` is the error if there is none."""
+    try:
+        content = read_all(url)
+    except FileNotFoundError:
+        raise UserError(missing) from None
+    except OSError as error:
+        raise UserError(f"{url} cannot be read: {error}") from None
+    return *weights_of(content, url, url), WeightsFile(url, hashlib.sha256(content).hexdigest())
 
 
 def _tasks_beside(url: str) -> tuple[str, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.recipe import Recipe
+from pipeline.rendering.renderer import Columns
+from pipeline.rendering.units import UnitRenderer
+from pipeline.streaming.plan import open_source
 from tests.pipeline.materialize.conftest import tree
 from tests.tiles import recipe_on
 from trainers.labelling.embed import embed
@@ -22,6 +25,21 @@ def random_weights(recipe: Recipe, folder: Path) -> str:
     network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
     torch.save(network.state_dict(), folder / "weights.pt")
     return str(folder / "weights.pt")
+
+
+def labels_in(batches: Iterable[Columns]) -> dict[int, int]:
+    """The label of task `assigned` of each sample that can be decoded, by its id."""
+    found: dict[int, int] = {}
+    for columns in batches:
+        there = columns["weight"] > 0
+        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+    return found
+
+
+def joined(recipe: Recipe) -> dict[int, int]:
+    """The same of an epoch of a recipe."""
+    source = open_source(recipe)
+    return labels_in(UnitRenderer(source, 1)(source.read(number)) for number in range(source.schedule.units(0)))
 
 
 @pytest.fixture(scope="session")

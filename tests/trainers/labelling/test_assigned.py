@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.rendering.units import UnitRenderer
 from pipeline.shards.pack import pack
 from pipeline.streaming.plan import open_source, steps
 from tests.trainers.arrived import Arrived
+from tests.trainers.labelling.conftest import joined, labels_in
 from trainers.labelling.cluster import cluster
 from trainers.pretraining import pretrain
 from trainers.running.runs import RunFolder
@@ -59,17 +59,6 @@ def table(clusters: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(clusters / row["outputs"][0]["name"]) for row in rows])
 
 
-def joined(recipe: Recipe) -> dict[int, int]:
-    """The label of each sample of an epoch, by its id."""
-    source = open_source(recipe)
-    found: dict[int, int] = {}
-    for number in range(source.schedule.units(0)):
-        columns = UnitRenderer(source, 1)(source.read(number))
-        there = columns["weight"] > 0
-        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
-    return found
-
-
 def test_every_image_has_the_label_of_its_row(assigned: MakeRecipe, clusters: Path) -> None:
     rows = table(clusters)
     assert joined(assigned()) == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
@@ -90,10 +79,7 @@ def test_labels_travel_with_crops_and_with_files(assigned: MakeRecipe, clusters:
     rows = table(clusters)
     recipe = assigned(sections={"engine": "cpu", "placement": {"render": place}})
     source = open_source(recipe)
-    found: dict[int, int] = {}
-    for _, columns in steps([source], Arrived(source), 0, 1):
-        there = columns["weight"] > 0
-        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+    found = labels_in(columns for _, columns in steps([source], Arrived(source), 0, 1))
     assert found == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
 
 

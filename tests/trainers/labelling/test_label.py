@@ -16,9 +16,8 @@ from pipeline.errors import UserError
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.units import UnitRenderer
 from pipeline.shards.opening import open_corpus
-from pipeline.streaming.plan import open_source
+from tests.trainers.labelling.conftest import joined
 from trainers.downstream.classifier import Classifier
 from trainers.labelling.label import label
 from trainers.labelling.weights import read_classifier
@@ -101,12 +100,7 @@ def test_labels_of_which_the_teacher_is_sure_are_given_to_the_task(run_recipe: M
     spec = run_recipe().model_dump(mode="json")
     spec["corpus"]["annotations"] = {"teacher": {"table": str(tmp_path / "out"), "least": {"confidence": least}}}
     recipe = Recipe.model_validate({**spec, "tasks": {"assigned": {"annotation": "teacher", "classes": 4}}})
-    source = open_source(recipe)
-    given: dict[int, int] = {}
-    for number in range(source.schedule.units(0)):
-        columns = UnitRenderer(source, 1)(source.read(number))
-        there = columns["weight"] > 0
-        given |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+    given = joined(recipe)
     assert given == {id: row["label"] if row["confidence"] >= least else -1 for id, row in found.items()}
     assert -1 in given.values()
 
