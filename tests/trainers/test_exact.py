@@ -97,6 +97,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_reads_nothin
     assert result["stages"]["samples"] == 48 * 16  # what was trained before is counted, and not trained again
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_within_a_log_line_writes_the_same_line_over_all_of_its_steps(run_recipe: MakeRecipe) -> None:
     spec = run_recipe({"tracking": {"tensorboard": False}}, log_steps=8, keep=3)
     folder = RunFolder(spec)

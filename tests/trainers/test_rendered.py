@@ -86,6 +86,7 @@ def test_units_of_a_rendered_corpus_are_those_of_the_original(
     assert bad > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_rendered_corpus_trains_to_the_same_losses(run_recipe: MakeRecipe, shards: Path, tmp_path: Path) -> None:
     tasks = {

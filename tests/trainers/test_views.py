@@ -69,33 +69,38 @@ def work(config: dict[str, Any]) -> None:
     train(config["job"])
 
 
-@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["by two workers", "by one too"])
+@pytest.mark.parametrize("epochs", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_was_on_any_number_of_workers(
-    run_recipe: MakeRecipe, tmp_path: Path, alone: bool
+    run_recipe: MakeRecipe, tmp_path: Path, epochs: int
 ) -> None:
+    """In two epochs by two workers; in six also by one, and until views are told apart better than by chance."""
+    steps = 4 * epochs
+
     def interrupt(record: Record) -> None:
-        if record["step"] == 24:
+        if record["step"] == steps:
             raise KeyboardInterrupt
 
     def made(runs: str, **training: Any) -> Recipe:
-        return run_recipe({"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **TRAINING, **training)
+        return run_recipe(
+            {"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **{**TRAINING, "epochs": epochs}, **training
+        )
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(made("calm"), [interrupt])  # after the last step, when all checkpoints are still there
-    for runs in ("one", "two"):  # killed in step 13
+    for runs in ("one", "two"):  # killed half way
         shutil.copytree(tmp_path / "calm", tmp_path / runs)
         checkpoints = sorted(Path(RunFolder(made(runs)).checkpoints("pretrain")).glob("step-*"))
-        assert len(checkpoints) == 24
-        for later in checkpoints[12:]:
+        assert len(checkpoints) == steps
+        for later in checkpoints[steps // 2 :]:
             later.unlink()
     calm = summary(job_of(made("calm")).state())
     simclr = calm["tasks"]["simclr"]
     assert simclr["trivial"] == pytest.approx(1 / 16)
-    assert sum(simclr["metrics"][-8:]) / 8 > 0.13  # 128 samples: three standard errors above chance
-    assert simclr["also"]["feature_std"] > 0.3
     assert 1 < simclr["also"]["effective_rank"] <= 16
 
-    if alone:
+    if epochs == 6:
+        assert sum(simclr["metrics"][-8:]) / 8 > 0.13  # 128 samples: three standard errors above chance
+        assert simclr["also"]["feature_std"] > 0.3
         again = pretrain(made("one"))
         assert "training goes on from step 12 of 24" in again["events"][0]["what"]
         for name in TASKS:
@@ -107,7 +112,7 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     saved = job.checkpoints().load(job.checkpoints().newest())
     fit(work, {"job": job}, job.source.recipe, "pretrain", job.run_log, [])
     states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
-    assert (saved["step"], len(states)) == (12, 2)
+    assert (saved["step"], len(states)) == (steps // 2, 2)
     assert all(saved["model"][f"objectives.{name}"].any() for name in ("queue.queue", "centre.centre"))
     for state in states:
         assert state.keys() == saved["model"].keys()

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of
 
 
 class BarlowTwinsObjective(ViewObjective):
@@ -37,7 +37,7 @@ class BarlowTwinsObjective(ViewObjective):
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`; the loss of the whole batch counts once for each sample."""
-        z = per_view(self.projector, features)
+        z = self.per_view(self.projector, features)
         n, centred = shared.count(), shared.centred(shared.rows.gather(z))
         standardised = centred * ((centred.square().sum(0) / n) + 1e-5).rsqrt()
         losses = []

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, mlp, parameters_of
 
 
 class ByolObjective(MomentumObjective):
@@ -47,8 +47,8 @@ class ByolObjective(MomentumObjective):
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         online, target = self.split(features)
-        projected = per_view(self.projector, online)
-        predicted = F.normalize(per_view(self.predictor, projected), dim=2)
-        targets = F.normalize(per_view(self.target_heads["projector"], target), dim=2)
+        projected = self.per_view(self.projector, online)
+        predicted = F.normalize(self.per_view(self.predictor, projected), dim=2)
+        targets = F.normalize(self.per_view(self.target_heads["projector"], target), dim=2)
         losses = 2 - 2 * mean_products(predicted, targets)
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, parameters_of, per_view
+from trainers.objectives.views import Compared, MomentumObjective, Shared, mean_products, parameters_of
 
 
 class DinoHead(nn.Module):
@@ -61,6 +61,7 @@ class DinoObjective(MomentumObjective):
     """
 
     name: ClassVar[str] = "dino"
+    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""
@@ -104,10 +105,10 @@ class DinoObjective(MomentumObjective):
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         online, target = self.split(features)
-        vectors = per_view(self.head.vector, online)
+        vectors = self.per_view(self.head.vector, online)
         predicted = (self.head.cosines(vectors) / self.settings.temperature).log_softmax(2)
         with torch.no_grad():
-            outputs = per_view(self.target_heads["head"], target)
+            outputs = self.per_view(self.target_heads["head"], target)
             targets = ((outputs - self.centre) / self._teacher_temperature()).softmax(2)
             counted = shared.weight.view(-1, 1, 1)
             sums = shared.rows.sum(torch.stack([(x * counted).sum((0, 1)) for x in (outputs, targets)]))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, enqueue, info_nce, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, MomentumObjective, Shared, enqueue, info_nce, mlp, parameters_of
 
 
 class MocoObjective(MomentumObjective):
@@ -69,8 +69,8 @@ class MocoObjective(MomentumObjective):
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
         online, target = self.split(features)
-        queries = F.normalize(per_view(self.predictor, per_view(self.projector, online)), dim=2)
-        keys = F.normalize(per_view(self.target_heads["projector"], target), dim=2)
+        queries = F.normalize(self.per_view(self.predictor, self.per_view(self.projector, online)), dim=2)
+        keys = F.normalize(self.per_view(self.target_heads["projector"], target), dim=2)
         gathered = shared.rows.gather(keys)
         if self.has_queue:
             lines = self._queue_losses(queries, keys)

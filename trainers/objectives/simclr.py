@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, mlp, parameters_of
 
 
 class SimclrObjective(ViewObjective):
@@ -22,6 +24,7 @@ class SimclrObjective(ViewObjective):
     """
 
     name = "simclr"
+    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""
@@ -40,7 +43,7 @@ class SimclrObjective(ViewObjective):
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
-        z = F.normalize(per_view(self.projector, features), dim=2)
+        z = F.normalize(self.per_view(self.projector, features), dim=2)
         return Compared(nt_xent(z, shared, self.temperature), z[:, 0], z[:, 1])
 
 

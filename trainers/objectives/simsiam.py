@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, Shared, ViewObjective, mean_products, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, Shared, ViewObjective, mean_products, mlp, parameters_of
 
 
 class SimsiamObjective(ViewObjective):
@@ -40,7 +40,7 @@ class SimsiamObjective(ViewObjective):
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
-        projected = per_view(self.projector, features)
-        predicted, targets = F.normalize(per_view(self.predictor, projected), dim=2), F.normalize(projected.detach(), dim=2)
+        projected = self.per_view(self.projector, features)
+        predicted, targets = F.normalize(self.per_view(self.predictor, projected), dim=2), F.normalize(projected.detach(), dim=2)
         losses = 1 - mean_products(predicted, targets[:, : self.views])
         return Compared((losses * shared.weight).sum(), projected[:, 0], projected[:, 1])

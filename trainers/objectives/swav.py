@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, enqueue, mean_products, mlp, parameters_of, per_view
+from trainers.objectives.views import MINUS, Compared, Shared, ViewObjective, enqueue, mean_products, mlp, parameters_of
 
 
 class SwavObjective(ViewObjective):
@@ -26,6 +26,7 @@ class SwavObjective(ViewObjective):
     """
 
     name: ClassVar[str] = "swav"
+    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""
@@ -69,7 +70,7 @@ class SwavObjective(ViewObjective):
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`."""
-        z = F.normalize(per_view(self.projector, features), dim=2)
+        z = F.normalize(self.per_view(self.projector, features), dim=2)
         scores = self.prototypes(z)
         predicted = (scores / self.settings.temperature).log_softmax(2)
         gathered = shared.rows.gather(z[:, : self.views].detach())

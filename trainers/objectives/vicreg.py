@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Objective
-from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of, per_view
+from trainers.objectives.views import Compared, Shared, ViewObjective, mlp, parameters_of
 
 
 class VicregObjective(ViewObjective):
@@ -40,7 +40,7 @@ class VicregObjective(ViewObjective):
 
     def compare(self, features: Tensor, shared: Shared) -> Compared:
         """As in `ViewObjective`; the loss of the whole batch counts once for each sample."""
-        z = per_view(self.projector, features)
+        z = self.per_view(self.projector, features)
         weights, n = shared.weights.view(-1, 1, 1), shared.count()
         gathered = shared.rows.gather(z)
         centred = shared.centred(gathered)

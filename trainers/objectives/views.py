@@ -95,7 +95,7 @@ class ViewObjective(Objective):
     deviation of the normalised representation over the batch, times the root of its width: about 1 if representations fill all
     directions, 0 if all are the same. `effective_rank` is the number of directions that they use (RankMe: Garrido et al. 2023).
 
-    Large views go through the backbone in one pass, small ones in another; heads and losses are computed in float32.
+    Heads and losses are computed in float32.
     """
 
     kind = Views
@@ -103,6 +103,11 @@ class ViewObjective(Objective):
     metric = "nearest"
     higher_is_better = True
     needs_whole_batch: ClassVar[bool] = True
+    views_apart: ClassVar[bool] = True
+    """Whether each view is a batch of its own to backbone and heads, or all views of one size are one batch.
+
+    Batch normalisation takes its statistics from a batch; each method does as its authors' code.
+    """
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
         super().__init__(task, backbone, image_size)
@@ -121,8 +126,16 @@ class ViewObjective(Objective):
         columns = [batch[f"{name}.input"][:, views or slice(None)]]
         if views is None and f"{name}.small" in batch:
             columns.append(batch[f"{name}.small"])
+        if self.views_apart:
+            columns = [one for column in columns for one in column.split(1, 1)]
         vectors = [backbone(pixels(column, self.norm)).vector for column in columns]
         return torch.cat([v.unflatten(0, column.shape[:2]) for v, column in zip(vectors, columns)], 1)
+
+    def per_view(self, head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+        """Apply a head to each view's vector, (n, v, width) to (n, v, d)."""
+        if self.views_apart:
+            return torch.stack([head(view) for view in features.unbind(1)], 1)
+        return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
         """Compare the views' features; in evaluation each rank compares its own samples only."""
@@ -202,11 +215,6 @@ def mlp(widths: list[int], last_norm: bool = False, affine: bool = True) -> nn.S
         layers += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
     return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=affine)] if last_norm else []))
-
-
-def per_view(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """Apply a head to each view's vector, (n, v, width) to (n, v, d), as one batch of all views."""
-    return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
 
 def cosine(start: float, end: float, step: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from typer.testing import Result
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("placement", ["workers", "trainer"])
+@pytest.mark.parametrize("placement", [pytest.param("workers", marks=pytest.mark.slow), "trainer"])
 def test_every_stage_is_measured_and_one_is_named(call: Callable[..., Result], recipe_file: Path, placement: str) -> None:
     changes = {"placement.render": placement, "training.epochs": 50, "placement.cpus": 0.5, "training.order.window": 1}
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]

@@ -105,7 +105,8 @@ def marked(word: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("command", ["render", pytest.param("pretrain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["render", "pretrain"])
 def test_two_interrupts_of_a_command_on_ray_end_in_one_line_and_leave_no_process(
     run_recipe: Callable[..., Recipe], tiles: Path, tmp_path: Path, serve: Serve, command: str
 ) -> None:

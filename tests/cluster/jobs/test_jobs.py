@@ -34,7 +34,7 @@ from tests.web import Serve
 pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
 
 _WAIT_SECONDS = 600.0
-STEPS = 96
+STEPS = 64
 _PORTS = (
     "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export", "node-manager", "object-manager",
     "ray-client-server",
@@ -145,6 +145,7 @@ def workshop(tiles: Path, tmp_path: Path) -> Path:
             "epochs": STEPS // 4,
             "log_steps": 1,
             "order": {"window": 2, "groups": 4},
+            "workers": 0,
         },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))

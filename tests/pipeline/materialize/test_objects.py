@@ -234,6 +234,7 @@ def test_a_denied_key_is_one_line_before_anything_is_read(
     assert not [name for name in in_bucket(f"{bucket}/out") if not name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_render_by_ray_actors_that_is_told_to_stop_goes_on_where_it_was(
     spec: MakeRecipe, tiles: Path, tmp_path: Path, bucket: str, faulty: list[Fault], tree: Callable[[Path], dict[str, bytes]]
 ) -> None:

@@ -63,9 +63,9 @@ VIEWS = {"simclr": {"small_views": 1, "small_size": 16}, "second": {"task": "byo
 @pytest.mark.parametrize(
     ("tasks", "render", "actors", "world", "batch"),
     [
-        (FOUR_TASKS, "workers", 3, 2, 24),
+        pytest.param(FOUR_TASKS, "workers", 3, 2, 24, marks=pytest.mark.slow),
         (FOUR_TASKS | VIEWS, "workers", 2, 2, 24),
-        (FOUR_TASKS | VIEWS, "trainer", 2, 4, 8),
+        pytest.param(FOUR_TASKS | VIEWS, "trainer", 2, 4, 8, marks=pytest.mark.slow),
     ],
 )
 def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(

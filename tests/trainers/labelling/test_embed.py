@@ -80,6 +80,7 @@ def test_neither_chunk_nor_threads_change_a_byte(run_recipe: MakeRecipe, weights
     assert tree(tmp_path / "one") == tree(tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_any_number_of_actors_gives_the_bytes_of_one_process(
     run_recipe: MakeRecipe, weights: str, tmp_path: Path, tree: Tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,8 @@ def cases(recipe, rendered, crops) -> list[tuple[str, Recipe, dict[str, np.ndarr
 def test_two_three_and_four_ranks_have_the_gradients_of_one_process(cases, worlds: tuple[int, ...], tmp_path: Path) -> None:
     """Three have shares of unequal size."""
     given = (str(tmp_path / "store"), worlds, cases, str(tmp_path / "out.pt"))
-    mp.start_processes(work, given, nprocs=max(worlds), start_method="spawn")
+    multiprocessing.set_forkserver_preload([__name__])  # which imports torch once for all ranks
+    mp.start_processes(work, given, nprocs=max(worlds), start_method="forkserver")
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     assert {len(lanes_of(rank, 3)) for rank in range(3)} == {10, 11}
     assert {len(lanes_of(rank, 4, VIEWED)) for rank in range(4)} == {6, 7}

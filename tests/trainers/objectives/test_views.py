@@ -60,12 +60,21 @@ def compare(objective, batch, x: Tensor):
 
 
 def heads(objective, x: Tensor, *names: str) -> np.ndarray:
-    """What copies of heads make of all views in one batch, so that running statistics of the objective stay."""
+    """What copies of heads make of the views, each a batch of its own or all one batch, so that running statistics stay."""
     n, v = x.shape[:2]
-    y = x.flatten(0, 1)
     for name in names:
-        y = copy.deepcopy(objective.get_submodule(name))(y)
-    return plain(y).reshape(n, v, -1)
+        head = copy.deepcopy(objective.get_submodule(name))
+        x = torch.stack([head(x[:, i]) for i in range(v)], 1) if objective.views_apart else head(x.flatten(0, 1)).view(n, v, -1)
+    return plain(x)
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino"])
+def test_batch_normalisation_sees_one_view_at_a_time_or_all_as_in_the_methods_own_code(case, name: str) -> None:
+    model, objective, batch = case(name)
+    first = objective.answer(model.backbone, batch, "simclr", model.pixels)[:, 0]
+    batch["simclr.input"][:, 1] = 0
+    again = objective.answer(model.backbone, batch, "simclr", model.pixels)[:, 0]
+    assert torch.equal(first, again) == (name not in ("simclr", "swav", "dino"))
 
 
 def test_simclr_is_the_cross_entropy_of_each_view_among_all_others(case) -> None:
