@@ -47,7 +47,7 @@ PEAKS = """
 """
 
 
-@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+@pytest.mark.parametrize("form", ["webdataset", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_shard_of_ten_times_the_samples_takes_no_more_memory(tmp_path: Path, form: str) -> None:
     done = run_python(PEAKS, str(tmp_path), form)
     assert done.returncode == 0, done.stderr

@@ -78,6 +78,7 @@ def test_a_pair_is_the_same_whatever_batch_actors_ranks_and_placement(
     assert by_sample(columns for rank in ranks for _, columns in rank) == expected
 
 
+@pytest.mark.slow
 def test_ranks_together_hold_the_global_batches_of_the_schedule(run_recipe: Callable[..., Recipe]) -> None:
     alone = over_ray(run_recipe(), 1)[0]
     together = over_ray(run_recipe({"placement": {"actors": 2, "cpus": 0.5}}), 4)

@@ -53,7 +53,7 @@ def test_a_family_gives_vector_and_map_and_takes_tiles(name: str, size: int) -> 
     assert tile.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "alexnet", "googlenet", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_the_small_stem_keeps_four_times_the_positions_or_more(name: str) -> None:
     def positions(stem: str) -> int:
         model = build(name, 64, stem=stem)

@@ -238,12 +238,12 @@ def test_every_objective_learns_views_of_a_batch_and_goes_on_from_its_state(name
         assert 0 <= outcome.metric <= N
         return outcome.loss.item() / N
 
-    losses = [step(model, optimizers[0], number) for number in range(8)]
+    losses = [step(model, optimizers[0], number) for number in range(5)]
     if name not in ("moco", "swav", "dino"):  # whose targets move, or whose last layer stands still at first
         assert min(losses[1:]) < losses[0], losses
     again.load_state_dict(model.state_dict())
     optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))  # else they share tensors
-    for number in (8, 9):
+    for number in (5, 6):
         assert step(model, optimizers[0], number) == step(again, optimizers[1], number)
     for path, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[path]), path
