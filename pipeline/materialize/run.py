@@ -115,6 +115,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
     if recipe.corpus.annotations:
         raise UserError("corpus.annotations: labels of tables are not rendered; train from the shards, and they are joined there")
+    if recipe.corpus.keep:
+        raise UserError("corpus.keep: a part of a corpus is not rendered; train from the shards, or render all of them")
     stored_columns(recipe)
 
 

@@ -35,6 +35,18 @@ class AnnotationSection(Section):
         return {"table": given} if isinstance(given, str) else given
 
 
+class KeepSection(Section):
+    """A part of the corpus, named by a table beside it: the images of its rows whose columns are within all bounds."""
+
+    table: str = Field(description="Folder of the tables, path or URL, which `pseudolabel cluster` or `label` has written.")
+    least: dict[str, float] = Field(
+        default_factory=dict, description="Least values of columns, such as `{confidence: 0.5}`: an image below one is left out."
+    )
+    most: dict[str, float] = Field(
+        default_factory=dict, description="Greatest values of columns, such as `{distance: 0.4}`: an image above one is left out."
+    )
+
+
 class CorpusSection(Section):
     """The unlabelled images: one corpus, or a mixture of several."""
 
@@ -75,6 +87,12 @@ class CorpusSection(Section):
         "`most`, such as `{margin: 0.05}`: an image outside them has no label.",
     )
 
+    keep: KeepSection | None = Field(
+        None,
+        description="Train on a part of the images: those that a table beside the corpus has within bounds. A mapping of "
+        "`table`, its URL, with `least` and `most`, bounds of columns.",
+    )
+
     @model_validator(mode="after")
     def _one_or_several(self) -> CorpusSection:
         if bool(self.shards) == bool(self.mix):
@@ -84,7 +102,7 @@ class CorpusSection(Section):
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
-        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations")
+        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations", "keep")
         document.pop("shards" if self.mix else "mix", None)  # absent from a dump of some fields only
         return document
 

@@ -1,4 +1,4 @@
-"""Labels of a corpus that lie in tables beside it, such as those of `pseudolabel cluster`, joined by shard and row."""
+"""Tables beside a corpus, such as those of `pseudolabel cluster`, joined by shard and row: labels, and images to keep."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.recipe.corpus import AnnotationSection
+from pipeline.recipe.corpus import AnnotationSection, KeepSection
 from pipeline.storage import absolute, join, open_seekable, read_all, without_secrets
 
 NO_LABEL = -1
 """What an image is given that has no label."""
+
+KEPT = "corpus.keep"
 
 _MANIFEST, _SHARDS = "manifest.json", "shards.parquet"  # as `pipeline.materialize` writes them
 _CACHED_TABLES = 256  # as many as one batch may draw from
@@ -30,13 +32,13 @@ class Annotation:
     """One label for each image of a corpus; cheap to pickle. Made by `open_annotation`.
 
     Args:
-        name: its name in the recipe.
+        where: its place in the recipe, for errors.
         url: the folder of its tables.
         spec: which column is the label, and which images have one.
         files: the table of each shard of the corpus, by place.
     """
 
-    name: str
+    where: str
     url: str
     spec: AnnotationSection
     files: list[str]
@@ -52,8 +54,7 @@ class Annotation:
         Raises:
             UserError: the table cannot be read, or tells of other images.
         """
-        bounds = tuple(sorted(self.spec.least.items())), tuple(sorted(self.spec.most.items()))
-        table = _table(join(self.url, self.files[shard]), self.spec.column, *bounds)
+        table = self._of_shard(shard)
         places = np.minimum(np.searchsorted(table.rows, rows), max(len(table.rows) - 1, 0))
         there = table.rows[places] == rows if len(table.rows) else np.zeros(len(rows), bool)
         labels = np.full(len(rows), NO_LABEL, np.int64)
@@ -61,11 +62,26 @@ class Annotation:
         others = table.ids[places[there]] != np.asarray(ids, np.uint64)[there]
         if others.any():
             row = int(np.asarray(rows)[there][others][0])
-            raise UserError(
-                f"corpus.annotations.{self.name}: row {row} of {self.files[shard]} tells of another image than row {row} of the "
-                "shard: the shards were packed again since, or corpus.keys is another. Make the labels again from these shards"
-            )
+            raise self._of_others(shard, row)
         return labels.tolist()
+
+    def labelled_rows(self, shard: int, count: int) -> np.ndarray:
+        """int64, ascending: the rows of a shard of `count` samples that have a label; errors as in `labels`."""
+        table = self._of_shard(shard)
+        rows = table.rows[table.labels != NO_LABEL]
+        if len(rows) and rows[-1] >= count:
+            raise self._of_others(shard, int(rows[-1]))
+        return rows
+
+    def _of_shard(self, shard: int) -> _Labels:
+        bounds = tuple(sorted(self.spec.least.items())), tuple(sorted(self.spec.most.items()))
+        return _table(join(self.url, self.files[shard]), self.spec.column, *bounds)
+
+    def _of_others(self, shard: int, row: int) -> UserError:
+        return UserError(
+            f"{self.where}: row {row} of {self.files[shard]} tells of another image than row {row} of the shard: the shards were "
+            "packed again since, or corpus.keys is another. Make the tables again from these shards"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,32 +93,40 @@ class _Labels:
     labels: np.ndarray
 
 
-def open_annotation(name: str, spec: AnnotationSection, shards: Sequence[str]) -> Annotation:
+def open_annotation(where: str, spec: AnnotationSection, shards: Sequence[str]) -> Annotation:
     """Open the tables of an annotation.
 
     Args:
-        name: its name in the recipe.
+        where: its place in the recipe, for errors.
         spec: its section of the recipe.
         shards: the names of the corpus's shards, see `Corpus.shard_name`.
 
     Raises:
         UserError: there are no finished tables, or none for some of the shards.
     """
-    url, where = absolute(spec.table), f"corpus.annotations.{name}"
+    url = absolute(spec.table)
     listed = _listed(url, where)
     files = dict(zip(listed.column("shard").to_pylist(), listed.column("outputs").to_pylist()))
     missing = [shard for shard in shards if not files.get(shard)]
     if missing:
         raise UserError(
-            f"{where}: {without_secrets(url)} has no labels for {len(missing)} of {len(shards)} shards, such as {missing[0]}: it "
-            "was made of other shards, or they have other names now. Make the labels again from these shards"
+            f"{where}: {without_secrets(url)} has no table for {len(missing)} of {len(shards)} shards, such as {missing[0]}: it "
+            "was made of other shards, or they have other names now. Make the tables again from these shards"
         )
-    return Annotation(name, url, spec, [files[shard][0]["name"] for shard in shards])
+    return Annotation(where, url, spec, [files[shard][0]["name"] for shard in shards])
 
 
-def annotation_digest(name: str, spec: AnnotationSection) -> str:
-    """What the tables of an annotation hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
-    return str(_manifest(absolute(spec.table), f"corpus.annotations.{name}")["sha256"][_SHARDS])
+def open_kept(spec: KeepSection, shards: Sequence[str]) -> Annotation:
+    """Open the tables that say which images are kept: those that have a label in what is returned, their row.
+
+    Args and errors as for `open_annotation`.
+    """
+    return open_annotation(KEPT, AnnotationSection(table=spec.table, column="row", least=spec.least, most=spec.most), shards)
+
+
+def tables_digest(where: str, table: str) -> str:
+    """What the tables in a folder hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
+    return str(_manifest(absolute(table), where)["sha256"][_SHARDS])
 
 
 def _listed(url: str, where: str) -> pa.Table:
@@ -110,7 +134,7 @@ def _listed(url: str, where: str) -> pa.Table:
     try:
         content = read_all(join(url, _SHARDS))
         if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(f"{where}: {join(url, _SHARDS)} is not the one that the manifest names: make the labels again")
+            raise UserError(f"{where}: {join(url, _SHARDS)} is not the one that the manifest names: make it again")
         return pq.read_table(io.BytesIO(content), columns=["shard", "outputs"])
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{where}: {join(url, _SHARDS)} cannot be read: {error}") from None
@@ -123,10 +147,10 @@ def _manifest(url: str, where: str) -> dict[str, Any]:
         complete, _ = manifest["complete"], manifest["sha256"][_SHARDS]
     except FileNotFoundError:
         raise UserError(
-            f"{where}: {without_secrets(url)}: no finished labels are there; `pseudolabel cluster` makes some"
+            f"{where}: {without_secrets(url)}: no finished tables are there; `pseudolabel cluster` and `label` make some"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{where}: {place} is damaged: make the labels again") from None
+        raise UserError(f"{where}: {place} is damaged: make the tables again") from None
     except OSError as error:
         raise UserError(f"{where}: {place} cannot be read: {error}") from None
     if not complete:

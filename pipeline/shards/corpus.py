@@ -80,6 +80,7 @@ class Corpus:
         have different ids.
         keys: what an id is computed from: the sample's key (`name`), or the name of its shard and its key (`shard`).
         annotations: labels of the samples in tables beside the shards.
+        kept: the tables by which the samples were chosen, against which those that are read are compared.
     """
 
     urls: list[str]
@@ -95,6 +96,7 @@ class Corpus:
     portions: tuple[Portion, ...] = ()
     keys: Literal["name", "shard"] = "name"
     annotations: tuple[Annotation, ...] = ()
+    kept: Annotation | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
@@ -192,6 +194,8 @@ class Corpus:
             read[n][ext] = data
         ids = [sample_id(prefix + row["key"]) for row in samples]
         own = places if chosen is None else chosen[places]
+        if self.kept is not None:
+            self.kept.labels(i, own, ids)
         known = list(zip(*(annotation.labels(i, own, ids) for annotation in self.annotations))) or [()] * len(samples)
         return [
             (_sample(row, number, int(label), parts, of_row), parts)

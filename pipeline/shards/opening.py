@@ -15,14 +15,14 @@ from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
 from pipeline.recipe.corpus import CorpusSection
 from pipeline.shards import naming
-from pipeline.shards.annotations import open_annotation
+from pipeline.shards.annotations import KEPT, open_annotation, open_kept
 from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import Row
 from pipeline.shards.members import Members, sidecar
 from pipeline.shards.remarks import Remarks
 from pipeline.shards.scanning import load_or_scan
 from pipeline.shards.stale import FolderIndex, describe, folder_of, is_signed, name_of, open_folder, write_or_warn
-from pipeline.storage import Listed, absolute, expand, is_local
+from pipeline.storage import Listed, absolute, expand, is_local, without_secrets
 
 _LOCAL_SCANS, _REMOTE_SCANS = 2, 8  # at a time: local scans are bound by Python, remote ones by the network
 
@@ -126,11 +126,17 @@ def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], Non
 
 
 def annotated(corpus: Corpus, spec: CorpusSection) -> Corpus:
-    """The corpus with the labels that its section names; errors as in `open_annotation`."""
-    if not spec.annotations:
+    """The part of the corpus that its section keeps, with the labels that it names; errors as in `open_annotation`."""
+    if not (spec.annotations or spec.keep):
         return corpus
     names = [corpus.shard_name(i) for i in range(len(corpus.urls))]
-    return replace(corpus, annotations=tuple(open_annotation(name, each, names) for name, each in spec.annotations.items()))
+    if spec.keep:
+        kept = open_kept(spec.keep, names)
+        corpus = replace(corpus.select([kept.labelled_rows(i, int(n)) for i, n in enumerate(corpus.counts)]), kept=kept)
+        if not corpus.samples:
+            raise UserError(f"{KEPT}: no image of {without_secrets(spec.keep.table)} is within the bounds; widen them")
+    opened = (open_annotation(f"corpus.annotations.{name}", each, names) for name, each in spec.annotations.items())
+    return replace(corpus, annotations=tuple(opened))
 
 
 def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None) -> Corpus:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import settled
-from pipeline.shards.annotations import annotation_digest
+from pipeline.shards.annotations import KEPT, tables_digest
 from pipeline.storage import (
     absolute,
     exists,
@@ -117,7 +117,9 @@ class RunFolder:
         if self._recipe.training.backbone.weights is not None:  # what the file holds decides, not where it lies
             content["training"]["backbone"]["weights"] = self._digest
         for name, spec in self._recipe.corpus.annotations.items():  # likewise
-            content["corpus"]["annotations"][name]["table"] = annotation_digest(name, spec)
+            content["corpus"]["annotations"][name]["table"] = tables_digest(f"corpus.annotations.{name}", spec.table)
+        if (kept := self._recipe.corpus.keep) is not None:
+            content["corpus"]["keep"]["table"] = tables_digest(KEPT, kept.table)
         return hashlib.sha256(json.dumps([stage, content], sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property

@@ -96,7 +96,7 @@ def test_labels_of_other_shards_are_refused(assigned: MakeRecipe, tiles: Path, t
     renamed.mkdir()
     for shard in tiles.glob("*.tar"):
         shutil.copy(shard, renamed / f"other-{shard.name}")
-    with pytest.raises(UserError, match=r"has no labels for 8 of 8 shards, such as other-"):
+    with pytest.raises(UserError, match=r"has no table for 8 of 8 shards, such as other-"):
         joined(assigned({"shards": str(renamed)}))
 
 
@@ -119,7 +119,7 @@ def test_more_labels_than_classes_are_refused(assigned: MakeRecipe) -> None:
 
 
 def test_a_table_that_is_not_there_or_unfinished_is_refused(assigned: MakeRecipe, clusters: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished labels are there"):
+    with pytest.raises(UserError, match="no finished tables are there"):
         joined(assigned(annotation={"table": str(tmp_path / "none")}))
     copy = Path(shutil.copytree(clusters, tmp_path / "copy"))
     (copy / "shards.parquet").write_bytes(b"other")
