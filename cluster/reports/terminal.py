@@ -78,6 +78,9 @@ def pack_table(report: PackReport) -> Table:
         )
     for reason, times in report.skipped.items():
         table.add_row("skipped", f"{times:,} {reason}")
+    if report.faulty:
+        times, first = sum(report.faulty.values()), next(iter(report.faulty))
+        table.add_row("training will refuse", f"{amount(times, 'image')}; of the first, {first}")
     if report.skipped_files:
         table.add_row("skipped files", report.skipped_files)
     if report.test:

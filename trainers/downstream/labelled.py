@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,36 +15,16 @@ from pipeline.recipe.downstream import Downstream
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training import OrderSection
 from pipeline.rendering.engine import settled
-from pipeline.rendering.units import EncodedUnit, UnitSource, row_bytes
-from pipeline.shards.corpus import Corpus, Sample
+from pipeline.rendering.units import UnitSource, row_bytes
+from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import absolute, without_secrets
+from pipeline.targets import ClassTarget
 from trainers.downstream.classes import ClassMap, class_map
 
 INITS = ("pretrained", "random")
-NO_LABEL = "it has no label"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelledSource(UnitSource):
-    """A source whose samples have the labels of a `ClassMap`; a sample without a label is quarantined.
-
-    Args:
-        labels: label of each class number of the corpus.
-    """
-
-    labels: dict[int, int] = field(default_factory=dict)
-
-    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
-        unit = super().read(number, within)
-        unit.samples = [self._mapped(sample) for sample in unit.samples]
-        return unit
-
-    def _mapped(self, sample: Sample) -> Sample:
-        label = self.labels.get(sample.label, -1)
-        return replace(sample, label=label, problem=sample.problem or (NO_LABEL if label < 0 else None))
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,7 @@ class Labelled:
     def training(self) -> UnitSource:
         """Epochs of randomly cropped training images, the last batch of each filled up."""
         schedule = Schedule(self.train.counts, self._geometry(), self.recipe.seed, self.spec.epochs, tail="wrap")
-        return LabelledSource(self.recipe, self.train, schedule, labels=self.classes.train)
+        return UnitSource(self.recipe, self.train, schedule, target=ClassTarget(self.classes.train))
 
     def training_once(self) -> UnitSource:
         """Every training image once, its centre, in order."""
@@ -115,7 +95,7 @@ class Labelled:
 
     def _once(self, corpus: Corpus, labels: dict[int, int], shuffle: bool) -> UnitSource:
         schedule = Schedule(corpus.counts, self._geometry(), self.recipe.seed, 1, tail="pad", shuffle=shuffle)
-        return LabelledSource(self.recipe, corpus, schedule, center=True, labels=labels)
+        return UnitSource(self.recipe, corpus, schedule, center=True, target=ClassTarget(labels))
 
     def _geometry(self) -> Geometry:
         geometry = Geometry.of(OrderSection(), self.spec.batch, row_bytes(self.recipe))

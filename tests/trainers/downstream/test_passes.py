@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitRenderer, UnitSource
 from pipeline.streaming.plan import steps
+from pipeline.targets.classes import NO_LABEL
 from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnDevice
 from tests.trainers.downstream.images import images_of
@@ -23,7 +24,7 @@ from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
 from trainers.downstream.features import checked_recipe, extract
 from trainers.downstream.finetune import count_right
-from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
+from trainers.downstream.labelled import Labelled, open_labelled
 from trainers.downstream.passes import Batch, some_left, usable
 from trainers.downstream.statistics import remeasure
 from trainers.learning.gradients import accumulate
