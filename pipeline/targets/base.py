@@ -11,6 +11,9 @@ import numpy as np
 
 from pipeline.shards.corpus import Sample
 
+TARGET_COLUMNS = ("mask", "boxes", "box_class", "crowd")
+"""The columns of all kinds of targets; the class of an image is a column of every batch."""
+
 
 class BadTarget(Exception):
     """A target that cannot be used; the message says why, as the reason in a row of the quarantine."""
@@ -69,5 +72,5 @@ class Target(ABC):
             crops: of the same samples.
 
         Returns:
-            Columns of n rows; the kind of target says which.
+            Some of `TARGET_COLUMNS`, n rows each; the kind of target says which.
         """

@@ -43,8 +43,12 @@ def read_voc(body: bytes) -> VocImage:
         if not name:
             raise ValueError("an object has no name")
         boxes.append({"bbox": [left - 1, top - 1, across, down], "category": name, "iscrowd": 0, **difficult})
-    height, width = (root.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
-    return VocImage(*(int(side) if side.isdecimal() and int(side) else None for side in (height, width)), boxes)
+    return VocImage(_side(root, "height"), _side(root, "width"), boxes)
+
+
+def _side(root: ElementTree.Element, name: str) -> int | None:
+    text = root.findtext(f"size/{name}", "").strip()
+    return int(text) or None if text.isdecimal() else None
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
