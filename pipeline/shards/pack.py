@@ -51,6 +51,7 @@ class PackReport:
         skipped_files: URL of the list of them, a line each of reason and path; None where there are none.
         test: the same of the test images, if some were set apart.
         faulty: images whose mask or boxes training will refuse: reason -> how many.
+        target: extension of the members that hold masks or boxes, if some were asked for.
     """
 
     folder: str
@@ -62,6 +63,7 @@ class PackReport:
     skipped_files: str | None = None
     test: PackReport | None = None
     faulty: dict[str, int] = field(default_factory=dict)
+    target: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -157,7 +159,9 @@ def pack(
         for folder, rows in ((folder, index.rows) for folder, index in indices.items())
     )
     faults = dict(Counter(faulty.values()))
-    return replace(first, skipped=dict(counts), skipped_files=listed, test=others[0] if others else None, faulty=faults)
+    member = None if targets is None else targets.member
+    test_side = others[0] if others else None
+    return replace(first, skipped=dict(counts), skipped_files=listed, test=test_side, faulty=faults, target=member)
 
 
 class _Meter:
