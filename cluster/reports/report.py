@@ -124,7 +124,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
     tuned = [row for row in report["downstream"] if row["protocol"] == "finetune"]
     segmented = any("ious" in row for row in tuned)
-    answers = read_pictures(RunFolder(recipe).path(ANSWERS), pretrain["identity"]) if pretrain and segmented else {}
+    answers = _answers(RunFolder(recipe)) if segmented else {}
     return environment.get_template("report.html").render(
         report=report,
         measured=[_measured(one) for one in report["test_sets"]],
@@ -147,6 +147,13 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         },
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
     )
+
+
+def _answers(folder: RunFolder) -> dict[str, Any]:
+    """Test photos with their masks and the predicted ones, of the fine-tuning whose result the folder holds."""
+    from trainers.learning.examples import read_pictures
+
+    return read_pictures(folder.path(ANSWERS), folder.read_json(FINETUNED)["pretraining"])
 
 
 def _measured(one: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.section import Section, Shards, without_defaults
 from pipeline.recipe.training import Optimizer
@@ -29,6 +29,12 @@ class Downstream(Section):
     batch: int = Field(128, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer(lr=5e-4)
     neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> Downstream:
+        if self.problem == "classification" and self.head != "fcn":
+            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer")
+        return self
 
     @model_serializer(mode="wrap")
     def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

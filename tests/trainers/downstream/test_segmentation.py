@@ -51,9 +51,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def segmenting(labelled: Labelling, scenes: dict[str, str]) -> Labelling:
     """`segmenting(sections, **downstream)`: a recipe that segments the scenes, by a network with a fine map."""
 
-    def make(sections: dict[str, Any] | None = None, **downstream: Any) -> Recipe:
+    def make(sections: dict[str, Any] | None = None, workers: int = 0, **downstream: Any) -> Recipe:
         wanted = {"image": {"size": 32, "scale": [0.5, 1]}, **(sections or {})}
-        made = labelled(sections=wanted, workers=0, **SPEC, **(scenes | downstream))
+        made = labelled(sections=wanted, workers=workers, **SPEC, **(scenes | downstream))
         backbone = made.training.backbone.model_copy(update={"stem": "small"})
         return made.model_copy(update={"training": made.training.model_copy(update={"backbone": backbone})})
 
@@ -205,3 +205,27 @@ def test_both_starts_are_reported_with_pictures(
     assert "mean IoU on" in shown
     assert "the most frequent class" in shown
     assert "Predicted masks" in Path(folder.path("report.html")).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_run_on_other_workers_ends_as_an_undisturbed_one(
+    segmenting: Labelling, pretrained: Callable[[Recipe], RunFolder], tmp_path: Path
+) -> None:
+    def interrupt(record: dict[str, Any]) -> None:
+        if record["step"] == 12:
+            raise KeyboardInterrupt
+
+    found = {}
+    for name in ("calm", "again", "two"):
+        sections = {"storage": {"runs": str(tmp_path / name)}}
+        recipe = segmenting(sections, epochs=3)
+        pretrained(recipe)
+        if name == "again":
+            with pytest.raises(KeyboardInterrupt):
+                finetune(recipe, [interrupt])
+        found[name] = finetune(segmenting(sections, workers=2, epochs=3) if name == "two" else recipe)["downstream"]
+    assert found["again"] == found["calm"]
+    for one, other in zip(found["two"], found["calm"]):  # sums of two ranks are rounded otherwise, and their dropout differs
+        assert (one["chance"], one["tested"]) == (other["chance"], other["tested"])
+        assert one["mean_iou"] == pytest.approx(other["mean_iou"], abs=0.15)
