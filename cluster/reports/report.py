@@ -153,7 +153,7 @@ def _answers(folder: RunFolder) -> dict[str, Any]:
     """Test photos with their masks and the predicted ones, of the fine-tuning whose result the folder holds."""
     from trainers.learning.examples import read_pictures
 
-    return read_pictures(folder.path(ANSWERS), folder.read_json(FINETUNED)["pretraining"])
+    return read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
 
 
 def _measured(one: dict[str, Any]) -> dict[str, Any]:
