@@ -143,6 +143,8 @@ class Renderer:
         request, drawn, cut = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
+        for row in failures:
+            targets[row] = None
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
