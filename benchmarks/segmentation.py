@@ -104,7 +104,7 @@ def recipe_of(folder: Path, seed: int, epochs: int) -> Recipe:
         "seed": seed,
         "corpus": {"shards": str(folder / "train")},
         "image": {"size": 48, "scale": [0.4, 1.0]},
-        "tasks": {"vicreg": {}, "occlusion": {}},
+        "tasks": {"rotation": {}, "occlusion": {}},
         "engine": "cpu",
         "training": {
             "backbone": {"name": "shufflenet_v2_x0_5", "stem": "small"},
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--stamps", type=Path, help="unpacked tuxpaint-stamps-default: make the scenes")
     parser.add_argument("--photos", type=Path, help="tar of photos to paste on")
     parser.add_argument("--seed", type=int, action="append", default=[])
-    parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning; a third as many of pretraining")
+    parser.add_argument("--epochs", type=int, default=9, help="of fine-tuning; a third as many of pretraining")
     parser.add_argument("--picture", type=Path, help="draw predicted masks of the last seed here")
     given = parser.parse_args()
     if given.stamps:
