@@ -43,12 +43,29 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Masks of the images, PNGs of the same names, whose grey levels or places in a palette are class numbers; "
+            "classes.json in it may name them.",
+            show_default=False,
+        ),
+    ] = None,
+    voc: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Boxes in VOC's XML, one file an image.", show_default=False)
+    ] = None,
+    coco: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Boxes of all images in COCO's JSON.", show_default=False)
+    ] = None,
     result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
 
     The images' bytes stay as they are; each sample's key is its file's path, and its label is its member `cls`. The same input
     makes the same shards, byte by byte. A pack that was interrupted is completed by running the same command again.
+
+    With --masks, --voc or --coco each sample also gets its mask (`seg.png`) or boxes (`boxes.json`), and no label.
 
     Example: [bold]pseudolabel pack photos/ shards/[/]
     """
@@ -57,12 +74,13 @@ def pack(
     from cluster.reports.terminal import pack_table, print_out
     from pipeline.shards.pack import pack as run
     from pipeline.storage import join
+    from pipeline.targets import open_targets
 
     with recorded("pack", result) as outcome:
         size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
         outcome.begin(result_url(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress, clips, most, test)
+            report = run(src, dst, labels.value, size, progress, clips, most, test, open_targets(masks, voc, coco))
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
         if report.test:

@@ -83,7 +83,9 @@ def finetune(
             found = run(loaded, [progress.take], fresh)
         outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"]}
-        _report(loaded, outcome, "classifier.pt", "finetune.quarantine.json", results=True)
+        from trainers.downstream.problems import problem_of
+
+        _report(loaded, outcome, f"{problem_of(loaded.downstream).weights}.pt", "finetune.quarantine.json", results=True)
 
 
 def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False, result: Result = None) -> None:

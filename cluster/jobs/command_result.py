@@ -130,8 +130,10 @@ def status_of(error: BaseException | None) -> str:
 
 
 def scores(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Accuracies by `protocol/start`, of a report's rows on downstream tasks."""
-    return {f"{row['protocol']}/{row['init']}": float(row["accuracy"]) for row in rows}
+    """What was measured, by `protocol/start`, of a report's rows on downstream tasks."""
+    from trainers.running.measures import measured_value
+
+    return {f"{row['protocol']}/{row['init']}": measured_value(row) for row in rows}
 
 
 def _words(error: BaseException | None) -> str | None:

@@ -20,16 +20,16 @@ def painted(pictures: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
     """
     names = [name.removesuffix(".answer") for name in pictures if name.endswith(".answer")]
     return {
-        name: _headed(_grid(list(zip(*(pictures[f"{name}.{part}"] for part in _PARTS), strict=True))), _PARTS) for name in names
+        name: headed(grid(list(zip(*(pictures[f"{name}.{part}"] for part in _PARTS), strict=True))), _PARTS) for name in names
     }
 
 
 def neighbours(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     """A row a photo, which comes first and apart; then its neighbours, the nearest first. Arguments as of `painted`."""
-    return _grid(list(pictures["neighbours"]), apart=True)
+    return grid(list(pictures["neighbours"]), apart=True)
 
 
-def _headed(grid: Image.Image, headings: Sequence[str]) -> Image.Image:
+def headed(grid: Image.Image, headings: Sequence[str]) -> Image.Image:
     """A grid with a heading above each column."""
     paper = Image.new("RGB", (grid.width, grid.height + _HEAD), _PAPER)
     paper.paste(grid, (0, _HEAD))
@@ -39,7 +39,7 @@ def _headed(grid: Image.Image, headings: Sequence[str]) -> Image.Image:
     return paper
 
 
-def _grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False) -> Image.Image:
+def grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False) -> Image.Image:
     """Pictures, uint8 (h, w, 1 or 3), in rows; with a wider gap behind the first of each row."""
     across, wide = len(rows[0]), 4 * _GAP if apart else _GAP
     paper = Image.new("RGB", (across * (_SIDE + _GAP) + wide - 2 * _GAP, len(rows) * (_SIDE + _GAP) - _GAP), _PAPER)

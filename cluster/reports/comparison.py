@@ -16,6 +16,7 @@ from cluster.reports.formatting import unit_of
 from cluster.reports.tables import downstream_rows
 from pipeline.errors import UserError
 from pipeline.storage import absolute, join
+from trainers.running.measures import measure_words, measured_value
 from trainers.running.runs import EVALUATED, FINETUNED, PRETRAINED, RECIPE, decisive, differences, read_json, shortened
 
 
@@ -71,7 +72,8 @@ class Comparison:
         names: of the runs.
         seeds: of the runs.
         differs: keys in which its recipe differs from that of the first group, with both values.
-        downstream: rows, each with `test`, `protocol`, `labels`, and estimates `random`, `pretrained` and `gain` of accuracies.
+        downstream: rows, each with `test`, `protocol`, `labels`, and estimates `random`, `pretrained` and `gain` of accuracies,
+            or of another `measure`, which is named then.
         pretext: each task's metric at the end, and the trivial answer's.
     """
 
@@ -119,15 +121,14 @@ def compare_runs(runs: Sequence[str]) -> list[Comparison]:
 
 
 def comparison_tables(groups: Sequence[Comparison]) -> list[Table]:
-    """Tables of accuracies, one for each test set, and of the pretext tasks; below, in which keys the groups differ."""
+    """Tables of accuracies (or mean IoUs), one for each test set, and of the pretext tasks; below, the keys that differ."""
     parts: list[Table] = []
-    for test in dict.fromkeys(row["test"] for group in groups for row in group.downstream):
-        table = _table(
-            f"accuracy on {', '.join(test) or 'the test set'}, %", "protocol", "labels", "random", "pretrained", "gain"
-        )
+    for test, measure in dict.fromkeys((row["test"], row.get("measure")) for group in groups for row in group.downstream):
+        title = f"{measure_words({'measure': measure})} on {', '.join(test) or 'the test set'}, %"
+        table = _table(title, "protocol", "labels", "random", "pretrained", "gain")
         for group in groups:
             for row in group.downstream:
-                if row["test"] == test:
+                if (row["test"], row.get("measure")) == (test, measure):
                     shown = [row[key].words(100, 1, "+" * (key == "gain")) if key in row else "" for key in _ESTIMATES]
                     table.add_row(*_who(group), row["protocol"], f"{row['labels']:,}", *shown)
         table.caption = "±: of one run the standard error of its test images, of several that of their mean over seeds"
@@ -175,13 +176,18 @@ def _downstream(runs: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             for row in downstream_rows(row for row in rows if _test_of(row) == test):
                 found.setdefault((test, row["protocol"], row["labels"]), []).append(row)
     return [
-        {"test": test[0], "protocol": protocol, "labels": labels, "runs": len(rows), **_estimates(rows)}
+        {"test": test[0], "protocol": protocol, "labels": labels, "runs": len(rows), **_measure(test[3]), **_estimates(rows)}
         for (test, protocol, labels), rows in found.items()
     ]
 
 
 def _test_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get("test") or ()), row.get("classes"), row.get("tested")
+    return tuple(row.get("test") or ()), row.get("classes"), row.get("tested"), row.get("measure")
+
+
+def _measure(name: str | None) -> dict[str, str]:
+    """The measure as part of a row: none for an accuracy."""
+    return {} if name is None else {"measure": name}
 
 
 def _estimates(rows: list[dict[str, Any]]) -> dict[str, Estimate]:
@@ -189,12 +195,13 @@ def _estimates(rows: list[dict[str, Any]]) -> dict[str, Estimate]:
     for init in ("random", "pretrained"):
         held = [row[init] for row in rows if init in row]
         if held:
-            estimates[init] = Estimate.of([row["accuracy"] for row in held], held[0].get("standard_error"))
+            estimates[init] = Estimate.of([measured_value(row) for row in held], held[0].get("standard_error"))
     both = [row for row in rows if "random" in row and "pretrained" in row]
     if both:
         errors = [both[0][init].get("standard_error") for init in ("random", "pretrained")]
         single = None if None in errors else math.hypot(*errors)
-        estimates["gain"] = Estimate.of([row["pretrained"]["accuracy"] - row["random"]["accuracy"] for row in both], single)
+        gains = [measured_value(row["pretrained"]) - measured_value(row["random"]) for row in both]
+        estimates["gain"] = Estimate.of(gains, single)
     return estimates
 
 

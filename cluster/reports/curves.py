@@ -42,11 +42,12 @@ def task_curves(task: Mapping[str, Any], measured: str) -> bytes:
     return file.getvalue()
 
 
-def tuning_curves(curves: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Loss and training accuracy of fine-tuning over the steps, from pretrained weights and, dashed, from random ones.
+def tuning_curves(curves: Mapping[str, Mapping[str, Any]], measured: str = "accuracy") -> bytes:
+    """Loss and training metric of fine-tuning over the steps, from pretrained weights and, dashed, from random ones.
 
     Args:
         curves: `curves` of `finetune.json`, by start.
+        measured: name of the metric, a share.
     """
     with _drawn(2) as (left, right, file):
         for init, curve in curves.items():
@@ -55,7 +56,7 @@ def tuning_curves(curves: Mapping[str, Mapping[str, Any]]) -> bytes:
             right.plot(curve["step"], [100 * value for value in curve["metrics"]], linewidth=1.6, **line)
         left.set_title("loss", loc="left", fontsize=9)
         left.legend(frameon=False, fontsize=8)
-        right.set_title("accuracy on training images, %", loc="left", fontsize=9)
+        right.set_title(f"{measured} on training images, %", loc="left", fontsize=9)
     return file.getvalue()
 
 

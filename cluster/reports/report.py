@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.pictures.examples import neighbours, painted
+from cluster.pictures.masks import legend, masked
 from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
@@ -26,7 +27,8 @@ from cluster.reports.tables import (
 from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.storage import scrubbed_document, write_atomic
-from trainers.running.runs import EVALUATED, EXAMPLES, FINETUNED, PRETRAINED, RECIPE, RunFolder
+from trainers.running.measures import measure_words, measured_value
+from trainers.running.runs import ANSWERS, EVALUATED, EXAMPLES, FINETUNED, PRETRAINED, RECIPE, RunFolder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,6 +113,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         "score": score_words,
         "gain": gain_words,
         "coverage": coverage_words,
+        "value": measured_value,
     }
     environment.filters |= filters
     pretrain = report["pretrain"]
@@ -119,12 +122,17 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     from trainers.learning.examples import read_pictures
 
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
+    tuned = [row for row in report["downstream"] if row["protocol"] == "finetune"]
+    segmented = any("ious" in row for row in tuned)
+    answers = _answers(RunFolder(recipe)) if segmented else {}
     return environment.get_template("report.html").render(
         report=report,
-        measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)} for one in report["test_sets"]],
+        measured=[_measured(one) for one in report["test_sets"]],
+        masks=_png(masked(answers)) if answers else None,
+        legend=legend(answers) if answers else [],
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
-        tuning=_svg(tuning_curves(report["tuning"])) if report["tuning"] else None,
+        tuning=_svg(tuning_curves(report["tuning"], "pixel accuracy" if segmented else "accuracy")) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
@@ -139,6 +147,19 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         },
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
     )
+
+
+def _answers(folder: RunFolder) -> dict[str, Any]:
+    """Test photos with their masks and the predicted ones, of the fine-tuning whose result the folder holds."""
+    from trainers.learning.examples import read_pictures
+
+    return read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
+
+
+def _measured(one: dict[str, Any]) -> dict[str, Any]:
+    """A test set as the page shows it."""
+    words = {"measured": measure_words(one)} if "measure" in one else {}
+    return {**one, **words, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)}
 
 
 def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:

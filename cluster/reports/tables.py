@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cluster.reports.formatting import amount, duration, metric
 from trainers.downstream.scores import score
+from trainers.running.measures import measure_words, measured_value
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -128,15 +129,19 @@ def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             set each.
 
     Returns:
-        For each set `test`, `classes`, `tested`, `total` and `chance` as in a row of a result, None where it is not known;
+        For each set `test`, `classes`, `tested`, `total` and `chance` as in a row of a result, None where it is not known; the
+        `measure`, where it is not the accuracy;
         `baseline`, where `evaluate` gave one; and `rows`, those of the results as they are.
     """
     sets: list[dict[str, Any]] = []
     for part in parts:
         for row in part["downstream"]:
             about = {key: row.get(key, part.get(key)) for key in _MEASURED}
+            about |= {"measure": row["measure"]} if "measure" in row else {}
             known = about["test"] is not None
-            found = next((one for one in sets if known and all(one[key] == about[key] for key in _MEASURED)), None)
+            found = next(
+                (one for one in sets if known and all(one.get(key) == about.get(key) for key in (*_MEASURED, "measure"))), None
+            )
             if found is None:
                 found = next((one for one in sets if not known and one.get("part") is part), None)
             if found is None:
@@ -165,19 +170,19 @@ def _protocol(row: Mapping[str, Any]) -> str:
 
 
 def score_words(row: Mapping[str, Any] | None) -> str:
-    """An accuracy with its standard error, in per cent; empty without an accuracy."""
+    """What was measured with its standard error, in per cent; empty without a row."""
     if row is None:
         return ""
     error = row.get("standard_error")
     spread = "" if error is None else f" ± {100 * error:.1f}"
-    return f"{100 * row['accuracy']:.1f}{spread} %"
+    return f"{100 * measured_value(row):.1f}{spread} %"
 
 
 def gain_words(row: Mapping[str, Any]) -> str:
     """What pretraining gained, in points, with its standard error, as if the two starts were tested on different images."""
     if "random" not in row or "pretrained" not in row:
         return ""
-    gain = 100 * (row["pretrained"]["accuracy"] - row["random"]["accuracy"])
+    gain = 100 * (measured_value(row["pretrained"]) - measured_value(row["random"]))
     errors = [row[init].get("standard_error") for init in ("random", "pretrained")]
     return f"{gain:+.1f}" if None in errors else f"{gain:+.1f} ± {100 * math.hypot(*errors):.1f}"
 
@@ -189,10 +194,10 @@ def coverage_words(row: Mapping[str, Any]) -> str:
 
 
 def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The accuracies that need no network, by name, if they are known; chance is exact, and has no standard error."""
+    """The results that need no network, by name, if they are known; chance is exact, and has no standard error."""
     found: list[tuple[str, dict[str, Any]]] = []
     if measured["chance"] is not None:
-        found.append(("chance", {"accuracy": measured["chance"]}))
+        found.append(("the most frequent class" if "measure" in measured else "chance", {"accuracy": measured["chance"]}))
     if measured["baseline"] is not None:
         known = measured["tested"] is not None
         one = score(measured["baseline"], measured["tested"]) if known else {"accuracy": measured["baseline"]}
@@ -207,7 +212,7 @@ def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
     baselines = ", ".join(f"{words} {score_words(value)}" for words, value in baseline_words(measured))
-    title = f"accuracy on {', '.join(measured['test'])}" if measured["test"] else "accuracy on the test set"
+    title = f"{measure_words(measured)} on {', '.join(measured['test']) if measured['test'] else 'the test set'}"
     caption = f"{baselines}\n± is a standard error: how much the choice of test images alone changes a number"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")

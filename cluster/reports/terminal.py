@@ -70,14 +70,18 @@ def pack_table(report: PackReport) -> Table:
     table = _facts("packed", report.folder)
     table.add_row("samples", f"{report.samples:,}")
     table.add_row("shards", f"{report.shards:,} ({amount(report.bytes, 'B')})")
-    table.add_row("labels", _some(report.classes) if report.classes else "none")
-    if report.classes and len(report.classes) == 1:
+    named = _some(report.classes) if report.classes else "none"
+    table.add_row("labels", f"{report.target} of {named}" if report.target else named)
+    if report.classes and len(report.classes) == 1 and not report.target:
         (name,) = report.classes
         table.add_row(
             "note", f"one class only: all images lie in the folder {name}; if the classes lie below it, pack that folder"
         )
     for reason, times in report.skipped.items():
         table.add_row("skipped", f"{times:,} {reason}")
+    if report.faulty:
+        times, first = sum(report.faulty.values()), next(iter(report.faulty))
+        table.add_row("training will refuse", f"{amount(times, 'image')}; of the first, {first}")
     if report.skipped_files:
         table.add_row("skipped files", report.skipped_files)
     if report.test:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
 
-from pipeline.recipe.section import Section, Shards
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from pipeline.recipe.section import Section, Shards, without_defaults
 from pipeline.recipe.training import Optimizer
 
 
 class Downstream(Section):
     """The labelled task on which features are tested."""
 
+    problem: Literal["classification", "segmentation"] = Field(
+        "classification", description="What is learnt: a class for each image (`cls`), or for each pixel (`seg.png`)."
+    )
+    head: Literal["fcn", "deeplab"] = Field(
+        "fcn", description="What segments on the backbone's map: FCN's convolutions, or DeepLab v3's, which see further."
+    )
     train: Shards = Field(description="Labelled shards to train on.")
     test: Shards = Field(description="Labelled shards to test on.")
     labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels that is used, the same for each class.")
@@ -21,3 +29,13 @@ class Downstream(Section):
     batch: int = Field(128, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer(lr=5e-4)
     neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> Downstream:
+        if self.problem == "classification" and self.head != "fcn":
+            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "problem", "head")

@@ -20,6 +20,7 @@ from pipeline.rendering.find_crashers import ChildRenderer, find_crashers, porta
 from pipeline.rendering.in_flight import InFlight, is_old
 from pipeline.rendering.renderer import Pairs, Renderer
 from pipeline.shards.corpus import Sample
+from pipeline.targets import Target
 
 _MOST_DEATHS = 3
 _KILLER = "killer-"
@@ -38,6 +39,7 @@ class CrashSafeRenderer:
         in_child: render in a child process, so that this one survives a crash; else this one dies, and the process that takes
             its place searches for the sample.
         image: as for `Renderer`; a child process always makes it.
+        target: as for `Renderer`.
         run: name of the run; crashes of one run are counted together. By default that of the Ray job, or of this process.
     """
 
@@ -49,11 +51,12 @@ class CrashSafeRenderer:
         gpu: int | None = None,
         in_child: bool = False,
         image: bool = True,
+        target: Target | None = None,
         run: str | None = None,
     ) -> None:
         self._recipe, self._center = recipe, center
-        self._child = ChildProcess(ChildRenderer, recipe, threads, center) if in_child else None
-        self._renderer = None if in_child else Renderer(recipe, threads, center, gpu, image)
+        self._child = ChildProcess(ChildRenderer, recipe, threads, center, target) if in_child else None
+        self._renderer = None if in_child else Renderer(recipe, threads, center, gpu, image, target)
         # Killers are recorded for a recipe and a version of the decoder: a run that restarts meets them again.
         identity = hash64(recipe.digest(), *(f"{k} {v}" for k, v in sorted(self.engine_identity().items())))
         self._folder = Path(tempfile.gettempdir()) / f"pseudolabel-{os.getuid()}" / f"{identity:016x}"

@@ -10,15 +10,16 @@ from pipeline.engines import with_views
 from pipeline.processes.child import MOST_KILLS_FROM_OUTSIDE, ChildProcess, Died
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Sample
+from pipeline.targets import Target
 
 
 class ChildRenderer:
     """The renderer that a `ChildProcess` holds; arguments as of `pipeline.rendering.renderer.Renderer`."""
 
-    def __init__(self, recipe: Recipe, threads: int, center: bool) -> None:
+    def __init__(self, recipe: Recipe, threads: int, center: bool, target: Target | None = None) -> None:
         from pipeline.rendering.renderer import Renderer
 
-        self._render = Renderer(recipe, threads, center)
+        self._render = Renderer(recipe, threads, center, target=target)
 
     def identity(self) -> Iterator[dict[str, str]]:
         """The engine's identity."""
@@ -37,7 +38,7 @@ class ChildRenderer:
 
 def portable(samples: Sequence[Sample]) -> list[Sample]:
     """Samples whose bytes can be sent to another process."""
-    return [replace(sample, encoded=bytes(sample.encoded)) for sample in samples]
+    return [replace(sample, encoded=bytes(sample.encoded), target=bytes(sample.target)) for sample in samples]
 
 
 def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center: bool) -> dict[int, str]:

@@ -19,6 +19,7 @@ from pipeline.rendering.engine import build_engine
 from pipeline.rendering.windows import add_views, stored
 from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
+from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
 
 Columns = dict[str, Any]
@@ -43,7 +44,7 @@ class Pairs:
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
             each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`;
-            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1. For
+            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1; the columns of a target. For
             clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
             weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
             on a GPU are torch tensors.
@@ -89,11 +90,19 @@ class Renderer:
         center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is.
         gpu: the GPU on which to leave the pixels, None for the host; see `pipeline.rendering.engine.build_engine`.
         image: whether to make the column `image`; False leaves it out if no task needs the crop. Other columns are the same.
+        target: what is read of each sample beside its image, and moved as its crop is cut; None reads nothing more.
     """
 
     def __init__(
-        self, recipe: Recipe, threads: int = 1, center: bool = False, gpu: int | None = None, image: bool = True
+        self,
+        recipe: Recipe,
+        threads: int = 1,
+        center: bool = False,
+        gpu: int | None = None,
+        image: bool = True,
+        target: Target | None = None,
     ) -> None:
+        self._target = target
         self._recipe, self._center = recipe, center or recipe.image.crop == "center"
         self._flip = recipe.image.flip and not center
         self._frames = recipe.corpus.frames or 1
@@ -114,8 +123,14 @@ class Renderer:
         headers: list[Header] = []
         failures: dict[int, str] = {}
         good: list[int] = []
+        targets: list[Any] = [None] * len(samples)
         for row, sample in enumerate(samples):
             found = sample.problem or check_frames(sample.files(), self._recipe.image.max_pixels)
+            try:
+                if not isinstance(found, str) and self._target is not None:
+                    targets[row] = self._target.read(sample.target, found[0].height, found[0].width)
+            except BadTarget as error:
+                found = str(error)
             if isinstance(found, str):
                 failures[row] = found
             else:
@@ -125,9 +140,11 @@ class Renderer:
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
         known = annotation_columns(self._recipe, samples)
-        request, drawn = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
+        request, drawn, cut = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
+        for row in failures:
+            targets[row] = None
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
@@ -135,6 +152,7 @@ class Renderer:
             **known,
             **self._whole(pixels, rows, len(samples)),
             **drawn,
+            **({} if self._target is None else self._target.columns(targets, cut)),
         }
         for row in failures:
             columns["weight"][row] = 0
@@ -143,8 +161,8 @@ class Renderer:
         stages = {"check": checked.since(started), "render": Clock().since(checked)}
         return Pairs(columns, failures, *({name: spent[k] for name, spent in stages.items()} for k in (0, 1)))
 
-    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws, known: Columns) -> tuple[Request, Columns]:
-        """Draw everything that is random: columns for all samples, and a request for those that can be decoded.
+    def _draw(self, headers: list[Header], rows: np.ndarray, draws: Draws, known: Columns) -> tuple[Request, Columns, Crops]:
+        """Draw everything that is random: columns and crops for all samples, and a request for those that can be decoded.
 
         A sample's frames have the same size and the same crop.
         """
@@ -159,8 +177,11 @@ class Renderer:
         else:
             upright = random_windows(crops, heights[own], widths[own], self._recipe.image.scale, self._recipe.image.ratio)
         windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)
-        if self._flip:
-            mirror[:, 0] ^= flips(crops).repeat(frames)
+        flipped = flips(crops) if self._flip else np.zeros(len(rows), bool)
+        mirror[:, 0] ^= flipped.repeat(frames)
+        n = draws.stream("crop").n
+        cut = Crops(np.zeros((n, 4), np.int32), np.zeros(n, bool), self._recipe.image.size)
+        cut.windows[rows], cut.mirror[rows] = upright, flipped
         drawn = {name: {key: value[rows] for key, value in d.items()} for name, d in per_task.items()}
         encoded, streams = [header.encoded for header in headers], [header.stream for header in headers]
         request = Request(encoded, streams, windows, turn, mirror, drawn, frames)
@@ -170,7 +191,7 @@ class Renderer:
                 name: task.windows(chance.stream(name), *of[:2], self._recipe.image.size) for name, task in self._views.items()
             }
             add_views(request, views, *of, crop=self._crop)
-        return request, columns
+        return request, columns, cut
 
     def _whole(self, pixels: Columns, rows: np.ndarray, n: int) -> Columns:
         """Pixel columns of all n rows; rows that were not decoded are zero."""

@@ -17,6 +17,7 @@ from pipeline.rendering.crash_safe import CrashSafeRenderer
 from pipeline.rendering.renderer import Clock, Columns
 from pipeline.shards.corpus import Corpus, Sample
 from pipeline.storage import without_secrets
+from pipeline.targets import Target
 
 STAGES = ("read", "check", "render", "tasks")
 """The stages from a sample to its pairs. `tasks` is what a training worker renders from crops, see
@@ -36,6 +37,7 @@ class UnitSource:
         step: the first step; units are counted from here.
         center: render as evaluation does, see `Renderer`.
         image: whether steps hold the crop itself too; needed only where a label is made of its pixels.
+        target: what labelled samples ask for; None where labels do not matter.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class UnitSource:
     step: int = 0
     center: bool = False
     image: bool = True
+    target: Target | None = None
 
     def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
         """Read the samples of unit `number`, or of a part of it, in training order."""
@@ -55,6 +58,7 @@ class UnitSource:
             places = np.flatnonzero(rows.shards == shard)
             for place, sample in zip(places, self.corpus.read(int(shard), rows.rows[places])):
                 again = int(rows.again[place])  # a photo that comes again in an epoch of a mixture is drawn anew
+                sample = sample if self.target is None else self.target.asked(sample)
                 samples[place] = replace(sample, id=hash64("again", sample.id, again)) if again else sample
         return EncodedUnit(number, epoch, rows, samples, Clock().since(started))
 
@@ -118,7 +122,7 @@ class UnitRenderer:
 
     def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, in_child: bool = False) -> None:
         self._source = source
-        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, in_child, source.image)
+        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, in_child, source.image, target=source.target)
 
     def close(self) -> None:
         """Release the child process, if there is one."""

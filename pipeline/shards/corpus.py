@@ -42,6 +42,7 @@ class Sample:
         problem: why the sample cannot be used, or None.
         sizes: bytes of each frame where there are several.
         annotations: its labels by the annotations of the corpus, in their order; -1 where it has none.
+        target: the bytes of the member that holds its target, see `Corpus.target`; empty where there is none.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Sample:
     problem: str | None
     sizes: Sequence[int] = ()
     annotations: Sequence[int] = ()
+    target: memoryview | bytes = b""
 
     def files(self) -> list[memoryview]:
         """The bytes of its image, or of each of its frames."""
@@ -70,6 +72,7 @@ class Corpus:
         sizes: int64 (shards,): bytes of each.
         counts: int64 (shards,): samples of each.
         classes: the names that the labels stand for, where they are known.
+        numbers: the number that stands for each of the classes in masks and boxes; None where they are 0, 1, 2, ...
         image: extension of the image wanted where a sample has several.
         frames: how many images of each sample are frames, or None for one image.
         damaged: shards that cannot be read: the reason, by place in `urls`; they count no samples.
@@ -81,12 +84,14 @@ class Corpus:
         keys: what an id is computed from: the sample's key (`name`), or the name of its shard and its key (`shard`).
         annotations: labels of the samples in tables beside the shards.
         kept: the tables by which the samples were chosen, against which those that are read are compared.
+        target: extension of the member to read with each image, such as `seg.png`; None reads none.
     """
 
     urls: list[str]
     sizes: np.ndarray
     counts: np.ndarray
     classes: list[str] | None = None
+    numbers: list[int] | None = None
     image: str | None = None
     frames: int | None = None
     damaged: dict[int, str] = field(default_factory=dict)
@@ -97,6 +102,7 @@ class Corpus:
     keys: Literal["name", "shard"] = "name"
     annotations: tuple[Annotation, ...] = ()
     kept: Annotation | None = None
+    target: str | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
@@ -175,7 +181,7 @@ class Corpus:
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
         labels = members.labels if self.disagreement is None else np.full(len(members), -1)
-        also = ["others"] if whole or self.frames else []
+        also = ["others"] if whole or self.frames or self.target else []
         samples = members.table.select(["key", "ext", "offset", "size", "problem", *also]).to_pylist()
         wanted: list[tuple[int, int, tuple[int, str]]] = []
         for n, row in enumerate(samples):
@@ -185,7 +191,9 @@ class Corpus:
             if row["ext"] and (whole or row["problem"] is None):
                 wanted.append((row["offset"], row["size"], (n, row["ext"])))
             taken = {row["ext"]}
-            for part in others if whole else frames:
+            targets = [part for part in others if part["ext"] == self.target and row["problem"] is None]
+            row["target"] = self.target
+            for part in others if whole else [*frames, *targets]:
                 if part["ext"] not in taken:
                     taken.add(part["ext"])
                     wanted.append((part["offset"], part["size"], (n, part["ext"])))
@@ -335,7 +343,8 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()
-    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations)
+    target = parts.get(row["target"], b"")
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, target)
 
 
 @lru_cache(maxsize=CACHED_SHARDS)

@@ -33,7 +33,7 @@ _SCANNED = SCHEMA.append(pa.field("digest", pa.string()))
 """The schema for a folder whose shards were scanned; packed and rendered shards have a SHA-256 instead."""
 
 _LEAST = 512  # bytes that a sample takes at least in a tar: a header
-_VERSION_KEY, _CLASSES_KEY = b"pseudolabel.version", b"classes"
+_VERSION_KEY, _CLASSES_KEY, _NUMBERS_KEY = b"pseudolabel.version", b"classes", b"numbers"
 
 
 class DamagedRows(ValueError):
@@ -59,17 +59,24 @@ class Row:
 
 @dataclass
 class Index:
-    """Rows by the shards' file names, and the names that the labels 0, 1, ... stand for, where they are known."""
+    """Rows by the shards' file names, and the names that labels stand for, where they are known.
+
+    Args:
+        rows: by name.
+        classes: the names.
+        numbers: the number that stands for each of them in masks and boxes; None for 0, 1, 2, ...
+    """
 
     rows: dict[str, Row] = field(default_factory=dict)
     classes: list[str] | None = None
+    numbers: list[int] | None = None
 
     def save(self, folder: str) -> None:
         """Write `index.parquet` into the folder; OSError where that fails."""
         rows = self.rows.values()
         schema = _SCANNED if any(row.digest for row in rows) else SCHEMA
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "shard"}
-        save_table(pa.table({"shard": list(self.rows), **columns}, schema=schema), self.classes, folder)
+        save_table(pa.table({"shard": list(self.rows), **columns}, schema=schema), self.classes, folder, self.numbers)
 
     @classmethod
     def load(cls, folder: str) -> Index:
@@ -84,12 +91,14 @@ class Index:
             columns = [column.to_pylist() for column in lookup.file.read().columns]
         for row in zip(*columns[:3]):
             _check_row(folder, *row)
-        return cls({shard: Row(*row) for shard, *row in zip(*columns)}, lookup.classes)
+        return cls({shard: Row(*row) for shard, *row in zip(*columns)}, lookup.classes, lookup.numbers)
 
 
-def save_table(table: pa.Table, classes: list[str] | None, folder: str) -> None:
+def save_table(table: pa.Table, classes: list[str] | None, folder: str, numbers: list[int] | None = None) -> None:
     """Write an index whose rows are a table already; OSError where that fails."""
     about = {_VERSION_KEY: str(VERSION), _CLASSES_KEY: json.dumps(classes)}
+    if numbers is not None:
+        about[_NUMBERS_KEY] = json.dumps(numbers)
     table = table.sort_by("shard").combine_chunks().replace_schema_metadata(about)
     with write_atomic(join(folder, NAME)) as file:
         pq.write_table(table, file, compression="zstd")
@@ -136,6 +145,20 @@ class Lookup:
             found = {}
         if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
             raise ValueError(f"{join(self.folder, NAME)}: damaged: its classes are no list of names")
+        return found
+
+    @property
+    def numbers(self) -> list[int] | None:
+        """The number of each class in masks and boxes; None for 0, 1, 2, ...; ValueError where they are damaged."""
+        try:
+            found = json.loads(self.file.schema_arrow.metadata.get(_NUMBERS_KEY, b"null"))
+        except (ValueError, RecursionError):
+            found = {}
+        if found is None:
+            return None
+        whole = isinstance(found, list) and all(isinstance(number, int) for number in found)
+        if not whole or len(found) != len(set(found)) or len(found) != len(self.classes or []):
+            raise ValueError(f"{join(self.folder, NAME)}: damaged: it has no number for each of its classes")
         return found
 
     def find(self, column: str, urls: list[str], sizes: np.ndarray) -> Iterator[tuple[int, Any]]:

@@ -148,7 +148,10 @@ class Members:
         for row in (row for batch in self.table.to_batches(_BATCH) for row in batch.to_pylist()):
             parts = sorted(parts_of(row), key=lambda part: part.offset)
             whole = [part for part in parts if part.ext == wanted]
-            chosen = next(iter(whole or [part for part in parts if part.ext.endswith("." + wanted)]), None)
+            fitting = sorted(
+                (part for part in parts if part.ext.endswith("." + wanted)), key=lambda part: part.ext == naming.MASK
+            )
+            chosen = next(iter(whole or fitting), None)
             problem = None if row["problem"] == _no_image(parts) else row["problem"]
             if chosen is None:
                 there = ", ".join(part.ext for part in parts)

@@ -14,6 +14,9 @@ IMAGES = frozenset(
 )
 """Extensions of images. Formats that cannot be decoded here are among them: such files are quarantined, not overlooked."""
 
+MASK = "seg.png"
+"""The extension of a sample's mask, which is a PNG and no image of the sample."""
+
 UNSAFE = r"[\x00-\x1f\x7f-\x{9f}]|^/|(^|/)\.\.(/|$)"
 """A pattern of what `plain` removes from names, in the syntax of RE2, which pyarrow uses."""
 
@@ -44,8 +47,8 @@ def plain(name: str) -> str:
 
 
 def is_image(extension: str) -> bool:
-    """Whether a member of this extension is an image: the last part counts, so that `left.jpg` is one."""
-    return extension.rpartition(".")[2] in IMAGES
+    """Whether a member of this extension is an image: the last part counts, so that `left.jpg` is one; a mask is none."""
+    return extension.rpartition(".")[2] in IMAGES and extension != MASK
 
 
 def natural(extension: str) -> list[str | int]:

@@ -96,12 +96,18 @@ def open_corpus(
         for i in places[url]
         if (digest := folder.elsewhere.get(name_of(listed[i]))) is not None
     }
-    known = {tuple(classes) for folder in folders.values() if (classes := folder.classes) is not None}
+    known = {
+        (tuple(folder.classes), None if folder.numbers is None else tuple(folder.numbers))
+        for folder in folders.values()
+        if folder.classes is not None
+    }
+    classes, numbers = next(iter(known)) if len(known) == 1 else (None, None)
     corpus = Corpus(
         urls=[shard.url for shard in listed],
         sizes=sizes,
         counts=counts,
-        classes=list(next(iter(known))) if len(known) == 1 else None,
+        classes=None if classes is None else list(classes),
+        numbers=None if numbers is None else list(numbers),
         image=image,
         frames=frames,
         damaged=damaged,

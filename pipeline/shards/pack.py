@@ -17,6 +17,7 @@ from pipeline.draws import hash64
 from pipeline.errors import RunError, UserError
 from pipeline.shards import naming
 from pipeline.shards.index import NAME, UNFINISHED, Index, Row
+from pipeline.shards.labelled_files import TargetFiles
 from pipeline.shards.members import Member, MemberRows, Members, sidecar
 from pipeline.shards.sources import File, ImageSource, open_images
 from pipeline.shards.writing import TarWriter, header, padded
@@ -26,7 +27,8 @@ _OURS = re.compile(
     r"|\.(index\.parquet|skipped\.tsv|pack\.unfinished)\.[0-9a-f]+\.tmp"
 )
 SKIPPED = "skipped.tsv"
-"""The name of the list, beside the shards, of files that were left out: a line each of the reason and the path."""
+"""The name of the list, beside the shards, of files that were left out, or whose mask or boxes are at fault: a line each of the
+reason and the path."""
 MOST_BYTES = 2**30
 """The default of the most bytes that a packed file may have."""
 
@@ -44,10 +46,12 @@ class PackReport:
         shards: number of shards.
         samples: number of samples, all shards together.
         bytes: size of all shards together.
-        classes: names of the labels 0, 1, ..., or None where there are no labels.
+        classes: names of the labels 0, 1, ..., or of the classes in masks and boxes; None where there are no labels.
         skipped: files of the source that were left out: reason in words -> how many.
         skipped_files: URL of the list of them, a line each of reason and path; None where there are none.
         test: the same of the test images, if some were set apart.
+        faulty: images whose mask or boxes training will refuse: reason -> how many.
+        target: extension of the members that hold masks or boxes, if some were asked for.
     """
 
     folder: str
@@ -58,6 +62,8 @@ class PackReport:
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_files: str | None = None
     test: PackReport | None = None
+    faulty: dict[str, int] = field(default_factory=dict)
+    target: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -87,6 +93,7 @@ def pack(
     clips: bool = False,
     max_bytes: int = MOST_BYTES,
     test: float | None = None,
+    targets: TargetFiles | None = None,
 ) -> PackReport:
     """Pack images into `dst/shard-000000.tar`, ..., each with an index of its members beside it, and `dst/index.parquet` last.
 
@@ -105,6 +112,8 @@ def pack(
         max_bytes: larger files are skipped: a file is held in memory while it is packed.
         test: share of each class (of all images where there are no labels) to set apart, chosen by a hash of the keys: the shards
             go to `dst/train` and `dst/test` then. Of a class of two or more images each side gets at least one.
+        targets: masks or boxes, see `pipeline.targets.open_targets`: each becomes a member beside its image, images without one
+            are skipped, and `labels` is not looked at. The index names the classes, and the numbers that stand for them.
 
     Raises:
         UserError: nothing to pack, nothing to set apart, an image in no folder where labels are asked for, a clip whose frames
@@ -118,7 +127,7 @@ def pack(
     if test is not None and not 0 < test < 1:
         raise UserError(f"a share of {test:g} for testing: it must be above 0 and below 1, such as 0.2")
     source = open_images(src)
-    items, skipped, classes = _plan(source, labels == "folder", src, clips, max_bytes)
+    items, skipped, classes = _plan(source, labels == "folder" and targets is None, src, clips, max_bytes, targets)
     dst = storage.absolute(dst)
     parts = {dst: items}
     if test is not None:
@@ -126,11 +135,17 @@ def pack(
     for folder in parts:
         _claim(folder)
     indices = {folder: Index(classes=classes) for folder in parts}
+    faulty: dict[str, str] = {}
     meter = _Meter(sum(item.size for item in items), progress)
     try:
         for folder, part in parts.items():
-            _write_shards(source, part, folder, shard_size, indices[folder], meter)
-        listed = _write_skipped(skipped, next(iter(parts)))
+            _write_shards(source, part, folder, shard_size, indices[folder], meter, targets)
+        if targets is not None:
+            faulty, named = targets.faults(), targets.classes()
+            classes = [_printable(one.name) for one in named]
+            for index in indices.values():
+                index.classes, index.numbers = classes, [one.number for one in named]
+        listed = _write_skipped([*skipped, *((reason, path) for path, reason in faulty.items())], next(iter(parts)))
         for folder, index in indices.items():
             index.save(folder)
             storage.remove(storage.join(folder, UNFINISHED))
@@ -143,7 +158,10 @@ def pack(
         PackReport(folder, len(rows), len(parts[folder]), sum(row.bytes for row in rows.values()), classes)
         for folder, rows in ((folder, index.rows) for folder, index in indices.items())
     )
-    return replace(first, skipped=dict(counts), skipped_files=listed, test=others[0] if others else None)
+    faults = dict(Counter(faulty.values()))
+    member = None if targets is None else targets.member
+    test_side = others[0] if others else None
+    return replace(first, skipped=dict(counts), skipped_files=listed, test=test_side, faulty=faults, target=member)
 
 
 class _Meter:
@@ -179,7 +197,7 @@ def _message(error: OSError) -> str:
 
 
 def _plan(
-    source: ImageSource, by_folder: bool, src: str, clips: bool, max_bytes: int
+    source: ImageSource, by_folder: bool, src: str, clips: bool, max_bytes: int, targets: TargetFiles | None
 ) -> tuple[list[_PlannedSample], list[tuple[str, str]], list[str] | None]:
     """Decide which files are packed, with which key and label; which are skipped, with the reason; and the classes."""
     skipped = [("replaced by a later file of the same name in the tar", path) for path in source.replaced]
@@ -188,10 +206,15 @@ def _plan(
         reason, stem, ext = _judge(file, clips)
         if not reason and file.size > max_bytes:
             reason = f"larger than {max_bytes:,} bytes (--max-bytes)"
+        if not reason and targets is not None and not targets.has(file.path):
+            reason = f"image without a target ({targets.member})"
         if reason:
             skipped.append((reason, file.path))
         else:
             images.append((file, stem, ext))
+    if targets is not None:
+        unused = targets.unused(file.path for file, _, _ in images)
+        skipped += [(f"target ({targets.member}) without an image", path) for path in unused]
     if not images:
         counts = Counter(reason for reason, _ in skipped).most_common(5)
         found = ", ".join(f"{times} {reason}" for reason, times in counts) or "no files at all"
@@ -300,8 +323,9 @@ def _write_shards(
     shard_size: int,
     index: Index,
     meter: _Meter,
+    targets: TargetFiles | None,
 ) -> None:
-    samples = _samples(source, items)
+    samples = _samples(source, items, targets)
     waiting = next(samples, None)
     while waiting is not None:
         name = f"shard-{len(index.rows):06d}.tar"
@@ -329,15 +353,18 @@ class _LoadedSample:
         return sum(len(header(f"{self.item.key}.{ext}", len(body))) + padded(len(body)) for ext, body in self.parts)
 
 
-def _samples(source: ImageSource, items: list[_PlannedSample]) -> Iterator[_LoadedSample]:
+def _samples(source: ImageSource, items: list[_PlannedSample], targets: TargetFiles | None) -> Iterator[_LoadedSample]:
     read = source.read([file for item in items for file in item.files])
     for item in items:
-        yield _load(item, read)
+        yield _load(item, read, targets)
 
 
-def _load(item: _PlannedSample, read: Iterator[tuple[File, bytes]]) -> _LoadedSample:
+def _load(item: _PlannedSample, read: Iterator[tuple[File, bytes]], targets: TargetFiles | None) -> _LoadedSample:
     images = [(ext, body) for ext, (_, body) in zip(item.exts, read)]
-    return _LoadedSample(item, images + ([] if item.label is None else [("cls", str(item.label).encode())]))
+    beside = [] if item.label is None else [("cls", str(item.label).encode())]
+    if targets is not None:
+        beside.append((targets.member, targets.body(item.files[0].path)))
+    return _LoadedSample(item, images + beside)
 
 
 class _Shard:

@@ -42,6 +42,7 @@ class FolderIndex:
     counts: np.ndarray
     """int64 of shape (shards,): samples of each wanted shard, -1 where the index does not give them."""
     classes: list[str] | None = None
+    numbers: list[int] | None = None
     writable: bool = True
     newer: dict[str, Row] = field(default_factory=dict)
     """Rows of shards that were changed after the index was written."""
@@ -66,7 +67,7 @@ class FolderIndex:
         try:
             index = Index.load(self.place)
         except (FileNotFoundError, DamagedRows):
-            index = Index(classes=self.classes)
+            index = Index(classes=self.classes, numbers=self.numbers)
         index.rows = {name: row for name, row in (index.rows | self.new).items() if name not in self.lost}
         make_folder(self.place)
         index.save(self.place)
@@ -103,7 +104,7 @@ def open_folder(url: str, listed: list[Listed], may_write: bool, index_in: str |
         return folder
     try:
         lookup = Lookup.load(url)
-        folder.classes = lookup.classes
+        folder.classes, folder.numbers = lookup.classes, lookup.numbers
         for n, samples in lookup.find("samples", shards, sizes):
             folder.counts[n] = samples
         _distrust(folder, lookup, listed)

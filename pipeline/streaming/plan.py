@@ -109,9 +109,13 @@ class _ReadUnits:
                     ("annotations", pa.list_(pa.int64())),
                 )
             }
-            encoded = pa.array([s.encoded for s in unit.samples], pa.large_binary())
+            encoded, target = (
+                pa.array([getattr(s, name) for s in unit.samples], pa.large_binary()) for name in ("encoded", "target")
+            )
             self._meter.traffic()
-            yield pa.table({**columns, "encoded": encoded, "unit": [unit.number] * n, "read": [list(unit.read)] * n})
+            yield pa.table(
+                {**columns, "encoded": encoded, "target": target, "unit": [unit.number] * n, "read": [list(unit.read)] * n}
+            )
 
 
 class _MakePairs:
@@ -149,7 +153,9 @@ def sends_crops(source: UnitSource) -> bool:
     it from the crop. Only the CPU engine makes the same pixels in every process. Views are not made from the crop.
     """
     recipe = source.recipe
-    plain = type(source) is UnitSource and recipe.placement.render == "workers" and recipe.engine == "cpu"
+    plain = (
+        type(source) is UnitSource and source.target is None and recipe.placement.render == "workers" and recipe.engine == "cpu"
+    )
     return plain and bool(recipe.tasks) and not with_views(recipe.tasks, recipe.image.size)
 
 
@@ -245,7 +251,7 @@ def rendered(
         stage("render", before + number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
-        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations"]).to_pylist()
+        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations", "target"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
         stage("idle")

@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.shards.corpus import Corpus
 
 UNNAMED = "numbers without names"
+_MOST_CLASSES = 255
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,46 @@ def class_map(train: Corpus, test: Corpus) -> ClassMap:
         train={number: label[name] for number, name in learnt.items()},
         test={number: label[name] for number, name in tested.items()},
     )
+
+
+def numbered_class_map(train: Corpus, test: Corpus, option: str) -> ClassMap:
+    """Match the classes of two corpora of masks or boxes by the names that their indices give to numbers.
+
+    Which of them occur is not known before all targets are read, so all of `train` count as trained, and none as untested.
+
+    Args:
+        train: to learn from.
+        test: to test on.
+        option: the option of `pack` that makes such shards, for errors.
+
+    Raises:
+        UserError: the index of one names no numbers, they have no class in common or one that is spelt in two Unicode forms, or
+            the classes are too few or too many.
+    """
+    named: list[dict[int, str]] = []
+    for side, corpus in (("train", train), ("test", test)):
+        if corpus.classes is None or corpus.numbers is None:
+            why = f" ({corpus.disagreement})" if corpus.disagreement else ""
+            raise UserError(
+                f"downstream.{side}: its index does not say which number is which class{why}: pack it with {option} "
+                "(`pseudolabel pack --help`)"
+            )
+        named.append(dict(zip(corpus.numbers, corpus.classes)))
+    learnt, tested = named
+    known = set(learnt.values())
+    extra = [name for name in tested.values() if name not in known]
+    _refuse_lookalikes(known, extra)
+    if len(extra) == len(tested):
+        raise UserError(
+            f"downstream.train and downstream.test have no class in common: {listed(learnt.values())}, and {listed(extra)}"
+        )
+    names = (*learnt.values(), *extra)
+    if len(learnt) < 2 or len(names) > _MOST_CLASSES:
+        raise UserError(
+            f"downstream.train and downstream.test have {len(names)} classes; from 2 to {_MOST_CLASSES} can be learnt"
+        )
+    label = {name: i for i, name in enumerate(names)}
+    return ClassMap(names, len(learnt), (), *({number: label[name] for number, name in side.items()} for side in named))
 
 
 def listed(names: Iterable[str]) -> str:

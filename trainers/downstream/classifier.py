@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.recipe.schema import Recipe
-from trainers.networks.backbones import build_backbone, seeded
+from trainers.downstream.problem import TunedNetwork
+from trainers.networks.backbones import Backbone, build_backbone, seeded
 from trainers.networks.inputs import Normaliser
 from trainers.objectives import Outcome
 
 OBJECTIVE = "class"
 
 
-class Classifier(nn.Module):
+class Classifier(TunedNetwork):
     """Predicts the column `class` from the column `image`; nothing is frozen.
 
     Args:
@@ -35,6 +36,9 @@ class Classifier(nn.Module):
         with seeded(recipe.seed):
             self.head = nn.Linear(self.backbone.vector_width, classes)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
+
+    def normalising(self) -> Backbone:
+        return self.backbone
 
     def logits(self, image: Tensor) -> Tensor:
         """Float32 (n, classes) of uint8 images (n, h, w, 3)."""

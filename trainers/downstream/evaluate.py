@@ -15,7 +15,7 @@ from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import linear_probe
 from trainers.downstream.passes import passes
 from trainers.downstream.pretrained import VECTOR, Pretrained, read_pretrained, trained_layer
-from trainers.downstream.scores import score
+from trainers.downstream.scores import most_frequent, score
 from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.optim import place
 from trainers.networks.backbones import Backbone, build_backbone
@@ -82,8 +82,10 @@ def probed_layer(data: Labelled, backbone: Pretrained) -> str | None:
     """The layer to probe, None for the feature vector: the one asked for, else the deepest whose weights are all trained.
 
     Raises:
-        UserError: there is no such layer, or it was not trained.
+        UserError: there is no such layer, or it was not trained; or the problem is no classification.
     """
+    if not data.problem.probes:
+        raise UserError(f"downstream.problem: {data.spec.problem} has no probes of frozen features; run `pseudolabel finetune`")
     network = _build(data)
     return trained_layer(network, data.spec.layer, network.load(backbone.weights), backbone.tasks, "downstream.layer")
 
@@ -127,7 +129,8 @@ def _work(config: dict[str, Any]) -> None:
 
 def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None) -> dict[str, Any]:
     """Run every protocol on every network's features."""
-    measured, rows = data.measured(np.bincount(test.y, minlength=len(data.classes.names))), []
+    labels = np.bincount(test.y, minlength=len(data.classes.names))
+    measured, rows = data.measured(len(test.y), most_frequent(labels)), []
     trained, seed = data.classes.trained, data.recipe.seed
     for init in INITS:
         sides = (train.x[init], train.y, test.x[init], test.y, trained)

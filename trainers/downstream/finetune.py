@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.downstream.classifier import OBJECTIVE, Classifier
 from trainers.downstream.features import checked_recipe
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
-from trainers.downstream.passes import Batch, passes, some_left
+from trainers.downstream.passes import passes, some_left
 from trainers.downstream.pretrained import read_pretrained
-from trainers.downstream.scores import score
+from trainers.downstream.problem import Judgement, TunedNetwork
 from trainers.downstream.statistics import measuring, remeasure
+from trainers.learning.examples import write_pictures
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.ranks import gathered
-from trainers.networks.backbones import build_backbone
-from trainers.networks.precision import autocast
 from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.preflight import check_batch
 from trainers.running.run_log import Record, open_run_log
-from trainers.running.runs import CLASSIFIER, FINETUNED, RunFolder
+from trainers.running.runs import ANSWERS, FINETUNED, RunFolder
 from trainers.running.session import connect
 from trainers.running.tracking import tracked
 
@@ -41,11 +38,12 @@ log = logging.getLogger(__name__)
 def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Fine-tune the run's pretrained backbone on `downstream.train` and test it; the same from random weights, to compare.
 
-    For the test, and in `classifier.pt`, batch normalisation has statistics that are measured on plain training images after
-    training: the running ones are still near their initial values after some ten steps.
+    For the test, and in the weights that are left, batch normalisation has statistics that are measured on plain training images
+    after training: the running ones are still near their initial values after some ten steps.
 
-    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` (the pretrained network, tuned),
-    `finetune.quarantine.json` (the images that could not be used) and the logs.
+    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` or `segmenter.pt` (the pretrained network,
+    tuned), `finetune.quarantine.json` (the images that could not be used), `finetune.npz` (test photos with predicted masks) and
+    the logs.
 
     Args:
         recipe: its `downstream` section names the corpora; the backbone comes from the run's `pretrain`.
@@ -53,11 +51,11 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start again even if there are checkpoints of this recipe.
 
     Returns:
-        `downstream`: for each start the accuracy on the test set, after the last epoch, of the image's centre, with its standard
-        error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and their names;
-        `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`: the layers
-        that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was pretrained
-        on; `differs`: where that was with another recipe.
+        `downstream`: for each start the accuracy (or mean IoU) on the test set, after the last epoch, of the image's centre, with
+        its standard error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and
+        their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`:
+        the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was
+        pretrained on; `differs`: where that was with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, or no image that can be used.
@@ -65,9 +63,15 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         RunError: the run failed.
     """
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
-    network = partial(build_backbone, recipe.training.backbone, recipe.image.size, recipe.seed, ("vector",))
+    problem, trained = data.problem, data.classes.trained
     geometry = data.training().schedule.geometry
-    check_batch(network, [recipe.image.size], geometry, recipe.training.most_workers, "downstream.batch")
+    check_batch(
+        lambda: problem.build(data.recipe, trained, None).normalising(),
+        [recipe.image.size],
+        geometry,
+        recipe.training.most_workers,
+        "downstream.batch",
+    )
     weights = {"pretrained": backbone.weights, "random": None}
     untrained = _untrained(data, backbone.weights)
     folder = RunFolder(recipe)
@@ -75,6 +79,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     with exclusive(f"finetune into {folder.url}"):
         _forget_other(folder, backbone.identity)
         rows, curves, stages, quarantine = [], {}, {}, []
+        pictures: dict[str, Any] = {}
         for init in INITS:
             source = data.training()
             stage = f"finetune-{init}"
@@ -82,8 +87,8 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 stage=stage,
                 folder=folder.checkpoints(stage),
                 source=source,
-                build=partial(Classifier, data.recipe, data.classes.trained, weights[init]),
-                objectives=(OBJECTIVE,),
+                build=partial(problem.build, data.recipe, trained, weights[init]),
+                objectives=(problem.objective,),
                 optimizer=data.spec.optimizer,
                 run_log=open_run_log(),
             )
@@ -93,14 +98,17 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             state, answer = job.state(), _answer(job)
             bad = some_left(state["quarantine"], data.train.samples, "downstream.train")
             quarantine = [{"set": side, **row} for side, part in (("train", bad), ("test", answer["bad"])) for row in part]
-            measured = data.measured(answer["labels"])
+            judged = Judgement(**answer["judged"])
+            measured = data.measured(judged.tested, judged.chance)
             about = {"init": init, "protocol": "finetune", "labels": data.train.samples - len(bad), "steps": state["step"]}
-            rows.append({**about, **score(answer["right"] / measured["tested"], measured["tested"]), **measured})
-            curves[init], stages[init] = summary(state)["tasks"][OBJECTIVE], state["stages"]
+            rows.append({**about, **judged.score, **measured})
+            curves[init], stages[init] = summary(state)["tasks"][problem.objective], state["stages"]
+            pictures |= {init if name == "answer" else name: array for name, array in judged.pictures.items()}
             if init == "pretrained":
-                names = list(data.classes.names[: data.classes.trained])
+                names = list(data.classes.names[:trained])
                 statistics = {name: torch.tensor(values) for name, values in answer["statistics"].items()}
-                folder.write_weights(CLASSIFIER, {"classifier": {**state["model"], **statistics}, "classes": names})
+                tuned = {problem.weights: {**state["model"], **statistics}, "classes": names}
+                folder.write_weights(f"{problem.weights}.pt", tuned)
         outcome = {
             "pretraining": backbone.identity,
             "differs": backbone.differs,
@@ -114,6 +122,10 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         }
         folder.write_json(QUARANTINE, quarantine)
         folder.write_json(FINETUNED, outcome)
+        if pictures:
+            write_pictures(folder.path(ANSWERS), pictures, backbone.identity)
+        else:
+            folder.remove(ANSWERS)
         return outcome
 
 
@@ -128,7 +140,7 @@ def _forget_other(folder: RunFolder, pretraining: str) -> None:
 
 def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
     """Return, and log, the modules of the network that pretraining did not reach."""
-    missing = Classifier(data.recipe, data.classes.trained, weights).untrained
+    missing = data.problem.build(data.recipe, data.classes.trained, weights).untrained
     found: list[str] = []
     for name in missing:
         parts = name.split(".")
@@ -155,40 +167,22 @@ def _work(config: dict[str, Any]) -> None:
     model = train(job)
     if model is None:
         return
-    assert isinstance(model, Classifier)
+    assert isinstance(model, TunedNetwork)
     data, context = config["data"], ray.train.get_context()
-    world, tuned = context.get_world_size(), model.eval().backbone
+    world, tuned = context.get_world_size(), model.eval().normalising()
     *measured, tested = passes(*measuring(data, [tuned]), data.testing())
     recipe = checked_recipe(data.recipe, [tuned], next(model.parameters()).device, job.run_log)
     for images in measured:
         remeasure({"tuned": tuned}, images, recipe, world)
     try:
-        right, labels = count_right(model, tested, recipe, len(data.classes.names))
+        found = data.problem.test(model, tested, recipe, len(data.classes.names))
         bad = tested.quarantined("downstream.test")
+        judged = data.problem.judge(gathered([found], world), data.classes)
     except (BudgetExceeded, UserError) as error:  # the same on every rank
         ray.get(job.run_log.set_error.remote(error))
         return
-    parts = gathered([(right, labels)], world)
     if context.get_world_rank() == 0:
-        answer: dict[str, Any] = {"right": sum(part[0] for part in parts), "labels": sum(part[1] for part in parts), "bad": bad}
-        # As arrays: the run log, which passes them on, need not import torch.
+        # As plain data and arrays: the run log, which passes them on, need not import torch.
+        answer: dict[str, Any] = {"judged": vars(judged), "bad": bad}
         answer["statistics"] = {name: value.cpu().numpy() for name, value in model.named_buffers() if "running_" in name}
         ray.get(job.run_log.set_result.remote(answer))
-
-
-@torch.inference_mode()
-def count_right(model: Classifier, batches: Iterable[Batch], recipe: Recipe, classes: int) -> tuple[int, np.ndarray]:
-    """Count the images that a network classifies correctly, with batch normalisation and dropout as in evaluation.
-
-    Returns:
-        The number that is correct, and how many of each label were tested, int64 (classes,).
-    """
-    right, labels = 0, np.zeros(classes, np.int64)
-    model.eval()
-    for batch in batches:
-        if len(batch.labels):
-            with autocast(batch.image.device, recipe.training.precision):
-                named = model.logits(batch.image).argmax(1).cpu().numpy()
-            right += int((named == batch.labels).sum())
-            labels += np.bincount(batch.labels, minlength=classes)
-    return right, labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,36 +15,18 @@ from pipeline.recipe.downstream import Downstream
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training import OrderSection
 from pipeline.rendering.engine import settled
-from pipeline.rendering.units import EncodedUnit, UnitSource, row_bytes
-from pipeline.shards.corpus import Corpus, Sample
+from pipeline.rendering.units import UnitSource, row_bytes
+from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus
-from pipeline.storage import absolute, without_secrets
-from trainers.downstream.classes import ClassMap, class_map
+from pipeline.storage import absolute
+from pipeline.targets import Target
+from trainers.downstream.classes import ClassMap
+from trainers.downstream.problem import DownstreamProblem
+from trainers.downstream.problems import problem_of
 
 INITS = ("pretrained", "random")
-NO_LABEL = "it has no label"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelledSource(UnitSource):
-    """A source whose samples have the labels of a `ClassMap`; a sample without a label is quarantined.
-
-    Args:
-        labels: label of each class number of the corpus.
-    """
-
-    labels: dict[int, int] = field(default_factory=dict)
-
-    def read(self, number: int, within: slice = slice(None)) -> EncodedUnit:
-        unit = super().read(number, within)
-        unit.samples = [self._mapped(sample) for sample in unit.samples]
-        return unit
-
-    def _mapped(self, sample: Sample) -> Sample:
-        label = self.labels.get(sample.label, -1)
-        return replace(sample, label=label, problem=sample.problem or (NO_LABEL if label < 0 else None))
 
 
 @dataclass(frozen=True)
@@ -67,10 +49,16 @@ class Labelled:
     classes: ClassMap
     tested: tuple[str, ...]
 
+    @property
+    def problem(self) -> DownstreamProblem:
+        """The problem of its `downstream` section."""
+        return problem_of(self.spec)
+
     def training(self) -> UnitSource:
         """Epochs of randomly cropped training images, the last batch of each filled up."""
-        schedule = Schedule(self.train.counts, self._geometry(), self.recipe.seed, self.spec.epochs, tail="wrap")
-        return LabelledSource(self.recipe, self.train, schedule, labels=self.classes.train)
+        target = self.problem.target(self.classes.train)
+        schedule = Schedule(self.train.counts, self._geometry(target), self.recipe.seed, self.spec.epochs, tail="wrap")
+        return UnitSource(self.recipe, self.train, schedule, target=target)
 
     def training_once(self) -> UnitSource:
         """Every training image once, its centre, in order."""
@@ -85,23 +73,22 @@ class Labelled:
         """Every test image once, its centre, in order."""
         return self._once(self.test, self.classes.test, shuffle=False)
 
-    def measured(self, labels: np.ndarray) -> dict[str, Any]:
-        """What accuracies were measured on, for the rows of a result.
+    def measured(self, tested: int, chance: float) -> dict[str, Any]:
+        """What was measured on, for the rows of a result.
 
         Args:
-            labels: int64 (classes,): how many images of each label were tested.
+            tested: images that were tested.
+            chance: the measure of always naming the most frequent class of those tested.
 
         Returns:
-            `test`, where its shards lie; `classes` in both sets together; `tested` of `total` images;
-            `chance`, the accuracy of always naming the most frequent class of those tested.
+            `test`, where its shards lie; `classes` in both sets together; `tested` of `total` images; `chance`.
         """
-        tested = int(labels.sum())
         return {
             "test": list(self.tested),
             "classes": len(self.classes.names),
             "tested": tested,
             "total": self.test.samples,
-            "chance": int(labels.max()) / tested,
+            "chance": chance,
         }
 
     def described(self) -> dict[str, Any]:
@@ -114,11 +101,13 @@ class Labelled:
         }
 
     def _once(self, corpus: Corpus, labels: dict[int, int], shuffle: bool) -> UnitSource:
-        schedule = Schedule(corpus.counts, self._geometry(), self.recipe.seed, 1, tail="pad", shuffle=shuffle)
-        return LabelledSource(self.recipe, corpus, schedule, center=True, labels=labels)
+        target = self.problem.target(labels)
+        schedule = Schedule(corpus.counts, self._geometry(target), self.recipe.seed, 1, tail="pad", shuffle=shuffle)
+        return UnitSource(self.recipe, corpus, schedule, center=True, target=target)
 
-    def _geometry(self) -> Geometry:
-        geometry = Geometry.of(OrderSection(), self.spec.batch, row_bytes(self.recipe))
+    def _geometry(self, target: Target) -> Geometry:
+        row = row_bytes(self.recipe) + target.row_bytes(self.recipe.image.size)
+        geometry = Geometry.of(OrderSection(), self.spec.batch, row)
         geometry.check_workers(self.recipe.training.most_workers)
         return geometry
 
@@ -138,9 +127,9 @@ def open_labelled(recipe: Recipe) -> Labelled:
     train, test = (
         open_corpus(shards, corpus.image, index_in=corpus.index, keys=corpus.keys) for shards in (spec.train, spec.test)
     )
-    _refuse_text(train, "train")
-    _refuse_text(test, "test")
-    classes = class_map(train, test)
+    problem = problem_of(spec)
+    classes = problem.class_map(train, test)
+    train, test = (replace(side, target=problem.target({}).member) for side in (train, test))
     for words in classes.warnings():
         log.warning("%s", words)
     single = recipe.corpus.model_copy(update={"frames": None})
@@ -152,12 +141,3 @@ def open_labelled(recipe: Recipe) -> Labelled:
         classes=classes,
         tested=tuple(absolute(url) for url in ([spec.test] if isinstance(spec.test, str) else spec.test)),
     )
-
-
-def _refuse_text(corpus: Corpus, side: str) -> None:
-    found = ((i, text) for i, count in enumerate(corpus.counts) if count for text in corpus.unread_labels(i))
-    if first := next(found, None):
-        raise UserError(
-            f"downstream.{side}: {without_secrets(corpus.urls[first[0]])}: the `cls` of {first[1]} is no class number: write "
-            "numbers from 0 there, or put the images into a folder per class and pack them: pseudolabel pack SRC DST"
-        )

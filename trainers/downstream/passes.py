@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.rendering.quarantine import Quarantine
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import UnitSource
+from pipeline.targets import TARGET_COLUMNS
 from trainers.learning.rank_stream import RankStream
 from trainers.learning.ranks import gathered
 from trainers.networks.inputs import to_device
@@ -31,11 +32,13 @@ class Batch:
         ids: uint64 (n,), on the host.
         labels: int64 (n,), on the host.
         image: uint8 (n, h, w, 3), on the rank's device.
+        targets: on the host, those of `pipeline.targets.TARGET_COLUMNS` that the samples have.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     image: Tensor
+    targets: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Pass:
     """One of the passes of `passes`: all ranks iterate over it, and see the same number of batches.
 
     Args:
-        source: images with labels; samples of weight 0 are left out, whether they cannot be decoded or have no label.
+        source: images with targets; samples of weight 0 are left out, whether they cannot be decoded or have no good target.
         arriving: the columns of this pass's batches and of those after it.
     """
 
@@ -95,7 +98,8 @@ def usable(columns: dict[str, Any], device: torch.device) -> Batch:
     image = to_device({"image": columns["image"]}, device)["image"]
     if len(kept) < len(image):
         image = image[torch.from_numpy(kept).to(device)]
-    return Batch(columns["id"][kept], columns["class"][kept], image)
+    targets = {name: columns[name][kept] for name in TARGET_COLUMNS if name in columns}
+    return Batch(columns["id"][kept], columns["class"][kept], image, targets)
 
 
 def some_left(quarantined: Rows, total: int, what: str) -> Rows:

@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.storage import scrubbed_document
 from trainers.exports.finished import FinishedRun
+from trainers.running.measures import measure_words, measured_value
 
 _LIBRARIES = {"torchvision": "pytorch", "safetensors": "pytorch", "timm": "timm", "huggingface": "timm", "onnx": "onnx"}
 
@@ -73,8 +74,9 @@ def _metrics(finished: FinishedRun) -> str:
         spread = "" if error is None else f" ± {100 * error:.1f}"
         where = f" on `{row['layer']}`" if "layer" in row else ""
         steps = f", {row['steps']:,} steps" if "steps" in row else ""
+        words = f"{measure_words(row)} " if "measure" in row else ""
         about = f"{row['protocol']}{where}, {row['labels']:,} labels{steps}"
-        rows.append(f"| {about} | {row['init']} weights | {100 * row['accuracy']:.1f}{spread} % |")
+        rows.append(f"| {about} | {row['init']} weights | {words}{100 * measured_value(row):.1f}{spread} % |")
     for name, task in finished.pretrained.get("tasks", {}).items():
         measured = task.get("measured", "its metric")
         rows.append(f"| pretext task {name} | {measured}; trivial answer {task['trivial']:.3g} | {task['metric']:.3g} |")

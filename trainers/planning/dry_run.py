@@ -12,7 +12,6 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import is_local
-from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import VECTOR, probed_layer
 from trainers.downstream.labelled import INITS, open_labelled
 from trainers.downstream.pretrained import read_pretrained
@@ -73,7 +72,7 @@ def finetune_plan(recipe: Recipe) -> Facts:
     """Say what `finetune` would do; errors as in `pretrain_plan`."""
     check_early(recipe)
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
-    model, folder = Classifier(data.recipe, data.classes.trained, backbone.weights), RunFolder(recipe)
+    model, folder = data.problem.build(data.recipe, data.classes.trained, backbone.weights), RunFolder(recipe)
     checkpoint, steps = _COPIES[data.spec.optimizer.name] * _bytes(model), _steps(data.training())
     return {
         "training images": _corpus(data.train),

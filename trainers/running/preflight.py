@@ -15,7 +15,7 @@ from pipeline.streaming.connection import DATA_TASK_CPUS
 from trainers.running.capacity import Node
 
 if TYPE_CHECKING:
-    from trainers.networks.backbones import Backbone
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def check_elastic(recipe: Recipe, nodes: list[Node]) -> None:
         )
 
 
-def check_batch(build: Callable[[], Backbone], sides: Iterable[int], geometry: Geometry, workers: int, key: str) -> None:
+def check_batch(build: Callable[[], nn.Module], sides: Iterable[int], geometry: Geometry, workers: int, key: str) -> None:
     """Refuse a batch that leaves a worker one image a step, if the network's batch normalisation cannot compute with it.
 
     For one image, a map with one position has one value a channel: minus its mean it is 0 for every image, and torch refuses.

@@ -46,7 +46,7 @@ _LONGEST = 60  # of a value in words
 
 BACKBONE, CLASSIFIER, RECIPE = "backbone.pt", "classifier.pt", "recipe.json"
 PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
-EXAMPLES = "examples.npz"
+EXAMPLES, ANSWERS = "examples.npz", "finetune.npz"
 """Files of a run's folder: weights, recipe, the result of each command, and pictures."""
 
 

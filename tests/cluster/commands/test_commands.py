@@ -46,6 +46,17 @@ def test_pack_without_labels(call: Call, photos: Path, tmp_path: Path) -> None:
     assert json.loads(call("inspect", tmp_path / "shards", "--json").stdout)["labels"] == {}
 
 
+def test_pack_takes_masks_from_their_folder_and_says_what_training_will_refuse(call: Call, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for n, photo in enumerate(sorted((photos / "cat").iterdir())[:3]):
+        Image.new(("L", "L", "RGB")[n], Image.open(photo).size, 7 * n).save(tmp_path / f"masks/{photo.stem}.png")
+    packed = call("pack", photos / "cat", tmp_path / "shards", "--masks", tmp_path / "masks")
+    assert packed.exit_code == 0, packed.output
+    for each in ("seg.png of 2 classes: 0, 7", "5 image without a target", "1 image; of the first, its mask has colours (RGB)"):
+        assert each in " ".join(packed.stdout.split()), each
+    assert json.loads(call("inspect", tmp_path / "shards", "--json").stdout)["quarantine"] == []
+
+
 def test_pack_refuses_in_words(refused: Refused, photos: Path, tiles: Path, tmp_path: Path) -> None:
     assert "/nowhere: no such file or folder" in refused(2, "pack", "/nowhere", tmp_path / "a")
     assert "is not empty" in refused(2, "pack", photos, tiles)

@@ -80,3 +80,19 @@ def test_what_is_no_finished_run_is_refused(run, refused: Callable[..., str], tm
     there = run("run", 0, 0.5, 0.7)
     assert "give folders of finished runs" in refused(2, "compare", there, tmp_path)
     assert "given twice" in refused(2, "compare", there, f"{there}/")
+
+
+def test_mean_ious_are_compared_under_their_own_name(run, call: Call) -> None:
+    folders = [run(f"run-{seed}", seed, 0.5, 0.6) for seed in range(2)]
+    for folder, value in zip(folders, (0.25, 0.35)):
+        rows = [
+            {"init": init, "protocol": "finetune", "measure": "mean_iou", "mean_iou": iou, "standard_error": 0.02, **MEASURED}
+            for init, iou in (("pretrained", value), ("random", 0.2))
+        ]
+        (Path(folder) / "finetune.json").write_text(json.dumps({"pretraining": "x", "downstream": rows}))
+    ((probed, tuned),) = (group["downstream"] for group in json.loads(call("compare", *folders, "--json").stdout))
+    assert "measure" not in probed
+    assert (tuned["measure"], tuned["pretrained"]["mean"]) == ("mean_iou", pytest.approx(0.3))
+    words = call("compare", *folders).stdout
+    assert "mean IoU on /photos/test, %" in words
+    assert "accuracy on /photos/test, %" in words

@@ -145,3 +145,16 @@ def test_a_pretext_table_holds_every_number(capsys: pytest.CaptureFixture[str]) 
     words = shown([pretext_table(tasks, {"jigsaw": "accuracy"})], capsys)
     for each in ("4.600", "3.250", "12.3 %", "1.0 %"):
         assert each in words
+
+
+def test_a_mean_iou_has_a_table_of_its_own_even_on_the_same_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for init, value in (("pretrained", 0.625), ("random", 0.5)):
+        segmented = row(init, "finetune", 0.0, measure="mean_iou", mean_iou=value, chance=0.125, steps=1000)
+        rows.append({key: given for key, given in segmented.items() if key != "accuracy"})
+    sets = by_test_set([EVALUATED, {"downstream": rows, "chance": 0.125}])
+    assert [one.get("measure") for one in sets] == [None, "mean_iou"]
+    assert "measure" not in sets[0]
+    words = shown(downstream_tables({"test_sets": sets}), capsys)
+    for each in ("accuracy on /test", "mean IoU on /test", "62.5 ± 2.5 %", "+12.5 ± 3.5", "the most frequent class 12.5 %"):
+        assert words.count(each) == 1, each

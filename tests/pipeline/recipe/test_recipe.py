@@ -38,6 +38,7 @@ def written(folder: Path, text: str | bytes) -> Path:
         ({"training": {"epoch": 3}}, "training: unknown key 'epoch': did you mean 'epochs'? known are "),
         ({"training": {"optimizer": {"momentun": 0.9}}}, "training.optimizer: unknown key 'momentun': did you mean 'momentum'?"),
         ({"downstream": {"train": "x", "test": "y", "label": 1}}, "downstream: unknown key 'label': did you mean 'labels'?"),
+        ({"downstream": {"train": "x", "test": "y", "head": "deeplab"}}, "downstream: head: it is for `problem: segmentation`"),
         ({"tasks": {"rotaton": {}}}, "tasks.rotaton: unknown task 'rotaton': did you mean 'rotation'? known are amdim, "),
         ({"tasks": {"rotation": {"turn": [0, 1]}}}, "tasks.rotation: unknown key 'turn': did you mean 'turns'?"),
         ({"tasks": {7: {}}}, "tasks.7: unknown task '7': known are "),
@@ -294,3 +295,13 @@ def test_names_of_tasks_that_cannot_be_are_refused(tasks: dict[str, Any], words:
     with pytest.raises(UserError) as refused:
         parse_recipe({**BASE, "tasks": tasks})
     assert words in str(refused.value)
+
+
+def test_a_recipe_of_classes_keeps_its_identity_and_one_of_masks_has_another() -> None:
+    shards = {"train": "x", "test": "y"}
+    plain, named, masks = (
+        parse_recipe({**BASE, "downstream": {**shards, **more}})
+        for more in ({}, {"problem": "classification"}, {"problem": "segmentation"})
+    )
+    assert plain.digest() == named.digest() != masks.digest()
+    assert not {"problem", "head"} & set(plain.model_dump(mode="json")["downstream"])

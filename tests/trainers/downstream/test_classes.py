@@ -6,7 +6,9 @@ import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
 from trainers.downstream import classes
-from trainers.downstream.classes import class_map
+from trainers.downstream.classes import class_map, numbered_class_map
 
 Shard = Callable[..., str]
 
@@ -103,3 +105,32 @@ def test_one_class_and_no_labels_are_refused(shard: Shard) -> None:
         class_map(one, two)
     with pytest.raises(UserError, match=r"downstream\.test has no labels"):
         class_map(two, none)
+
+
+def numbered(classes: dict[int, str] | None) -> Corpus:
+    """A corpus whose index names these classes by number."""
+    none = np.zeros(0, np.int64)
+    return Corpus([], none, none, list(classes.values()) if classes else None, list(classes) if classes else None)
+
+
+def test_classes_of_masks_are_matched_by_name_whatever_their_numbers_and_gaps() -> None:
+    found = numbered_class_map(
+        numbered({0: "ground", 7: "road", 900: "sky"}), numbered({1: "sky", 2: "ground", 5: "cow"}), "--masks"
+    )
+    assert found.names == ("ground", "road", "sky", "cow")
+    assert (found.trained, found.untrained) == (3, ("cow",))
+    assert (found.train, found.test) == ({0: 0, 7: 1, 900: 2}, {1: 2, 2: 0, 5: 3})
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ({0: "a", 1: "b"}, None, r"downstream\.test: its index does not say which number is which class: pack it with --masks"),
+        ({0: "a", 1: "b"}, {0: "c", 1: "d"}, "no class in common"),
+        ({0: "a"}, {0: "a"}, "have 1 classes; from 2 to 255"),
+        ({n: f"{n}" for n in range(256)}, {0: "0"}, "have 256 classes"),
+    ],
+)
+def test_masks_whose_classes_do_not_fit_are_refused_in_words(train: Any, test: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        numbered_class_map(numbered(train), numbered(test), "--masks")

@@ -16,14 +16,15 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitRenderer, UnitSource
 from pipeline.streaming.plan import steps
+from pipeline.targets.classes import NO_LABEL
 from tests.trainers.arrived import Arrived
 from tests.trainers.device import OnDevice
 from tests.trainers.downstream.images import images_of
+from trainers.downstream.classification import count_right
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
 from trainers.downstream.features import checked_recipe, extract
-from trainers.downstream.finetune import count_right
-from trainers.downstream.labelled import NO_LABEL, Labelled, open_labelled
+from trainers.downstream.labelled import Labelled, open_labelled
 from trainers.downstream.passes import Batch, some_left, usable
 from trainers.downstream.statistics import remeasure
 from trainers.learning.gradients import accumulate
@@ -196,4 +197,4 @@ def test_a_relative_path_of_the_test_set_means_the_same_in_every_process(
     monkeypatch.chdir(test.parent)
     data = open_labelled(labelled(train=train, test=test.name))
     monkeypatch.chdir("/")  # workers of Ray run in folders of their own
-    assert data.measured(np.array([1, 1]))["test"] == [str(test)]
+    assert data.measured(2, 0.5)["test"] == [str(test)]
