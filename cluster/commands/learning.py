@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.interrupts import interruptible
-from cluster.commands.options import DryRun, Fresh, Overrides, RecipePath, Result
+from cluster.commands.options import PHASES, DryRun, Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
     from cluster.jobs.command_result import CommandResult
@@ -75,8 +75,7 @@ def finetune(
     with recorded("finetune", result) as outcome:
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
-        phases = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
-        with interruptible(outcome, _RESUMES), training("finetune", phases) as progress:
+        with interruptible(outcome, _RESUMES), training("finetune", PHASES) as progress:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 

@@ -33,3 +33,5 @@ Result = Annotated[
         show_default=False,
     ),
 ]
+PHASES = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
+"""Titles for the parts of a command, by the `stage` of their log lines."""

@@ -249,6 +249,10 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert (found["status"], found["job"], found["counts"]["steps"]) == ("done", f"{id}-2", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())
 
+    watched = call("status", f"{id}-2", "--watch")
+    assert (watched.returncode, f"step {STEPS} of {STEPS}" in watched.stdout) == (0, True), watched
+    assert f"{id}-2 succeeded: step {STEPS} of {STEPS}" in watched.stderr
+
     if whole:
         attached = call("attach", id)  # of several attempts the newest
         assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
