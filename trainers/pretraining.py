@@ -83,16 +83,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 folder.remove(PRETRAINED)  # else a run that is then interrupted would be taken for complete
         make_folder(folder.path(checkpoints))
         folder.write_json(f"{checkpoints}/{RECIPE}", document)
-        job = TrainingJob(
-            stage="pretrain",
-            folder=folder.path(checkpoints),
-            source=source,
-            build=partial(PretextModel, recipe, recipe.seed),
-            objectives=tuple(recipe.tasks),
-            optimizer=spec.optimizer,
-            run_log=open_run_log(),
-            accumulate=spec.accumulate,
-        )
+        job = pretraining_job(recipe, source)
         with tracked(recipe, "pretrain") as tracker:
             events = fit(_work, {"job": job}, recipe, "pretrain", job.run_log, [tracker, *(listeners or [])])
             state = job.state()
@@ -121,6 +112,20 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         except OSError as error:  # the run is complete all the same
             log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
+
+
+def pretraining_job(recipe: Recipe, source: UnitSource) -> TrainingJob:
+    """What `pretrain` gives to each rank; arguments as `prepared` makes them, and Ray must be connected."""
+    return TrainingJob(
+        stage="pretrain",
+        folder=RunFolder(recipe).checkpoints("pretrain"),
+        source=source,
+        build=partial(PretextModel, recipe, recipe.seed),
+        objectives=tuple(recipe.tasks),
+        optimizer=recipe.training.optimizer,
+        run_log=open_run_log(),
+        accumulate=recipe.training.accumulate,
+    )
 
 
 def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:

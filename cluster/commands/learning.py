@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import PHASES, DryRun, Fresh, Overrides, RecipePath, Result
 
@@ -110,11 +111,17 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = 
 
 
 def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
-    from cluster.reports.terminal import plan_table, print_out
-    from trainers.planning import dry_run
+    import time
+
+    began = time.time()
+    from trainers.planning import dry_run, estimates
 
     loaded = _load(recipe, overrides)
-    print_out(plan_table(command, getattr(dry_run, f"{command}_plan")(loaded)))
+    say_plan(
+        command,
+        lambda: getattr(dry_run, f"{command}_plan")(loaded),
+        lambda: getattr(estimates, f"estimate_{command}")(loaded, began),
+    )
 
 
 def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:

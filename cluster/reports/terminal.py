@@ -56,14 +56,27 @@ def print_json(content: Any) -> None:
 
 
 def plan_table(command: str, facts: Mapping[str, str | int]) -> Table:
-    """What a command would do; numbers of bytes are shown as sizes."""
+    """What a command would do; numbers of bytes and seconds are shown as sizes and times."""
     table = _facts("command", f"{command}, which was not run")
     for name, value in facts.items():
-        unit = name.endswith(" bytes")
-        table.add_row(
-            name.removesuffix(" bytes"), value if isinstance(value, str) else amount(value, "B") if unit else f"{value:,}"
-        )
+        table.add_row(*_fact(name, value))
     return table
+
+
+def estimate_table(facts: Mapping[str, str | int]) -> Table:
+    """What a command would take, as measured; see `plan_table`."""
+    (name, value), *more = facts.items()
+    table = _facts(*_fact(name, value))
+    for name, value in more:
+        table.add_row(*_fact(name, value))
+    return table
+
+
+def _fact(name: str, value: str | int) -> tuple[str, str]:
+    title, _, unit = name.rpartition(" ")
+    if isinstance(value, str) or unit not in ("bytes", "seconds"):
+        return name, value if isinstance(value, str) else f"{value:,}"
+    return title, amount(value, "B") if unit == "bytes" else duration(value)
 
 
 def pack_table(report: PackReport) -> Table:

@@ -76,17 +76,8 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         _forget_other(folder, backbone.identity)
         rows, curves, stages, quarantine = [], {}, {}, []
         for init in INITS:
-            source = data.training()
-            stage = f"finetune-{init}"
-            job = TrainingJob(
-                stage=stage,
-                folder=folder.checkpoints(stage),
-                source=source,
-                build=partial(Classifier, data.recipe, data.classes.trained, weights[init]),
-                objectives=(OBJECTIVE,),
-                optimizer=data.spec.optimizer,
-                run_log=open_run_log(),
-            )
+            job = finetuning_job(recipe, data, init, weights[init])
+            stage = job.stage
             with tracked(recipe, stage) as tracker:
                 takers = [tracker, *(listeners or [])]
                 fit(_work, {"job": job, "data": data}, recipe, stage, job.run_log, takers, fresh)
@@ -115,6 +106,20 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         folder.write_json(QUARANTINE, quarantine)
         folder.write_json(FINETUNED, outcome)
         return outcome
+
+
+def finetuning_job(recipe: Recipe, data: Labelled, init: str, weights: dict[str, Any] | None) -> TrainingJob:
+    """What `finetune` gives to each rank for one start; `weights` are the backbone's, None for random ones."""
+    stage = f"finetune-{init}"
+    return TrainingJob(
+        stage=stage,
+        folder=RunFolder(recipe).checkpoints(stage),
+        source=data.training(),
+        build=partial(Classifier, data.recipe, data.classes.trained, weights),
+        objectives=(OBJECTIVE,),
+        optimizer=data.spec.optimizer,
+        run_log=open_run_log(),
+    )
 
 
 def _forget_other(folder: RunFolder, pretraining: str) -> None:
