@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimates RECIPE... [--command pretrain] [--set training.epochs=5]
 
-Each recipe's command is estimated, then run anew, in a process of its own each time. The machine should do nothing else. Exit code
-1 if an estimate is more than 30 % off.
+Each recipe's command is estimated, then run anew, in a process of its own each time. The machine should do nothing else. Exit
+code 1 if an estimate is more than 30 % off.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def ran(command: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
     """What the command takes, with all its processes."""
     words = [sys.executable, "-m", "pseudolabel", command, recipe, *(word for one in overrides for word in ("--set", one))]
     began = time.time()
-    with subprocess.Popen([*words, *(["--fresh"] if command != "evaluate" else [])], stdout=subprocess.DEVNULL) as process:
-        with PeakMemory(process.pid) as memory:
-            code = process.wait()
+    words += ["--fresh"] if command != "evaluate" else []
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process, PeakMemory(process.pid) as memory:
+        code = process.wait()
     if code:
         raise SystemExit(f"{command} {recipe} ended with {code}")
     return {"seconds": time.time() - began, "memory": memory.bytes}

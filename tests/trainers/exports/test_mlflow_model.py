@@ -17,6 +17,8 @@ from trainers.exports.mlflow_model import log_backbone
 from trainers.running.runs import read_json
 from trainers.running.tracking import tracked
 
+pytestmark = pytest.mark.slow
+
 MakeRun = Callable[..., str]
 
 
@@ -38,7 +40,7 @@ def logged(finished: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return make
 
 
-@pytest.mark.parametrize("kind", ["folder", pytest.param("database", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["folder", "database"])
 def test_the_model_with_the_alias_has_a_signature_and_computes_the_backbones_features(
     logged: Callable[[str], tuple[Recipe, str]], kind: str
 ) -> None:
@@ -57,7 +59,6 @@ def test_the_model_with_the_alias_has_a_signature_and_computes_the_backbones_fea
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(ours).max()
 
 
-@pytest.mark.slow
 def test_the_alias_moves_to_the_newest_version_and_the_card_lies_with_the_run(
     logged: Callable[[str], tuple[Recipe, str]],
 ) -> None:
