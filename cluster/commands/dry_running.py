@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainers.planning.dry_run import Facts
-    from trainers.planning.estimates import Estimate
+    from trainers.planning.estimates import RunEstimate
 
 
-def say_plan(command: str, plan: Callable[[], Facts], measure: Callable[[], Estimate]) -> None:
+def say_plan(command: str, plan: Callable[[], Facts], measure: Callable[[], RunEstimate]) -> None:
     """Print what a command would do, which refuses what it would refuse; then measure some seconds of it, and print that.
 
     Args:

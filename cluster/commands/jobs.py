@@ -73,6 +73,10 @@ def submit(
     from pipeline.storage import is_local
 
     command, given = _parsed(context, words)
+    if given.get("dry_run"):
+        raise UserError(
+            f"--dry-run is no job: set RAY_ADDRESS to the cluster and run `pseudolabel {command} --dry-run` without submit"
+        )
     loaded, variables = load_recipe(given["recipe"], given["overrides"] or []), _passed(env or [])
     jobs = _jobs(address)
     folder, entrypoint = _package(command, given, loaded, jobs.here, ship)

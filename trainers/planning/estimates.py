@@ -49,7 +49,7 @@ _PROBED = 512
 
 
 @dataclass
-class Estimate:
+class RunEstimate:
     """What was measured of a run.
 
     Args:
@@ -68,13 +68,13 @@ class Estimate:
 
 
 @contextmanager
-def _watched(estimate: Estimate) -> Iterator[None]:
+def _watched(estimate: RunEstimate) -> Iterator[None]:
     with PeakMemory() as memory:
         yield
     estimate.memory = memory.bytes
 
 
-def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> Estimate:
+def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
     """Train for some seconds as `pretrain` would, on its cluster; the run's folder is left as it is.
 
     Args:
@@ -86,7 +86,7 @@ def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float
         UserError: what the run would refuse.
         RunError: the run would fail.
     """
-    found = Estimate(began or time.time())
+    found = RunEstimate(began or time.time())
     if finished_result(RunFolder(recipe)) is not None:
         return found
     left = _left(recipe, "pretrain", prepared(recipe)[1])
@@ -100,11 +100,11 @@ def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_finetune(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> Estimate:
+def estimate_finetune(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
     """Fine-tune for some seconds from pretrained weights; both starts take as long. Arguments and errors as of
     `estimate_pretrain`.
     """
-    found, weights = Estimate(began or time.time()), read_pretrained(recipe).weights
+    found, weights = RunEstimate(began or time.time()), read_pretrained(recipe).weights
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         connect(other)
@@ -117,11 +117,11 @@ def estimate_finetune(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> Estimate:
+def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
     """Compute features of some images, and a probe on them, as `evaluate` would. Arguments and errors as of
     `estimate_pretrain`.
     """
-    found, backbone = Estimate(began or time.time()), read_pretrained(recipe)
+    found, backbone = RunEstimate(began or time.time()), read_pretrained(recipe)
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         layer = probed_layer(data, backbone)
@@ -137,7 +137,7 @@ def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = None, seconds: float = SECONDS) -> Estimate:
+def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
     """Do some samples of a render, an embedding or a labelling in an actor's place.
 
     Args:
@@ -152,7 +152,7 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     """
     import ray
 
-    found = Estimate(began or time.time())
+    found = RunEstimate(began or time.time())
     with _watched(found):
         job = make()
         before = time.time() - found.began
@@ -164,8 +164,8 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     return found
 
 
-def estimate_render(recipe: Recipe, out: str) -> Estimate:
-    """Estimate a render; errors as of `estimate_job`."""
+def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
+    """RunEstimate a render; errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
@@ -175,8 +175,8 @@ def estimate_render(recipe: Recipe, out: str) -> Estimate:
     return estimate_job(make, _done(out))
 
 
-def estimate_embed(recipe: Recipe, out: str, *how: Any) -> Estimate:
-    """Estimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
+def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
+    """RunEstimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
@@ -185,8 +185,8 @@ def estimate_embed(recipe: Recipe, out: str, *how: Any) -> Estimate:
     return estimate_job(make, _done(out))
 
 
-def estimate_label(recipe: Recipe, out: str, *how: Any) -> Estimate:
-    """Estimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
+def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
+    """RunEstimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
@@ -199,9 +199,9 @@ def _done(out: str) -> int:
     return len(committed(absolute(out))) if exists(out) else 0
 
 
-def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> Estimate:
+def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimate:
     """Assign some features to as many of them as there will be centroids: each round of k-means and the end do no more."""
-    found, k = Estimate(time.time()), job.identity["k"]
+    found, k = RunEstimate(time.time()), job.identity["k"]
     with _watched(found):
         vectors = some_vectors(job)
         centroids, pool = np.resize(vectors, (k, vectors.shape[1])), BlockPool(job.threads)

@@ -15,7 +15,7 @@ from pipeline.recipe import load_recipe
 from tests.cluster.conftest import Call
 from trainers.labelling.embed import embed
 from trainers.networks.backbones import build_backbone
-from trainers.planning.estimates import Estimate
+from trainers.planning.estimates import RunEstimate
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.runs import RunFolder
 
@@ -38,7 +38,7 @@ def tested_recipe(recipe_file: Path, tiles: Path) -> Path:
 def plans_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured has tests of its own (`tests/trainers/planning/test_estimates.py`); here nothing was."""
     for name in ("pretrain", "evaluate", "finetune", "render", "embed", "label", "cluster"):
-        monkeypatch.setattr(f"trainers.planning.estimates.estimate_{name}", lambda *given: Estimate(0.0))
+        monkeypatch.setattr(f"trainers.planning.estimates.estimate_{name}", lambda *given: RunEstimate(0.0))
 
 
 def said(call: Call, *words: object) -> str:
@@ -141,7 +141,7 @@ def test_embed_and_cluster_name_their_rows_and_disk_and_write_nothing(
 
 
 def test_what_was_measured_is_shown_below_the_plan(call: Call, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Estimate(0.0, 185.4, "2 s a step (9 measured), 21 s to start", 1_900_000_000)
+    found = RunEstimate(0.0, 185.4, "2 s a step (9 measured), 21 s to start", 1_900_000_000)
     monkeypatch.setattr("trainers.planning.estimates.estimate_pretrain", lambda *given: found)
     words = said(call, "pretrain", recipe_file)
     assert words.endswith("estimated time 3:05 measured 2 s a step (9 measured), 21 s to start memory 1.9 GB")

@@ -20,7 +20,7 @@ from trainers.downstream.finetune import finetune
 from trainers.labelling.cluster import clustering_job
 from trainers.labelling.embed import embed
 from trainers.planning.estimates import (
-    Estimate,
+    RunEstimate,
     estimate_cluster,
     estimate_embed,
     estimate_evaluate,
@@ -64,7 +64,7 @@ def test_on_a_cluster_the_trial_lies_beside_the_run_and_is_removed(
         assert folder.url == str(tmp_path / "runs" / "run-dry-run")
         Path(folder.checkpoints("pretrain")).mkdir(parents=True)
     assert list((tmp_path / "runs").iterdir()) == []
-    assert "memory bytes" not in Estimate(0.0, memory=7).facts()  # which is not known of other machines
+    assert "memory bytes" not in RunEstimate(0.0, memory=7).facts()  # which is not known of other machines
 
 
 @pytest.mark.usefixtures("local_ray")
