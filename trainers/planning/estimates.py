@@ -35,11 +35,13 @@ from trainers.planning.dry_run import Facts
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import SECONDS, Stopwatch, Trial, elsewhere, settled_pace, try_job, try_on_workers, try_training
 from trainers.pretraining import finished_result, prepared, pretraining_job
+from trainers.running.capacity import nodes
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.preflight import check_render
 from trainers.running.run_log import open_run_log
 from trainers.running.runs import RunFolder
 from trainers.running.session import connect
+from trainers.running.step_memory import check_memory, step_memory
 
 _PASS = 1 / 3
 """What a step without gradients costs of one with them: the way there, without the twice as long way back."""
@@ -91,8 +93,10 @@ def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float
         return found
     left = _left(recipe, "pretrain", prepared(recipe)[1])
     with _watched(found), elsewhere(recipe) as other:
-        other, source, _ = prepared(other)
+        other, source, model = prepared(other)
         connect(other)
+        if need := step_memory(model, other):
+            check_memory(need, other, nodes())
         before = time.time() - found.began
         trial = try_training(pretraining_job(other, source), other, seconds)
     found.seconds = before + trial.start + left * trial.each
