@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import load_recipe as load_recipe
     from pipeline.recipe import parse_recipe as parse_recipe
     from pipeline.shards.inspect import inspect as inspect
+    from pipeline.shards.opening import names_of as names_of
     from pipeline.shards.opening import open_corpus as open_corpus
     from pipeline.shards.pack import pack as pack
     from pipeline.streaming.plan import dataset as dataset
@@ -48,6 +49,7 @@ _HOMES = {
     "inspect": "pipeline.shards.inspect",
     "load_backbone": "trainers.exports.finished",
     "load_recipe": "pipeline.recipe",
+    "names_of": "pipeline.shards.opening",
     "open_corpus": "pipeline.shards.opening",
     "pack": "pipeline.shards.pack",
     "pairs": "pipeline.streaming.plan",
@@ -60,7 +62,7 @@ _HOMES = {
 }
 __all__ = [
     "Recipe", "RunError", "Task", "UserError", "dataset", "evaluate", "finetune", "inspect", "load_backbone", "load_recipe",
-    "open_corpus", "pack", "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
+    "names_of", "open_corpus", "pack", "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ PAGES = sorted(
     key=lambda page: page.as_posix(),
 )
 PLANES = ("pipeline", "trainers", "cluster", "pseudolabel")
-HEAVY = {"torch", "torchvision", "ray", "nvidia", "cv2", "matplotlib", "tensorboard", "mlflow", "s3fs", "gcsfs"}
+HEAVY = {"torch", "torchvision", "ray", "nvidia", "cv2", "matplotlib", "tensorboard", "mlflow", "wandb", "s3fs", "gcsfs"}
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -17,8 +17,9 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import settled
 from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.opening import open_training_corpus
-from pipeline.storage import exists, make_folder, scrubbed_document
+from pipeline.storage import exists, make_folder, scrubbed, scrubbed_document
 from pipeline.streaming.plan import file_bytes, sent_bytes
+from trainers.exports.mlflow_model import log_backbone
 from trainers.learning.examples import example_columns, example_pictures, write_pictures
 from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
@@ -82,42 +83,49 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 folder.remove(PRETRAINED)  # else a run that is then interrupted would be taken for complete
         make_folder(folder.path(checkpoints))
         folder.write_json(f"{checkpoints}/{RECIPE}", document)
-        job = TrainingJob(
-            stage="pretrain",
-            folder=folder.path(checkpoints),
-            source=source,
-            build=partial(PretextModel, recipe, recipe.seed),
-            objectives=tuple(recipe.tasks),
-            optimizer=spec.optimizer,
-            run_log=open_run_log(),
-            accumulate=spec.accumulate,
-        )
+        job = pretraining_job(recipe, source)
         with tracked(recipe, "pretrain") as tracker:
             events = fit(_work, {"job": job}, recipe, "pretrain", job.run_log, [tracker, *(listeners or [])])
-        state = job.state()
-        model.load_state_dict(state["model"])
-        for stage in folder.stages("finetune-"):
-            folder.clear(stage)  # they started from the previous weights
-        folder.write_weights(
-            BACKBONE,
-            {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
-        )
-        folder.write_json(RECIPE, document)
-        leave_pictures(model, source, folder, identity)
-        ours, full = mixing(source.schedule)
-        outcome = {
-            **_judged(summary(state), recipe),
-            "events": events,
-            "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
-            "mixture": _mixture(source.schedule, state["trained"]),
-        }
-        folder.write_json("quarantine.json", state["quarantine"])
-        folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+            state = job.state()
+            model.load_state_dict(state["model"])
+            for stage in folder.stages("finetune-"):
+                folder.clear(stage)  # they started from the previous weights
+            folder.write_weights(
+                BACKBONE,
+                {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
+            )
+            folder.write_json(RECIPE, document)
+            leave_pictures(model, source, folder, identity)
+            ours, full = mixing(source.schedule)
+            outcome = {
+                **_judged(summary(state), recipe),
+                "events": events,
+                "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
+                "mixture": _mixture(source.schedule, state["trained"]),
+            }
+            folder.write_json("quarantine.json", state["quarantine"])
+            folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+            if recipe.tracking.mlflow:
+                _log_model(recipe)
         try:
             folder.clear(checkpoints)
         except OSError as error:  # the run is complete all the same
             log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
+
+
+def pretraining_job(recipe: Recipe, source: UnitSource) -> TrainingJob:
+    """What `pretrain` gives to each rank; arguments as `prepared` makes them, and Ray must be connected."""
+    return TrainingJob(
+        stage="pretrain",
+        folder=RunFolder(recipe).checkpoints("pretrain"),
+        source=source,
+        build=partial(PretextModel, recipe, recipe.seed),
+        objectives=tuple(recipe.tasks),
+        optimizer=recipe.training.optimizer,
+        run_log=open_run_log(),
+        accumulate=recipe.training.accumulate,
+    )
 
 
 def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:
@@ -128,6 +136,14 @@ def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, i
         write_pictures(folder.path(EXAMPLES), example_pictures(model, example_columns(source)), identity)
     except (UserError, RunError, OSError) as error:
         log.warning("there are no pictures of what was learnt: %s", error)
+
+
+def _log_model(recipe: Recipe) -> None:
+    """Log the backbone to the MLflow run; without it there, for whatever reason, the run is complete, too."""
+    try:
+        log_backbone(recipe)
+    except Exception as error:  # noqa: BLE001 - whatever MLflow and its storage raise
+        log.warning("the backbone is not in MLflow: %s", scrubbed(" ".join(str(error).split())))
 
 
 def replacement_warning(folder: RunFolder, recipe: Recipe) -> str | None:

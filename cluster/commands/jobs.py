@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.options import AsJson
+from cluster.commands.options import PHASES, AsJson
 from cluster.console import OutputStream
 from cluster.jobs.command_result import UNREAD
 
@@ -73,6 +73,10 @@ def submit(
     from pipeline.storage import is_local
 
     command, given = _parsed(context, words)
+    if given.get("dry_run"):
+        raise UserError(
+            f"--dry-run is no job: set RAY_ADDRESS to the cluster and run `pseudolabel {command} --dry-run` without submit"
+        )
     loaded, variables = load_recipe(given["recipe"], given["overrides"] or []), _passed(env or [])
     jobs = _jobs(address)
     folder, entrypoint = _package(command, given, loaded, jobs.here, ship)
@@ -108,12 +112,41 @@ def attach(id: JobId, address: Address = None) -> None:
     _follow(jobs, jobs.find(id))
 
 
-def status(id: JobId, address: Address = None, json: AsJson = False) -> None:
-    """Show the status of a job.
+def status(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|RUN", help="A job, as `submit` and `list` name it, or the folder of a run.", show_default=False
+        ),
+    ],
+    address: Address = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends: step, losses and time left.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show the status of a job of a cluster, or of a run by its folder: step, losses and time left.
 
-    Example: [bold]pseudolabel status photos-pretrain-1a2b3c4d --json[/]
+    A job's figures are those that it prints, once a minute; a run's are those of its log. Of a process that was killed the folder
+    cannot tell: it is still called running.
+
+    Example: [bold]pseudolabel status runs/photos --watch[/]
     """
-    _show([_jobs(address).find(id)], json, alone=True)
+    from cluster.jobs.run_state import is_run, run_state, states
+    from cluster.reports.progress import watch_job, watch_run
+    from cluster.reports.terminal import print_json, print_out, run_table
+
+    if is_run(name):
+        if watch:
+            watch_run(states(name), PHASES)
+        state = run_state(name)
+        print_json(state.as_dict()) if json else print_out(run_table(name, state))
+        return
+    jobs = _jobs(address)
+    job = jobs.find(name)
+    if watch:
+        job = watch_job(jobs.states(job.id))
+    _show([job], json, alone=True)
+    if not json and (words := jobs.newest_words(job.id)):
+        print_out(words)
 
 
 def list_jobs(address: Address = None, json: AsJson = False) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
-from cluster.commands.options import AsJson, Overrides, RecipePath, Result
+from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
 from cluster.commands.rendering import RESUMES, RetryFailed, record_job, refuse_failed, silence_data
 
 
@@ -37,6 +38,7 @@ def embed(
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
     retry_failed: RetryFailed = False,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     result: Result = None,
 ) -> None:
     """Compute a feature vector of every image with a trained backbone, as Parquet.
@@ -57,6 +59,12 @@ def embed(
     from trainers.running.preflight import check_render
     from trainers.running.session import connect
 
+    if dry_run:
+        from trainers.planning.dry_run import embed_plan
+        from trainers.planning.estimates import estimate_embed
+
+        given = (load_recipe(recipe, overrides or []), out, run, weights, layer, dtype)
+        return say_plan("embed", lambda: embed_plan(*given), lambda: estimate_embed(*given))
     with recorded("embed", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out, run, weights, layer, dtype)
@@ -87,6 +95,7 @@ def cluster(
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of k-means, at most.")] = 20,
     seed: Annotated[int, typer.Option(help="Chooses the sample and the first centroids.")] = 0,
     retry_failed: RetryFailed = False,
+    dry_run: DryRun = False,
     json: AsJson = False,
     result: Result = None,
 ) -> None:
@@ -104,6 +113,13 @@ def cluster(
     from trainers.labelling.cluster import cluster as compute
     from trainers.labelling.cluster import open_features
 
+    if dry_run:
+        from trainers.labelling.cluster import clustering_job
+        from trainers.planning.dry_run import cluster_plan
+        from trainers.planning.estimates import estimate_cluster
+
+        job = clustering_job(features, k, out, spherical, rounds, seed)
+        return say_plan("cluster", lambda: cluster_plan(job), lambda: estimate_cluster(job))
     with recorded("cluster", result) as outcome:
         open_features(features)
         check_access(out)
@@ -137,6 +153,7 @@ def label(
     retry_failed: RetryFailed = False,
     json: AsJson = False,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     result: Result = None,
 ) -> None:
     """Let a fine-tuned network name the class of every image, with its confidence, as Parquet.
@@ -157,6 +174,12 @@ def label(
     from trainers.running.preflight import check_render
     from trainers.running.session import connect
 
+    if dry_run:
+        from trainers.planning.dry_run import label_plan
+        from trainers.planning.estimates import estimate_label
+
+        given = (load_recipe(recipe, overrides or []), out, run, top)
+        return say_plan("label", lambda: label_plan(*given), lambda: estimate_label(*given))
     with recorded("label", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out, run, top)

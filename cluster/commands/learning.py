@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
-from cluster.commands.options import DryRun, Fresh, Overrides, RecipePath, Result
+from cluster.commands.options import PHASES, DryRun, Fresh, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
     from cluster.jobs.command_result import CommandResult
@@ -75,8 +76,7 @@ def finetune(
     with recorded("finetune", result) as outcome:
         loaded = _load(recipe, overrides)
         _index_downstream(loaded)
-        phases = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
-        with interruptible(outcome, _RESUMES), training("finetune", phases) as progress:
+        with interruptible(outcome, _RESUMES), training("finetune", PHASES) as progress:
             _begin(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 
@@ -113,11 +113,17 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = 
 
 
 def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
-    from cluster.reports.terminal import plan_table, print_out
-    from trainers.planning import dry_run
+    import time
+
+    began = time.time()
+    from trainers.planning import dry_run, estimates
 
     loaded = _load(recipe, overrides)
-    print_out(plan_table(command, getattr(dry_run, f"{command}_plan")(loaded)))
+    say_plan(
+        command,
+        lambda: getattr(dry_run, f"{command}_plan")(loaded),
+        lambda: getattr(estimates, f"estimate_{command}")(loaded, began),
+    )
 
 
 def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:

@@ -21,7 +21,12 @@ Overrides = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start again, even if an earlier run of this recipe left a checkpoint.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, its steps and the disk that it needs, and do nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be done, the disk that it needs and what is missing; then measure for some seconds how long it "
+        "would take and the memory that it needs. Nothing is kept.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout in place of tables.")]
 Result = Annotated[
@@ -33,3 +38,5 @@ Result = Annotated[
         show_default=False,
     ),
 ]
+PHASES = {"finetune-pretrained": "from pretrained weights", "finetune-random": "from random weights"}
+"""Titles for the parts of a command, by the `stage` of their log lines."""

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
 
 if TYPE_CHECKING:
     from cluster.jobs.command_result import CommandResult
     from pipeline.materialize.driver import JobReport
+    from pipeline.recipe import Recipe
 
 RESUMES = "committed shards are kept, and the same command goes on from there"
 
@@ -47,10 +49,7 @@ def render(
     from trainers.running.session import connect
 
     if dry_run:
-        from cluster.reports.terminal import plan_table
-        from pipeline.materialize.dry_run import render_plan
-
-        return print_out(plan_table("render", render_plan(load_recipe(recipe, overrides or []), out)))
+        return _rehearse(load_recipe(recipe, overrides or []), out)
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
@@ -63,6 +62,13 @@ def render(
         record_job(outcome, report, "pairs", made="rendered")
         print_out(render_table(report))
         refuse_failed(report)
+
+
+def _rehearse(loaded: Recipe, out: str) -> None:
+    from pipeline.materialize.dry_run import render_plan
+    from trainers.planning.estimates import estimate_render
+
+    say_plan("render", lambda: render_plan(loaded, out), lambda: estimate_render(loaded, out))
 
 
 def verify(

@@ -33,6 +33,10 @@ _DEFAULT = "http://127.0.0.1:8265"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
+_WATCH_SECONDS = 2.0
+_PROGRESS = re.compile(r"^(?:pretrain|finetune|evaluate|rendering)[^:\n]*: (.*)$", re.MULTILINE)
+"""A line of progress, as `cluster.reports.progress` prints it where there is no terminal."""
+
 _UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
 """The type that Ray's status gives to a node which no autoscaler has started: made of the node's id, in camel case."""
 _SHARDS = ("shards", "mix", "train", "test")
@@ -202,6 +206,26 @@ class Jobs:
                     ) from error
                 time.sleep(2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def newest_words(self, id: str) -> str:
+        """The newest line of progress that a job has printed, without the name of its command; empty if there is none yet.
+
+        Raises:
+            RunError: the cluster cannot be reached any more.
+        """
+        try:
+            printed = self._client.get_job_logs(id)
+        except (RuntimeError, OSError) as error:
+            raise RunError(f"the cluster does not answer any more: {error}") from error
+        found = _PROGRESS.findall(printed)
+        return found[-1] if found else ""
+
+    def states(self, id: str) -> Iterator[tuple[ClusterJob, str]]:
+        """Yield a job and its newest line of progress, again and again until it has ended; errors as of `newest_words`."""
+        while (job := self.find(id)).status not in ENDED:
+            yield job, self.newest_words(id)
+            time.sleep(_WATCH_SECONDS)
+        yield job, self.newest_words(id)
 
     def stop(self, id: str) -> ClusterJob:
         """Stop a job and wait until it has ended.

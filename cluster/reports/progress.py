@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,8 @@ from cluster.console import PlainConsole
 from cluster.reports.formatting import amount, duration, metric
 
 if TYPE_CHECKING:
+    from cluster.jobs.ray_jobs import ClusterJob
+    from cluster.jobs.run_state import RunState
     from pipeline.materialize.run import Progress as RenderProgress
 
 LINE_SECONDS = 60.0
@@ -24,6 +27,8 @@ LINE_SECONDS = 60.0
 
 _SOME = 0.05
 """The share of waiting from which its cause is named."""
+
+_STEP = re.compile(r"([\d,]+) of ([\d,]+)")
 
 Clock = Callable[[], float]
 
@@ -78,6 +83,20 @@ class Lines:
         self._title, self._written = title, now
         tasks = [f"{name} loss {loss}, {value}" for name, (loss, value, _) in (detail or {}).items()]
         self._write("; ".join([f"{title}: {words}" if words else title, *tasks]))
+
+
+class NewestShown:
+    """A display that keeps the newest of what it is to show, and the time at which that was written."""
+
+    def __init__(self) -> None:
+        self.what: tuple[Any, ...] = ()
+        self.time = 0.0
+
+    def show(self, *what: Any) -> None:
+        self.what = what
+
+    def clock(self) -> float:
+        return self.time
 
 
 class Bar:
@@ -188,6 +207,41 @@ def training(stage: str, phases: Mapping[str, str], first: str = "starting worke
         if isinstance(display, Lines):
             display.show(f"{stage}: {first}", 0, 1, "")
         yield TrainingProgress(stage, phases, display)
+
+
+def watch_run(states: Iterable[RunState], phases: Mapping[str, str]) -> None:
+    """Show a run as its own command does, until it ends.
+
+    Args:
+        states: what it is doing, again and again.
+        phases: as of `TrainingProgress`.
+    """
+    newest, seen = NewestShown(), 0
+    with _display() as display:
+        shown: TrainingProgress | None = None
+        for state in states:
+            if shown is None:
+                display.show(f"{state.command}: {state.status}", 0, 1, "")
+                shown = TrainingProgress(state.command, phases, newest, pace=Pace(newest.clock))
+            for line in state.lines[seen:]:
+                newest.time = line["time"]
+                shown.take(line)
+            if len(state.lines) > seen:
+                display.show(*newest.what)
+            seen = len(state.lines)
+
+
+def watch_job(states: Iterable[tuple[ClusterJob, str]]) -> ClusterJob:
+    """Show a job of a cluster by the lines of progress that it prints, until it ends; returns it as it ended."""
+    with _display() as display:
+        before = ""
+        for job, words in states:
+            if (said := f"{job.id} {job.status.lower()}: {words}") != before:
+                step = _STEP.search(words)
+                done, total = (int(step[1].replace(",", "")), int(step[2].replace(",", ""))) if step else (1, 1)
+                display.show(f"{job.id} {job.status.lower()}", done, max(total, done), words)
+                before = said
+    return job
 
 
 @contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cluster.doctor.checks import Findings
     from cluster.jobs.ray_jobs import ClusterJob
+    from cluster.jobs.run_state import RunState
     from pipeline.labels import LabelKind
     from pipeline.materialize.driver import JobReport
     from pipeline.materialize.run import RenderReport
@@ -55,14 +56,27 @@ def print_json(content: Any) -> None:
 
 
 def plan_table(command: str, facts: Mapping[str, str | int]) -> Table:
-    """What a command would do; numbers of bytes are shown as sizes."""
+    """What a command would do; numbers of bytes and seconds are shown as sizes and times."""
     table = _facts("command", f"{command}, which was not run")
     for name, value in facts.items():
-        unit = name.endswith(" bytes")
-        table.add_row(
-            name.removesuffix(" bytes"), value if isinstance(value, str) else amount(value, "B") if unit else f"{value:,}"
-        )
+        table.add_row(*_fact(name, value))
     return table
+
+
+def estimate_table(facts: Mapping[str, str | int]) -> Table:
+    """What a command would take, as measured; see `plan_table`."""
+    (name, value), *more = facts.items()
+    table = _facts(*_fact(name, value))
+    for name, value in more:
+        table.add_row(*_fact(name, value))
+    return table
+
+
+def _fact(name: str, value: str | int) -> tuple[str, str]:
+    title, _, unit = name.rpartition(" ")
+    if isinstance(value, str) or unit not in ("bytes", "seconds"):
+        return name, value if isinstance(value, str) else f"{value:,}"
+    return title, amount(value, "B") if unit == "bytes" else duration(value)
 
 
 def pack_table(report: PackReport) -> Table:
@@ -230,6 +244,23 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
         tests.add_row(check.engine, check.name, Text(check.status, colours[check.status]), check.found)
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
     return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+
+
+def run_table(run: str, state: RunState) -> Table:
+    """What a run is doing, or has done."""
+    table = _facts("run", run)
+    table.add_row("command", state.command)
+    table.add_row("status", state.status)
+    if state.error:
+        table.add_row("error", state.error)
+    if state.lines:
+        newest = state.lines[-1]
+        table.add_row("step", f"{newest['step']:,} of {newest['steps']:,} ({newest['stage']})")
+        table.add_row("loss", ", ".join(f"{name} {task['loss']:.3f}" for name, task in newest["tasks"].items()))
+        table.add_row("newest line", f"{duration(max(0.0, time.time() - newest['time']))} ago")
+    if state.left is not None:
+        table.add_row("left", duration(state.left))
+    return table
 
 
 def jobs_table(jobs: list[ClusterJob]) -> Table:

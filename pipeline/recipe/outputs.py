@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import Section, without_defaults
 
 
 class Render(Section):
@@ -42,7 +42,18 @@ class Tracking(Section):
     """Where metrics are written besides the run's own JSON-lines log."""
 
     tensorboard: bool = Field(True, description="Write TensorBoard's event files, where the run's folder is a local one.")
-    mlflow: str | None = Field(None, description="MLflow tracking URI; needs the `mlflow` extra.")
+    mlflow: str | None = Field(
+        None, description="MLflow tracking URI; the pretrained backbone is registered there, too. Needs the `mlflow` extra."
+    )
+    wandb: str | None = Field(
+        None,
+        description="Project of Weights & Biases, as `project` or `entity/project`; `WANDB_MODE=offline` in the environment "
+        "writes to the run's folder. Needs the `wandb` extra.",
+    )
     samples: bool = Field(
         False, description="Write which samples each step trained to `samples`, where the run's folder is a local one."
     )
+
+    @model_serializer(mode="wrap")
+    def _document(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "wandb")

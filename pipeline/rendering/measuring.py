@@ -19,6 +19,11 @@ MOST_MEASURED = 512
 """How many images are enough: their statistics differ from the corpus's by a hundredth or so."""
 
 _AT_ONCE = 64
+_THUMBNAIL = 8  # pixels: noise of single pixels is no colour
+_COLOURED = 6.0
+"""Levels between the channels of an image, on average, from which it has colours."""
+
+_MOST_GREY = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Measured:
         frames: the fewest images that one of them has.
         has_labels: whether all of them have a label.
         size: side of the crops on which the rest was measured, pixels.
-        is_grey: whether no image has a colour.
+        is_grey: whether fewer than half of the images have colours besides one tint of all, such as that of old paper.
         mean: channel means of the centred crops, in 0..1.
         std: channel standard deviations over all their pixels, in the same units.
     """
@@ -67,16 +72,18 @@ def measure(corpus: Corpus, size_for: Callable[[int], int], seed: int = 0) -> Me
             sides.append(min(headers[0].height, headers[0].width))
             usable.append(sample)
     size = size_for(int(np.median(sides))) if sides else 0
-    counts, sums, squares, colour = 0, np.zeros(3), np.zeros(3), 0
+    counts, sums, squares = 0, np.zeros(3), np.zeros(3)
+    small: list[np.ndarray] = []
     renderer = Renderer(_plain(size), center=True) if sides else None
     for start in range(0, len(usable), _AT_ONCE):
         assert renderer is not None
         columns = renderer(usable[start : start + _AT_ONCE], epoch=0).columns
-        pixels = columns["image"][np.flatnonzero(columns["weight"])].astype(np.float64) / 255
+        decoded = columns["image"][np.flatnonzero(columns["weight"])]
+        small += map(_thumbnail, decoded)
+        pixels = decoded.astype(np.float64) / 255
         counts += pixels[..., 0].size
         sums += pixels.sum((0, 1, 2))
         squares += np.square(pixels).sum((0, 1, 2))
-        colour = max(colour, round(255 * float(np.ptp(pixels, axis=-1).max(initial=0.0))))
     if not counts:
         raise RunError(f"none of {len(samples)} images of the corpus could be decoded; `pseudolabel inspect --deep` says why")
     mean = sums / counts
@@ -87,10 +94,31 @@ def measure(corpus: Corpus, size_for: Callable[[int], int], seed: int = 0) -> Me
         frames=frames,
         has_labels=all(sample.label >= 0 for sample in usable),
         size=size,
-        is_grey=colour <= 2,  # levels: a grey JPEG may be stored in colour
+        is_grey=bool((_colourfulness(np.stack(small)) > _COLOURED).mean() < _MOST_GREY),
         mean=tuple(mean.round(3).tolist()),
         std=tuple(np.sqrt(np.maximum(squares / counts - mean**2, 0)).round(3).clip(0.001).tolist()),
     )
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return np.asarray(cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA))
+
+
+def _colourfulness(images: np.ndarray) -> np.ndarray:
+    """Levels between the largest and the smallest channel of each image, the mean over its pixels, without the tint of all.
+
+    Args:
+        images: uint8 (n, h, w, 3).
+
+    Returns:
+        float64 (n,).
+    """
+    pixels = images.astype(np.float64)
+    shares = pixels.mean((1, 2)) / np.maximum(pixels.mean((1, 2, 3)), 1)[:, None]
+    tint = np.maximum(np.median(shares, axis=0), 0.1)
+    return np.asarray(np.ptp(pixels / tint, axis=-1).mean((1, 2)))
 
 
 def most_pixels() -> int:

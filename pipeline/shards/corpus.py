@@ -210,6 +210,31 @@ class Corpus:
             for row, number, label, parts, of_row in zip(samples, ids, labels, read, known)
         ]
 
+    def names_of(self, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
+        """The file of each sample, by its id: the shard's URL, and the name of the image's member there.
+
+        Args:
+            ids: uint64 (n,), as in the column `id` of batches and tables.
+
+        Raises:
+            UserError: no sample has one of these ids.
+            ShardError: a shard is gone or damaged.
+        """
+        found: dict[int, tuple[str, str]] = {}
+        wanted = {int(number) for number in ids}
+        for i in np.flatnonzero(self.counts):
+            if len(found) == len(wanted):
+                break
+            table, prefix = self.members(int(i)).table, self.prefix(int(i))
+            for key, ext in zip(table.column("key").to_pylist(), table.column("ext").to_pylist()):
+                if (number := sample_id(prefix + key)) in wanted:
+                    found.setdefault(number, (without_secrets(self.urls[i]), f"{key}.{ext}" if ext else key))
+        if missing := wanted - found.keys():
+            raise UserError(
+                f"no sample of this corpus has the id {min(missing)}: are these ids of other shards, or of other `keys`?"
+            )
+        return [found[int(number)] for number in ids]
+
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
 

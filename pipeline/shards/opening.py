@@ -14,6 +14,7 @@ from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.ordering.mixture import Portion
 from pipeline.recipe.corpus import CorpusSection
+from pipeline.recipe.schema import Recipe
 from pipeline.shards import naming
 from pipeline.shards.annotations import KEPT, open_annotation, open_kept
 from pipeline.shards.corpus import CACHED_SHARDS, Corpus
@@ -129,6 +130,19 @@ def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], Non
     corpus = _open_parts(spec, progress)
     warn_of_namesakes(corpus)
     return annotated(corpus, spec)
+
+
+def names_of(recipe: Recipe, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
+    """The files of samples of a recipe's corpus, by their ids: for each the shard, and the name of the image in it.
+
+    Args:
+        recipe: the recipe.
+        ids: uint64 (n,), as in the column `id` of batches and tables.
+
+    Raises:
+        UserError: no sample has one of these ids.
+    """
+    return _open_parts(recipe.corpus, None).names_of(ids)
 
 
 def annotated(corpus: Corpus, spec: CorpusSection) -> Corpus:

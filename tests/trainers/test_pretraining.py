@@ -79,10 +79,13 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
 
 
 def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_replaced_before_the_end(
-    run_recipe: MakeRecipe, calm: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_recipe: MakeRecipe, calm: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    mlflow: Any = pytest.importorskip("mlflow", reason="the `mlflow` extra is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     calm.copied(tmp_path)
-    spec = run_recipe({"tracking": {"tensorboard": False}}, **{**calm.training, "epochs": 1})
+    store = (tmp_path / "mlruns").as_uri()
+    spec = run_recipe({"tracking": {"tensorboard": False, "mlflow": store}}, **{**calm.training, "epochs": 1})
     folder = RunFolder(spec)
     (tmp_path / "runs/run/finetune-random-0123456789ab").mkdir()  # it started from the backbone that is replaced
     before: set[tuple[str, int]] = set()
@@ -104,6 +107,8 @@ def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_repl
     assert folder.read_json("recipe.json")["training"]["epochs"] == 1
     assert folder.stages() == []
     assert {task["learnt"] for task in result["tasks"].values()} == {None}  # of four steps nobody can tell
+    model = mlflow.MlflowClient(store).get_model_version_by_alias("run", "pretrained")  # the backbone that is there now
+    assert int(model.version) == 1
     caplog.clear()
     pretrain(spec)
     assert "another recipe" not in caplog.text

@@ -18,7 +18,7 @@ from trainers.downstream.pretrained import VECTOR, Pretrained, read_pretrained, 
 from trainers.downstream.scores import most_frequent, score
 from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.optim import place
-from trainers.networks.backbones import Backbone, build_backbone
+from trainers.networks.backbones import Backbone, Embedding, build_backbone
 from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.run_log import Record, open_run_log
@@ -101,13 +101,7 @@ def _work(config: dict[str, Any]) -> None:
 
     data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
     world = context.get_world_size()
-    embeddings = {}
-    for init in INITS:
-        backbone = _build(data)
-        if init == "pretrained":
-            backbone.load(config["weights"])
-        place(backbone, ray.train.torch.get_device())
-        embeddings[init] = backbone.embedding(config["layer"])
+    embeddings = probed_networks(data, config["weights"], config["layer"])
     recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), run_log)
     try:
         *measured, train, test = passes(*measuring(data, embeddings.values()), data.training_once(), data.testing())
@@ -125,6 +119,20 @@ def _work(config: dict[str, Any]) -> None:
     if context.get_world_rank() == 0:
         answer = judge(sets["train"], sets["test"], data, config["layer"])
         ray.get(run_log.set_result.remote({**answer, "quarantine": quarantine}))
+
+
+def probed_networks(data: Labelled, weights: dict[str, Any], layer: str | None) -> dict[str, Embedding]:
+    """The networks with both starts on this rank's device, by the names of `INITS`."""
+    import ray.train.torch
+
+    found = {}
+    for init in INITS:
+        backbone = _build(data)
+        if init == "pretrained":
+            backbone.load(weights)
+        place(backbone, ray.train.torch.get_device())
+        found[init] = backbone.embedding(layer)
+    return found
 
 
 def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None) -> dict[str, Any]:

@@ -81,17 +81,8 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         rows, curves, stages, quarantine = [], {}, {}, []
         pictures: dict[str, Any] = {}
         for init in INITS:
-            source = data.training()
-            stage = f"finetune-{init}"
-            job = TrainingJob(
-                stage=stage,
-                folder=folder.checkpoints(stage),
-                source=source,
-                build=partial(problem.build, data.recipe, trained, weights[init]),
-                objectives=(problem.objective,),
-                optimizer=data.spec.optimizer,
-                run_log=open_run_log(),
-            )
+            job = finetuning_job(recipe, data, init, weights[init])
+            stage = job.stage
             with tracked(recipe, stage) as tracker:
                 takers = [tracker, *(listeners or [])]
                 fit(_work, {"job": job, "data": data}, recipe, stage, job.run_log, takers, fresh)
@@ -127,6 +118,20 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         else:
             folder.remove(ANSWERS)
         return outcome
+
+
+def finetuning_job(recipe: Recipe, data: Labelled, init: str, weights: dict[str, Any] | None) -> TrainingJob:
+    """What `finetune` gives to each rank for one start; `weights` are the backbone's, None for random ones."""
+    stage = f"finetune-{init}"
+    return TrainingJob(
+        stage=stage,
+        folder=RunFolder(recipe).checkpoints(stage),
+        source=data.training(),
+        build=partial(data.problem.build, data.recipe, data.classes.trained, weights),
+        objectives=(data.problem.objective,),
+        optimizer=data.spec.optimizer,
+        run_log=open_run_log(),
+    )
 
 
 def _forget_other(folder: RunFolder, pretraining: str) -> None:

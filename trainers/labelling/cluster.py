@@ -92,6 +92,22 @@ def cluster(
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
+    job = clustering_job(features, k, out, spherical, rounds, seed, rows, threads)
+    report = materialize(job, retry_failed, progress, here=True)
+    return report, json.loads(storage.read_all(job.url(REPORT)))
+
+
+def clustering_job(
+    features: str,
+    k: int,
+    out: str,
+    spherical: bool = True,
+    rounds: int = 20,
+    seed: int = 0,
+    rows: int = ROWS,
+    threads: int | None = None,
+) -> ClusteringJob:
+    """Make the job of `cluster`, before any output is written; arguments and errors as there."""
     if k < 1 or rounds < 0:
         raise UserError(f"--k {k}, --rounds {rounds}: at least one cluster, and no fewer than 0 rounds")
     source = open_features(features)
@@ -114,11 +130,9 @@ def cluster(
         "processor": processor_kind(torch.device("cpu")),
     }
     threads = threads or len(os.sched_getaffinity(0))
-    job = ClusteringJob(
+    return ClusteringJob(
         source.recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads
     )
-    report = materialize(job, retry_failed, progress, here=True)
-    return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
 def open_features(url: str) -> Materialized:
@@ -272,6 +286,12 @@ def _batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[
             yield from pq.ParquetFile(file).iter_batches(rows, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(url, f"cannot be read: {error}") from None
+
+
+def some_vectors(job: ClusteringJob) -> np.ndarray:
+    """float32 (n, d): the first features of the first table that has some, at most `job.chunk`."""
+    first = int(np.flatnonzero(job.corpus.counts)[0])
+    return _vectors(next(_batches(join(job.source, job.files[first]), job.chunk, ["vector"])))
 
 
 def _vectors(batch: pa.RecordBatch) -> np.ndarray:

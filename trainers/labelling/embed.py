@@ -69,6 +69,22 @@ def embed(
         BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; committed shards are kept.
     """
+    job = embed_job(recipe, out, run, weights, layer, dtype, indexing, chunk, here)
+    return materialize(job, retry_failed, progress, here)
+
+
+def embed_job(
+    recipe: Recipe,
+    out: str,
+    run: str | None = None,
+    weights: str | None = None,
+    layer: str | None = None,
+    dtype: VectorType = "float16",
+    indexing: Callable[[int, int], None] | None = None,
+    chunk: int = CHUNK,
+    here: bool = False,
+) -> EmbedJob:
+    """Make the job of `embed`, before any output is written; arguments and errors as there."""
     file, layer = check(recipe, out, run, weights, layer, dtype)
     if not here:
         connect_ray()
@@ -87,8 +103,7 @@ def embed(
         "dtype": dtype,
         **machine,
     }
-    job = EmbedJob(recipe, corpus, absolute(out), identity, known_sums(corpus), chunk, weights=file, layer=layer, dtype=dtype)
-    return materialize(job, retry_failed, progress, here)
+    return EmbedJob(recipe, corpus, absolute(out), identity, known_sums(corpus), chunk, weights=file, layer=layer, dtype=dtype)
 
 
 def check(

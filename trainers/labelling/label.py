@@ -84,6 +84,21 @@ def label(
         BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; committed shards are kept.
     """
+    job = label_job(recipe, out, run, top, indexing, chunk, here)
+    report = materialize(job, retry_failed, progress, here)
+    return report, json.loads(storage.read_all(job.url(REPORT)))
+
+
+def label_job(
+    recipe: Recipe,
+    out: str,
+    run: str | None = None,
+    top: int = TOP,
+    indexing: Callable[[int, int], None] | None = None,
+    chunk: int = CHUNK,
+    here: bool = False,
+) -> LabelJob:
+    """Make the job of `label`, before any output is written; arguments and errors as there."""
     file, classes = check(recipe, out, run, top)
     if not here:
         connect_ray()
@@ -103,9 +118,7 @@ def label(
         "batch": BATCH,
         **machine,
     }
-    job = LabelJob(recipe, corpus, absolute(out), identity, known_sums(corpus), chunk, weights=file, classes=classes, top=top)
-    report = materialize(job, retry_failed, progress, here)
-    return report, json.loads(storage.read_all(job.url(REPORT)))
+    return LabelJob(recipe, corpus, absolute(out), identity, known_sums(corpus), chunk, weights=file, classes=classes, top=top)
 
 
 def check(recipe: Recipe, out: str, run: str | None = None, top: int = TOP) -> tuple[WeightsFile, tuple[str, ...]]:

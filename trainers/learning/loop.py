@@ -86,15 +86,19 @@ class TrainingJob:
         return state
 
 
-def train(job: TrainingJob) -> nn.Module | None:
+def train(job: TrainingJob, enough: Callable[[], bool] | None = None) -> nn.Module | None:
     """Train to the end of the schedule, from the last checkpoint if there is one; must be called inside a Ray Train worker.
+
+    Args:
+        job: what to train.
+        enough: called after each step on every rank; training ends where it says so, which must be after the same step on all.
 
     Returns:
         The trained network, or None if the run was stopped because too many samples were bad, a loss or gradient was not
         finite, or a task had collapsed.
     """
     try:
-        return _Run(job).run()
+        return _Run(job).run(enough)
     except (BudgetExceeded, Collapsed, Diverged) as error:
         # Every rank sees the same sums, so every rank comes here at the same step.
         import ray
@@ -139,7 +143,7 @@ class _Run:
             origin = f" of {job.source.schedule.steps} (checkpoint {checkpoint})" if checkpoint else ""
             ray.get(job.run_log.begin.remote(self._step, self._world, actors, origin))
 
-    def run(self) -> nn.Module:
+    def run(self, enough: Callable[[], bool] | None = None) -> nn.Module:
         job, schedule, spec = self._job, self._job.source.schedule, self._job.source.recipe.training
         checkpoint_steps = max(1, round(spec.checkpoint_epochs * schedule.steps_per_epoch))
         feed = RankStream([replace(job.source, step=self._step)], self._rank, self._world, job.run_log)
@@ -166,6 +170,8 @@ class _Run:
                 self._log()
             if saves:
                 self._checkpoint(feed, time.perf_counter() - started)
+            if enough and enough():
+                break
         self._checkpoints.wait()
         return self._model
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.materialize.commit import committed
+from pipeline.materialize.run import opened
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
-from pipeline.storage import is_local
+from pipeline.storage import absolute, exists, is_local
 from trainers.downstream.evaluate import VECTOR, probed_layer
 from trainers.downstream.labelled import INITS, open_labelled
 from trainers.downstream.pretrained import read_pretrained
+from trainers.labelling import embed, label
+from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
+from trainers.labelling.network_job import images_alone
+from trainers.networks.backbones import build_backbone
 from trainers.pretraining import finished_result, prepared, replacement_warning
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.preflight import needs
@@ -22,7 +29,10 @@ from trainers.running.runs import RunFolder
 from trainers.running.session import check_early
 
 Facts = dict[str, str | int]
-"""What is said of a run, by name; sizes, whose names end in `bytes`, are numbers."""
+"""What is said of a run, by name; sizes and times, whose names end in `bytes` and `seconds`, are numbers."""
+
+_NAMES_BYTES = 50
+"""Bytes of a row's names in a table of features or labels: its key, id, row and class, before compression."""
 
 _COPIES = {"adamw": 3, "sgd": 2, "lars": 2}
 """How often a checkpoint holds the weights' size: themselves, and what the optimizer keeps of each."""
@@ -83,6 +93,40 @@ def finetune_plan(recipe: Recipe) -> Facts:
         **_resources(recipe),
         "checkpoint bytes": checkpoint,
         **_disk(folder, len(INITS) * (recipe.training.keep + 1) * checkpoint),
+    }
+
+
+def embed_plan(recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str) -> Facts:
+    """Say what `embed` would do; arguments as there, errors as in `pretrain_plan`."""
+    _, layer = embed.check(recipe, out, run, weights, layer, dtype)
+    network = build_backbone(recipe.training.backbone, recipe.image.size, recipe.seed).embedding(layer)
+    return {"layer": layer or VECTOR, **_tables(recipe, out, network.width * np.dtype(dtype).itemsize)}
+
+
+def label_plan(recipe: Recipe, out: str, run: str | None, top: int) -> Facts:
+    """Say what `label` would do; arguments as there, errors as in `pretrain_plan`."""
+    _, classes = label.check(recipe, out, run, top)
+    return {"classes": len(classes), **_tables(recipe, out, 12 + 8 * min(top, len(classes)))}
+
+
+def cluster_plan(job: ClusteringJob) -> Facts:
+    """Say what `cluster` would do."""
+    samples, k = job.corpus.samples, job.identity["k"]
+    return {
+        "features": _corpus(job.corpus),
+        "clusters": k,
+        "sample": f"{min(samples, k * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
+        "shards with a commit record": len(committed(job.out)) if exists(job.out) else 0,
+        "disk needed bytes": samples * (_NAMES_BYTES + 12),
+    }
+
+
+def _tables(recipe: Recipe, out: str, row_bytes: int) -> Facts:
+    corpus = opened(images_alone(recipe))
+    return {
+        "corpus": _corpus(corpus),
+        "shards with a commit record": len(committed(absolute(out))) if exists(out) else 0,
+        "disk needed bytes": corpus.samples * (_NAMES_BYTES + row_bytes),
     }
 
 

@@ -1,4 +1,4 @@
-"""Trackers of a run's log: a JSON-lines file, Ray's metrics, TensorBoard, MLflow; only the command writes to them."""
+"""Trackers of a run's log: a JSON-lines file, Ray's metrics, TensorBoard, MLflow, W&B; only the command writes to them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from trainers.running.runs import RunFolder
 _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """Defaults for variables that the environment does not set: MLflow's own let it retry for minutes, while other trackers wait."""
 
+_WANDB_SECONDS = 30.0
+"""How long a W&B run may take to start."""
+
 log = logging.getLogger(__name__)
 
 Take = Callable[[Record], None]
@@ -37,7 +41,7 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
     A tracker that fails misses lines, see `trainers.running.run_log.TolerantListener`; the run and other trackers go on.
 
     Raises:
-        UserError: MLflow is asked for and is not installed, or cannot be reached.
+        UserError: MLflow or W&B is asked for and is not installed, or cannot be reached.
     """
     folder = RunFolder(recipe)
     gauges = Gauges(recipe.name, stage, recipe.failures.budget)
@@ -52,6 +56,8 @@ def tracked(recipe: Recipe, stage: str) -> Iterator[Take]:
             opened.append(_tensorboard(join(folder.path("tensorboard"), run)))
         if recipe.tracking.mlflow:
             opened.append(_mlflow(recipe, recipe.tracking.mlflow, stage))
+        if recipe.tracking.wandb:
+            opened.append(_wandb(recipe, recipe.tracking.wandb, stage, run))
         takers = [stack.enter_context(_tolerant(tracker)) for tracker in opened]
 
         def take(record: Record) -> None:
@@ -92,7 +98,7 @@ def _always(name: str, take: Take) -> Iterator[tuple[str, Take]]:
 
 @contextmanager
 def _lines(url: str, run: str) -> Iterator[tuple[str, Take]]:
-    """Write `<stage>.jsonl` on a local disk, a line a record, each with its `run`; earlier lines of the same run stay."""
+    """Write `<stage>.jsonl` on a local disk, a line a record, each with `run` and `time`; earlier lines of the same run stay."""
     with ExitStack() as stack:
         file: IO[bytes] | None = None
 
@@ -163,7 +169,7 @@ def _before(url: str, run: str, step: int) -> Iterator[bytes]:
 
 
 def _line(run: str, record: Record) -> bytes:
-    return f"{json.dumps({'run': run, **record})}\n".encode()
+    return f"{json.dumps({'run': run, 'time': round(time.time(), 3), **record})}\n".encode()
 
 
 @contextmanager
@@ -201,14 +207,47 @@ def _mlflow(recipe: Recipe, uri: str, stage: str) -> Iterator[tuple[str, Take]]:
             stack.enter_context(mlflow.start_run(run_name=stage))
             mlflow.log_params(_parameters(scrubbed_document(recipe.model_dump(mode="json"))))
         except Exception as error:  # of its own, and those of its storage
-            words = " ".join(str(error).split())[:300]
-            raise UserError(f"tracking.mlflow: cannot start a run at {scrubbed(uri)}: {scrubbed(words)}") from error
+            raise UserError(f"tracking.mlflow: cannot start a run at {scrubbed(uri)}: {_shortly(error)}") from error
 
         def take(record: Record) -> None:
             scalars = {name.replace("/", "."): value for name, value in flat(record).items()}
             mlflow.log_metrics(scalars, step=record["step"])
 
         yield f"MLflow at {scrubbed(uri)}", take
+
+
+@contextmanager
+def _wandb(recipe: Recipe, project: str, stage: str, group: str) -> Iterator[tuple[str, Take]]:
+    """Log to a new W&B run; those of one recipe and stage, as after a restart, are a group."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(f"tracking.wandb is set, and W&B is not installed: {installing('wandb')}") from None
+    entity, _, name = project.rpartition("/")
+    url = RunFolder(recipe).url
+    with ExitStack() as stack:
+        try:
+            started = wandb.init(
+                entity=entity or None,
+                project=name,
+                name=f"{recipe.name} {stage}",
+                group=group,
+                job_type=stage,
+                config=scrubbed_document(recipe.model_dump(mode="json")),
+                dir=url if is_local(url) else None,
+                settings=wandb.Settings(console="off", silent=True, disable_git=True, init_timeout=_WANDB_SECONDS),
+            )
+            stack.enter_context(started)
+            started.define_metric("*", step_metric="step")
+        except Exception as error:  # of its own, and those of its connection
+            raise UserError(
+                f"tracking.wandb: cannot start a run in {project}: {_shortly(error)}; WANDB_MODE=offline needs no account"
+            ) from error
+        yield f"W&B in {project}", lambda record: started.log({"step": record["step"], **flat(record)})
+
+
+def _shortly(error: Exception) -> str:
+    return scrubbed(" ".join(str(error).split())[:300])
 
 
 def _parameters(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pipeline.materialize.dry_run import render_plan
 from pipeline.materialize.run import render
 from pipeline.recipe import load_recipe
 from tests.cluster.conftest import Call
+from trainers.labelling.embed import embed
 from trainers.networks.backbones import build_backbone
+from trainers.planning.estimates import RunEstimate
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.runs import RunFolder
 
@@ -30,6 +32,13 @@ def tested_recipe(recipe_file: Path, tiles: Path) -> Path:
     state = build_backbone(spec, 32, 1).network.state_dict()
     folder.write_weights("backbone.pt", {"backbone": state, "spec": spec.model_dump(), "identity": folder.identity("pretrain")})
     return recipe_file
+
+
+@pytest.fixture(autouse=True)
+def plans_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured has tests of its own (`tests/trainers/planning/test_estimates.py`); here nothing was."""
+    for name in ("pretrain", "evaluate", "finetune", "render", "embed", "label", "cluster"):
+        monkeypatch.setattr(f"trainers.planning.estimates.estimate_{name}", lambda *given: RunEstimate(0.0))
 
 
 def said(call: Call, *words: object) -> str:
@@ -113,6 +122,29 @@ def test_render_estimates_the_disk_that_it_needs(recipe_file: Path, call: Call, 
     written = sum(tar.stat().st_size for tar in out.rglob("*.tar"))
     assert estimate == pytest.approx(written, rel=0.15)
     assert "shards with a commit record 0" not in said(call, "render", recipe_file, "--out", out, "--set", "engine=cpu")
+
+
+def test_embed_and_cluster_name_their_rows_and_disk_and_write_nothing(
+    call: Call, tested_recipe: Path, refused: Refused, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    words = said(call, "embed", tested_recipe, "--out", out)
+    for shown in ("72 samples", "layer feature vector", "shards with a commit record 0", "disk needed 151 kB"):  # 1,024 x float16
+        assert shown in words
+    assert not out.exists()
+    assert "no classifier at" in refused(2, "label", tested_recipe, "--out", out, "--dry-run")
+    assert "features" in refused(2, "cluster", out, "--k", 3, "--out", tmp_path / "x", "--dry-run")
+    embed(load_recipe(tested_recipe), str(out), here=True)
+    words = said(call, "cluster", out, "--k", 3, "--out", tmp_path / "clusters")
+    assert "clusters 3 sample 72 features, 20 rounds at most" in words
+    assert not (tmp_path / "clusters").exists()
+
+
+def test_what_was_measured_is_shown_below_the_plan(call: Call, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = RunEstimate(0.0, 185.4, "2 s a step (9 measured), 21 s to start", 1_900_000_000)
+    monkeypatch.setattr("trainers.planning.estimates.estimate_pretrain", lambda *given: found)
+    words = said(call, "pretrain", recipe_file)
+    assert words.endswith("estimated time 3:05 measured 2 s a step (9 measured), 21 s to start memory 1.9 GB")
 
 
 def test_completion_of_the_shell_is_offered(call: Call) -> None:

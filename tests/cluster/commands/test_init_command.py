@@ -79,9 +79,44 @@ def test_grey_scans_have_no_colorization_and_equal_channels(call: Call, tmp_path
     assert len(set(recipe.image.mean)) == len(set(recipe.image.std)) == 1
 
 
+@pytest.mark.parametrize("coloured", [2, 12])
+def test_most_images_decide_whether_there_are_colours_and_a_tint_is_none(call: Call, tmp_path: Path, coloured: int) -> None:
+    """Scans on yellow paper, with noise, and some colour photos among them."""
+    rng, tint = np.random.default_rng(0), np.array([1.0, 0.9, 0.7])
+    noise = rng.normal(0, 5, (16 - coloured, 48, 54, 3))
+    scans = [
+        (data.camera()[i * 9 : i * 9 + 48, :54, None] * tint + noise[i]).clip(0, 255).astype(np.uint8)
+        for i in range(16 - coloured)
+    ]
+    recipe, _ = made(call, tmp_path, shard(tmp_path / "mixed", scans + [crop[:48] for crop in crops(48, coloured)]))
+    assert ("colorization" in recipe.tasks) == (coloured > 8)
+
+
 def test_clips_have_their_frames_and_the_task_of_their_order(call: Call, tmp_path: Path) -> None:
     recipe, _ = made(call, tmp_path, shard(tmp_path / "clips", crops(48), frames=4))
     assert (recipe.corpus.frames, "frame_order" in recipe.tasks) == (4, True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_the_recipes_of_five_corpora_train_as_they_are(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of each; `evaluate` of the one with a test set."""
+    monkeypatch.chdir(tmp_path)
+    corpora = {
+        "cifar": shard(tmp_path / "cifar", crops(32, 40), labels=True),
+        "photos": shard(tmp_path / "photos", crops(250, 12), labels=True),
+        "scans": shard(tmp_path / "scans", [crop[..., 1] for crop in crops(100)]),
+        "clips": shard(tmp_path / "clips", crops(48), frames=4),
+        "unlabelled": shard(tmp_path / "unlabelled", crops(70)),
+    }
+    for name, shards in corpora.items():
+        test = ("--test", shards) if name == "cifar" else ()
+        assert call("init", shards, *test, "--out", f"{name}.yaml").exit_code == 0
+        done = call("pretrain", f"{name}.yaml", "--set", "training.epochs=1")
+        assert done.exit_code == 0, done.output
+        assert Path("runs", name, "backbone.pt").exists()
+    done = call("evaluate", "cifar.yaml", "--set", "training.epochs=1")
+    assert done.exit_code == 0, done.output
 
 
 def test_means_and_deviations_are_those_of_the_centred_squares(call: Call, tmp_path: Path) -> None:

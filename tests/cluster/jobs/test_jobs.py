@@ -250,6 +250,10 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert (found["status"], found["job"], found["counts"]["steps"]) == ("done", f"{id}-2", STEPS)
     assert all(Path(url).exists() for url in found["artefacts"].values())
 
+    watched = call("status", f"{id}-2", "--watch")
+    assert (watched.returncode, f"step {STEPS} of {STEPS}" in watched.stdout) == (0, True), watched
+    assert f"{id}-2 succeeded: step {STEPS} of {STEPS}" in watched.stderr
+
     if whole:
         attached = call("attach", id)  # of several attempts the newest
         assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
@@ -290,6 +294,7 @@ def test_mistakes_are_refused_before_anything_is_sent(
     assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
     assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
     assert "embed is no job of a cluster: run it without submit; jobs are" in error("--", "embed", "recipe.yaml")
+    assert "--dry-run is no job" in error("--", "pretrain", "recipe.yaml", "--dry-run")
     assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
     assert "no job server of a Ray cluster answers at http://127.0.0.1" in refused(2, "list")
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS")

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import pairs
 from pipeline.draws import sample_id
+from pipeline.errors import UserError
 from pipeline.materialize.job import identity_of
 from pipeline.materialize.rendered import RenderedSource, open_rendered
 from pipeline.materialize.run import render
@@ -19,7 +20,7 @@ from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.recipe.corpus import CorpusSection as Spec
 from pipeline.shards.inspect import inspect
-from pipeline.shards.opening import open_corpus, open_training_corpus
+from pipeline.shards.opening import names_of, open_corpus, open_training_corpus
 from tests.pipeline.made_images import good
 
 MakeTar = Callable[..., Path]
@@ -43,6 +44,22 @@ def recipe(shards: Any, **corpus: Any) -> Recipe:
 
 def ids(recipe: Recipe) -> np.ndarray:
     return np.concatenate([batch["id"] for batch in pairs(recipe)])
+
+
+def test_an_id_leads_back_to_the_file_in_its_shard(numbered_alike: Path) -> None:
+    told_apart = recipe(numbered_alike, keys="shard")
+    found = names_of(told_apart, [sample_id("3.tar/2"), sample_id("0.tar/own-0"), sample_id("3.tar/2")])
+    assert found == [
+        (str(numbered_alike / f"{shard}.tar"), name) for shard, name in ((3, "2.jpg"), (0, "own-0.jpg"), (3, "2.jpg"))
+    ]
+    batch = ids(told_apart)
+    assert [
+        sample_id(f"{Path(shard).name}/{name.removesuffix('.jpg')}") for shard, name in names_of(told_apart, batch)
+    ] == batch.tolist()
+    mixed = parse_recipe({**told_apart.model_dump(), "corpus": {"mix": {"a": {"shards": str(numbered_alike)}}}})
+    assert names_of(mixed, [sample_id("a/own-5")]) == [(str(numbered_alike / "5.tar"), "own-5.jpg")]
+    with pytest.raises(UserError, match="no sample of this corpus has the id 7: are these ids of other shards"):
+        names_of(told_apart, [7])
 
 
 def test_namesakes_are_told_apart_by_their_shard_where_the_recipe_says_so(numbered_alike: Path) -> None:

@@ -20,10 +20,14 @@ import pseudolabel
 from cluster.cli import app
 from cluster.commands import exporting
 from pipeline.errors import RunError, UserError
+from pipeline.recipe import parse_recipe
 from trainers.exports.export import BATCHES, FORMATS, export
 from trainers.exports.finished import FeatureExtractor
+from trainers.exports.mlflow_model import log_backbone
+from trainers.running.tracking import tracked
 
 MakeRun = Callable[..., str]
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 NETWORKS: list[tuple[str, int, dict[str, Any]]] = [
     ("resnet18", 224, {}),
     ("resnet10", 32, {"stem": "standard"}),
@@ -147,6 +151,35 @@ def test_onnxruntime_reads_any_of_them_at_any_batch(finished: MakeRun, tmp_path:
     check(extractor, lambda x: torch.from_numpy(session.run(["features"], {"images": x.numpy()})[0]))
 
 
+FAMILIES = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
+    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5",
+    "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_32", "wide_resnet50_2",
+)  # fmt: skip
+"""The smallest network of each family of torchvision."""
+
+ONLY_AT = {"maxvit_t": 224}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("stem", ["standard", "small"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_leaves_in_every_format_or_is_refused_in_words(
+    finished: MakeRun, tmp_path: Path, name: str, stem: str, to: Any
+) -> None:
+    """The command itself loads the network back by the library, and compares it on batches of 1, 2 and 7 images."""
+    run = finished(name, ONLY_AT.get(name, 32), stem=stem)
+    try:
+        found = export(run, to, str(tmp_path / "out"))
+    except UserError as error:
+        assert to in ("timm", "huggingface")
+        print(f"{name} {stem} {to}: {error}")
+        return
+    print(f"{name} {stem} {to}: {found.difference / found.largest:.1e} of the largest feature")
+    assert found.difference <= 1e-4 * found.largest
+
+
 @pytest.mark.parametrize(("name", "size"), cases(("resnet10", 112), ("vit_b_32", 32)))
 def test_transformers_reads_network_and_preprocessing(
     finished: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int
@@ -246,3 +279,43 @@ def test_missing_packages_are_named_with_the_extra_that_brings_them(
         UserError, match=r"--to timm needs timm, safetensors: in the project's folder, `pip install '\.\[export\]'"
     ):
         export("unread", "timm", str(tmp_path / "x"))
+
+
+SECTIONS = (DOCS / "elsewhere.md").read_text().split("\n## ")[1:]
+SNIPPETS = [
+    (section.partition("\n")[0], code)
+    for section in SECTIONS
+    for code in re.findall(r"```python\n(.*?)\n```", section, re.DOTALL)
+]
+
+
+def test_there_is_a_snippet_for_every_destination() -> None:
+    assert [title for title, _ in SNIPPETS] == ["Python", "torchvision", "safetensors", "timm", "Hugging Face", "ONNX", "MLflow"]
+
+
+@pytest.mark.parametrize(
+    ("title", "code"),
+    [pytest.param(*one, id=one[0], marks=[pytest.mark.slow] if one[0] in ("ONNX", "MLflow") else []) for one in SNIPPETS],
+)
+def test_the_snippets_of_the_docs_compute_the_backbones_features(
+    finished: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str, code: str
+) -> None:
+    run = Path(finished("resnet18", stem="standard"))
+    run = run.rename(run.with_name("photos"))
+    monkeypatch.chdir(tmp_path)
+    if title == "MLflow":
+        recipe = {**json.loads((run / "recipe.json").read_text()), "name": "photos"}
+        recipe["tracking"] = {"tensorboard": False, "mlflow": "sqlite:///mlflow.db"}
+        with tracked(parse_recipe(recipe), "pretrain"):
+            log_backbone(parse_recipe(recipe))
+    elif title != "Python":
+        to: Any = title.lower().replace(" ", "")
+        export("runs/photos", to, f"photos-{to}")
+    extractor = pseudolabel.load_backbone("runs/photos")
+
+    def there(x: Tensor) -> Tensor:
+        names: dict[str, Any] = {"images": x}
+        exec(code, names)  # noqa: S102
+        return torch.as_tensor(names["features"])
+
+    check(extractor, there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -185,14 +186,16 @@ def test_mlflow_that_cannot_be_reached_is_refused_in_a_line_before_the_run(run_r
 
 
 def test_the_log_is_a_line_a_record_and_tensorboard_has_the_same_numbers(run_recipe: Callable[..., Recipe]) -> None:
-    spec = run_recipe()
+    spec, before = run_recipe(), time.time() - 1e-3  # times are rounded
     folder = RunFolder(spec)
     folder.make()
     with tracked(spec, "pretrain") as take:
         for line in RECORDS:
             take(line)
     run = f"pretrain-{folder.identity('pretrain')}"
-    assert lines(folder) == [{"run": run, **line} for line in RECORDS]
+    found = lines(folder)
+    assert before <= found[0].pop("time") <= found[1].pop("time") <= time.time() + 1e-3
+    assert found == [{"run": run, **line} for line in RECORDS]
     events = EventAccumulator(folder.path(f"tensorboard/{run}"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("rotation/loss")] == [(1, 1.5), (2, 0.75)]
@@ -218,13 +221,96 @@ def test_mlflow_gets_parameters_and_metrics_in_a_file_store(
     assert [point.step for point in client.get_metric_history(run.info.run_id, "rotation.loss")] == [1, 2]
 
 
-def test_mlflow_that_is_not_installed_is_said_with_how_to_install_it(
-    run_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["mlflow", "wandb"])
+def test_a_library_that_is_not_installed_is_said_with_how_to_install_it(
+    run_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    spec = run_recipe({"tracking": {"mlflow": "file:/nowhere"}})
+    monkeypatch.setitem(sys.modules, library, None)
+    spec = run_recipe({"tracking": {library: "file:/nowhere"}})
     RunFolder(spec).make()
-    with pytest.raises(UserError, match=r"`pip install '\.\[mlflow\]'"), tracked(spec, "pretrain"):
+    with pytest.raises(UserError, match=rf"`pip install '\.\[{library}\]'"), tracked(spec, "pretrain"):
+        pass
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The library, without a connection."""
+    found: Any = pytest.importorskip("wandb", reason="the `wandb` extra is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    found.teardown()
+    return found
+
+
+def wandb_records(folder: RunFolder) -> list[Any]:
+    """What an offline run has written: records of protobuf, in LevelDB's format of logs with a header of 7 bytes."""
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record as Written
+
+    wandb.teardown()  # its other process has written all when it ends
+    (file,) = Path(folder.url).rglob("*.wandb")
+    content, at, found, part = file.read_bytes(), 7, [], b""
+    while at + 7 <= len(content):
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        part += content[at + 7 : at + 7 + length]
+        if kind in (1, 4):  # whole, or the last part
+            found.append(Written.FromString(part))
+            part = b""
+        at += 7 + length
+    return found
+
+
+def history(records: list[Any]) -> list[dict[str, float]]:
+    """The logged values by name, a dict a line."""
+    rows = [record.history.item for record in records if record.WhichOneof("record_type") == "history"]
+    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
+
+
+def test_wandb_gets_the_recipe_and_the_same_numbers_offline(run_recipe: Callable[..., Recipe], wandb: Any) -> None:
+    spec = run_recipe({"tracking": {"tensorboard": False, "wandb": "photos"}})
+    folder = RunFolder(spec)
+    folder.make()
+    with tracked(spec, "pretrain") as take:
+        for line in RECORDS:
+            take(line)
+    records = wandb_records(folder)
+    assert [(row["step"], row["rotation/loss"], row["quarantined"]) for row in history(records)] == [(1, 1.5, 3), (2, 0.75, 3)]
+    (begun,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (begun.project, begun.job_type, begun.display_name) == ("photos", "pretrain", "run pretrain")
+    assert begun.run_group == f"pretrain-{folder.identity('pretrain')}"
+    given = {update.key: json.loads(update.value_json) for update in begun.config.update}
+    assert given["training"]["batch"] == 16
+
+
+def test_wandb_that_fails_misses_lines_which_are_counted_and_no_other_tracker_does(
+    run_recipe: Callable[..., Recipe], wandb: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = run_recipe({"tracking": {"tensorboard": False, "wandb": "photos"}})
+    folder = RunFolder(spec)
+    folder.make()
+    with tracked(spec, "pretrain") as take:
+        take(record(1))
+        wandb.finish()  # from now on it refuses lines
+        take(record(2))
+        take(record(3))
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3]
+    assert [row["step"] for row in history(wandb_records(folder))] == [1]
+    assert "W&B in photos has missed 2 of 3 log lines" in caplog.text
+
+
+def test_wandb_without_an_account_is_refused_in_a_line_before_the_run(
+    run_recipe: Callable[..., Recipe], wandb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.teardown()  # it reads its environment once
+    spec = run_recipe({"tracking": {"tensorboard": False, "wandb": "someone/photos"}})
+    RunFolder(spec).make()
+    with (
+        pytest.raises(UserError, match=r"^tracking\.wandb: cannot start a run in someone/photos: .*WANDB_MODE=offline needs"),
+        tracked(spec, "pretrain"),
+    ):
         pass
