@@ -13,6 +13,7 @@ from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
+    answer_rows,
     baseline_words,
     by_test_set,
     coverage_words,
@@ -119,6 +120,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     from trainers.learning.examples import read_pictures
 
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
+    answers = (pretrain or {}).get("answers", {})
     return environment.get_template("report.html").render(
         report=report,
         measured=[{**one, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)} for one in report["test_sets"]],
@@ -128,7 +130,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
-        painted={name: _png(rows) for name, rows in painted(pictures).items()},
+        painted={name: (_png(rows), answer_rows(answers.get(name, {}))) for name, rows in painted(pictures).items()},
         neighbours=_png(neighbours(pictures)) if "neighbours" in pictures else None,
         no_sheet=no_sheet,
         machine={
@@ -154,6 +156,7 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
                 "metric": metric(measured, task["metric"]),
                 "trivial": metric(measured, task["trivial"]),
                 "margin": _margin(task, measured),
+                "also": ", ".join(f"{key} {metric(key, value)}" for key, value in task.get("also", {}).items()),
                 "behind": task.get("learnt", "") is False,
                 "curves": _svg(task_curves(task, measured)),
             }

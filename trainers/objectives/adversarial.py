@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -34,8 +34,8 @@ class AdversarialObjective(PixelsObjective):
 
     A run starts with pixels alone; then the discriminator begins to learn, and its weight rises in a line. Both learn in the same
     step. Neither one's loss changes the other's weights: to judge for the network, the discriminator's weights are constants; to
-    learn, it is given the painted images as constants. The discriminator has a learning rate of its own and no weight decay; it is
-    made for `adamw`, and with `sgd` and `lars` `beta1` is its momentum.
+    learn, it is given the painted images as constants. The discriminator has a learning rate of its own and no weight decay. It
+    is made for `adamw`; with `sgd` and `lars`, `beta1` is its momentum.
 
     Published: weight 0.001 beside 0.999 of squared error for a hidden box (Pathak et al. 2016), 0.001 for super-resolution (Ledig
     et al. 2017), 0.01 beside the absolute error for translation (Isola et al. 2017); a first layer of 64 channels, and Adam at
@@ -141,7 +141,7 @@ class AdversarialObjective(PixelsObjective):
         )
 
     def _resting(self, outcome: Outcome) -> Outcome:
-        """The outcome of pixels alone, with a part in it for each of the discriminator's weights, as distributed training needs."""
+        """The outcome of pixels alone; each of the discriminator's weights has a part in it, as distributed training needs."""
         none, half = torch.zeros_like(outcome.count), outcome.count / 2
         watched = {"adversarial": none, "discriminator": none, "real_accuracy": half, "made_accuracy": half}
         aside = torch.stack([0 * weight.sum() for weight in self.discriminator.parameters()]).sum()

@@ -60,11 +60,12 @@ class Corrector(nn.Module):
         extent: (h, w) of the map.
         size: side of the image, pixels.
         channels: of the correction.
+        detail: side of the smallest detail of the decoded map, pixels.
     """
 
-    def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3) -> None:
+    def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3, detail: int = DETAIL) -> None:
         super().__init__()
-        self.decoder = Decoder(width, extent, HINTS, size)
+        self.decoder = Decoder(width, extent, HINTS, size, detail=detail)
         last = zero_initialised(nn.Conv2d(NARROWEST, channels, 3, padding=1))
         self.layers = nn.Sequential(
             nn.Conv2d(3 + HINTS, NARROWEST, 3, padding=1),

@@ -60,7 +60,7 @@ class PixelsObjective(Objective):
     def build(self, backbone: Backbone, size: int) -> nn.Module:
         """Build the layers that paint an image of `size` pixels from the backbone's features."""
         if self.label.spoilt:
-            return Corrector(backbone.map_width, backbone.map_size, size)
+            return Corrector(backbone.map_width, backbone.map_size, size, detail=self.detail)
         channels = 3 if self.label.channels == "rgb" else 2
         return Decoder(backbone.map_width, backbone.map_size, channels, size, self._relative, self.detail)
 
