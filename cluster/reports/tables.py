@@ -57,10 +57,13 @@ def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, 
 
 
 def answer_rows(answers: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Figures of painted images in words: what they are of, PSNR, SSIM, sharpness, and distance; of the answer, and of that before.
+    """Figures of painted images in words, a row each for the answer of pixels alone, if there was an adversary, and the answer.
 
     Args:
         answers: of a task, see `trainers.learning.examples.example_figures`.
+
+    Returns:
+        Rows of what it is, PSNR, SSIM, sharpness and distance.
     """
     parts = {"before": "pixels alone", "answer": "answer"}
     keys = ("psnr", "ssim", "sharpness", "distance")

@@ -83,8 +83,8 @@ class AdversarialObjective(PixelsObjective):
         given = (task.input_shape(image_size)[-1] if self._relative else 0) + self.label.masked
         spectral = mine.kind != "wasserstein" if mine.spectral_norm is None else mine.spectral_norm
         self.discriminator = PatchDiscriminator(3 + given, image_size, mine.width, mine.layers, spectral)
-        before = {"backbone": frozen_copy(backbone), "decoder": frozen_copy(self.decoder)} if mine.start else None
-        self.before = before and nn.ModuleDict(before)
+        copies = {"backbone": frozen_copy(backbone), "decoder": frozen_copy(self.decoder)} if mine.start else {}
+        self.before = nn.ModuleDict(copies) if copies else None
 
     @property
     def detail(self) -> int:
