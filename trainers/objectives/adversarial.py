@@ -42,8 +42,8 @@ class AdversarialObjective(PixelsObjective):
     2e-4 with 0.5 and 0.999. Errors of pixels are counted in units of a photo's own spread.
 
     Further metrics: `real_accuracy` and `made_accuracy`, the shares of patches of photos and of painted images that the
-    discriminator takes for what they are (0.5 while it rests); `adversarial` and `discriminator`, the losses of the two; `ssim`,
-    the structural similarity to the photo.
+    discriminator takes for what they are (in a hole, if there is one; 0.5 while it rests); `adversarial` and `discriminator`, the
+    losses of the two; `ssim`, the structural similarity to the photo.
     """
 
     name = "adversarial"
@@ -130,7 +130,7 @@ class AdversarialObjective(PixelsObjective):
                 learning = learning + self.settings.penalty * self._penalty(real, made.detach(), given, hole, batch["id"])
             judged = (generator_loss(self.settings.kind, wanted) * weight).sum()
             aside = (learning * weight).sum()
-            right = accuracies(self.settings.kind, of_real.detach(), of_made.detach())
+            right = accuracies(self.settings.kind, of_real.detach(), of_made.detach(), hole)
         names = ("adversarial", "discriminator", "real_accuracy", "made_accuracy")
         values = (judged.detach(), aside.detach(), *((one * weight).sum() for one in right))
         return replace(
@@ -202,10 +202,18 @@ def generator_loss(kind: Kind, made: Tensor) -> Tensor:
     return (made - 1).square().mean(1) / 2 if kind == "least_squares" else -made.mean(1)
 
 
-def accuracies(kind: Kind, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of patches of photos, and of painted images, that are taken for what they are, float (n,); arguments as above.
+def accuracies(kind: Kind, real: Tensor, made: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of patches of photos, and of painted images, that are taken for what they are, float (n,).
 
-    Scores of `wasserstein` have no zero: they are compared with the mean of both images' scores.
+    Only patches count that hold a part of the hole: the others are the same in both images. Scores of `wasserstein` have no zero:
+    they are compared with the mean of both images' scores.
+
+    Args:
+        kind: which scores they are.
+        real, made: scores (n, patches) of photos and of painted images.
+        hole: where images were painted, (n, 1, h, w) of 0 and 1.
     """
     between = {"hinge": 0.0, "least_squares": 0.5}.get(kind, (real.mean(1, True) + made.mean(1, True)) / 2)
-    return (real > between).float().mean(1), (made < between).float().mean(1)
+    counts = F.adaptive_max_pool2d(hole, round(real.shape[1] ** 0.5)).flatten(1)
+    found = [(right * counts).sum(1) / counts.sum(1).clamp(min=1) for right in (real > between, made < between)]
+    return found[0], found[1]

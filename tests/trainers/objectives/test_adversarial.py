@@ -258,12 +258,15 @@ def test_the_penalty_is_on_gradients_at_places_that_step_and_sample_decide(made)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_accuracies_are_shares_of_patches_on_the_right_side(kind: str) -> None:
+def test_accuracies_are_shares_of_patches_on_the_right_side_in_the_hole(kind: str) -> None:
     between = {"hinge": 0.0, "least_squares": 0.5, "wasserstein": 7.0}[kind]
     real = torch.tensor([[1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]) + between
     made = torch.tensor([[1.0, -1.0, -1.0, -3.0], [-1.0, -1.0, -1.0, -1.0]]) + between
-    right = accuracies(kind, real, made)
-    assert [x.tolist() for x in right] == [[0.75, 1.0], [0.75, 1.0]]
+    hole = torch.ones(2, 1, 16, 16)
+    assert [x.tolist() for x in accuracies(kind, real, made, hole)] == [[0.75, 1.0], [0.75, 1.0]]
+    hole[:, :, :8, :8] = 0  # not in the first patch
+    right = [x.tolist() for x in accuracies(kind, real, made, hole)]
+    assert right == [[pytest.approx(2 / 3), 1.0], [1.0, 1.0]]
 
 
 def test_mistaken_parameters_are_refused_in_words() -> None:
