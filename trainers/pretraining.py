@@ -20,7 +20,7 @@ from pipeline.shards.opening import open_training_corpus
 from pipeline.storage import exists, make_folder, scrubbed, scrubbed_document
 from pipeline.streaming.plan import file_bytes, sent_bytes
 from trainers.exports.mlflow_model import log_backbone
-from trainers.learning.examples import example_columns, example_pictures, write_pictures
+from trainers.learning.examples import example_columns, example_figures, example_pictures, write_pictures
 from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
@@ -55,8 +55,9 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
 
     Returns:
         The summary of the run, see `trainers.learning.loop.summary`; for each task whether it is `learnt`, see
-        `trainers.learning.history.learnt`; `events`, such as lost workers; `order`, how well it mixes compared with a full
-        shuffle, see `pipeline.ordering.quality.Mixing`; and for a mixture the share of each corpus: asked for, ordered, and
+        `trainers.learning.history.learnt`; `answers`, how the images that the network paints differ from those asked for, see
+        `trainers.learning.examples.example_figures`; `events`, such as lost workers; `order`, how well it mixes compared with a
+        full shuffle, see `pipeline.ordering.quality.Mixing`; and for a mixture the share of each corpus: asked for, ordered, and
         trained.
 
     Raises:
@@ -95,10 +96,11 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
             )
             folder.write_json(RECIPE, document)
-            leave_pictures(model, source, folder, identity)
+            answers = leave_pictures(model, source, folder, identity)
             ours, full = mixing(source.schedule)
             outcome = {
                 **_judged(summary(state), recipe),
+                "answers": answers,
                 "events": events,
                 "order": {"ours": asdict(ours), "full_shuffle": asdict(full)},
                 "mixture": _mixture(source.schedule, state["trained"]),
@@ -128,14 +130,21 @@ def pretraining_job(recipe: Recipe, source: UnitSource) -> TrainingJob:
     )
 
 
-def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> None:
-    """Leave pictures of what the network does with some photos; without them, for whatever reason, the run is complete, too."""
+def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> dict[str, Any]:
+    """Leave pictures of what the network does with some photos; without them, for whatever reason, the run is complete, too.
+
+    Returns:
+        What `trainers.learning.examples.example_figures` measured; nothing if there are no pictures.
+    """
     if isinstance(source, RenderedSource):  # it has no photos
-        return
+        return {}
     try:
-        write_pictures(folder.path(EXAMPLES), example_pictures(model, example_columns(source)), identity)
+        columns = example_columns(source)
+        write_pictures(folder.path(EXAMPLES), example_pictures(model, columns), identity)
+        return example_figures(model, columns)
     except (UserError, RunError, OSError) as error:
         log.warning("there are no pictures of what was learnt: %s", error)
+        return {}
 
 
 def _log_model(recipe: Recipe) -> None:

@@ -9,19 +9,24 @@ from PIL import Image, ImageDraw
 
 _SIDE, _GAP, _PAPER = 112, 6, (255, 255, 255)
 _HEAD, _INK = 16, (90, 90, 90)
-_PARTS = ("input", "answer", "target")
+_PARTS = {"input": "input", "before": "pixels alone", "answer": "answer", "target": "target"}
+"""Headings of a task's pictures, in order; `before` is the answer before an adversary began, if there was one."""
 
 
 def painted(pictures: Mapping[str, np.ndarray]) -> dict[str, Image.Image]:
     """For each task whose label is an image, a row a photo: the input, the network's answer, and the target, with headings.
 
+    Where an adversary judged, the answer of pixels alone stands beside.
+
     Args:
         pictures: as of `trainers.learning.examples.example_pictures`.
     """
-    names = [name.removesuffix(".answer") for name in pictures if name.endswith(".answer")]
-    return {
-        name: headed(grid(list(zip(*(pictures[f"{name}.{part}"] for part in _PARTS), strict=True))), _PARTS) for name in names
-    }
+    found = {}
+    for name in (name.removesuffix(".answer") for name in pictures if name.endswith(".answer")):
+        parts = [part for part in _PARTS if f"{name}.{part}" in pictures]
+        rows = list(zip(*(pictures[f"{name}.{part}"] for part in parts), strict=True))
+        found[name] = headed(grid(rows), [_PARTS[part] for part in parts])
+    return found
 
 
 def neighbours(pictures: Mapping[str, np.ndarray]) -> Image.Image:

@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 PER_CENT = " %"
-_SHARES = ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy")
+_SHARES = ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy", "real_accuracy", "made_accuracy")
 
 
 def unit_of(name: str) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
+    answer_rows,
     baseline_words,
     by_test_set,
     coverage_words,
@@ -124,19 +125,20 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
     tuned = [row for row in report["downstream"] if row["protocol"] == "finetune"]
     segmented = any("ious" in row for row in tuned)
-    answers = _answers(RunFolder(recipe)) if segmented else {}
+    masks = _answers(RunFolder(recipe)) if segmented else {}
+    painted_figures = (pretrain or {}).get("answers", {})
     return environment.get_template("report.html").render(
         report=report,
         measured=[_measured(one) for one in report["test_sets"]],
-        masks=_png(masked(answers)) if answers else None,
-        legend=legend(answers) if answers else [],
+        masks=_png(masked(masks)) if masks else None,
+        legend=legend(masks) if masks else [],
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
         tuning=_svg(tuning_curves(report["tuning"], "pixel accuracy" if segmented else "accuracy")) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
-        painted={name: _png(rows) for name, rows in painted(pictures).items()},
+        painted={name: (_png(rows), answer_rows(painted_figures.get(name, {}))) for name, rows in painted(pictures).items()},
         neighbours=_png(neighbours(pictures)) if "neighbours" in pictures else None,
         no_sheet=no_sheet,
         machine={
@@ -175,6 +177,7 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
                 "metric": metric(measured, task["metric"]),
                 "trivial": metric(measured, task["trivial"]),
                 "margin": _margin(task, measured),
+                "also": ", ".join(f"{key} {metric(key, value)}" for key, value in task.get("also", {}).items()),
                 "behind": task.get("learnt", "") is False,
                 "curves": _svg(task_curves(task, measured)),
             }

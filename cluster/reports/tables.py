@@ -57,6 +57,20 @@ def pretext_table(tasks: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, 
     return table
 
 
+def answer_rows(answers: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """Figures of painted images in words, a row each for the answer of pixels alone, if there was an adversary, and the answer.
+
+    Args:
+        answers: of a task, see `trainers.learning.examples.example_figures`.
+
+    Returns:
+        Rows of what it is, PSNR, SSIM, sharpness and distance.
+    """
+    parts = {"before": "pixels alone", "answer": "answer"}
+    keys = ("psnr", "ssim", "sharpness", "distance")
+    return [[words, *(metric(key, answers[part][key]) for key in keys)] for part, words in parts.items() if part in answers]
+
+
 def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
     """Sentences on the tasks of a pretraining that are not better than the trivial answer, and on a run too short to tell.
 

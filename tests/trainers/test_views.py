@@ -41,6 +41,7 @@ TASKS = {
     "queue": {"task": "moco", "objective": {"queue": 40, "width": 32, "momentum": 0.9}},
     "centre": {"task": "dino", "small_views": 0, "objective": {"outputs": 24, "hidden": 32, "width": 16, "momentum": 0.9}},
     "rotation": {"weight": 0.5},
+    "adversary": {"task": "super_resolution", "objective": {"name": "adversarial", "width": 8, "weight": 0.01}},
 }
 
 
@@ -113,7 +114,8 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
     fit(work, {"job": job}, job.source.recipe, "pretrain", job.run_log, [])
     states = [torch.load(file, weights_only=True) for file in loaded.iterdir()]
     assert (saved["step"], len(states)) == (steps // 2, 2)
-    assert all(saved["model"][f"objectives.{name}"].any() for name in ("queue.queue", "centre.centre"))
+    kept = ("queue.queue", "centre.centre", "adversary.discriminator.last.singular")
+    assert all(saved["model"][f"objectives.{name}"].any() for name in kept)
     for state in states:
         assert state.keys() == saved["model"].keys()
         assert all(torch.equal(value, saved["model"][name]) for name, value in state.items())

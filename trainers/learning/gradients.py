@@ -62,7 +62,7 @@ def accumulate(
                 # DDP exchanges only the gradients of weights that are part of this graph: this adds all others to it.
                 cost = cost + 0 * sum(weight.sum() for weight in ranks.parameters() if weight.requires_grad)
             cost.backward()
-        outcome = replace(outcome, loss=outcome.loss.detach(), cost=None)
+        outcome = replace(outcome, loss=outcome.loss.detach(), cost=None, aside=None)
         found[name] = found[name] + outcome if name in found else outcome
     return found
 

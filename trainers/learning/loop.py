@@ -19,6 +19,7 @@ from pipeline.recipe.training import Optimizer
 from pipeline.rendering.quarantine import Quarantine
 from pipeline.rendering.units import UnitSource
 from pipeline.storage import is_local
+from trainers.learning.adversary import one_sided
 from trainers.learning.collapse import Collapsed, collapsed
 from trainers.learning.divergence import Diverged, FiniteCheck, diverged
 from trainers.learning.gradients import WITHOUT_BUFFERS, accumulate
@@ -134,6 +135,7 @@ class _Run:
         )  # seconds and samples before the run was interrupted
         self._step, self._seconds = 0, 0.0
         self._warned = False  # whether the present collapse has been logged
+        self._one_sided = False  # the same of a discriminator that is always right or always wrong
         checkpoint = self._restore()
         self._precision = recipe.training.precision
         self._finite = FiniteCheck(self._model, job.objectives, self._device)
@@ -243,6 +245,7 @@ class _Run:
         if self._rank == 0:
             self._job.run_log.log.remote(record)
         self._check_collapse()
+        self._check_discriminators()
 
     def _check_collapse(self) -> None:
         rule = self._job.source.recipe.failures.collapse
@@ -252,6 +255,12 @@ class _Run:
         if collapse and self._rank == 0 and not self._warned:
             self._job.run_log.note.remote(collapse, self._step)
         self._warned = bool(collapse)
+
+    def _check_discriminators(self) -> None:
+        found = one_sided(self._history.recent)
+        if found and self._rank == 0 and not self._one_sided:
+            self._job.run_log.note.remote(found, self._step)
+        self._one_sided = bool(found)
 
     def _checkpoint(self, feed: RankStream, seconds: float) -> None:
         # Summed over all ranks: each has its own share of the samples, and its own stages.

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 
 from pipeline.recipe import training
 from trainers.learning.lars import Lars
+from trainers.objectives.base import Objective
 from trainers.objectives.views import cosine
 
 BATCH = 256
@@ -22,7 +23,7 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
     """Build an optimizer over all weights of `module`, and its schedule: a linear warm-up, then a cosine to zero.
 
     Biases, norms and other weights of one axis have no weight decay: it would regularise nothing (He et al. 2019, "Bag of
-    tricks", section 3.1).
+    tricks", section 3.1). After these two groups come those that objectives have for themselves (`Objective.own_group`).
 
     Args:
         spec: the recipe's optimizer section.
@@ -30,17 +31,20 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
         steps: number of steps of the whole run; call the scheduler's `step()` after each.
         batch: samples of a step on all ranks, by which `scale` scales the learning rate.
     """
-    weights = [p for p in module.parameters() if p.requires_grad]
+    weights, own = shared_weights(module), own_groups(module)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        *own,
     ]
     lr = _peak(spec, batch)
     optimizer: Optimizer
     if spec.name == "sgd":
         optimizer = SGD(groups, lr=lr, momentum=spec.momentum, nesterov=spec.momentum > 0, fused=True)
-        for weight in weights if spec.momentum else ():  # fused, it refuses a weight whose first gradient comes after others'
-            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        # Fused, it refuses a weight whose first gradient comes after others'.
+        for group in (group for group in optimizer.param_groups if group["momentum"]):
+            for weight in group["params"]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     elif spec.name == "lars":
         groups[1]["adapts"] = False
         optimizer = Lars(groups, lr=lr, momentum=spec.momentum)
@@ -52,6 +56,18 @@ def build_optimizer(spec: training.Optimizer, module: nn.Module, steps: int, bat
         return optimizer, fall
     rise = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
     return optimizer, SequentialLR(optimizer, [rise, fall], milestones=[warm])
+
+
+def own_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The parameter groups that the objectives in a module have for themselves."""
+    found = [part.own_group() for part in module.modules() if isinstance(part, Objective)]
+    return [group for group in found if group is not None]
+
+
+def shared_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of a module that are trained and in no objective's own group."""
+    apart = {id(weight) for group in own_groups(module) for weight in group["params"]}
+    return [weight for weight in module.parameters() if weight.requires_grad and id(weight) not in apart]
 
 
 def learning_rate(spec: training.Optimizer, step: int, steps: int, batch: int = BATCH) -> float:

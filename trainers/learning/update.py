@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.recipe import training
-from trainers.learning.optim import build_optimizer, set_weight_decay
+from trainers.learning.optim import build_optimizer, own_groups, set_weight_decay, shared_weights
 from trainers.objectives.base import Objective
 
 
@@ -27,7 +27,9 @@ class Update:
 
     def __init__(self, model: nn.Module, spec: training.Optimizer, steps: int, batch: int) -> None:
         self.optimizer, self.scheduler = build_optimizer(spec, model, steps, batch)
-        self._model, self._spec, self._steps = model, spec, steps
+        self._spec, self._steps = spec, steps
+        # Clipped apart: else the gradient of an adversary would change how far the network moves.
+        self._clipped = [shared_weights(model), *(group["params"] for group in own_groups(model))]
         self._objectives = [module for module in model.modules() if isinstance(module, Objective)]
         self._backbone: Any = model.backbone if self._objectives else None
 
@@ -42,8 +44,9 @@ class Update:
         """Change the weights by their gradients."""
         for objective in self._objectives:
             objective.before_update()
-        if self._spec.clip is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._spec.clip)
+        if (most := self._spec.clip) is not None:
+            for weights in self._clipped:
+                nn.utils.clip_grad_norm_(weights, most)
         self.optimizer.step()
         self.scheduler.step()
         for objective in self._objectives:

@@ -27,6 +27,7 @@ class Outcome:
         count: sum of the weights.
         also: further metrics, summed like `metric`, by name.
         cost: scalar that is minimised in place of the loss; None to minimise the loss.
+        aside: scalar that is minimised as well, whatever the weight of the task: the loss of an adversary.
     """
 
     loss: Tensor
@@ -35,9 +36,10 @@ class Outcome:
     count: Tensor
     also: dict[str, Tensor] = field(default_factory=dict)
     cost: Tensor | None = None
+    aside: Tensor | None = None
 
     def __add__(self, other: Outcome) -> Outcome:
-        """Add the sums of another part of the batch; costs are left out."""
+        """Add the sums of another part of the batch; what is minimised is left out."""
         return Outcome(
             loss=self.loss + other.loss,
             metric=self.metric + other.metric,
@@ -48,8 +50,9 @@ class Outcome:
 
     @property
     def minimised(self) -> Tensor:
-        """The scalar to minimise: the cost if there is one, else the loss; float32."""
-        return self.loss if self.cost is None else self.cost
+        """The scalar to minimise: the cost if there is one, else the loss, and what is minimised aside; float32."""
+        cost = self.loss if self.cost is None else self.cost
+        return cost if self.aside is None else cost + self.aside
 
 
 class Objective(nn.Module, ABC):
@@ -93,6 +96,13 @@ class Objective(nn.Module, ABC):
     def begin_step(self, step: int, steps: int) -> None:
         """Called before each forward pass of training."""
         self.step, self.steps = step, steps
+
+    def own_group(self) -> dict[str, Any] | None:
+        """A parameter group of torch's optimizers, for weights with a learning rate of their own; None if there are none.
+
+        It has the keys `params`, `lr` (the peak) and `weight_decay`, and further ones as the run's optimizer knows them.
+        """
+        return None
 
     def before_update(self) -> None:
         """Called between the backward pass and the optimizer's step: weights whose gradient it sets to None do not change."""

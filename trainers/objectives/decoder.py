@@ -12,9 +12,12 @@ HINTS = 16
 WIDEST, NARROWEST = 128, 32
 """Channels of the first and of the last layers; in between, each doubling of the resolution halves the channels."""
 
+DETAIL = 4
+"""Side of the smallest detail that is painted, pixels."""
+
 
 class Decoder(nn.Module):
-    """Doubles a map's resolution up to about a quarter of the image's, then enlarges the result bilinearly.
+    """Doubles a map's resolution up to about that of the image divided by `detail`, then enlarges the result bilinearly.
 
     The last two doublings would take most of the time of a small network's step, and would only add detail that the backbone
     need not learn. Nearest-neighbour enlargement before a convolution leaves no checkerboard pattern; transposed convolutions
@@ -26,13 +29,16 @@ class Decoder(nn.Module):
         channels: channels of the image.
         size: side of the image, pixels.
         departs: whether its output is added to a given image; its last layer's weights then start at zero.
+        detail: side of the smallest detail that is painted, pixels.
     """
 
-    def __init__(self, width: int, extent: tuple[int, int], channels: int, size: int, departs: bool = False) -> None:
+    def __init__(
+        self, width: int, extent: tuple[int, int], channels: int, size: int, departs: bool = False, detail: int = DETAIL
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [*_block(width, WIDEST, kernel=1)]
         wide, side = WIDEST, min(extent)
-        while side * 4 < size:
+        while side * detail < size:
             narrow = max(NARROWEST, wide // 2)
             layers += [nn.Upsample(scale_factor=2), *_block(wide, narrow, kernel=3)]
             wide, side = narrow, side * 2
@@ -54,11 +60,12 @@ class Corrector(nn.Module):
         extent: (h, w) of the map.
         size: side of the image, pixels.
         channels: of the correction.
+        detail: side of the smallest detail of the decoded map, pixels.
     """
 
-    def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3) -> None:
+    def __init__(self, width: int, extent: tuple[int, int], size: int, channels: int = 3, detail: int = DETAIL) -> None:
         super().__init__()
-        self.decoder = Decoder(width, extent, HINTS, size)
+        self.decoder = Decoder(width, extent, HINTS, size, detail=detail)
         last = zero_initialised(nn.Conv2d(NARROWEST, channels, 3, padding=1))
         self.layers = nn.Sequential(
             nn.Conv2d(3 + HINTS, NARROWEST, 3, padding=1),

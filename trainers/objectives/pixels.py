@@ -12,8 +12,8 @@ from pipeline.labels import Pixels
 from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone, Output
 from trainers.networks.inputs import Normaliser
-from trainers.objectives.base import Objective, Outcome
-from trainers.objectives.decoder import WIDEST, Corrector, Decoder
+from trainers.objectives.base import Objective, Outcome, chosen_objective
+from trainers.objectives.decoder import DETAIL, WIDEST, Corrector, Decoder
 
 SPREAD = {"rgb": 0.23, "chroma": 0.06}
 """Root mean square distance of a photo's pixels from its mean colour, and of its chroma from grey, measured on ImageNet photos.
@@ -54,30 +54,43 @@ class PixelsObjective(Objective):
         assert isinstance(kind, Pixels)
         self.label = kind
         self.norm = task.input_norm
+        self.settings = self.Parameters(**chosen_objective(task)[1])
         self.decoder = self.build(backbone, image_size)
 
     def build(self, backbone: Backbone, size: int) -> nn.Module:
         """Build the layers that paint an image of `size` pixels from the backbone's features."""
         if self.label.spoilt:
-            return Corrector(backbone.map_width, backbone.map_size, size)
+            return Corrector(backbone.map_width, backbone.map_size, size, detail=self.detail)
         channels = 3 if self.label.channels == "rgb" else 2
-        return Decoder(backbone.map_width, backbone.map_size, channels, size, departs=self._relative)
+        return Decoder(backbone.map_width, backbone.map_size, channels, size, self._relative, self.detail)
 
-    def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
+    @property
+    def detail(self) -> int:
+        """Side of the smallest detail that the decoder paints, pixels."""
+        return DETAIL
+
+    def paint(self, backbone: Backbone, decoder: nn.Module, x: Tensor, extent: tuple[int, int]) -> Tensor:
         """Paint an image of (h, w) `extent`, or a correction of one, from normalised pixels, float (n, 3, h, w)."""
         grid = backbone(x).map
-        return self.decoder(x, grid) if self.label.spoilt else self.decoder(grid, extent)
+        painted: Tensor = decoder(x, grid) if self.label.spoilt else decoder(grid, extent)
+        return painted
 
     def answer(self, backbone: Backbone, batch: dict[str, Tensor], name: str, pixels: Normaliser) -> Tensor:
         """The painted image or correction, float (n, c, h, w), for `<task>.input`, uint8 (n, h, w, c); see `paint`."""
+        return self.answer_by(backbone, self.decoder, batch, name, pixels)
+
+    def answer_by(
+        self, backbone: Backbone, decoder: nn.Module, batch: dict[str, Tensor], name: str, pixels: Normaliser
+    ) -> Tensor:
+        """What `answer` returns, by networks given."""
         _, height, width, _ = self._target(batch, name).shape
         extent = (height, width)
-        return self.paint(backbone, enlarged(pixels(batch[f"{name}.input"], self.norm), extent), extent)
+        return self.paint(backbone, decoder, enlarged(pixels(batch[f"{name}.input"], self.norm), extent), extent)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
         """Compare the painted image with the target, uint8 (n, h, w, 3); the mask, if there is one, is uint8 (n, h, w)."""
         given, (_, target, hole) = batch[f"{name}.input"], self._asked(batch, name)
-        weight = batch["weight"] * (hole.amax((1, 2, 3)) > 0)
+        weight = counted(batch["weight"], hole)
         trivial, unit = self._trivial(target, given, hole)
         image = answer * unit + trivial if self._relative else answer
         at = self.error(image / unit, target / unit).mean(1, keepdim=True)
@@ -97,7 +110,11 @@ class PixelsObjective(Objective):
 
     @torch.no_grad()
     def shown(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Tensor:
-        """The painted image for people, float (n, 3, h, w) in 0..1: a hole in its surroundings, colours with their brightness.
+        """The painted image for people, float (n, 3, h, w) in 0..1; arguments as of `judge`."""
+        return self.composed(answer, batch, name).clamp(0, 1)
+
+    def composed(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Tensor:
+        """The painted image, float (n, 3, h, w) around 0..1: a hole in its surroundings, colours with their brightness.
 
         Arguments as of `judge`.
         """
@@ -106,7 +123,7 @@ class PixelsObjective(Objective):
         image = answer * unit + trivial if self._relative else answer
         if self.label.channels == "chroma":
             image = coloured(whole, image)
-        return (image * hole + whole * (1 - hole)).clamp(0, 1)
+        return image * hole + whole * (1 - hole)
 
     def target(self, batch: dict[str, Tensor], name: str) -> Tensor:
         """The target image, float (n, 3, h, w) in 0..1; arguments as of `judge`."""
@@ -182,11 +199,16 @@ class BottleneckObjective(PixelsObjective):
         decoder = Decoder(WIDEST, (START, START), 3 if self.label.channels == "rgb" else 2, size)
         return nn.ModuleDict({"code": nn.Linear(backbone.vector_width, code), "start": start, "decoder": decoder})
 
-    def paint(self, backbone: Backbone, x: Tensor, extent: tuple[int, int]) -> Tensor:
+    def paint(self, backbone: Backbone, decoder: nn.Module, x: Tensor, extent: tuple[int, int]) -> Tensor:
         """As in `PixelsObjective`."""
-        assert isinstance(self.decoder, nn.ModuleDict)
-        start = self.decoder["start"](self.decoder["code"](backbone(x).vector))
-        return self.decoder["decoder"](start.view(-1, WIDEST, START, START), extent)
+        assert isinstance(decoder, nn.ModuleDict)
+        start = decoder["start"](decoder["code"](backbone(x).vector))
+        return decoder["decoder"](start.view(-1, WIDEST, START, START), extent)
+
+
+def counted(weight: Tensor, hole: Tensor) -> Tensor:
+    """Weights of samples, float (n,): 0 where there is no hole, (n, 1, h, w), to fill."""
+    return weight * (hole.amax((1, 2, 3)) > 0)
 
 
 def enlarged(x: Tensor, extent: tuple[int, int]) -> Tensor:

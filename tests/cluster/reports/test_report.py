@@ -233,6 +233,28 @@ def test_what_the_network_paints_and_its_neighbours_are_shown_for_this_backbone_
             assert row == [(value, value, value) for value in colours.values()]
 
 
+def test_answers_before_an_adversary_began_stand_beside_with_their_figures(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe({"corpus": {"shards": "/nowhere.tar"}})
+    folder = RunFolder(spec)
+    folder.make()
+    sharp, dull = ({"psnr": 25.04, "ssim": 0.7, "sharpness": x, "distance": 0.05} for x in (0.875, 0.25))
+    result = results_of_pretraining()
+    result["tasks"]["occlusion"]["also"] = {"real_accuracy": 0.625}
+    folder.write_json("pretrain.json", {**result, "answers": {"occlusion": {"answer": sharp, "before": dull}}})
+    colours = {"input": 0, "before": 60, "answer": 100, "target": 200}
+    pictures = {f"occlusion.{part}": np.full((2, 8, 8, 3), value, np.uint8) for part, value in colours.items()}
+    write_pictures(folder.path("examples.npz"), pictures, "x")
+    write_report(spec)
+    page = page_of(spec)
+    words = " ".join(page.text.split())
+    assert "pixels alone25.0 dB0.70.250.05 answer25.0 dB0.70.8750.05" in words  # a cell each
+    assert "real_accuracy 62.5 %" in words
+    (picture,) = (source for source in page.loaded if source.startswith("data:image/png"))
+    with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) as shown:
+        row = [shown.getpixel((60 + 118 * part, 60)) for part in range(4)]
+    assert row == [(value, value, value) for value in colours.values()]
+
+
 def test_before_any_result_there_is_a_report_too(run_recipe: MakeRecipe) -> None:
     spec = run_recipe()
     RunFolder(spec).make()

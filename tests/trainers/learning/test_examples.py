@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe import Recipe
-from trainers.learning.examples import NEIGHBOURS, SHOWN, example_columns, example_pictures, read_pictures, write_pictures
+from trainers.learning.answers import figures
+from trainers.learning.examples import (
+    NEIGHBOURS,
+    SHOWN,
+    example_columns,
+    example_figures,
+    example_pictures,
+    read_pictures,
+    write_pictures,
+)
 from trainers.learning.pretext import PretextModel
 from trainers.objectives.pixels import PixelsObjective, chroma, coloured
 from trainers.pretraining import leave_pictures, prepared
@@ -62,6 +71,25 @@ def test_each_task_with_an_image_for_an_answer_has_its_pictures_and_each_photo_i
     assert np.array_equal(near[0, 0], batch["image"][0])
     assert np.array_equal(near[0, 1], batch["image"][9])
     assert not any(np.array_equal(near[0, 0], other) for other in near[0, 2:])  # a photo is no neighbour of its own
+
+
+def test_an_answer_before_the_adversary_is_shown_and_measured_beside(
+    recipe: Callable[..., Recipe], columns: Callable[[int, int], Columns]
+) -> None:
+    batch = {name: column.numpy() for name, column in columns(24, 32).items()}
+    task = ("colorization", {"objective": {"name": "adversarial", "width": 8}})
+    model = PretextModel(recipe("occlusion", task), seed=1)
+    pictures, found = example_pictures(model, batch), example_figures(model, batch)
+    assert {name for name in pictures if name.endswith(".before")} == {"colorization.before"}
+    assert pictures["colorization.before"].shape == (SHOWN, 32, 32, 3)
+    assert {name: sorted(parts) for name, parts in found.items()} == {
+        "colorization": ["answer", "before"],
+        "occlusion": ["answer"],
+    }
+    assert found["colorization"]["answer"] == found["colorization"]["before"]  # nothing has been learnt yet
+    whole = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2) / 255
+    grey = coloured(whole, torch.zeros_like(whole[:, :2])).clamp(0, 1)
+    assert found["colorization"]["answer"] == pytest.approx(figures(grey, whole))  # of all photos, in parts
 
 
 def test_photos_come_from_all_over_the_corpus_and_are_the_same_each_time(run_recipe: Callable[..., Recipe]) -> None:

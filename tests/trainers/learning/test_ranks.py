@@ -26,6 +26,13 @@ BATCH = 32
 VIEWED = 25
 """Samples of a batch of views."""
 
+ADVERSARIAL = {
+    f"adversarial {task} {kind}": (task, {"objective": {"name": "adversarial", "kind": kind, "weight": 0.5, **more}})
+    for task, kind in (("occlusion", "hinge"), ("colorization", "least_squares"), ("super_resolution", "wasserstein"))
+    for more in ({"start": 0.1, "ramp": 0.4, "width": 8},)
+}
+"""Image tasks with a discriminator, which has begun in the step of the test."""
+
 BAD = (5, 17, 29)
 """All of them on one rank, whether there are two, three or four."""
 
@@ -72,12 +79,12 @@ def step(model: nn.Module, spec: Recipe, columns: dict[str, np.ndarray], share: 
 
 
 def kept(model: nn.Module) -> dict[str, Tensor]:
-    """Momentum networks, queues and centres."""
+    """Momentum networks, queues, centres and singular vectors."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         f"kept {path}": value.detach()
         for path, value in named.items()
-        if path.endswith((".queue", ".filled", ".centre")) or (".target_" in path and not value.requires_grad)
+        if path.endswith((".queue", ".filled", ".centre", ".singular")) or (".target_" in path and not value.requires_grad)
     }
 
 
@@ -90,20 +97,31 @@ def lanes_of(rank: int, world: int, batch: int = BATCH) -> list[int]:
     return list(range(rank, batch, world))
 
 
+def worlds_of(name: str, worlds: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of ranks that a case is tested with: two players with two, too."""
+    return tuple({*worlds, 2}) if name in ADVERSARIAL else worlds
+
+
+def all_worlds(worlds: tuple[int, ...]) -> list[int]:
+    return sorted({*worlds, 2}, reverse=True)
+
+
 def work(
     rank: int, store: str, worlds: tuple[int, ...], cases: list[tuple[str, Recipe, dict[str, np.ndarray]]], out: str
 ) -> None:
     torch.set_num_threads(1)
     found: dict[str, dict[str, Tensor]] = {}
-    for world in (world for world in worlds if rank < world):
+    for world in (world for world in all_worlds(worlds) if rank < world):
         dist.init_process_group("gloo", init_method=f"file://{store}{world}", rank=rank, world_size=world)
         for name, spec, columns in cases:
+            if world not in worlds_of(name, worlds):
+                continue
             parallel = DistributedDataParallel(network(spec), **WITHOUT_BUFFERS)
             batch = len(columns["weight"])
             rows = lanes_of(rank, world, batch)
             mine = {key: column[rows] for key, column in columns.items()}
             found[f"{name} {world}"] = step(parallel, spec, mine, batch / world, spec.training.accumulate)
-            if name in SMALL:
+            if name in SMALL or name in ADVERSARIAL:
                 parts: list = [None] * world
                 dist.all_gather_object(parts, kept(parallel.module))
                 assert all(torch.equal(part[key], parts[0][key]) for part in parts for key in part), name
@@ -117,8 +135,8 @@ def work(
 def cases(recipe, rendered, crops) -> list[tuple[str, Recipe, dict[str, np.ndarray]]]:
     """By objective: a recipe of one task, and its batch with bad samples."""
     found = []
-    for name in (name for name, cls in objectives().items() if cls.kind is not Views):
-        task, parameters = task_of(name)
+    plain = {name: task_of(name) for name, cls in objectives().items() if cls.kind is not Views and name != "adversarial"}
+    for name, (task, parameters) in {**plain, **ADVERSARIAL}.items():
         columns = {key: column.numpy().copy() for key, column in rendered(task, n=BATCH).items()}
         columns["weight"][list(BAD)] = 0
         found.append((name, recipe((task, parameters)), columns))
@@ -145,7 +163,7 @@ def test_two_three_and_four_ranks_have_the_gradients_of_one_process(cases, world
     too_far: list[tuple[str, int, str, float]] = []
     for name, spec, columns in cases:
         wanted = step(network(spec), spec, columns, len(columns["weight"]))
-        for world in worlds:
+        for world in worlds_of(name, worlds):
             assert found[f"{name} {world}"].keys() == wanted.keys()
             for layer, gradient in wanted.items():
                 apart = (found[f"{name} {world}"][layer] - gradient).float().norm()
