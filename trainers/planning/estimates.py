@@ -169,7 +169,7 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
 
 
 def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
-    """RunEstimate a render; errors as of `estimate_job`."""
+    """Estimate a render; errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
@@ -180,7 +180,7 @@ def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
 
 
 def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """RunEstimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
+    """Estimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
@@ -190,7 +190,7 @@ def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
 
 
 def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """RunEstimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
+    """Estimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
 
     def make() -> Job:
         connect(recipe, check_render)
