@@ -39,7 +39,8 @@ class AdversarialObjective(PixelsObjective):
 
     Published: weight 0.001 beside 0.999 of squared error for a hidden box (Pathak et al. 2016), 0.001 for super-resolution (Ledig
     et al. 2017), 0.01 beside the absolute error for translation (Isola et al. 2017); a first layer of 64 channels, and Adam at
-    2e-4 with 0.5 and 0.999. Errors of pixels are counted in units of a photo's own spread.
+    2e-4 with 0.5 and 0.999. Here errors of pixels are counted in units of a photo's own spread, so weights are larger: 0.001
+    changed next to nothing in short runs.
 
     Further metrics: `real_accuracy` and `made_accuracy`, the shares of patches of photos and of painted images that the
     discriminator takes for what they are (in a hole, if there is one; 0.5 while it rests); `adversarial` and `discriminator`, the
@@ -51,7 +52,7 @@ class AdversarialObjective(PixelsObjective):
     class Parameters(Objective.Parameters):
         """See the fields."""
 
-        weight: float = Field(0.001, ge=0, description="Weight of the discriminator's judgement; that of pixels is 1.")
+        weight: float = Field(0.03, ge=0, description="Weight of the discriminator's judgement; that of pixels is 1.")
         kind: Kind = Field("hinge", description="How the discriminator's judgement becomes a loss.")
         start: float = Field(0.25, ge=0, lt=1, description="Share of the run, from its start, that learns from pixels alone.")
         ramp: float = Field(0.25, ge=0, le=1, description="Share of the run, after that, over which the weight rises from 0.")
