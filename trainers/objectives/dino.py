@@ -61,7 +61,6 @@ class DinoObjective(MomentumObjective):
     """
 
     name: ClassVar[str] = "dino"
-    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""

@@ -25,12 +25,13 @@ class MocoObjective(MomentumObjective):
 
     The paper shuffles samples between GPUs before the keys' batch normalisation, so that its statistics do not reveal which key
     belongs to which query. Here samples are not shuffled: with `training.batch_norm: global`, the default, statistics are those
-    of the whole batch in any order, and reveal less the larger it is; with `local`, on several ranks, they reveal it. Published
-    for version 2: a queue of 65,536; for CIFAR-10 a queue of 4,096, temperature 0.1 and momentum 0.99. For version 3: hidden
-    layers of 4096, temperature 1 (ResNet-50) or 0.2 (ViT).
+    of the whole batch in any order, and reveal less the larger it is; with `local`, on several ranks, they reveal it. Queries
+    and keys of one view are a batch of their own. Published for version 2: a queue of 65,536; for CIFAR-10 a queue of 4,096,
+    temperature 0.1 and momentum 0.99. For version 3: hidden layers of 4096, temperature 1 (ResNet-50) or 0.2 (ViT).
     """
 
     name: ClassVar[str] = "moco"
+    views_apart: ClassVar[bool] = True
 
     class Parameters(Objective.Parameters):
         """See the fields."""

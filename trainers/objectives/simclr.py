@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,7 +22,6 @@ class SimclrObjective(ViewObjective):
     """
 
     name = "simclr"
-    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""

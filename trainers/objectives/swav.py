@@ -26,7 +26,6 @@ class SwavObjective(ViewObjective):
     """
 
     name: ClassVar[str] = "swav"
-    views_apart: ClassVar[bool] = False
 
     class Parameters(Objective.Parameters):
         """See the fields."""

@@ -103,10 +103,10 @@ class ViewObjective(Objective):
     metric = "nearest"
     higher_is_better = True
     needs_whole_batch: ClassVar[bool] = True
-    views_apart: ClassVar[bool] = True
-    """Whether each view is a batch of its own to backbone and heads, or all views of one size are one batch.
+    views_apart: ClassVar[bool] = False
+    """Whether each view is a batch of its own to backbone and heads, from which batch normalisation takes its statistics.
 
-    Batch normalisation takes its statistics from a batch; each method does as its authors' code.
+    Else all views of one size are one batch, which is faster.
     """
 
     def __init__(self, task: Task, backbone: Backbone, image_size: int) -> None:
