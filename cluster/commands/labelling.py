@@ -94,6 +94,10 @@ def cluster(
     ] = True,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of k-means, at most.")] = 20,
     seed: Annotated[int, typer.Option(help="Chooses the sample and the first centroids.")] = 0,
+    duplicates: Annotated[
+        float | None,
+        typer.Option(metavar="COSINE", help="Find near-duplicates in each cluster: the least cosine of two, such as 0.95."),
+    ] = None,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     json: AsJson = False,
@@ -118,14 +122,14 @@ def cluster(
         from trainers.planning.dry_run import cluster_plan
         from trainers.planning.estimates import estimate_cluster
 
-        job = clustering_job(features, k, out, spherical, rounds, seed)
+        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates)
         return say_plan("cluster", lambda: cluster_plan(job), lambda: estimate_cluster(job))
     with recorded("cluster", result) as outcome:
         open_features(features)
         check_access(out)
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
-            report, found = compute(features, k, out, spherical, rounds, seed, retry_failed, progress)
+            report, found = compute(features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

@@ -167,6 +167,9 @@ def cluster_table(found: Mapping[str, Any]) -> Table:
     inertia = found["inertia"]
     table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}")
     table.add_row("mean distance", f"{found['mean_distance']:.4g}")
+    if near := found.get("duplicates"):
+        groups = f"{amount(near['groups'], 'group')}, the largest of {near['largest_group']:,}" if near["groups"] else "no groups"
+        table.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
     if labels:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
     return table

@@ -28,13 +28,14 @@ from pipeline.materialize.writers import TableWriter
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, join, open_seekable, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
+from trainers.labelling.duplicates import near_duplicates
 from trainers.labelling.embed import FEATURES
 from trainers.labelling.information import counted_with_class, mutual_information
 from trainers.labelling.kmeans import assign, kmeans
 from trainers.labelling.network_job import read_table, tables_recipe
 
 VERSION = 1
-CENTROIDS, ROUNDS, REPORT = "centroids.npy", "rounds.json", "report.json"
+CENTROIDS, ROUNDS, REPORT, GROUPS = "centroids.npy", "rounds.json", "report.json", "groups.npy"
 PER_CENTROID = 256
 """Points of the sample for each centroid, at most: more change centroids little (as in faiss)."""
 ROWS = 8192
@@ -52,6 +53,7 @@ _SCHEMA = pa.schema(
         pa.field("margin", pa.float32()),
     ]
 )
+_DUPLICATES = (pa.field("duplicate", pa.int32()), pa.field("original", pa.uint64()))
 
 
 def cluster(
@@ -61,6 +63,7 @@ def cluster(
     spherical: bool = True,
     rounds: int = 20,
     seed: int = 0,
+    duplicates: float | None = None,
     retry_failed: bool = False,
     progress: Callable[[Progress], None] | None = None,
     rows: int = ROWS,
@@ -79,6 +82,9 @@ def cluster(
         spherical: compare directions only (by cosine), not lengths.
         rounds: of k-means, at most.
         seed: chooses the sample and the first centroids.
+        duplicates: the least cosine of two near-duplicates; None looks for none. Images of one cluster that are near-duplicates,
+            directly or by way of others, are a group, of which the first in the corpus is the original. The tables then have two
+            more columns: `duplicate`, 0 for originals and images that are alone, else 1, and `original`, its id.
         retry_failed: try those shards again that failed in an earlier run.
         progress: called after each shard.
         rows: features read at a time.
@@ -92,7 +98,7 @@ def cluster(
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    job = clustering_job(features, k, out, spherical, rounds, seed, rows, threads)
+    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads)
     report = materialize(job, retry_failed, progress, here=True)
     return report, json.loads(storage.read_all(job.url(REPORT)))
 
@@ -104,12 +110,15 @@ def clustering_job(
     spherical: bool = True,
     rounds: int = 20,
     seed: int = 0,
+    duplicates: float | None = None,
     rows: int = ROWS,
     threads: int | None = None,
 ) -> ClusteringJob:
     """Make the job of `cluster`, before any output is written; arguments and errors as there."""
     if k < 1 or rounds < 0:
         raise UserError(f"--k {k}, --rounds {rounds}: at least one cluster, and no fewer than 0 rounds")
+    if duplicates is not None and not 0 < duplicates <= 1:
+        raise UserError(f"--duplicates {duplicates}: a cosine above 0 and at most 1")
     source = open_features(features)
     check_access(out)
     names, sizes, counts = source.outputs(0)
@@ -129,6 +138,8 @@ def clustering_job(
         "versions": {package: version(package) for package in _PACKAGES},
         "processor": processor_kind(torch.device("cpu")),
     }
+    if duplicates is not None:
+        identity["duplicates"] = duplicates
     threads = threads or len(os.sched_getaffinity(0))
     return ClusteringJob(
         source.recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads
@@ -170,7 +181,13 @@ class ClusteringJob(Job):
         return ShardAssigner(self, on_chunk)
 
     def described(self) -> dict[str, Any]:
-        return {"columns": [{"name": name, "dtype": str(_SCHEMA.field(name).type)} for name in ("label", "distance", "margin")]}
+        columns = [_SCHEMA.field(name) for name in ("label", "distance", "margin")] + list(self.more)
+        return {"columns": [{"name": column.name, "dtype": str(column.type)} for column in columns]}
+
+    @property
+    def more(self) -> tuple[pa.Field, ...]:
+        """The columns of near-duplicates, if they are looked for."""
+        return _DUPLICATES if "duplicates" in self.identity else ()
 
     def document(self) -> dict[str, Any]:
         return tables_recipe(self.recipe)
@@ -180,20 +197,40 @@ class ClusteringJob(Job):
         return f"{self.stem(i)}.parquet"
 
     def prepare(self) -> None:
-        """Compute the centroids, unless an earlier run on the folder has."""
-        with writing(self.out):
-            if storage.exists(self.url(CENTROIDS)):
-                return
+        """Compute the centroids, and groups of near-duplicates, unless an earlier run on the folder has."""
+        for name, compute in ((CENTROIDS, self._centroids), (GROUPS, self._groups)):
+            with writing(self.out):
+                if storage.exists(self.url(name)) or (name == GROUPS and not self.more):
+                    continue
+            buffer = io.BytesIO()
+            np.save(buffer, compute())
+            with writing(self.out), write_atomic(self.url(name)) as file:
+                file.write(buffer.getvalue())
+
+    def _centroids(self) -> np.ndarray:
         asked = self.identity
         sample = self._sample(PER_CENTROID * asked["k"])
         found = kmeans(sample, asked["k"], asked["spherical"], asked["rounds"], asked["seed"], BlockPool(self.threads))
         about = {"sample": len(sample), "asked": asked["k"], "clusters": len(found.centroids), "split": found.split}
-        buffer = io.BytesIO()
-        np.save(buffer, found.centroids)
         with writing(self.out):
             write_json(self.url(ROUNDS), {**about, "inertia": found.inertia})
-            with write_atomic(self.url(CENTROIDS)) as file:
-                file.write(buffer.getvalue())
+        return found.centroids
+
+    def _groups(self) -> np.ndarray:
+        """uint64 (2, n): for each image its id, and that of the original of its group."""
+        pool, centroids, ids = BlockPool(self.threads), read_array(self.url(CENTROIDS)), []
+        labels: list[np.ndarray] = []
+        for name in self.files:
+            for batch in _batches(join(self.source, name), self.chunk):
+                labels.append(assign(_vectors(batch), centroids, self.identity["spherical"], pool)[0])
+                ids.append(batch.column("id").to_numpy())
+
+        def vectors() -> Iterator[np.ndarray]:
+            for name in self.files:
+                yield from map(_vectors, _batches(join(self.source, name), self.chunk, ["vector"]))
+
+        own = np.concatenate(ids).astype(np.uint64)
+        return np.stack([own, own[near_duplicates(np.concatenate(labels), vectors, self.identity["duplicates"], pool)]])
 
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
@@ -216,8 +253,17 @@ class ClusteringJob(Job):
             "split": rounds["split"],
             "labels": mutual_information(pairs) if len(pairs) else None,
         }
+        if self.more:
+            own, originals = read_array(self.url(GROUPS))
+            copies = originals[own != originals]
+            groups, counts = np.unique(copies, return_counts=True)
+            report["duplicates"] = {
+                "groups": len(groups),
+                "duplicates": len(copies),
+                "largest_group": int(counts.max(initial=-1)) + 1,
+            }
         write_json(self.url(REPORT), report)
-        return CENTROIDS, ROUNDS, REPORT
+        return (CENTROIDS, ROUNDS, REPORT, GROUPS) if self.more else (CENTROIDS, ROUNDS, REPORT)
 
     def _sample(self, most: int) -> np.ndarray:
         """float32 (n, d): the features of at most `most` images, those with the smallest keyed numbers, in order of these.
@@ -258,25 +304,40 @@ class ShardAssigner:
     def __init__(self, job: ClusteringJob, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
         self._pool = BlockPool(job.threads)
-        try:
-            self._centroids = np.load(io.BytesIO(storage.read_all(job.url(CENTROIDS))), allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{job.url(CENTROIDS)} cannot be read: {error}; delete it and run the same command again") from None
+        self._centroids = read_array(job.url(CENTROIDS))
+        self._groups = read_array(job.url(GROUPS)) if job.more else None
+        self._schema = pa.schema([*_SCHEMA, *job.more])
 
     def __call__(self, i: int) -> CommitRecord:
-        job = self._job
-        url = join(job.source, job.files[i])
-        with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, _SCHEMA, ROWS) as table:
+        job, schema = self._job, self._schema
+        url, row = join(job.source, job.files[i]), int(job.corpus.counts[:i].sum())
+        with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
             for batch in _batches(url, job.chunk):
-                found = assign(_vectors(batch), self._centroids, job.identity["spherical"], self._pool)
-                names = ("label", "distance", "margin")
+                found = list(assign(_vectors(batch), self._centroids, job.identity["spherical"], self._pool))
+                if self._groups is not None:
+                    own, originals = self._groups[:, row : row + len(batch)]
+                    found += [own != originals, originals]
+                row += len(batch)
                 columns = [batch.column(name) for name in ("key", "id", "row", "class")]
-                table.write(pa.table([*columns, *map(pa.array, found)], names=[*_SCHEMA.names[:4], *names]).cast(_SCHEMA))
+                table.write(pa.table([*columns, *map(pa.array, found)], names=schema.names).cast(schema))
                 if self._on_chunk:
                     self._on_chunk(len(batch), len(batch), [], {})
             table.finish()
         samples = int(job.corpus.counts[i])
         return CommitRecord(job.shard(i), int(job.corpus.sizes[i]), samples, [table.output(job.output(i))], [])
+
+
+def read_array(url: str) -> np.ndarray:
+    """An array that `prepare` has written.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        array: np.ndarray = np.load(io.BytesIO(storage.read_all(url)), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{url} cannot be read: {error}; delete it and run the same command again") from None
+    return array
 
 
 def _batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
