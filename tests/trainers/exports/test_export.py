@@ -169,8 +169,6 @@ def test_every_family_leaves_in_every_format_or_is_refused_in_words(
     finished: MakeRun, tmp_path: Path, name: str, stem: str, to: Any
 ) -> None:
     """The command itself loads the network back by the library, and compares it on batches of 1, 2 and 7 images."""
-    if (name, to) == ("efficientnet_v2_s", "onnx"):
-        pytest.xfail("with drawn statistics its features grow to 1e6 and differ by more than 1e-4; why is not known")
     run = finished(name, ONLY_AT.get(name, 32), stem=stem)
     try:
         found = export(run, to, str(tmp_path / "out"))
