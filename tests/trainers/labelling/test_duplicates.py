@@ -64,7 +64,9 @@ def test_tables_name_originals_and_training_leaves_the_others_out(
     x = np.stack(vectors.column("vector").to_pylist()).astype(np.float32)
     cluster(str(embedded), 3, str(tmp_path / "plain"))
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    threshold = float(np.quantile(np.sort(unit @ unit.T - 2 * np.eye(len(x)), axis=1)[:, -1], 0.7))
+    threshold = (
+        float(np.quantile(np.sort(unit @ unit.T - 2 * np.eye(len(x)), axis=1)[:, -1], 0.7)) - 1e-6
+    )  # beside the cosine of a pair, which may round either way
     _, report = cluster(str(embedded), 3, str(tmp_path / "near"), duplicates=threshold)
     found, ids = tables(tmp_path / "near"), vectors.column("id").to_numpy()
     assert found.drop_columns(["duplicate", "original"]).equals(tables(tmp_path / "plain"))
