@@ -64,7 +64,7 @@ class FeatureExtractor(nn.Module):
         self.spec = spec
         self.backbone = build_backbone(spec, image_size, seed=0)
         missing = self.backbone.load(weights)
-        self.trained = frozenset(self.backbone.network.state_dict()) - frozenset(missing)
+        self.trained = self.backbone.weight_names() - frozenset(missing)
         self.layer = self.backbone.map_layer if self.backbone.lacking(None, missing) else None
         self._embedding = self.backbone.embedding(self.layer)
         self.width = self._embedding.width

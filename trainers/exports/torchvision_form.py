@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
+from torchvision.models import MaxVit, MNASNet, VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from pipeline.errors import UserError
 from trainers.exports.finished import FeatureExtractor
 from trainers.networks.backbones import construct
+
+_MORE_THAN_WEIGHTS = MNASNet, MaxVit
+"""Networks whose state holds more than weights: MNASNet's version, the places in MaxVit's windows."""
 
 
 class TorchvisionForm(NamedTuple):
@@ -67,7 +70,14 @@ def torchvision_form(extractor: FeatureExtractor) -> TorchvisionForm:
         path = [path for path, module in ours.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
         ours.set_submodule(path, nn.Identity())
         lines.append(f'network.set_submodule("{path}", torch.nn.Identity())  # the classifier; its input is the feature vector')
-        return TorchvisionForm(ours, lines, ["network.load_state_dict(state)", "features = network.eval()(images)"])
+        loading = ["network.load_state_dict(state)"]
+        if isinstance(ours, _MORE_THAN_WEIGHTS):
+            loading = [
+                "whole = network.state_dict()  # more than weights",
+                "whole.update(state)",
+                "network.load_state_dict(whole)",
+            ]
+        return TorchvisionForm(ours, lines, [*loading, "features = network.eval()(images)"])
     if extractor.backbone.layout(extractor.layer) != "nchw":
         raise UserError(
             f"pretraining trained {spec.name} up to {extractor.layer} only: take --to onnx, "
@@ -87,6 +97,10 @@ class RestoredNetwork(nn.Module):
 
     def __init__(self, form: TorchvisionForm, state: dict[str, Tensor], layer: str | None) -> None:
         super().__init__()
+        if isinstance(form.network, _MORE_THAN_WEIGHTS):
+            whole = form.network.state_dict()
+            whole.update(state)
+            state = whole
         form.network.load_state_dict(state, strict=layer is None)
         self._layer = layer
         self.network = form.network.eval()

@@ -43,6 +43,10 @@ class Features(NamedTuple):
     map: Tensor | None
 
 
+_CONSTANT = "_tensor_constant"
+"""How torch.fx names tensors that a network computes with and that are neither weights nor statistics."""
+
+
 class Backbone(nn.Module):
     """A network without its classifier and without all other layers that its outputs do not need.
 
@@ -133,6 +137,10 @@ class Backbone(nn.Module):
             raise UserError(unknown_name("layer", layer, _shortest(layers)))
         return layers[layer]
 
+    def weight_names(self) -> frozenset[str]:
+        """Names of the network's weights and statistics, as torchvision has them."""
+        return frozenset(name for name in self.network.state_dict() if not name.startswith(_CONSTANT))
+
     def load(self, state: dict[str, Tensor]) -> list[str]:
         """Load the weights of a backbone of the same kind, which may have been built with other outputs.
 
@@ -146,8 +154,9 @@ class Backbone(nn.Module):
         Raises:
             UserError: the weights are those of another network.
         """
-        state = {name.removeprefix("network."): weight for name, weight in state.items()}
-        missing = set(self.network.state_dict()) - set(state)
+        plain = {name.removeprefix("network."): weight for name, weight in state.items()}
+        state = {name: weight for name, weight in plain.items() if not name.startswith(_CONSTANT)}
+        missing = self.weight_names() - set(state)
         shared = until(self.network, self._eval_graph, self._plan.map.node).state_dict()
         foreign = sorted((missing & set(shared)) | (set(state) - self._plan.weights))
         if foreign:

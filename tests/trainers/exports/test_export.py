@@ -158,7 +158,7 @@ FAMILIES = (
 )  # fmt: skip
 """The smallest network of each family of torchvision."""
 
-ONLY_AT = {"maxvit_t": 224}
+ONLY_AT = {"maxvit_t": 224, "vit_b_32": 64}
 
 
 @pytest.mark.slow
