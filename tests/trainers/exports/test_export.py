@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -176,6 +177,8 @@ def test_every_family_leaves_in_every_format_or_is_refused_in_words(
         assert to in ("timm", "huggingface")
         print(f"{name} {stem} {to}: {error}")
         return
+    finally:
+        shutil.rmtree(tmp_path)  # of all of them there are tens of gigabytes
     print(f"{name} {stem} {to}: {found.difference / found.largest:.1e} of the largest feature")
     assert found.difference <= 1e-4 * found.largest
 
