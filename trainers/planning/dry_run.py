@@ -116,16 +116,21 @@ def cluster_plan(job: ClusteringJob) -> Facts:
         "features": _corpus(job.corpus),
         "clusters": k,
         "sample": f"{min(samples, k * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
-        "shards with a commit record": len(committed(job.out)) if exists(job.out) else 0,
+        "shards with a commit record": done_shards(job.out),
         "disk needed bytes": samples * (_NAMES_BYTES + 12),
     }
+
+
+def done_shards(out: str) -> int:
+    """How many shards have a commit record in the output folder of a job."""
+    return len(committed(absolute(out))) if exists(out) else 0
 
 
 def _tables(recipe: Recipe, out: str, row_bytes: int) -> Facts:
     corpus = opened(images_alone(recipe))
     return {
         "corpus": _corpus(corpus),
-        "shards with a commit record": len(committed(absolute(out))) if exists(out) else 0,
+        "shards with a commit record": done_shards(out),
         "disk needed bytes": corpus.samples * (_NAMES_BYTES + row_bytes),
     }
 

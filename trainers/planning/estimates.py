@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.materialize.commit import committed
 from pipeline.materialize.job import Job
 from pipeline.materialize.run import asked, engine_chosen, plan
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
 from pipeline.rendering.units import UnitSource
-from pipeline.storage import absolute, exists
 from pipeline.streaming.connection import cluster_address
 from trainers.downstream.evaluate import probed_layer, probed_networks
 from trainers.downstream.features import checked_recipe, extract
@@ -31,7 +29,7 @@ from trainers.labelling.cluster import PER_CENTROID, ClusteringJob, some_vectors
 from trainers.labelling.embed import embed_job
 from trainers.labelling.kmeans import assign
 from trainers.labelling.label import label_job
-from trainers.planning.dry_run import Facts
+from trainers.planning.dry_run import Facts, done_shards
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import SECONDS, Stopwatch, Trial, elsewhere, settled_pace, try_job, try_on_workers, try_training
 from trainers.pretraining import finished_result, prepared, pretraining_job
@@ -176,7 +174,7 @@ def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
         chosen = engine_chosen(recipe, here=False)
         return plan(chosen, out, asked(lambda: build_engine(chosen).identity(), chosen, here=False))
 
-    return estimate_job(make, _done(out))
+    return estimate_job(make, done_shards(out))
 
 
 def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
@@ -186,7 +184,7 @@ def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
         connect(recipe, check_render)
         return embed_job(recipe, out, *how)
 
-    return estimate_job(make, _done(out))
+    return estimate_job(make, done_shards(out))
 
 
 def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
@@ -196,11 +194,7 @@ def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
         connect(recipe, check_render)
         return label_job(recipe, out, *how)
 
-    return estimate_job(make, _done(out))
-
-
-def _done(out: str) -> int:
-    return len(committed(absolute(out))) if exists(out) else 0
+    return estimate_job(make, done_shards(out))
 
 
 def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimate:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from pipeline.rendering.units import UnitRenderer
 from pipeline.streaming.plan import open_source
 from tests.pipeline.materialize.conftest import tree
 from tests.tiles import recipe_on
+from trainers.labelling.cluster import cluster
 from trainers.labelling.embed import embed
 from trainers.networks.backbones import build_backbone
 
@@ -25,6 +28,12 @@ def random_weights(recipe: Recipe, folder: Path) -> str:
     network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
     torch.save(network.state_dict(), folder / "weights.pt")
     return str(folder / "weights.pt")
+
+
+def rows_of(folder: Path) -> pa.Table:
+    """The rows of all tables in a folder of features or labels."""
+    listed = pq.read_table(folder / "shards.parquet").to_pylist()
+    return pa.concat_tables([pq.read_table(folder / row["outputs"][0]["name"]) for row in listed])
 
 
 def labels_in(batches: Iterable[Columns]) -> dict[int, int]:
@@ -49,6 +58,18 @@ def embedded(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = recipe_on(tiles, folder, {}, {"precision": "float32"})
     embed(recipe, str(folder / "features"), weights=random_weights(recipe, folder), layer="stage2", here=True)
     return folder / "features"
+
+
+K = 6
+"""Number of clusters."""
+
+
+@pytest.fixture(scope="session")
+def clusters(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clusters of the tiles. Read-only."""
+    out = tmp_path_factory.mktemp("clusters") / "clusters"
+    cluster(str(embedded), K, str(out))
+    return out
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
@@ -17,21 +15,12 @@ from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from pipeline.streaming.plan import open_source, steps
 from tests.trainers.arrived import Arrived
-from tests.trainers.labelling.conftest import joined, labels_in
+from tests.trainers.labelling.conftest import K, joined, labels_in, rows_of
 from trainers.labelling.cluster import cluster
 from trainers.pretraining import pretrain
 from trainers.running.runs import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
-K = 6
-
-
-@pytest.fixture(scope="module")
-def clusters(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clusters of the tiles. Read-only."""
-    out = tmp_path_factory.mktemp("clusters") / "clusters"
-    cluster(str(embedded), K, str(out))
-    return out
 
 
 @pytest.fixture
@@ -53,19 +42,13 @@ def assigned(run_recipe: MakeRecipe, clusters: Path) -> MakeRecipe:
     return make
 
 
-def table(clusters: Path) -> pa.Table:
-    """The labels of all shards."""
-    rows = pq.read_table(clusters / "shards.parquet").to_pylist()
-    return pa.concat_tables([pq.read_table(clusters / row["outputs"][0]["name"]) for row in rows])
-
-
 def test_every_image_has_the_label_of_its_row(assigned: MakeRecipe, clusters: Path) -> None:
-    rows = table(clusters)
+    rows = rows_of(clusters)
     assert joined(assigned()) == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
 
 
 def test_images_beyond_a_bound_have_no_label(assigned: MakeRecipe, clusters: Path) -> None:
-    rows = table(clusters)
+    rows = rows_of(clusters)
     margin, distance = (rows.column(name).to_numpy() for name in ("margin", "distance"))
     least, most = float(np.median(margin)), float(np.median(distance))
     wanted = np.where((margin >= least) & (distance <= most), rows.column("label").to_numpy(), -1)
@@ -76,7 +59,7 @@ def test_images_beyond_a_bound_have_no_label(assigned: MakeRecipe, clusters: Pat
 
 @pytest.mark.parametrize("place", ["workers", "trainer"])
 def test_labels_travel_with_crops_and_with_files(assigned: MakeRecipe, clusters: Path, place: str) -> None:
-    rows = table(clusters)
+    rows = rows_of(clusters)
     recipe = assigned(sections={"engine": "cpu", "placement": {"render": place}})
     source = open_source(recipe)
     found = labels_in(columns for _, columns in steps([source], Arrived(source), 0, 1))
@@ -142,7 +125,7 @@ def test_what_the_tables_hold_is_part_of_a_runs_identity_and_where_they_lie_is_n
 
 def test_clusters_are_learnt_beside_a_pretext_task(assigned: MakeRecipe, local_ray: None, clusters: Path) -> None:
     """Images whose margin is small have no label: they count for rotation only."""
-    rows = table(clusters)
+    rows = rows_of(clusters)
     least = float(np.quantile(rows.column("margin").to_numpy(), 0.25))
     result = pretrain(assigned(annotation={"least": {"margin": least}}, epochs=12))
     found = result["tasks"]["assigned"]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
+from tests.trainers.labelling.conftest import rows_of
 from trainers.labelling import cluster as clustering
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import cluster
@@ -35,18 +35,12 @@ def features(embedded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(embedded, tmp_path / "features"))
 
 
-def joined(folder: Path) -> pa.Table:
-    """The tables of a folder in the order of its shards."""
-    rows = pq.read_table(folder / "shards.parquet").to_pylist()
-    return pa.concat_tables([pq.read_table(folder / row["outputs"][0]["name"]) for row in rows])
-
-
 @pytest.mark.parametrize("spherical", [True, False])
 def test_every_image_is_given_its_nearest_centroid(features: Path, tmp_path: Path, spherical: bool) -> None:
     out = tmp_path / "clusters"
     done, report = cluster(str(features), 6, str(out), spherical)
     assert (done.shards, done.made, done.rows) == (8, 8, 72)
-    given, labels = joined(features), joined(out)
+    given, labels = rows_of(features), rows_of(out)
     for name in ("key", "id", "row", "class"):
         assert given.column(name).to_pylist() == labels.column(name).to_pylist()
     x = np.array(given.column("vector").to_pylist(), np.float32)
@@ -111,7 +105,7 @@ def test_the_sample_is_a_function_of_seed_and_ids_and_holds_no_more_than_it_may(
         assert report["sample"] == 20
     np.testing.assert_array_equal(taken[0], taken[1])
     assert not np.array_equal(taken[0], taken[2])
-    everything = {vector.tobytes() for vector in np.array(joined(features).column("vector").to_pylist(), np.float32)}
+    everything = {vector.tobytes() for vector in np.array(rows_of(features).column("vector").to_pylist(), np.float32)}
     assert len({vector.tobytes() for vector in taken[0]} & everything) == 20
 
 

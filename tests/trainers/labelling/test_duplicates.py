@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.streaming.plan import pairs
+from tests.trainers.labelling.conftest import rows_of
 from trainers.labelling import duplicates
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import cluster
@@ -51,16 +50,10 @@ def test_groups_are_those_of_all_pairs_of_a_cluster(seed: int, n: int, clusters:
     assert found.tolist() == plainly(x, labels, 0.93).tolist()
 
 
-def tables(folder: Path) -> pa.Table:
-    """The rows of all tables of a folder."""
-    listed = pq.read_table(folder / "shards.parquet").to_pylist()
-    return pa.concat_tables([pq.read_table(folder / row["outputs"][0]["name"]) for row in listed])
-
-
 def test_tables_name_originals_and_training_leaves_the_others_out(
     run_recipe: Callable[..., Recipe], embedded: Path, tmp_path: Path
 ) -> None:
-    vectors = tables(embedded)
+    vectors = rows_of(embedded)
     x = np.stack(vectors.column("vector").to_pylist()).astype(np.float32)
     cluster(str(embedded), 3, str(tmp_path / "plain"))
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -68,8 +61,8 @@ def test_tables_name_originals_and_training_leaves_the_others_out(
         float(np.quantile(np.sort(unit @ unit.T - 2 * np.eye(len(x)), axis=1)[:, -1], 0.7)) - 1e-6
     )  # beside the cosine of a pair, which may round either way
     _, report = cluster(str(embedded), 3, str(tmp_path / "near"), duplicates=threshold)
-    found, ids = tables(tmp_path / "near"), vectors.column("id").to_numpy()
-    assert found.drop_columns(["duplicate", "original"]).equals(tables(tmp_path / "plain"))
+    found, ids = rows_of(tmp_path / "near"), vectors.column("id").to_numpy()
+    assert found.drop_columns(["duplicate", "original"]).equals(rows_of(tmp_path / "plain"))
     first = plainly(x, found.column("label").to_numpy(), threshold)
     assert found.column("original").to_pylist() == ids[first].tolist()
     copies = first != np.arange(len(x))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
@@ -17,6 +16,7 @@ from pipeline.materialize.run import render
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from pipeline.streaming.plan import pairs
+from tests.trainers.labelling.conftest import K, rows_of
 from trainers.labelling.cluster import cluster
 from trainers.pretraining import pretrain
 from trainers.running.runs import RunFolder
@@ -24,19 +24,10 @@ from trainers.running.runs import RunFolder
 MakeRecipe = Callable[..., Recipe]
 
 
-@pytest.fixture(scope="module")
-def clusters(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clusters of the tiles. Read-only."""
-    out = tmp_path_factory.mktemp("clusters") / "clusters"
-    cluster(str(embedded), 6, str(out))
-    return out
-
-
 @pytest.fixture
 def rows(clusters: Path) -> pa.Table:
     """The rows of all its tables."""
-    listed = pq.read_table(clusters / "shards.parquet").to_pylist()
-    return pa.concat_tables([pq.read_table(clusters / row["outputs"][0]["name"]) for row in listed])
+    return rows_of(clusters)
 
 
 def keeping(run_recipe: MakeRecipe, table: Path | str, corpus: dict[str, Any] | None = None, **bounds: Any) -> Recipe:
@@ -68,9 +59,9 @@ def test_the_images_within_the_bounds_are_trained_on_with_the_pairs_that_they_ha
 
 def test_labels_and_the_part_that_is_kept_go_together(run_recipe: MakeRecipe, clusters: Path, rows: pa.Table) -> None:
     half = float(np.median(rows.column("margin").to_numpy()))
-    sections = {"corpus": {"annotations": {"clusters": str(clusters)}}}
-    spec = keeping(run_recipe, clusters, sections["corpus"], least={"margin": half}).model_dump(mode="json")
-    recipe = Recipe.model_validate({**spec, "tasks": {"assigned": {"annotation": "clusters", "classes": 6}}})
+    annotations = {"annotations": {"clusters": str(clusters)}}
+    spec = keeping(run_recipe, clusters, annotations, least={"margin": half}).model_dump(mode="json")
+    recipe = Recipe.model_validate({**spec, "tasks": {"assigned": {"annotation": "clusters", "classes": K}}})
     found: dict[int, int] = {}
     for columns in pairs(recipe):
         found |= dict(zip(columns["id"].tolist(), columns["assigned.label"].tolist()))
@@ -83,7 +74,7 @@ def test_the_part_is_of_a_runs_identity_by_what_the_table_holds(
     run_recipe: MakeRecipe, embedded: Path, clusters: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(clusters, tmp_path / "copy"))
-    cluster(str(embedded), 6, str(tmp_path / "others"), seed=1)
+    cluster(str(embedded), K, str(tmp_path / "others"), seed=1)
 
     def identity(table: Path, least: float) -> str:
         return RunFolder(keeping(run_recipe, table, least={"margin": least})).identity("pretrain")
