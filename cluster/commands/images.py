@@ -102,7 +102,7 @@ def inspect(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Inspect shards: counts, formats, sizes, labels, and what would be quarantined.
+    """Inspect shards: counts, formats, sizes, labels, masks or boxes, and what would be quarantined.
 
     Reads shards that other tools made, too, and writes an index for those that have none.
 
@@ -112,11 +112,13 @@ def inspect(
     from cluster.reports.terminal import inspect_tables, print_json, print_out
     from pipeline.shards.inspect import inspect as run
     from pipeline.shards.opening import open_corpus
+    from pipeline.targets import TargetReader
 
     with counted("indexing", "shard") as progress:
         corpus = open_corpus(shards, progress=progress, keep_damaged=True)
     with counted("looking through", "shard") as progress:
-        report = run(corpus, deep, progress=progress)
+        numbers = None if corpus.numbers is None else frozenset(corpus.numbers)
+        report = run(corpus, deep, progress=progress, targets=TargetReader(numbers))
     if json:
         print_json(report.as_dict())
     else:

@@ -13,8 +13,10 @@ from pipeline.recipe.training import Optimizer
 class Downstream(Section):
     """The labelled task on which features are tested."""
 
-    problem: Literal["classification", "segmentation"] = Field(
-        "classification", description="What is learnt: a class for each image (`cls`), or for each pixel (`seg.png`)."
+    problem: Literal["classification", "segmentation", "detection"] = Field(
+        "classification",
+        description="What is learnt: a class for each image (`cls`), a class for each pixel (`seg.png`), or boxes with classes "
+        "(`boxes.json`).",
     )
     head: Literal["fcn", "deeplab"] = Field(
         "fcn", description="What segments on the backbone's map: FCN's convolutions, or DeepLab v3's, which see further."
@@ -32,8 +34,8 @@ class Downstream(Section):
 
     @model_validator(mode="after")
     def _head_fits(self) -> Downstream:
-        if self.problem == "classification" and self.head != "fcn":
-            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer")
+        if self.problem != "segmentation" and self.head != "fcn":
+            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer, boxes by FCOS")
         return self
 
     @model_serializer(mode="wrap")
