@@ -58,6 +58,7 @@ def pack(
     coco: Annotated[
         str | None, typer.Option(metavar="FILE", help="Boxes of all images in COCO's JSON.", show_default=False)
     ] = None,
+    outlines: Annotated[bool, typer.Option("--outlines", help="With --coco: masks of the outlines in place of boxes.")] = False,
     result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
@@ -80,7 +81,7 @@ def pack(
         size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
         outcome.begin(result_url(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress, clips, most, test, open_targets(masks, voc, coco))
+            report = run(src, dst, labels.value, size, progress, clips, most, test, open_targets(masks, voc, coco, outlines))
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
         if report.test:

@@ -30,6 +30,7 @@ from trainers.downstream.problems import PROBLEMS
 from trainers.learning.examples import read_pictures
 from trainers.networks.backbones import build_backbone
 from trainers.objectives import Outcome
+from trainers.planning.dry_run import finetune_plan
 from trainers.running.runs import ANSWERS, RunFolder
 
 Labelling = Callable[..., Recipe]
@@ -246,6 +247,7 @@ def test_what_detection_cannot_use_is_refused_in_words(
         evaluate(recipe)
     with pytest.raises(UserError, match="boxes by FCOS"):
         detecting(head="deeplab")
+    assert finetune_plan(recipe)["classes"] == 2
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(UserError, match=r'pip install "pseudolabel\[detection\]"'):
         open_labelled(recipe)
