@@ -139,8 +139,8 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
     what = "damaged, and decoded as far as possible"
     parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
-    unfit = [(r.shard, r.key, r.reason) for r in report.unfit]
-    parts += _list("masks or boxes that training will refuse", ("shard", "key", "reason"), unfit)
+    refused = "masks or boxes that training will refuse"
+    parts += _list(refused, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.unfit])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts

@@ -68,8 +68,9 @@ class TargetTally:
 class TargetSurvey(Protocol):
     """Counts the targets of images that are inspected; picklable. Made as `pipeline.targets.TargetReader`."""
 
-    members: tuple[str, ...]
-    """Extensions of the members that hold targets."""
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Extensions of the members that hold targets."""
 
     def look(self, member: str, body: bytes | memoryview, height: int, width: int) -> tuple[TargetTally, str | None]:
         """Count what the target of one image holds, and say why training will refuse it, None where it will not.
