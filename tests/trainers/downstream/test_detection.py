@@ -299,16 +299,15 @@ def test_a_start_that_was_interrupted_ends_as_an_undisturbed_one_and_both_are_re
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_come_to_the_same_as_one(
-    detecting: Labelling, pretrained: Callable[[Recipe], RunFolder], tmp_path: Path
-) -> None:
+def test_two_workers_learn_as_one_does(detecting: Labelling, pretrained: Callable[[Recipe], RunFolder], tmp_path: Path) -> None:
     found = {}
     for workers in (0, 2):
         recipe = detecting({"storage": {"runs": str(tmp_path / str(workers))}}, workers=workers, epochs=3)
         pretrained(recipe)
         found[workers] = finetune(recipe)
-    curves = [found[workers]["curves"]["random"] for workers in (0, 2)]
-    assert curves[0]["loss"][0] == pytest.approx(curves[1]["loss"][0], rel=0.05)
-    for one, other in zip(found[0]["downstream"], found[2]["downstream"]):  # sums of two ranks are rounded otherwise
-        assert (one["chance"], one["tested"], one["boxes"]) == (other["chance"], other["tested"], other["boxes"])
-        assert one["ap50"] == pytest.approx(other["ap50"], abs=0.15)
+    one, two = (found[workers]["curves"]["random"] for workers in (0, 2))
+    # Batch normalisation is that of each rank's share, and sums of two ranks are rounded otherwise.
+    assert one["loss"][:2] == pytest.approx(two["loss"][:2], rel=0.03)
+    assert one["metrics"][-6:] == pytest.approx(two["metrics"][-6:], abs=0.05)
+    for row, other in zip(found[0]["downstream"], found[2]["downstream"]):
+        assert [row[name] for name in ("chance", "tested", "boxes")] == [other[name] for name in ("chance", "tested", "boxes")]
