@@ -5,10 +5,10 @@
 
 A tar holds photos and an annotation in VOC's XML for each (github.com/Shenggan/BCCD_Dataset and
 github.com/datitran/raccoon_dataset); a fifth of the photos is for the test. A small network is pretrained on the others without
-their boxes, then it and the same network from random weights learn the boxes; `--random` learns from random weights alone, with
-no Ray. Printed are COCO AP with its standard error and AP50 for each seed, beside the trivial answer's: of each class one box at the
-same place in all photos. A command that was interrupted is completed by running the same again; `--data` is needed the first time
-only.
+their boxes, then it and the same network from random weights learn the boxes; with `--random` it learns from random weights only,
+and without Ray. Printed are COCO AP with its standard error and AP50 for each seed, beside the trivial answer's: of each class
+one box at the same place in all photos. A command that was interrupted is completed by running the same again; `--data` is needed
+the first time only.
 """
 
 from __future__ import annotations

@@ -226,7 +226,8 @@ def box_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     notes = []
     for row in (row for row in rows if "ap50" in row):
         by_class = ", ".join(f"{name} {100 * ap:.1f}" for name, ap in row["aps"].items())
-        notes.append(f"{row['init']}: AP50 {100 * row['ap50']:.1f} %, AP75 {100 * row['ap75']:.1f} %; AP by class: {by_class}")
+        who = f"{row['init']}, {amount(row['labels'], 'label')}"
+        notes.append(f"{who}: AP50 {100 * row['ap50']:.1f} %, AP75 {100 * row['ap75']:.1f} %; AP by class: {by_class}")
     if notes:
         left_out = f"; {amount(row['crowds'], 'crowd')} left out" if row["crowds"] else ""
         empty = f", {row['without_boxes']:,} of them without one" if row["without_boxes"] else ""
