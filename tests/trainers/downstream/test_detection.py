@@ -94,6 +94,20 @@ def test_boxes_arrive_with_their_photos_by_both_engines_and_placements(detecting
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["cpu", "dali"])
+def test_boxes_of_training_are_where_the_crop_and_its_mirroring_put_their_objects(detecting: Labelling, engine: str) -> None:
+    source = open_labelled(detecting({"engine": engine}, epochs=1)).training()
+    colours, hits = np.array([(230, 60, 40), (40, 90, 230)]), []
+    for _, columns in steps([source], Arrived(source), 0, 1):
+        batch = usable(columns, torch.device("cpu"))
+        for pixels, boxes, labels in zip(batch.image.numpy(), batch.targets["boxes"], batch.targets["box_class"]):
+            for (left, top, right, bottom), label in zip(boxes[labels >= 0], labels[labels >= 0]):
+                middle = pixels[int((top + bottom) / 2), int((left + right) / 2)].astype(int)
+                hits.append(bool(abs(middle - colours[label]).max() < 70))
+    assert len(hits) > 60
+    assert np.mean(hits) > 0.85  # another shape lies on some, and of others the middle is cut off
+
+
 def columns_of(batch: Batch) -> dict[str, Tensor]:
     """A training batch's columns."""
     targets = {name: torch.from_numpy(column) for name, column in batch.targets.items()}
