@@ -61,7 +61,7 @@ def recipe_of(folder: Path, seed: int, epochs: int, size: int) -> Recipe:
             "optimizer": {"lr": 3e-3},
         },
         "storage": {"runs": str(folder / "runs")},
-        "failures": {"budget": 0.02},
+        "failures": {"budget": 0.05},
     }
     return parse_recipe(document)
 
