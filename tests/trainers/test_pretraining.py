@@ -153,8 +153,9 @@ def test_a_run_outlives_the_death_of_a_rendering_actor_and_of_a_training_worker(
             if record["step"] >= step and name not in killed:
                 if name == "RayTrainWorker":
                     wait_for_another("MapWorker", {*before, killed["MapWorker"]})  # without it the run cannot end
-                    seen.update(listening())  # not sooner: what takes time before the first kill lets the actor finish
                 killed[name] = kill_worker(name, before)
+                if name == "MapWorker":
+                    seen.update(listening())  # while training waits; before the kill the actor would finish meanwhile
 
     result = pretrain(run_recipe(workers=1, **calm.training), [kill])
     assert list(killed) == ["MapWorker", "RayTrainWorker"]

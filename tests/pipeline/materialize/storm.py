@@ -94,7 +94,7 @@ def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIM
 
 
 class Storm:
-    """A Ray cluster of a head and other nodes on this machine, and a driver that renders on it; kills any of them.
+    """A Ray cluster of a head and one or two nodes on this machine, and a driver that renders on it; kills any of them.
 
     Args:
         recipe: path of the recipe, whose actors need one CPU together.
@@ -109,7 +109,7 @@ class Storm:
         self._recipe, self._log, self._rng = recipe, log, random.Random(seed)
         self._folder = tempfile.mkdtemp(prefix="storm-")  # its own, so that no other process joins the cluster
         head: dict[str, Any] = {
-            "num_cpus": 1,
+            "num_cpus": 3 - nodes,  # so that without one of its nodes the cluster has what a render needs at least
             "include_dashboard": False,
             "object_store_memory": 100 * 2**20,
             "_system_config": _HEALTH,
