@@ -271,7 +271,7 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
     for check in findings.checks:
         tests.add_row(check.engine, check.name, Text(check.status, colours[check.status]), check.found)
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
-    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings)), f"verdict: {findings.verdict}"]
 
 
 def run_table(run: str, state: RunState) -> Table:

@@ -183,6 +183,7 @@ def test_shards_without_masks_and_probes_are_refused_in_words(
     assert finetune_plan(recipe)["classes"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_both_starts_are_reported_with_pictures(
     segmenting: Labelling, pretrained: Callable[[Recipe], RunFolder], capsys: pytest.CaptureFixture[str]
