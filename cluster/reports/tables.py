@@ -207,6 +207,25 @@ def coverage_words(row: Mapping[str, Any]) -> str:
     return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
 
 
+def left_out_words(left_out: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    """Sentences on the images that a downstream command could not use, if there are any.
+
+    Args:
+        left_out: by command and set, see `trainers.downstream.passes.left_out`.
+    """
+    said = []
+    for command, sets in left_out.items():
+        for side, counts in sets.items():
+            parts = [
+                f"{amount(counts[why], 'image')} {words}"
+                for why, words in (("undecodable", "that cannot be used"), ("unlabelled", "without a label"))
+                if counts[why]
+            ]
+            if parts:
+                said.append(f"{command} left out of downstream.{side}: {' and '.join(parts)}")
+    return said
+
+
 def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The results that need no network, by name, if they are known; chance is exact, and has no standard error."""
     found: list[tuple[str, dict[str, Any]]] = []
@@ -221,7 +240,10 @@ def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any
 
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
     """Pretrained against random, protocol by protocol, with the accuracies that need no network; a table for each test set."""
-    return [_downstream_table(measured) for measured in report["test_sets"]]
+    tables = [_downstream_table(measured) for measured in report["test_sets"]]
+    if tables and (notes := left_out_words(report["left_out"])):
+        tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
+    return tables
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:

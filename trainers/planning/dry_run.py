@@ -15,9 +15,9 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, is_local
-from trainers.downstream.evaluate import VECTOR, probed_layer
+from trainers.downstream.evaluate import probed_layer
 from trainers.downstream.labelled import INITS, open_labelled
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.pretrained import VECTOR, read_pretrained
 from trainers.labelling import embed, label
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.network_job import images_alone
