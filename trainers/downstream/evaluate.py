@@ -10,18 +10,20 @@ from torch import nn
 
 from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe.schema import Recipe
-from trainers.downstream.features import HISTOGRAM, FeatureSet, Rank, checked_recipe, extract
+from trainers.downstream.features import HISTOGRAM, FeatureSet, Rank, checked_recipe, extract, number_bytes
 from trainers.downstream.findings import leave_findings, shown_points
+from trainers.downstream.histogram import BINS
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.linear import classify
 from trainers.downstream.passes import left_out, passes
 from trainers.downstream.pretrained import Pretrained, started, trained_layer
-from trainers.downstream.protocols import PROTOCOLS, check_layers, read_words, reader, readings
+from trainers.downstream.protocols import PROTOCOLS, check_layers, read_numbers, read_words, reader, readings
 from trainers.downstream.scores import most_frequent, score
 from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.optim import place
 from trainers.learning.ranks import gathered
 from trainers.networks.backbones import Backbone, build_backbone
+from trainers.running.capacity import Node, nodes
 from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
 from trainers.running.run_log import Record, open_run_log
@@ -72,6 +74,7 @@ def evaluate(
     layer = probed_layer(data, backbone)  # here, so that a layer that does not exist is refused at once
     folder = RunFolder(recipe)
     connect(recipe)
+    _check_room(feature_bytes(data, layer, inits), nodes())
     with exclusive(f"evaluate into {folder.url}"):
         run_log = open_run_log()
         config = {"data": data, "weights": backbone.weights, "layer": layer, "inits": inits, "run_log": run_log}
@@ -108,6 +111,23 @@ def probed_layer(data: Labelled, backbone: Pretrained) -> str | None:
     missing = network.load(backbone.weights) if backbone.weights else []
     check_layers(network, data.spec, missing)
     return trained_layer(network, data.spec.layer, missing, backbone.tasks, "downstream.layer")
+
+
+def feature_bytes(data: Labelled, layer: str | None, inits: Sequence[str] = INITS) -> int:
+    """Bytes of all features that an evaluation keeps, on all ranks together; `layer` is the probed one."""
+    network = _build(data)
+    numbers = {reads: read_numbers(network, reads, data.spec, layer) for reads in readings(data.spec)}
+    kept = [BINS**3, *(each for each in numbers.values() for _ in inits)]
+    return sum(side.samples * each * number_bytes(side.samples * each) for side in (data.train, data.test) for each in kept)
+
+
+def _check_room(needed: int, available: list[Node]) -> None:
+    held = sum(node.memory for node in available)
+    if all(node.memory for node in available) and needed > held:
+        raise UserError(
+            f"the features need {needed / 2**30:,.1f} GiB, and the cluster has {held / 2**30:,.1f} GiB of memory: add nodes and "
+            "training.workers, leave protocols out of downstream.protocols (`attentive` keeps every position), or fewer images"
+        )
 
 
 def _build(data: Labelled) -> Backbone:

@@ -142,7 +142,7 @@ def extract(networks: Mapping[str, nn.Module], batches: Iterable[Batch], recipe:
             for name, network in networks.items():
                 made[name] = network(network_input).float().cpu().numpy()
         for name, x in made.items():
-            parts[name].append(_kept(x, total * x[0].size >= MANY))
+            parts[name].append(_kept(x, number_bytes(total * x[0].size)))
         ids.append(batch.ids)
         labels.append(batch.labels)
     every = np.concatenate(ids)
@@ -152,8 +152,13 @@ def extract(networks: Mapping[str, nn.Module], batches: Iterable[Batch], recipe:
     return FeatureSet({name: _joined(parts[name], place) for name in parts}, np.concatenate(labels)[order], every[order])
 
 
-def _kept(x: np.ndarray, many: bool) -> np.ndarray:
-    if not many:
+def number_bytes(numbers: int) -> int:
+    """Bytes that a number takes where a set's features of one network have so many: 2 for float16, or 4 for float32."""
+    return 2 if numbers >= MANY else 4
+
+
+def _kept(x: np.ndarray, size: int) -> np.ndarray:
+    if size == 4:
         return x
     most = np.finfo(np.float16).max
     return x.clip(-most, most).astype(np.float16)

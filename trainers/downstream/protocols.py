@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,6 +77,13 @@ def reader(backbone: Backbone, reads: Reading, spec: Downstream, layer: str | No
     if reads == "map":
         return Positions(backbone)
     return backbone.embedding(*spec.layers) if reads == "layers" else backbone.embedding(layer)
+
+
+def read_numbers(backbone: Backbone, reads: Reading, spec: Downstream, layer: str | None) -> int:
+    """How many numbers are read of an image; arguments as of `reader`."""
+    if reads == "map":
+        return backbone.map_width * math.prod(backbone.map_size)
+    return backbone.embedding(*(spec.layers if reads == "layers" else (layer,))).width
 
 
 def read_words(reads: Reading, spec: Downstream, layer: str | None, backbone_map: str | None) -> str:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import BackboneSection as Spec
 from trainers.downstream import finetune
-from trainers.downstream.evaluate import probed_layer
+from trainers.downstream.evaluate import feature_bytes, probed_layer
 from trainers.downstream.labelled import Labelled, open_labelled
 from trainers.downstream.pretrained import Pretrained, read_pretrained
 from trainers.networks.backbones import build_backbone
@@ -132,3 +132,10 @@ def test_concatenated_layers_must_be_there_and_trained(data: Callable[..., Label
 def test_protocols_and_layers_that_do_not_fit_are_refused(data: Callable[..., Labelled], wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="downstream: "):
         data("resnet10", **wrong)
+
+
+def test_the_bytes_of_all_features_are_known_before_they_are_computed(data: Callable[..., Labelled]) -> None:
+    """72 training and 72 test images, float32, two starts: a layer of 256 channels, two layers, a map of 2 x 2 x 256."""
+    task = data("resnet10", protocols=["linear", "concatenated", "attentive"], layers=["layer2", "layer3"])
+    assert feature_bytes(task, "layer3") == 144 * 4 * (512 + 2 * (256 + 128 + 256 + 4 * 256))
+    assert feature_bytes(task, "layer3", ["random"]) == 144 * 4 * (512 + 256 + 128 + 256 + 4 * 256)

@@ -90,7 +90,9 @@ def judged(data: Labelled, images: Callable[[UnitSource], Iterator[Batch]] = ima
     networks = {f"{init} layer": backbone.embedding("stage2") for init, backbone in made.items()}
     remeasure(networks, images(data.training_some(100)), data.recipe)
     train, test = (extract(networks, images(source), data.recipe) for source in (data.training_once(), data.testing()))
-    return judge(train, test, data, None)
+    outcome = judge(train, test, data, None)
+    findings = {name: getattr(value, "tolist", lambda value=value: value)() for name, value in outcome["findings"].items()}
+    return {**outcome, "findings": findings}
 
 
 def probed(data: Labelled) -> dict[str, dict[str, float]]:
