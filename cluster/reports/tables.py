@@ -180,7 +180,8 @@ def _protocol(row: Mapping[str, Any]) -> str:
     layer = f" on {row['layer']}" if "layer" in row else ""
     steps = row.get("steps")
     trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
-    return f"{row['protocol']}{layer}{trained}"
+    how = ", by minibatches" if row.get("fit") == "minibatches" else ""
+    return f"{row['protocol']}{layer}{trained}{how}"
 
 
 def score_words(row: Mapping[str, Any] | None) -> str:
@@ -241,7 +242,7 @@ def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
     """Pretrained against random, protocol by protocol, with the accuracies that need no network; a table for each test set."""
     tables = [_downstream_table(measured) for measured in report["test_sets"]]
-    if tables and (notes := left_out_words(report["left_out"])):
+    if tables and (notes := left_out_words(report.get("left_out", {}))):
         tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
     return tables
 

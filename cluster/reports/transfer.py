@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from cluster.reports.html import environment, png_uri
 from pipeline.storage import absolute, join, write_atomic
@@ -104,12 +105,12 @@ def heat_map(found: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _words(one: Mapping[str, Any] | None, best: float) -> str:
+def _words(one: Mapping[str, Any] | None, best: float) -> Text:
     if one is None:
-        return "failed"
+        return Text("failed")
     spread = "" if one["standard_error"] is None else f" ± {100 * one['standard_error']:.1f}"
     words = f"{100 * one['mean']:.1f}{spread}"
-    return f"[bold]{words}[/]" if one["mean"] == best else words
+    return Text(words, "bold" if one["mean"] == best else "")
 
 
 def _data(row: Mapping[str, Any]) -> str:

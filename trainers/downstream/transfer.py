@@ -173,7 +173,9 @@ def tabulated(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             names = dict(zip(("dataset", "problem", "protocol", "labels"), key))
             table.setdefault(key, {**names, "images": row["labels"], "measure": row.get("measure", "accuracy")})
             held.setdefault(key, {}).setdefault(cell["start"], []).append(row)
-    return [{**row, "starts": {start: _mean(rows) for start, rows in held[key].items()}} for key, row in table.items()]
+    groups = list(dict.fromkeys(key[:3] for key in table))  # fractions of one protocol stand together
+    order = sorted(table, key=lambda key: groups.index(key[:3]))
+    return [{**table[key], "starts": {start: _mean(rows) for start, rows in held[key].items()}} for key in order]
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
