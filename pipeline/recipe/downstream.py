@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.section import Section, Shards, without_defaults
 from pipeline.recipe.training import Optimizer
 
 Problem = Literal["classification", "segmentation"]
+
+
+def _ascending(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    shares = value if isinstance(value, tuple) else (value,)
+    if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+        raise ValueError("needs a number above 0, at most 1, or a list of different ones")
+    return tuple(sorted(shares)) if isinstance(value, tuple) else value
 
 
 class Downstream(Section):
@@ -23,7 +30,11 @@ class Downstream(Section):
     )
     train: Shards = Field(description="Labelled shards to train on.")
     test: Shards = Field(description="Labelled shards to test on.")
-    labels: float = Field(1.0, gt=0, le=1, description="Share of the training labels that is used, the same for each class.")
+    labels: Annotated[float | tuple[float, ...], AfterValidator(_ascending)] = Field(
+        1.0,
+        description="Share of the training labels that is used, the same for each class, at least one of each; a list such as "
+        "`[0.01, 0.1, 1]`: one after the other, each with its own results.",
+    )
     layer: str | None = Field(
         None, description="Layer whose pooled features are probed, such as `layer3`; if not set, the last layer that was trained."
     )
@@ -38,6 +49,11 @@ class Downstream(Section):
         "where to look on the last map, or a linear probe on the features of `layers` side by side.",
     )
     layers: tuple[str, ...] = Field((), description="Layers of the protocol `concatenated`, such as `[layer2, layer3]`.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of the labels, ascending."""
+        return self.labels if isinstance(self.labels, tuple) else (self.labels,)
 
     @model_validator(mode="after")
     def _head_fits(self) -> Downstream:

@@ -12,11 +12,12 @@ from pipeline.errors import BudgetExceeded, RunError, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import HISTOGRAM, FeatureSet, Rank, checked_recipe, extract, number_bytes
 from trainers.downstream.findings import leave_findings, shown_points
+from trainers.downstream.guesses import Guesses
 from trainers.downstream.histogram import BINS
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
 from trainers.downstream.linear import classify
 from trainers.downstream.passes import left_out, passes
-from trainers.downstream.pretrained import Pretrained, started, trained_layer
+from trainers.downstream.pretrained import ClassHead, Pretrained, read_head, started, trained_layer
 from trainers.downstream.protocols import PROTOCOLS, check_layers, read_numbers, read_words, reader, readings
 from trainers.downstream.scores import most_frequent, score
 from trainers.downstream.statistics import measuring, remeasure
@@ -31,6 +32,8 @@ from trainers.running.runs import EVALUATED, RunFolder
 from trainers.running.session import connect
 
 QUARANTINE = "evaluate.quarantine.json"
+HEAD = "head"
+"""Name of the protocol that judges the head of pretraining, and of its features where probes see those of another layer."""
 
 
 def evaluate(
@@ -57,10 +60,11 @@ def evaluate(
         pictures: whether to leave `evaluate.npz`.
 
     Returns:
-        `downstream`: for each start and protocol the accuracy with its standard error, the layer, how a linear probe was fitted
-        (`fit`), and what it was measured on (`Labelled.measured`); `chance`; `baseline`: a linear probe on colour histograms,
-        which need no network; `classes` and their names; `quarantined`, and of each set `left_out`, why; `differs`: where the
-        backbone was pretrained with another recipe.
+        `downstream`: for each start and protocol, and each share of the labels, the accuracy with its standard error, the layer,
+        how a linear probe was fitted (`fit`), and what it was measured on (`Labelled.measured`); and the accuracy of the `head`
+        of a pretraining that has learnt classes itself. `chance`; `baseline`: a linear probe on colour histograms, which need no
+        network; `classes` and their names; `quarantined`, and of each set `left_out`, why; `differs`: where the backbone was
+        pretrained with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, no such layer or one that was not trained, or no
@@ -68,6 +72,16 @@ def evaluate(
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
+    return for_each_share(recipe, EVALUATED, lambda one: _evaluate(one, listeners, backbone, inits, pictures))
+
+
+def _evaluate(
+    recipe: Recipe,
+    listeners: list[Callable[[Record], None]] | None,
+    backbone: Pretrained | None,
+    inits: Sequence[str],
+    pictures: bool,
+) -> dict[str, Any]:
     import ray
 
     data, backbone = open_labelled(recipe), backbone or started(recipe, inits)
@@ -77,7 +91,8 @@ def evaluate(
     _check_room(feature_bytes(data, layer, inits), nodes())
     with exclusive(f"evaluate into {folder.url}"):
         run_log = open_run_log()
-        config = {"data": data, "weights": backbone.weights, "layer": layer, "inits": inits, "run_log": run_log}
+        head = read_head(recipe, backbone.identity, data.classes.names)
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "inits": inits, "head": head, "run_log": run_log}
         try:
             fit(_work, config, recipe, "evaluate", run_log, listeners or [], fresh=True)
         finally:
@@ -141,7 +156,8 @@ def _work(config: dict[str, Any]) -> None:
 
     data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    networks, measured = probed_networks(data, config["weights"], config["layer"], config["inits"])
+    head: ClassHead | None = config["head"]
+    networks, measured = probed_networks(data, config["weights"], config["layer"], config["inits"], head is not None)
     recipe = checked_recipe(data.recipe, networks.values(), rank.device, run_log)
     try:
         *plain, train, test = passes(*measuring(data, measured.values()), data.training_once(), data.testing())
@@ -158,7 +174,7 @@ def _work(config: dict[str, Any]) -> None:
     except (BudgetExceeded, RunError, UserError) as error:  # the same on every rank
         ray.get(run_log.set_error.remote(error))
         return
-    answer = judge(sets["train"], sets["test"], data, config["layer"], config["inits"], rank)
+    answer = judge(sets["train"], sets["test"], data, config["layer"], config["inits"], rank, head)
     if rank.number == 0:
         ray.get(run_log.set_result.remote({**answer, "quarantine": quarantine}))
 
@@ -175,12 +191,13 @@ def check_complete(side: str, found: FeatureSet, total: int, bad: int, rank: Ran
 
 
 def probed_networks(
-    data: Labelled, weights: dict[str, Any], layer: str | None, inits: Sequence[str] = INITS
+    data: Labelled, weights: dict[str, Any], layer: str | None, inits: Sequence[str] = INITS, head: bool = False
 ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-    """The networks on this rank's device.
+    """The networks on this rank's device; with one for the head of pretraining, which reads the vector, if it is to be judged.
 
     Returns:
-        From images to what is read, by `<start> <reading>`; and those whose batch normalisation is to be measured, by start.
+        From images to what is read, by `<start> <reading>` or `HEAD`; and those whose batch normalisation is to be measured, by
+        start.
     """
     import ray.train.torch
 
@@ -192,15 +209,27 @@ def probed_networks(
             backbone.load(weights)
         place(backbone, ray.train.torch.get_device())
         readers = {reads: reader(backbone, reads, data.spec, layer) for reads in readings(data.spec)}
-        networks |= {f"{init} {reads}": network for reads, network in readers.items()}
-        measured[init] = next(iter(readers.values())) if len(readers) == 1 else backbone.eval()
+        named = {f"{init} {reads}": network for reads, network in readers.items()}
+        if head and init == INITS[0] and not (layer is None and "layer" in readers):
+            named[HEAD] = backbone.embedding()
+        networks |= named
+        measured[init] = next(iter(named.values())) if len(named) == 1 else backbone.eval()
     return networks, measured
 
 
 def judge(
-    train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None, inits: Sequence[str] = INITS, rank: Rank | None = None
+    train: FeatureSet,
+    test: FeatureSet,
+    data: Labelled,
+    layer: str | None,
+    inits: Sequence[str] = INITS,
+    rank: Rank | None = None,
+    head: ClassHead | None = None,
 ) -> dict[str, Any]:
-    """Run every protocol on every network's features; to be called on every rank, with what `extract` returned there."""
+    """Run every protocol on every network's features, and judge the head that pretraining has learnt, if there is one.
+
+    To be called on every rank, with what `extract` returned there.
+    """
     rank, spec = rank or Rank(), data.spec
     labels = np.bincount(np.concatenate(gathered([test.y], rank.world)), minlength=len(data.classes.names))
     learnt = sum(gathered([len(train.y)], rank.world))
@@ -218,6 +247,12 @@ def judge(
             if not findings:
                 points = shown_points(test.rows(name), rank)
                 findings = {"init": init, "protocol": protocol, "layer": read, **vars(guesses), **points}
+    if head is not None:
+        own = test.rows(HEAD if HEAD in test.x else f"{INITS[0]} layer")
+        named = head.named(own.x.astype(np.float32), data.classes.names)
+        guesses = Guesses(own.ids, own.y, named, np.ones(len(own), np.float32)).together(rank.world)
+        about = {"init": INITS[0], "protocol": HEAD, "labels": head.labels}
+        rows.append({**about, **score(guesses.accuracy, len(guesses.y)), **measured})
     part, _ = classify(train.rows(HISTOGRAM), test.rows(HISTOGRAM), data.classes.trained, data.recipe.seed, rank)
     baseline = part.together(rank.world).accuracy
     return {"downstream": rows, "chance": measured["chance"], "baseline": baseline, "findings": findings}

@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import checked_recipe
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
 from trainers.downstream.passes import left_out, passes, some_left
 from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.problem import Judgement, TunedNetwork
@@ -59,17 +59,28 @@ def finetune(
         inits: the starts, some of `INITS`.
 
     Returns:
-        `downstream`: for each start the accuracy (or mean IoU) on the test set, after the last epoch, of the image's centre, with
-        its standard error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and
-        their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`:
-        the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was
-        pretrained on; `differs`: where that was with another recipe.
+        `downstream`: for each start, and each share of the labels, the accuracy (or mean IoU) on the test set, after the last
+        epoch, of the image's centre, with its standard error, the number of `labels`, the steps of training, and what it was
+        measured on (`Labelled.measured`); of the largest share the others: `chance`; `classes` and their names; `quarantined`,
+        and of each set `left_out`, why; `curves` and `stages`: the training loss of each start, and where its time went;
+        `untrained`: the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the
+        backbone was pretrained on; `differs`: where that was with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, or no image that can be used.
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
+    return for_each_share(recipe, FINETUNED, lambda one: _finetune(one, listeners, fresh, backbone, inits))
+
+
+def _finetune(
+    recipe: Recipe,
+    listeners: list[Callable[[Record], None]] | None,
+    fresh: bool,
+    backbone: Pretrained | None,
+    inits: Sequence[str],
+) -> dict[str, Any]:
     data, backbone = open_labelled(recipe), backbone or started(recipe, inits)
     problem, trained = data.problem, data.classes.trained
     geometry = data.training().schedule.geometry
