@@ -233,7 +233,8 @@ def judge(
     rank, spec = rank or Rank(), data.spec
     labels = np.bincount(np.concatenate(gathered([test.y], rank.world)), minlength=len(data.classes.names))
     learnt = sum(gathered([len(train.y)], rank.world))
-    measured, rows, findings = data.measured(int(labels.sum()), most_frequent(labels)), [], {}
+    measured, rows = data.measured(int(labels.sum()), most_frequent(labels)), []
+    findings: dict[str, Any] = {}
     map_layer = _build(data).map_layer
     for init in inits:
         for protocol in spec.protocols:

@@ -112,7 +112,8 @@ def test_the_plan_counts_cells_and_names_starts_that_cannot_be_read(grid: MakeRe
 @pytest.mark.usefixtures("local_ray")
 def test_interrupted_between_cells_and_run_again_it_leaves_the_same_bytes(grid: MakeRecipe, tmp_path: Path) -> None:
     (sets,) = grid().transfer.datasets.values()  # type: ignore[union-attr]
-    recipe = grid(datasets={"photos": sets.model_dump(), "gone": {"train": str(tmp_path / "no.tar"), "test": sets.test}})
+    gone = {"train": str(tmp_path / "no.tar"), "test": sets.test}
+    recipe = grid(datasets={"photos": sets.model_dump(), "gone": gone}, by="evaluate")
     undisturbed = transfer(recipe, str(tmp_path / "a"))
 
     def interrupt(done: int, _: int) -> None:
@@ -122,9 +123,10 @@ def test_interrupted_between_cells_and_run_again_it_leaves_the_same_bytes(grid: 
     with pytest.raises(KeyboardInterrupt):
         transfer(recipe, str(tmp_path / "b"), progress=interrupt)
     assert not (tmp_path / "b/transfer.json").exists()
-    ran: set[str] = set()
-    assert transfer(recipe, str(tmp_path / "b"), [lambda record: ran.add(record["stage"])]) == undisturbed
-    assert ran == {"finetune-random"}  # the first cell was done
+    (first,) = (tmp_path / "b").rglob("transfer.cell.json")
+    written = first.stat().st_mtime_ns
+    assert transfer(recipe, str(tmp_path / "b")) == undisturbed
+    assert first.stat().st_mtime_ns == written  # that cell was done
     assert (tmp_path / "a/transfer.json").read_bytes() == (tmp_path / "b/transfer.json").read_bytes()
 
     done, failed = ([cell for cell in undisturbed["cells"] if cell["status"] == status] for status in ("done", "failed"))
@@ -132,11 +134,11 @@ def test_interrupted_between_cells_and_run_again_it_leaves_the_same_bytes(grid: 
     assert [(cell["dataset"], cell["start"]) for cell in failed] == [("gone", "given"), ("gone", "random")]
     assert all("no.tar" in cell["reason"] for cell in failed)
     for cell in done:
-        (row,) = cell["rows"]
-        assert (row["labels"], row["tested"], row["total"], row["steps"]) == (16, 11, 13, 12)
-        assert row["left_out"] == {"undecodable": 1, "unlabelled": 1}
-    assert list(undisturbed["table"][0]["starts"]) == ["given", "random"]
-    assert not list((tmp_path / "b").rglob("*.pt"))  # neither weights nor checkpoints stay
+        assert [row["protocol"] for row in cell["rows"]] == ["linear", "knn"]
+        for row in cell["rows"]:
+            assert (row["labels"], row["tested"], row["total"]) == (16, 11, 13)
+            assert row["left_out"] == {"undecodable": 1, "unlabelled": 1}
+    assert [list(row["starts"]) for row in undisturbed["table"]] == [["given", "random"]] * 2
     text = (tmp_path / "b/transfer.json").read_text()
     assert json.loads(text) == undisturbed
     assert "seconds" not in text
@@ -163,3 +165,6 @@ def test_killed_by_the_system_and_run_again_the_command_leaves_the_same_bytes(gr
     assert not (tmp_path / "b/transfer.json").exists()
     assert start("b").wait(300) == 0
     assert (tmp_path / "a/transfer.json").read_bytes() == (tmp_path / "b/transfer.json").read_bytes()
+    (row,) = json.loads((tmp_path / "a/transfer.json").read_text())["cells"][0]["rows"]
+    assert (row["protocol"], row["labels"], row["steps"]) == ("finetune", 16, 12)
+    assert not list((tmp_path / "b").rglob("*.pt"))  # neither weights nor checkpoints stay
