@@ -15,11 +15,16 @@ from trainers.downstream.features import FeatureRows, Rank
 from trainers.learning.ranks import gathered, summed
 
 BATCH = 2048
+"""Samples of a minibatch of a linear probe, on all ranks."""
+
 EPOCHS, LEAST_EPOCHS = 20, 5
 LEAST_STEPS, MOST_STEPS = 500, 5_000
 RATE = 3e-2
+"""Learning rate of a linear probe at first."""
+
 HELD_OUT, MOST_HELD_OUT = 0.1, 50_000
 MOST_AXES = 4096
+_LEAST_VARIANCE = 1e-6  # where all features are constant
 
 
 class FeatureProbe(nn.Module):
@@ -118,8 +123,8 @@ def components(train: FeatureRows, mean: Tensor, deviation: Tensor, rank: Rank) 
     """The principal axes of standardised features over all ranks, and a scale of each.
 
     Returns:
-        Float (d, d), an axis a column, and float (d,): by these, features along an axis have a variance of about 1, but no less
-        than a hundredth of an average axis counts. More than `MOST_AXES` features stay as they are.
+        Float (d, d), an axis a column, and float (d,), by which features along an axis have a variance of about 1; axes of less
+        than a hundredth of the average variance stay smaller. More than `MOST_AXES` features stay as they are.
     """
     width = len(mean)
     if width > MOST_AXES:
@@ -129,8 +134,11 @@ def components(train: FeatureRows, mean: Tensor, deviation: Tensor, rank: Rank) 
         standard = (x - mean) / deviation
         products += standard.T @ standard
     count = sum(gathered([len(train)], rank.world))
-    variances, axes = torch.linalg.eigh(summed(products, rank.world).double() / count)
-    scale = (variances.clamp_min(0) + 0.01 * variances.mean()).rsqrt()
+    total = summed(products, rank.world)
+    # By one rank for all: on other processors axes may point the other way.
+    found = [torch.linalg.eigh(total.double() / count)] if not rank.number else []
+    variances, axes = gathered(found, rank.world)[0]
+    scale = (variances.clamp_min(0) + 0.01 * variances.mean()).clamp_min(_LEAST_VARIANCE).rsqrt()
     return axes.float().to(rank.device), scale.float().to(rank.device)
 
 

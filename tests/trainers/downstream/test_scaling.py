@@ -170,6 +170,14 @@ def test_ranks_find_together_what_one_finds_alone(world: int, ranks: Callable[..
                     np.testing.assert_allclose(one.sure, other.sure, atol=1e-4)
 
 
+def test_constant_features_are_no_better_than_chance_and_break_nothing() -> None:
+    rows = FeatureRows(np.arange(200, dtype=np.uint64), np.arange(200) % CLASSES, np.full((200, 6), 3, np.float16))
+    for many in (10**9, 1):
+        found, _ = linear.classify(rows, rows, CLASSES, 0, Rank(), many)
+        assert np.isfinite(found.sure).all()
+        assert found.accuracy == pytest.approx(1 / CLASSES)
+
+
 def test_an_attentive_probe_finds_what_an_average_hides(ranks: Callable[..., list[Any]]) -> None:
     """One of nine positions tells the class, by the sign of what another channel marks; over all positions it cancels out."""
 
