@@ -243,6 +243,19 @@ class Corpus:
             )
         return [found[int(number)] for number in ids]
 
+    def rows_with(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard whose samples have one of these ids, uint64 (n,).
+
+        Raises:
+            ShardError: a shard is gone or damaged.
+        """
+        wanted = {int(number) for number in ids}
+        rows = []
+        for i, count in enumerate(self.counts):
+            keys, prefix = self.members(i).keys if count else [], self.prefix(i)
+            rows.append(np.array([row for row, key in enumerate(keys) if sample_id(prefix + key) in wanted], np.int64))
+        return rows
+
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
 
