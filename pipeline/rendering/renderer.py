@@ -23,7 +23,7 @@ from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
 
 Columns = dict[str, Any]
-_ANNOTATION = "annotation."
+_ANNOTATION, _WEIGHT = "annotation.", ".weight"
 
 
 class Clock:
@@ -43,8 +43,8 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`;
-            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1; the columns of a target. For
+            each task `<task>.input` and, if it draws them, `<task>.label`, `<task>.mask` and `<task>.weight`; small views are
+            `<task>.small`; what `annotation_columns` gives; the columns of a target. For
             clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
             weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
             on a GPU are torch tensors.
@@ -60,12 +60,17 @@ class Pairs:
 
 
 def annotation_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
-    """The labels that samples have in the tables beside their corpus, int64 (n,) each, as columns `annotation.<name>`."""
-    names = recipe.corpus.annotations
-    return {
-        f"{_ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
-        for k, name in enumerate(names)
-    }
+    """What the tables beside their corpus say of samples: for each of `corpus.annotations` the labels, `annotation.<name>`, int64
+    (n,) or -1, and, where a column weighs them, `annotation.<name>.weight`, float32 (n,).
+    """
+    found: Columns = {}
+    for k, (name, spec) in enumerate(recipe.corpus.annotations.items()):
+        labels = [sample.annotations[k] if sample.annotations else NO_LABEL for sample in samples]
+        found[f"{_ANNOTATION}{name}"] = np.array(labels, np.int64)
+        if spec.weight:
+            weights = [sample.weights[k] if sample.weights else 0.0 for sample in samples]
+            found[f"{_ANNOTATION}{name}{_WEIGHT}"] = np.array(weights, np.float32)
+    return found
 
 
 def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str, Drawn], Columns]:
@@ -76,9 +81,9 @@ def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str
         draws: of the samples.
         columns: what is known of the samples: `annotation_columns`, and any others.
     """
-    known = {name: columns[f"{_ANNOTATION}{name}"] for name in recipe.corpus.annotations}
+    known = {name.removeprefix(_ANNOTATION): column for name, column in columns.items() if name.startswith(_ANNOTATION)}
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
-    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask", "weight") if key in d}
 
 
 class Renderer:

@@ -103,15 +103,16 @@ class Task(BaseModel, ABC):
             size: side of the square crop in pixels.
 
         Returns:
-            Arrays with n rows; `label` (and `mask`) become columns of the batch unchanged. For a task with its own windows the
-            second axis is the view: (n, v, ...).
+            Arrays with n rows; `label` (and `mask`, and `weight`) become columns of the batch unchanged. For a task with its own
+            windows the second axis is the view: (n, v, ...).
         """
 
     def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
         """What is not drawn but known of n samples; it replaces what `draw` returned under the same names.
 
         Args:
-            annotations: the labels of `corpus.annotations`, int64 (n,) each, by name; -1 where a sample has none.
+            annotations: the labels of `corpus.annotations`, int64 (n,) each, by name; -1 where a sample has none. Where a column
+                weighs them, `<name>.weight`, float32 (n,).
         """
         return {}
 
