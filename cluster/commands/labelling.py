@@ -156,10 +156,8 @@ def cluster(
         check_access(out)
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
-            report, found = compute(
-                *(features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress),
-                **{"pca": pca, "whiten": whiten, "levels": levels},
-            )
+            given = (features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
+            report, found = compute(*given, pca=pca, whiten=whiten, levels=levels)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

@@ -252,7 +252,8 @@ class ClusteringJob(Job):
         points = together(read, np.arange(min(len(places), PER_CENTROID * most))) if most else None
         for n in missing:
             k, seed = self.numbers[n], asked["seed"] + self.numbers[:n].count(self.numbers[n])
-            sample, about = min(len(places), PER_CENTROID * k), {}
+            sample = min(len(places), PER_CENTROID * k)
+            about: dict[str, Any] = {}
             if levels[n] == 1:
                 assert points is not None
                 found = kmeans(points[:sample], k, asked["spherical"], asked["rounds"], seed, pool)
