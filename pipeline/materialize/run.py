@@ -84,7 +84,7 @@ def opened(recipe: Recipe, progress: Callable[[int, int], None] | None = None, i
         index_in=spec.index,
         keys=spec.keys,
     )
-    return annotated(corpus, spec)
+    return annotated(corpus, spec, recipe.seed)
 
 
 def _warn_of_other_images(corpus: Corpus) -> None:
@@ -117,6 +117,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
     if recipe.corpus.mix:
         raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
+    if recipe.corpus.labelled:
+        raise UserError("corpus.labelled: which labels are known is no part of a rendered corpus; train from the shards")
     stored_columns(recipe)
 
 

@@ -21,9 +21,9 @@ from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
 from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
+from pipeline.tasks.base import ANNOTATION, WEIGHT
 
 Columns = dict[str, Any]
-_ANNOTATION, _WEIGHT = "annotation.", ".weight"
 
 
 class Clock:
@@ -44,7 +44,7 @@ class Pairs:
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
             each task `<task>.input` and, if it draws them, `<task>.label`, `<task>.mask` and `<task>.weight`; small views are
-            `<task>.small`; what `annotation_columns` gives; the columns of a target. For
+            `<task>.small`; what `known_columns` gives; the columns of a target. For
             clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
             weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
             on a GPU are torch tensors.
@@ -59,17 +59,17 @@ class Pairs:
     cpu: dict[str, float] = field(default_factory=dict)
 
 
-def annotation_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
-    """What the tables beside their corpus say of samples: for each of `corpus.annotations` the labels, `annotation.<name>`, int64
-    (n,) or -1, and, where a column weighs them, `annotation.<name>.weight`, float32 (n,).
+def known_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
+    """What is known of samples: `class`, int64 (n,), and for each of `corpus.annotations` the labels, `annotation.<name>`, int64
+    (n,), -1 where there is none; where a column weighs them, `annotation.<name>.weight`, float32 (n,), too.
     """
-    found: Columns = {}
+    found: Columns = {"class": np.array([sample.label for sample in samples], np.int64)}
     for k, (name, spec) in enumerate(recipe.corpus.annotations.items()):
         labels = [sample.annotations[k] if sample.annotations else NO_LABEL for sample in samples]
-        found[f"{_ANNOTATION}{name}"] = np.array(labels, np.int64)
+        found[f"{ANNOTATION}{name}"] = np.array(labels, np.int64)
         if spec.weight:
             weights = [sample.weights[k] if sample.weights else 0.0 for sample in samples]
-            found[f"{_ANNOTATION}{name}{_WEIGHT}"] = np.array(weights, np.float32)
+            found[f"{ANNOTATION}{name}{WEIGHT}"] = np.array(weights, np.float32)
     return found
 
 
@@ -79,9 +79,9 @@ def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str
     Args:
         recipe: the recipe.
         draws: of the samples.
-        columns: what is known of the samples: `annotation_columns`, and any others.
+        columns: what is known of the samples: `known_columns`, and any others.
     """
-    known = {name.removeprefix(_ANNOTATION): column for name, column in columns.items() if name.startswith(_ANNOTATION)}
+    known = {name: column for name, column in columns.items() if name == "class" or name.startswith(ANNOTATION)}
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
     return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask", "weight") if key in d}
 
@@ -144,7 +144,7 @@ class Renderer:
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
-        known = annotation_columns(self._recipe, samples)
+        known = known_columns(self._recipe, samples)
         request, drawn, cut = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
@@ -153,7 +153,6 @@ class Renderer:
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
-            "class": np.array([sample.label for sample in samples], np.int64),
             **known,
             **self._whole(pixels, rows, len(samples)),
             **drawn,
