@@ -73,7 +73,7 @@ def _outermost(images: np.ndarray) -> np.ndarray:
 
 def _sheet(recipe: Recipe, corpus: Corpus, ends: dict[int, np.ndarray], sizes: np.ndarray) -> Image.Image:
     photos = _photos(recipe, corpus, np.concatenate(list(ends.values())))
-    down = _LINE + _SIDE + _GAP
+    down = _LINE + _SIDE + 2 * _GAP
     width = 2 * _MARGIN + (NEAREST + FURTHEST) * (_SIDE + _GAP) - _GAP + _APART
     sheet = Image.new("RGB", (width, 2 * _MARGIN + _HEAD + len(ends) * down), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
