@@ -44,9 +44,9 @@ class Pairs:
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
             each task `<task>.input` and, if it draws them, `<task>.label`, `<task>.mask` and `<task>.weight`; small views are
-            `<task>.small`; what `known_columns` gives; the columns of a target. For clips, `image` is the first frame, and `frames`
-            uint8 (n, f * s, s, 3) are all of them below each other. A row of weight 0 could not be decoded; it keeps its place
-            and its pixels are zero. Columns are numpy arrays; pixels that stay on a GPU are torch tensors.
+            `<task>.small`; what `known_columns` gives; the columns of a target. For clips, `image` is the first frame, and
+            `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of weight 0 could not be decoded; it keeps its
+            place and its pixels are zero. Columns are numpy arrays; pixels that stay on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.

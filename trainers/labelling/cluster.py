@@ -215,7 +215,7 @@ class ClusteringJob(Job):
 
     def prepare(self) -> None:
         """Compute the components, the centroids and the groups of near-duplicates, unless an earlier run on the folder has."""
-        pool, places = BlockPool(self.threads), None
+        pool = BlockPool(self.threads)
         missing = [n for n in range(len(self.numbers)) if not self._there(numbered(CENTROIDS, n))]
         if missing:
             asked, sample = self.identity, PER_CENTROID * max(self.numbers)

@@ -18,11 +18,11 @@ from trainers.labelling.blocks import BlockPool
 BLOCK = 1024
 """Rows of one matrix product, always so many, filled up with zeros."""
 
-_START = 16, 8192
-"""K-means++ chooses among so many points a centroid, and at least so many."""
+_START = 64, 65_536
+"""K-means++ chooses among so many points a centroid, and at least so many: among few it misses the clusters of outliers."""
 _STARTS, _WARM_UP = 4, 5
 """Choices of first centroids, and rounds after which the best of them is taken: one alone may miss a cluster."""
-_STARTED = 256
+_STARTED = 128
 """Centroids of all choices together, at most: of many clusters few are missed, and choices differ little."""
 _WIDE = 8 * BLOCK
 """Rows of a product with a few candidates."""
@@ -144,8 +144,12 @@ def columns_of(rows: Tensor) -> Tensor:
 
 def _squared(own: Tensor, lengths: Tensor, half: Tensor) -> Tensor:
     """Squared distances from the squared lengths of both, and from half the squared length of one less the product of both."""
-    squared = own + 2 * half
-    return squared.masked_fill_(squared < _ROUNDING * (own + lengths), 0)
+    return _rounded(own + 2 * half, own + lengths)
+
+
+def _rounded(squared: Tensor, lengths: Tensor) -> Tensor:
+    """Squared distances, those that are rounding as 0; `lengths` are the sums of both squared lengths."""
+    return squared.masked_fill(squared < _ROUNDING * lengths, 0)
 
 
 def _measured(x: Tensor, pool: BlockPool, rows: int = BLOCK) -> list[tuple[Tensor, Tensor]]:
@@ -195,11 +199,10 @@ def _first(few: Tensor, points: Tensor, k: int, seed: int, start: int, pool: Blo
     chosen: list[Tensor] = []
 
     def after(part: tuple[tuple[Tensor, Tensor], Tensor], candidates: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distances to the nearest centroid with each candidate, (rows, tries), and their sums, float64."""
+        """Squared distances to the nearest centroid with each candidate, (rows, tries), still with rounding, and their sums."""
         (block, own), closest = part
-        half = torch.addmm(lengths / 2, block, candidates.T, alpha=-1)
-        nearer = torch.minimum(closest, _squared(own, lengths, half))
-        return nearer, nearer.sum(0, dtype=torch.float64)
+        nearer = torch.addmm(lengths, block, candidates.T, alpha=-2).add_(own)
+        return torch.minimum(nearer, closest, out=nearer), nearer.sum(0)
 
     for some in (few, points):
         n, blocks = len(some), _measured(some, pool, _WIDE)
@@ -214,11 +217,11 @@ def _first(few: Tensor, points: Tensor, k: int, seed: int, start: int, pool: Blo
                 break  # every point is a centroid
             draws = chance[len(chosen)] * shares[-1]
             candidates = some[np.minimum(np.searchsorted(shares, draws, side="right"), n - 1)]
-            compute = partial(after, candidates=candidates, lengths=candidates.square().sum(1))
-            nearer, sums = zip(*pool.map(compute, zip(blocks, closest)))
-            best = int(torch.stack(sums).numpy().sum(0).argmin())
+            lengths = candidates.square().sum(1)
+            nearer, sums = zip(*pool.map(partial(after, candidates=candidates, lengths=lengths), zip(blocks, closest)))
+            best = int(torch.stack(sums).numpy().sum(0, dtype=np.float64).argmin())
             chosen.append(candidates[best])
-            closest = [part[:, best : best + 1] for part in nearer]
+            closest = [_rounded(part[:, best : best + 1], own + lengths[best]) for part, (_, own) in zip(nearer, blocks)]
     return torch.stack(chosen)
 
 
