@@ -49,7 +49,7 @@ def test_the_most_confident_of_each_class_are_those_of_sorting_all(
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_class_is_cut_to_its_surest_images_and_a_small_one_weighs_more(
+def test_images_below_a_threshold_and_beyond_a_number_are_left_out_and_small_classes_weigh_more(
     run_recipe: MakeRecipe, tmp_path: Path, tree: Tree
 ) -> None:
     labels, out = str(tmp_path / "labels"), str(tmp_path / "kept")
@@ -91,18 +91,16 @@ def test_a_class_is_cut_to_its_surest_images_and_a_small_one_weighs_more(
     for columns in pairs(recipe):
         seen |= dict(zip(columns["id"].tolist(), columns["assigned.weight"].tolist()))
     assert seen == pytest.approx(wanted)
-
-
-@pytest.mark.usefixtures("classifier")
-def test_a_threshold_alone_keeps_all_that_reach_it(run_recipe: MakeRecipe, clusters: Path, tmp_path: Path) -> None:
-    label(run_recipe(), str(tmp_path / "labels"), here=True)
-    least = float(np.median([row["confidence"] for row in by_id(tmp_path / "labels").values()]))
-    _, report = select(str(tmp_path / "labels"), str(tmp_path / "kept"), least)
-    rows = by_id(tmp_path / "kept").values()
-    assert all((row["keep"], row["weight"]) == ((1, 1) if row["confidence"] >= least else (0, 0)) for row in rows)
+    sure, report = select(labels, str(tmp_path / "sure"), least)
+    assert sure.rows == 72
+    rows = by_id(tmp_path / "sure").values()
+    assert all((row["keep"], row["weight"]) == ((1, 1) if row["confidence"] >= np.float32(least) else (0, 0)) for row in rows)
     assert report["images"] == sum(row["keep"] for row in rows)
     assert sum(report["beyond"]) == 0
+    with pytest.raises(UserError, match=r"--least 1\.5: a confidence is between 0 and 1"):
+        select(labels, str(tmp_path / "no"), 1.5)
+
+
+def test_clusters_have_no_confidence_to_choose_by(clusters: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no confidences; `pseudolabel label` makes labels that do"):
         select(str(clusters), str(tmp_path / "no"))
-    with pytest.raises(UserError, match=r"--least 1\.5: a confidence is between 0 and 1"):
-        select(str(tmp_path / "labels"), str(tmp_path / "no"), 1.5)
