@@ -8,8 +8,8 @@
 Points are plain (Euclidean), and all of them are clustered: features that `pseudolabel embed` has written, or else points around
 centres drawn by `--seed`. Each contender chooses its first centroids once, in its usual way, and does `--rounds` of Lloyd's
 rounds. Contenders take turns; seconds, by the clock and of the processor, are the least of all repeats. The sums are computed in
-the same way for all. Exit code 1 if ours is over 1 % above the lowest sum, or takes over twice the processor seconds of the faster
-of the two; our clustering in two levels is shown beside.
+the same way for all. Exit code 1 if ours is over 1 % above the lowest sum, or takes over twice the processor seconds of the
+faster of the two; our clustering in two levels is shown beside.
 """
 
 from __future__ import annotations
