@@ -2,8 +2,8 @@
 
     python -m benchmarks.encoders PHOTOS [--count 64] [--rounds 3]
 
-PHOTOS is a folder or tar of JPEGs. Every pixel column and mask of four tasks at 224 pixels is encoded and decoded again, one image
-after another on one thread; encoders take turns, in rounds. JPEG XL and QOI are measured if `imagecodecs` is installed.
+PHOTOS is a folder or tar of JPEGs. Every pixel column and mask of four tasks at 224 pixels is encoded and decoded again, one
+image after another on one thread; encoders take turns, in rounds. JPEG XL and QOI are measured if `imagecodecs` is installed.
 """
 
 from __future__ import annotations

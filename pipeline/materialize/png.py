@@ -26,10 +26,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
     flat = pixels.reshape(height, width * channels)
     above, left = np.zeros_like(flat), np.zeros_like(flat)
     above[1:], left[:, channels:] = flat[:-1], flat[:, :-channels]
-    mean = above ^ left
-    mean >>= 1
-    above &= left
-    mean += above  # (a & b) + (a ^ b) / 2 does not overflow, as a + b would
+    mean = np.right_shift(above ^ left, 1)
+    mean += above & left  # (a & b) + (a ^ b) / 2 does not overflow, as a + b would
     lines = np.empty((height, 1 + flat.shape[1]), np.uint8)
     lines[:, 0] = _AVERAGE
     np.subtract(flat, mean, out=lines[:, 1:])

@@ -186,7 +186,7 @@ def test_a_half_finished_folder_of_another_encoder_is_not_mixed(
     with monkeypatch.context() as before:  # as earlier versions, which encoded by OpenCV
         before.setattr("pipeline.materialize.job.encoders", lambda recipe: {})
         render(recipe, out, here=True)
-    with pytest.raises(UserError, match="encoders: not there in the folder, .*isal"):
+    with pytest.raises(UserError, match=r"encoders: not there in the folder, .*isal"):
         render(recipe, out, here=True)
 
 
