@@ -2,10 +2,10 @@
 
     python -m benchmarks.training PHOTOS [--sizes 64 224] [--methods rotation simclr] [--precisions float32 bfloat16] [--who ours]
 
-PHOTOS is a folder or tar of JPEGs. The networks are ResNet-18 at 64 pixels and ResNet-50 at 224, batches of 32 and 16. All ways
-train the same backbone by SGD and take turns, each turn in a process of its own. CPU time is that of this process and all its
-children. A row says what was trained in a second and in a second of CPU time, medians of rounds, and their ratios to the loop on
-ready tensors, medians of the ratios of each round.
+PHOTOS is a folder or tar of JPEGs. The networks are torchvision's ResNet-18 at 64 pixels and ResNet-50 at 224, in batches of
+32 and 16. All ways train the same backbone by SGD and take turns, each turn in a process of its own. CPU time is that of this
+process and all its children. A row says what was trained in a second and in a second of CPU time, medians of rounds, and their
+ratios to the loop on ready tensors, medians of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def recipe_of(asked: dict[str, Any], runs: str = "runs", workers: int = 1) -> Re
             "tasks": {asked["method"]: {}},
             "placement": {"cpus": 0.5},
             "training": {
-                "backbone": {"name": name},
+                "backbone": {"name": name, "stem": "standard"},
                 "batch": batch,
                 "epochs": 1000,
                 "precision": asked["precision"],

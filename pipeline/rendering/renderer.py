@@ -21,9 +21,9 @@ from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
 from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
+from pipeline.tasks.base import ANNOTATION
 
 Columns = dict[str, Any]
-_ANNOTATION = "annotation."
 
 
 class Clock:
@@ -59,11 +59,11 @@ class Pairs:
     cpu: dict[str, float] = field(default_factory=dict)
 
 
-def annotation_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
-    """The labels that samples have in the tables beside their corpus, int64 (n,) each, as columns `annotation.<name>`."""
+def known_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
+    """What is known of samples, int64 (n,) each: `class`, and the labels of tables beside the corpus, `annotation.<name>`."""
     names = recipe.corpus.annotations
-    return {
-        f"{_ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
+    return {"class": np.array([sample.label for sample in samples], np.int64)} | {
+        f"{ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
         for k, name in enumerate(names)
     }
 
@@ -74,9 +74,9 @@ def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str
     Args:
         recipe: the recipe.
         draws: of the samples.
-        columns: what is known of the samples: `annotation_columns`, and any others.
+        columns: what is known of the samples: `known_columns`, and any others.
     """
-    known = {name: columns[f"{_ANNOTATION}{name}"] for name in recipe.corpus.annotations}
+    known = {name: columns[name] for name in ("class", *(f"{ANNOTATION}{each}" for each in recipe.corpus.annotations))}
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
     return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
 
@@ -139,7 +139,7 @@ class Renderer:
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
-        known = annotation_columns(self._recipe, samples)
+        known = known_columns(self._recipe, samples)
         request, drawn, cut = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
@@ -148,7 +148,6 @@ class Renderer:
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
-            "class": np.array([sample.label for sample in samples], np.int64),
             **known,
             **self._whole(pixels, rows, len(samples)),
             **drawn,

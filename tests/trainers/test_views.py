@@ -41,6 +41,7 @@ TASKS = {
     "queue": {"task": "moco", "objective": {"queue": 40, "width": 32, "momentum": 0.9}},
     "centre": {"task": "dino", "small_views": 0, "objective": {"outputs": 24, "hidden": 32, "width": 16, "momentum": 0.9}},
     "rotation": {"weight": 0.5},
+    "sure": {"task": "fixmatch", "classes": 3, "objective": {"threshold": 0.0}},
     "adversary": {"task": "super_resolution", "objective": {"name": "adversarial", "width": 8, "weight": 0.01}},
 }
 
@@ -81,10 +82,11 @@ def test_views_are_learnt_beside_a_pretext_task_and_a_killed_run_goes_on_as_it_w
         if record["step"] == steps:
             raise KeyboardInterrupt
 
+    corpus = {"shards": run_recipe().corpus.shards, "labelled": {"share": 0.5, "batch": 0.25}}
+
     def made(runs: str, **training: Any) -> Recipe:
-        return run_recipe(
-            {"tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}, **{**TRAINING, "epochs": epochs}, **training
-        )
+        sections = {"corpus": corpus, "tasks": TASKS, "storage": {"runs": str(tmp_path / runs)}}
+        return run_recipe(sections, **{**TRAINING, "epochs": epochs}, **training)
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(made("calm"), [interrupt])  # after the last step, when all checkpoints are still there

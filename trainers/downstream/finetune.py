@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import checked_recipe
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
 from trainers.downstream.passes import passes, some_left
 from trainers.downstream.pretrained import read_pretrained
 from trainers.downstream.problem import Judgement, TunedNetwork
@@ -51,8 +51,9 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start again even if there are checkpoints of this recipe.
 
     Returns:
-        `downstream`: for each start the accuracy (or mean IoU) on the test set, after the last epoch, of the image's centre, with
-        its standard error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and
+        `downstream`: for each start, and each share of the labels, the accuracy (or mean IoU) on the test set, after the last
+        epoch, of the image's centre, with its standard error, the number of `labels`, the steps of training, and what it was
+        measured on (`Labelled.measured`); of the largest share the others: `chance`; `classes` and
         their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`:
         the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was
         pretrained on; `differs`: where that was with another recipe.
@@ -62,6 +63,10 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
+    return for_each_share(recipe, FINETUNED, lambda one: _finetune(one, listeners, fresh))
+
+
+def _finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None, fresh: bool) -> dict[str, Any]:
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
     problem, trained = data.problem, data.classes.trained
     geometry = data.training().schedule.geometry

@@ -33,6 +33,9 @@ ADVERSARIAL = {
 }
 """Image tasks with a discriminator, which has begun in the step of the test."""
 
+SURE = {"fixmatch": ("fixmatch", {"objective": {"threshold": 0.0, "unlabelled": 0.5}})}
+"""A task of labelled and unlabelled images, whose network is sure of all of them."""
+
 BAD = (5, 17, 29)
 """All of them on one rank, whether there are two, three or four."""
 
@@ -135,7 +138,7 @@ def work(
 def cases(recipe, rendered, crops) -> list[tuple[str, Recipe, dict[str, np.ndarray]]]:
     """By objective: a recipe of one task, and its batch with bad samples."""
     found = []
-    plain = {name: task_of(name) for name, cls in objectives().items() if cls.kind is not Views and name != "adversarial"}
+    plain = {name: task_of(name) for name, cls in objectives().items() if cls.kind is not Views and name != "adversarial"} | SURE
     for name, (task, parameters) in {**plain, **ADVERSARIAL}.items():
         columns = {key: column.numpy().copy() for key, column in rendered(task, n=BATCH).items()}
         columns["weight"][list(BAD)] = 0
