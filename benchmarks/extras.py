@@ -126,12 +126,13 @@ def stages(folder: Path) -> dict[str, Any]:
     samples = corpus.read(0, rows)
     headers = [header for s in samples if isinstance(header := check_header(s.encoded, 10**8), Header)]
     draws = Draws(1, 0, np.array([s.id for s in samples], np.uint64))
-    request, _, _ = renderer._draw(headers, rows, draws, {})
+    known = {"class": np.array([s.label for s in samples], np.int64)}
+    request, _, _ = renderer._draw(headers, rows, draws, known)
     bare = CpuEngine({}, recipe.image.size)
     works: dict[str, Callable[[], Any]] = {
         "read": lambda: corpus.read(0, rows),
         "check": lambda: [check_header(s.encoded, 10**8) for s in samples],
-        "draw": lambda: renderer._draw(headers, rows, draws, {}),
+        "draw": lambda: renderer._draw(headers, rows, draws, known),
         "decode": lambda: [engine._decode(request, row, 0) for row in range(len(rows))],
         "decode, crop": lambda: bare.run(request),
         "decode, crop, tasks": lambda: engine.run(request),

@@ -15,7 +15,7 @@ from pipeline.processes.cpu import cpu_caches, cpu_info, cpu_model, is_virtual
 _FEATURES = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _PACKAGES = (
     "pseudolabel", "ray", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-nvimgcodec-cu12", "pyarrow", "webdataset",
-    "fsspec", "numpy", "opencv-python-headless", "simplejpeg", "pillow",
+    "fsspec", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "isal",
 )  # fmt: skip
 _SECONDS = 20.0  # a driver that hangs is a finding, not a reason to hang
 
