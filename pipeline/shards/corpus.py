@@ -42,6 +42,7 @@ class Sample:
         problem: why the sample cannot be used, or None.
         sizes: bytes of each frame where there are several.
         annotations: its labels by the annotations of the corpus, in their order; -1 where it has none.
+        weights: how much each of these labels counts.
         target: the bytes of the member that holds its target, see `Corpus.target`; empty where there is none.
     """
 
@@ -53,6 +54,7 @@ class Sample:
     problem: str | None
     sizes: Sequence[int] = ()
     annotations: Sequence[int] = ()
+    weights: Sequence[float] = ()
     target: memoryview | bytes = b""
 
     def files(self) -> list[memoryview]:
@@ -85,6 +87,8 @@ class Corpus:
         annotations: labels of the samples in tables beside the shards.
         kept: the tables by which the samples were chosen, against which those that are read are compared.
         target: extension of the member to read with each image, such as `seg.png`; None reads none.
+        versions: integers (shards,): another number where a shard has been written anew under its name, in as many bytes or not;
+        None where a name stands for the same bytes always.
         hidden: place of the first shard whose labels are hidden, see `with_labelled`; None hides none.
     """
 
@@ -104,6 +108,7 @@ class Corpus:
     annotations: tuple[Annotation, ...] = ()
     kept: Annotation | None = None
     target: str | None = None
+    versions: np.ndarray | None = None
     hidden: int | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
@@ -208,11 +213,12 @@ class Corpus:
         ids = [sample_id(prefix + row["key"]) for row in samples]
         own = places if chosen is None else chosen[places]
         if self.kept is not None:
-            self.kept.labels(i, own, ids)
-        known = list(zip(*(annotation.labels(i, own, ids) for annotation in self.annotations))) or [()] * len(samples)
+            self.kept.known(i, own, ids)
+        found = [annotation.known(i, own, ids) for annotation in self.annotations]
+        known, weights = (list(zip(*(both[n] for both in found))) or [()] * len(samples) for n in (0, 1))
         return [
-            (_sample(row, number, int(label), parts, of_row), parts)
-            for row, number, label, parts, of_row in zip(samples, ids, labels, read, known)
+            (_sample(row, number, int(label), parts, *of_row), parts)
+            for row, number, label, parts, *of_row in zip(samples, ids, labels, read, known, weights)
         ]
 
     def names_of(self, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
@@ -239,6 +245,19 @@ class Corpus:
                 f"no sample of this corpus has the id {min(missing)}: are these ids of other shards, or of other `keys`?"
             )
         return [found[int(number)] for number in ids]
+
+    def rows_with(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard whose samples have one of these ids, uint64 (n,).
+
+        Raises:
+            ShardError: a shard is gone or damaged.
+        """
+        wanted = {int(number) for number in ids}
+        rows = []
+        for i, count in enumerate(self.counts):
+            keys, prefix = self.members(i).keys if count else [], self.prefix(i)
+            rows.append(np.array([row for row, key in enumerate(keys) if sample_id(prefix + key) in wanted], np.int64))
+        return rows
 
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
@@ -303,6 +322,7 @@ class Corpus:
             sizes=np.tile(self.sizes, 2),
             damaged=self.damaged | {n + i: reason for i, reason in self.damaged.items()},
             scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
+            versions=None if self.versions is None else np.tile(self.versions, 2),
             kept=self.kept and replace(self.kept, files=self.kept.files * 2),
             portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
             hidden=n,
@@ -354,8 +374,9 @@ class Corpus:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
         samples = int(self.counts[i]) if self._chosen is None else None
+        version = 0 if self.versions is None else int(self.versions[i])
         members = _cached_members(
-            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
+            self.urls[i], version, int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
         )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
@@ -408,18 +429,32 @@ def common_folder(urls: list[str]) -> int:
     return low.rfind("/", 0, same) + 1
 
 
-def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview], annotations: Sequence[int]) -> Sample:
+def _sample(
+    row: dict[str, Any],
+    number: int,
+    label: int,
+    parts: dict[str, memoryview],
+    annotations: Sequence[int],
+    weights: Sequence[float],
+) -> Sample:
     """Make a sample of its row, whose `frames` are the extensions of its images, and the bytes of its members."""
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()
     target = parts.get(row["target"], b"")
-    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, target)
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, weights, target)
 
 
 @lru_cache(maxsize=CACHED_SHARDS)
 def _cached_members(
-    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
+    url: str,
+    version: int,
+    shard_bytes: int,
+    image: str | None,
+    frames: int | None,
+    samples: int | None,
+    beside: bool,
+    index: str | None,
 ) -> Members:
     place = None if beside or not index else sidecar_in(index, url)
     members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0] if beside or place else scan(url)
