@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from pipeline.recipe.section import Section, Shards, without_defaults
 from pipeline.recipe.training import Optimizer
 
-Problem = Literal["classification", "segmentation"]
+Problem = Literal["classification", "segmentation", "detection"]
 
 
 def _ascending(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
@@ -23,7 +23,9 @@ class Downstream(Section):
     """The labelled task on which features are tested."""
 
     problem: Problem = Field(
-        "classification", description="What is learnt: a class for each image (`cls`), or for each pixel (`seg.png`)."
+        "classification",
+        description="What is learnt: a class for each image (`cls`), a class for each pixel (`seg.png`), or boxes with classes "
+        "(`boxes.json`).",
     )
     head: Literal["fcn", "deeplab"] = Field(
         "fcn", description="What segments on the backbone's map: FCN's convolutions, or DeepLab v3's, which see further."
@@ -57,8 +59,8 @@ class Downstream(Section):
 
     @model_validator(mode="after")
     def _head_fits(self) -> Downstream:
-        if self.problem == "classification" and self.head != "fcn":
-            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer")
+        if self.problem != "segmentation" and self.head != "fcn":
+            raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer, boxes by FCOS")
         return self
 
     @model_validator(mode="after")
