@@ -133,9 +133,9 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     return templates.get_template("report.html").render(
         report=report,
         measured=[_measured(one) for one in report["test_sets"]],
+        answers=_answers(RunFolder(recipe), measure),
         findings=_findings(RunFolder(recipe)) if any(row["protocol"] != "finetune" for row in report["downstream"]) else {},
         left_out=left_out_words(report["left_out"]),
-        answers=_answers(RunFolder(recipe), measure),
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
         tuning=_svg(tuning_curves(report["tuning"], _TRAINED.get(measure, "accuracy"))) if report["tuning"] else None,
