@@ -14,7 +14,7 @@ import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -35,9 +35,11 @@ FOUR = ["colorization", "jigsaw", "occlusion", "rotation"]
 VIEWS = ["simclr", "byol", "swav"]
 """Tasks of the picture of views; the others' look like theirs."""
 SIZE = 96
-COLOURS = {"pairs": 192, "views": 64}
-FEWER_COLOURS = 128
+COLOURS = {"pairs": 128}
+FEWER_COLOURS = 96
 """Palettes, for small files; the picture on the first page has more."""
+_ROUNDS = 3
+"""Of k-means over the colours: 96 of them are nearer to the picture than 128 by median cut alone, in a sixth fewer bytes."""
 
 _SHAPE_SIZE = 224
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -223,7 +225,8 @@ def _kind(annotation: Any) -> str:
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"list of {len(inner)} {_MANY[inner[0]]}"
     if origin in (tuple, list):
-        return f"list of {_MANY.get(inner[0]) or _kind(inner[0])}"
+        each = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
+        return f"list of {_MANY.get(each) or _kind(each)}"
     if origin is dict or annotation is dict:
         return "mapping"
     if hasattr(annotation, "__metadata__"):
@@ -281,7 +284,8 @@ def draw_pictures() -> None:
                 "engine": "cpu",
             }
             picture = sheet(parse_recipe(document), rows)
-            picture.quantize(COLOURS.get(name, FEWER_COLOURS)).save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
+            small = picture.quantize(COLOURS.get(name, FEWER_COLOURS), kmeans=_ROUNDS)
+            small.save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
 
 
 def _as_clip(photo: Path, folder: Path) -> None:

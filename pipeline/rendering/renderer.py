@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, pixel_shapes, with_views
 from pipeline.engines.output_buffers import rows_on
-from pipeline.engines.windows import center_windows, flips, random_windows
+from pipeline.engines.windows import center_windows, flips, random_windows, whole_windows
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
@@ -91,7 +91,8 @@ class Renderer:
     Args:
         recipe: the recipe.
         threads: CPU threads of the engine.
-        center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is.
+        center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is; all of it
+            where the target asks for that.
         gpu: the GPU on which to leave the pixels, None for the host; see `pipeline.rendering.engine.build_engine`.
         image: whether to make the column `image`; False leaves it out if no task needs the crop. Other columns are the same.
         target: what is read of each sample beside its image, and moved as its crop is cut; None reads nothing more.
@@ -176,7 +177,8 @@ class Renderer:
         )
         frames, own = self._frames, slice(None, None, self._frames)
         if self._center:
-            upright = center_windows(heights[own], widths[own])
+            whole = self._target is not None and self._target.whole
+            upright = (whole_windows if whole else center_windows)(heights[own], widths[own])
         else:
             upright = random_windows(crops, heights[own], widths[own], self._recipe.image.scale, self._recipe.image.ratio)
         windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)

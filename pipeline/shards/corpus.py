@@ -87,6 +87,8 @@ class Corpus:
         annotations: labels of the samples in tables beside the shards.
         kept: the tables by which the samples were chosen, against which those that are read are compared.
         target: extension of the member to read with each image, such as `seg.png`; None reads none.
+        versions: integers (shards,): another number where a shard has been written anew under its name, in as many bytes or not;
+        None where a name stands for the same bytes always.
         hidden: place of the first shard whose labels are hidden, see `with_labelled`; None hides none.
     """
 
@@ -106,6 +108,7 @@ class Corpus:
     annotations: tuple[Annotation, ...] = ()
     kept: Annotation | None = None
     target: str | None = None
+    versions: np.ndarray | None = None
     hidden: int | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
@@ -243,6 +246,19 @@ class Corpus:
             )
         return [found[int(number)] for number in ids]
 
+    def rows_with(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard whose samples have one of these ids, uint64 (n,).
+
+        Raises:
+            ShardError: a shard is gone or damaged.
+        """
+        wanted = {int(number) for number in ids}
+        rows = []
+        for i, count in enumerate(self.counts):
+            keys, prefix = self.members(i).keys if count else [], self.prefix(i)
+            rows.append(np.array([row for row, key in enumerate(keys) if sample_id(prefix + key) in wanted], np.int64))
+        return rows
+
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
 
@@ -308,6 +324,7 @@ class Corpus:
             counts=np.concatenate([own.counts for own in both]),
             damaged=self.damaged | {n + i: reason for i, reason in self.damaged.items()},
             scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
+            versions=None if self.versions is None else np.tile(self.versions, 2),
             kept=self.kept and replace(self.kept, files=self.kept.files * 2),
             portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
             hidden=n,
@@ -358,8 +375,9 @@ class Corpus:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
         samples = int(self.counts[i]) if self._chosen is None else None
+        version = 0 if self.versions is None else int(self.versions[i])
         members = _cached_members(
-            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
+            self.urls[i], version, int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
         )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
@@ -430,7 +448,14 @@ def _sample(
 
 @lru_cache(maxsize=CACHED_SHARDS)
 def _cached_members(
-    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
+    url: str,
+    version: int,
+    shard_bytes: int,
+    image: str | None,
+    frames: int | None,
+    samples: int | None,
+    beside: bool,
+    index: str | None,
 ) -> Members:
     place = None if beside or not index else sidecar_in(index, url)
     members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0] if beside or place else scan(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -62,7 +63,7 @@ def open_corpus(
         UserError: no shards, see `pipeline.storage.expand`; or a folder that an interrupted pack left.
         ShardError: a shard is damaged; the message says how many are.
     """
-    listed = expand(shards)
+    listed, now = expand(shards), time.time()
     _refuse_photo(listed)
     sizes = np.array([shard.size for shard in listed], np.int64)
     places: dict[str, list[int]] = {}
@@ -116,9 +117,10 @@ def open_corpus(
         index=index_in and absolute(index_in),
         disagreement=f"its folders have {len(known)} different lists of classes" if len(known) > 1 else None,
         keys=keys,
+        versions=np.array([int(1e9 * (shard.changed or now)) for shard in listed], np.int64),
     )
     if unknown:
-        corpus.forget_members()  # this process may have read a shard before it was rewritten with as many bytes
+        corpus.forget_members()  # some storage knows the second of a change only
     return corpus
 
 
@@ -193,6 +195,7 @@ def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
         keys=spec.keys,
+        versions=np.concatenate([part.versions for part in parts if part.versions is not None]),
     )
 
 

@@ -153,6 +153,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         open_corpus(shards, corpus.image, index_in=corpus.index, keys=corpus.keys) for shards in (spec.train, spec.test)
     )
     problem = problem_of(spec)
+    problem.check()
     classes = problem.class_map(train, test)
     train, test = (replace(side, target=problem.target({}).member) for side in (train, test))
     for words in classes.warnings():

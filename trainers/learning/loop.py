@@ -322,7 +322,6 @@ class _StepTally:
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
         self.also: dict[str, list[str]] = {name: [] for name in names}
-        self.steps = 0
         self.failures: list[str] = []
         self.values = torch.zeros(1, dtype=torch.float64, device=device)
         self.corpora: np.ndarray = np.zeros(0, np.int64)
@@ -336,7 +335,6 @@ class _StepTally:
             further = (*outcome.also.values(), *outcome.counts.values())
             parts += [outcome.loss.detach(), outcome.metric, outcome.trivial, outcome.count, *further]
         self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
-        self.steps += 1
 
     def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, dict[str, float]]]:
         """The sums and the `count` of each objective, by name; `totals` are `values`, or their sum over ranks."""

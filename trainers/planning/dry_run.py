@@ -15,9 +15,9 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, is_local
-from trainers.downstream.evaluate import VECTOR, probed_layer
+from trainers.downstream.evaluate import feature_bytes, probed_layer
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.pretrained import VECTOR, read_pretrained
 from trainers.labelling import embed, label
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.network_job import images_alone
@@ -68,12 +68,15 @@ def evaluate_plan(recipe: Recipe) -> Facts:
     """Say what `evaluate` would do; errors as in `pretrain_plan`."""
     check_early(recipe)
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    layer = probed_layer(data, backbone)
     return {
         **_shares(data),
         "training images": _corpus(data.train),
         "test images": _corpus(data.test),
         "classes": len(data.classes.names),
-        "layer": probed_layer(data, backbone) or VECTOR,
+        "protocols": ", ".join(data.spec.protocols),
+        "layer": layer or VECTOR,
+        "features bytes": feature_bytes(data, layer),
         "batches": _steps(data.training_once()) + _steps(data.testing()),
         **_resources(recipe),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +14,17 @@ from pipeline.materialize.job import Job
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.streaming.connection import cluster_address
-from trainers.downstream.evaluate import probed_layer, probed_networks
-from trainers.downstream.features import checked_recipe, extract
+from trainers.downstream.evaluate import judge, probed_layer, probed_networks
+from trainers.downstream.features import FeatureSet, Rank, checked_recipe, extract
 from trainers.downstream.finetune import finetuning_job
 from trainers.downstream.labelled import INITS, open_labelled
-from trainers.downstream.linear import linear_probe
 from trainers.downstream.passes import Batch, passes
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.statistics import measuring
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.kmeans import assign
+from trainers.learning.ranks import gathered
 from trainers.planning.dry_run import Facts, done_shards
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import SECONDS, Stopwatch, Trial, elsewhere, settled_pace, try_job, try_on_workers, try_training
@@ -101,34 +101,49 @@ def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_finetune(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
-    """Fine-tune for some seconds from pretrained weights; both starts take as long. Arguments and errors as of
-    `estimate_pretrain`.
+def estimate_finetune(
+    recipe: Recipe,
+    began: float | None = None,
+    seconds: float = SECONDS,
+    backbone: Pretrained | None = None,
+    inits: Sequence[str] = INITS,
+) -> RunEstimate:
+    """Fine-tune for some seconds from the first start; all take as long.
+
+    Arguments as of `estimate_pretrain` and `trainers.downstream.finetune.finetune`, errors as of the former.
     """
-    found, weights = RunEstimate(began or time.time()), read_pretrained(recipe).weights
+    found, weights = RunEstimate(began or time.time()), (backbone or started(recipe, inits)).weights
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         connect(other)
         before = time.time() - found.began
-        trial = try_training(finetuning_job(other, data, INITS[0], weights), other, seconds)
+        trial = try_training(finetuning_job(other, data, inits[0], weights or None), other, seconds)
     looks = data.testing().schedule.steps + min(data.training_once().schedule.steps, data.training().schedule.steps)
-    left = sum(_left(recipe, f"finetune-{init}", data.training()) for init in INITS)
-    found.seconds = before + len(INITS) * (trial.start + _PASS * trial.each * looks) + left * trial.each
+    left = sum(_left(recipe, f"finetune-{init}", data.training()) for init in inits)
+    found.seconds = before + len(inits) * (trial.start + _PASS * trial.each * looks) + left * trial.each
     found.measured = _words(trial, before, "step")
     return found
 
 
-def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
-    """Compute features of some images, and a probe on them, as `evaluate` would. Arguments and errors as of
-    `estimate_pretrain`.
+def estimate_evaluate(
+    recipe: Recipe,
+    began: float | None = None,
+    seconds: float = SECONDS,
+    backbone: Pretrained | None = None,
+    inits: Sequence[str] = INITS,
+) -> RunEstimate:
+    """Compute features of some images, and probes on them, as `evaluate` would.
+
+    Arguments as of `estimate_pretrain` and `trainers.downstream.evaluate.evaluate`, errors as of the former.
     """
-    found, backbone = RunEstimate(began or time.time()), read_pretrained(recipe)
+    found, backbone = RunEstimate(began or time.time()), backbone or started(recipe, inits)
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         layer = probed_layer(data, backbone)
         connect(other)
         before, log = time.time() - found.began, open_run_log()
-        config = {"data": data, "weights": backbone.weights, "layer": layer, "run_log": log, "seconds": seconds}
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "inits": inits, "run_log": log}
+        config["seconds"] = seconds
         asked = time.time()
         answer = try_on_workers(_look, config, other, "evaluate", log)
         trial = settled_pace(asked, answer["times"])
@@ -195,7 +210,7 @@ def _look(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
-    networks = probed_networks(data, config["weights"], config["layer"])
+    networks, measured = probed_networks(data, config["weights"], config["layer"], config["inits"])
     recipe = checked_recipe(data.recipe, networks.values(), ray.train.torch.get_device(), run_log)
     watch = Stopwatch(config["seconds"])
     (images,) = passes(data.training_once())
@@ -206,13 +221,13 @@ def _look(config: dict[str, Any]) -> None:
             if watch():
                 return
 
-    features = extract(networks, some(), recipe, context.get_world_size())
-    began, n = time.time(), min(_PROBED, len(features.y))
-    y, classes = features.y[:n], data.classes.trained
-    for x in features.x.values():
-        if n > 1:
-            linear_probe(x[:n], y, x[:n], y, classes, data.recipe.seed)
-    more = sum(map(_steps, measuring(data, networks.values())))
+    rank = Rank(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    features = extract(networks, some(), recipe)
+    began, n = time.time(), min(_PROBED, *gathered([len(features.y)], context.get_world_size()))
+    few = FeatureSet({name: x[:n] for name, x in features.x.items()}, features.y[:n], features.ids[:n])
+    if n > 1:
+        judge(few, few, data, config["layer"], config["inits"], rank)
+    more = sum(map(_steps, measuring(data, measured.values())))
     answer = {"times": watch.times, "probe": (time.time() - began) / max(1, n), "measuring": more}
     if context.get_world_rank() == 0:
         ray.get(run_log.set_result.remote(answer))

@@ -101,7 +101,18 @@ def test_metrics_are_computed_in_float32_whatever_the_precision(recipe, rendered
     assert outcome.loss.dtype is outcome.metric.dtype is torch.float32
 
 
-@pytest.mark.parametrize("task", sorted(tasks()))
+def one_an_objective() -> list[Any]:
+    """All tasks; those whose objective a task before has are slow."""
+    found: list[Any] = []
+    known: set[Any] = set()
+    for name in sorted(tasks()):
+        objective = objective_class(tasks()[name]())
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if objective in known else []))
+        known.add(objective)
+    return found
+
+
+@pytest.mark.parametrize("task", one_an_objective())
 def test_answers_are_judged_without_autocast(task, recipe, rendered, monkeypatch) -> None:
     model, seen = PretextModel(recipe((task, {})), seed=0), []
     judge = model.objectives[task].judge

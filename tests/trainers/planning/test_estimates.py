@@ -30,6 +30,7 @@ from trainers.planning.estimates import (
     estimate_pretrain,
 )
 from trainers.planning.peak_memory import PeakMemory
+from trainers.planning.transfers import estimate_transfer
 from trainers.planning.trial import elsewhere, settled_pace
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.runs import RunFolder
@@ -116,3 +117,16 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     assert few.measured.endswith("ms a feature and round of 3 clusters")
     more = estimate_cluster(replace(job, identity={**job.identity, "rounds": 2000}), seconds=0.3)
     assert more.seconds > 10 * few.seconds
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_estimate_of_a_transfer_counts_every_cell_and_leaves_nothing(
+    run_recipe: MakeRecipe, tiles: Path, tmp_path: Path
+) -> None:
+    grid = {"starts": {"random": {}, "gone": {"run": "nowhere"}}, "seeds": [0, 1]}
+    recipe = run_recipe({"transfer": {**grid, "datasets": {"tiles": {"train": str(tiles), "test": str(tiles)}}}}, workers=0)
+    found = estimate_transfer(recipe, str(tmp_path / "out"), seconds=0.2)
+    assert found.seconds > 0
+    assert "a cell of each of 1 " in found.measured
+    assert not (tmp_path / "out").exists()
