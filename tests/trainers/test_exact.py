@@ -43,6 +43,7 @@ def shard(path: Path, count: int, photo: int = 0, bad_every: int = 0) -> None:
         tar.finish()
 
 
+@pytest.mark.slow
 def test_uneven_shards_an_empty_one_and_damaged_images_hang_nothing_and_add_up(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Fewer shards than workers, too: one of the two holds nothing."""
     folder = tmp_path / "uneven"
