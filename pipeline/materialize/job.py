@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.draws import hash64
 from pipeline.errors import RunError, ShardError
-from pipeline.materialize.columns import MASK, stored_columns
+from pipeline.materialize.columns import MASK, encoders, stored_columns
 from pipeline.materialize.commit import CommitRecord
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.annotations import KEPT, tables_digest
@@ -54,6 +54,7 @@ def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | 
         "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
         "render": recipe.render.model_dump(mode="json"),
         **({"tables": tables} if tables else {}),
+        **({"encoders": made} if (made := encoders(recipe)) else {}),  # OpenCV's before
         "engine": {**engine, **{package: version(package) for package in kept}},
     }
 

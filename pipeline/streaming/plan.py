@@ -7,6 +7,7 @@ pixels beside the network.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,7 @@ class _RenderUnits:
         self._sources, self._report, self._threads = sources, _StageReporter(report), threads
         self._meter, self._tasks = Meter(sources[0].recipe.name, "training"), tasks
         self._made = 0, self._maker(0)
+        _freeze_loaded()
         self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
@@ -127,6 +129,7 @@ class _MakePairs:
         self._source, self._quarantine = source, quarantine
         self._render = UnitRenderer(source, source.recipe.placement.threads)
         self._meter = Meter(source.recipe.name, "training")
+        _freeze_loaded()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         import ray
@@ -145,6 +148,12 @@ class _MakePairs:
         rows = geometry.batch * max(1, int(_READ_BYTES / step_bytes))
         for start in range(0, geometry.batch * geometry.window, rows):
             yield from self._source.read(window, slice(start, start + rows)).parts(geometry.batch)
+
+
+def _freeze_loaded() -> None:
+    """Spare Python's garbage collector the objects that an actor has loaded: else it walks them all again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def sends_crops(source: UnitSource) -> bool:
