@@ -71,6 +71,9 @@ def stored_columns(recipe: Recipe) -> list[StoredColumn]:
                 raise UserError(f"tasks.{name}: a label of type {label.dtype} cannot be stored, only whole numbers and arrays")
             kind, ext = ("class", "cls") if label.ndim == 1 else ("array", "json")
             found.append(StoredColumn(f"{name}.label", f"{name}.label.{ext}", kind, label.shape[1:], label.dtype.name))  # type: ignore[arg-type]
+        source = getattr(recipe.tasks[name], "annotation", None)
+        if source is not None and recipe.corpus.annotations[source].weight:
+            found.append(StoredColumn(f"{name}.weight", f"{name}.weight.json", "array", (), "float32"))
         if "mask" in drawn:
             found.append(StoredColumn(f"{name}.mask", f"{name}.{MASK}", "mask", drawn["mask"].shape[1:], "uint8"))
     return found

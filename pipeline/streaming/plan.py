@@ -109,6 +109,7 @@ class _ReadUnits:
                     ("problem", pa.string()),
                     ("sizes", pa.list_(pa.int64())),
                     ("annotations", pa.list_(pa.int64())),
+                    ("weights", pa.list_(pa.float32())),
                 )
             }
             encoded, target = (
@@ -260,7 +261,7 @@ def rendered(
         stage("render", before + number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
-        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations", "target"]).to_pylist()
+        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations", "weights", "target"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
         stage("idle")

@@ -122,13 +122,15 @@ def label_plan(recipe: Recipe, out: str, run: str | None, top: int) -> Facts:
 
 def cluster_plan(job: ClusteringJob) -> Facts:
     """Say what `cluster` would do."""
-    samples, k = job.corpus.samples, job.identity["k"]
+    samples, most = job.corpus.samples, max(job.numbers)
+    pca = job.identity.get("pca")
     return {
         "features": _corpus(job.corpus),
-        "clusters": k,
-        "sample": f"{min(samples, k * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
+        "clusters": ", ".join(f"{k:,}" for k in job.numbers),
+        **({"components": f"{pca['components']}{', whitened' if pca['whiten'] else ''}"} if pca else {}),
+        "sample": f"{min(samples, most * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
         "shards with a commit record": done_shards(job.out),
-        "disk needed bytes": samples * (_NAMES_BYTES + 12),
+        "disk needed bytes": samples * (_NAMES_BYTES + 12 * len(job.numbers)),
     }
 
 

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.materialize.job import Job
-from pipeline.materialize.run import asked, engine_chosen, plan
 from pipeline.recipe.schema import Recipe
-from pipeline.rendering.engine import build_engine
 from pipeline.rendering.units import UnitSource
 from pipeline.streaming.connection import cluster_address
 from trainers.downstream.evaluate import judge, probed_layer, probed_networks
@@ -24,10 +22,8 @@ from trainers.downstream.passes import Batch, passes
 from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.statistics import measuring
 from trainers.labelling.blocks import BlockPool
-from trainers.labelling.cluster import PER_CENTROID, ClusteringJob, some_vectors
-from trainers.labelling.embed import embed_job
+from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.kmeans import assign
-from trainers.labelling.label import label_job
 from trainers.learning.ranks import gathered
 from trainers.planning.dry_run import Facts, done_shards
 from trainers.planning.peak_memory import PeakMemory
@@ -46,6 +42,9 @@ _PASS = 1 / 3
 
 _PROBED = 512
 """Images on which a probe is timed."""
+
+_TRIED = 4096
+"""Centroids with which features are compared to measure, at most."""
 
 
 @dataclass
@@ -154,13 +153,14 @@ def estimate_evaluate(
     return found
 
 
-def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
+def estimate_job(make: Callable[..., Job], recipe: Recipe, out: str, *how: Any, seconds: float = SECONDS) -> RunEstimate:
     """Do some samples of a render, an embedding or a labelling in an actor's place.
 
     Args:
-        make: makes the job; it connects to Ray.
-        done: shards that have a commit record.
-        began: Unix time at which the command began; by default now.
+        make: makes the job: `render_job`, `embed_job` or `label_job`.
+        recipe: the recipe.
+        out: its folder; shards that have a commit record there are not done again.
+        how: further arguments of `make`.
         seconds: how long to measure.
 
     Raises:
@@ -169,9 +169,10 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     """
     import ray
 
-    found = RunEstimate(began or time.time())
+    found, done = RunEstimate(time.time()), done_shards(out)
     with _watched(found):
-        job = make()
+        connect(recipe, check_render)
+        job = make(recipe, out, *how)
         before = time.time() - found.began
         trial = try_job(job, seconds)
     actors = max(1, min(job.recipe.placement.actors, round(ray.cluster_resources().get("CPU", 1) - 1)))
@@ -181,51 +182,24 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     return found
 
 
-def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
-    """Estimate a render; errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        chosen = engine_chosen(recipe, here=False)
-        return plan(chosen, out, asked(lambda: build_engine(chosen).identity(), chosen, here=False))
-
-    return estimate_job(make, done_shards(out))
-
-
-def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """Estimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        return embed_job(recipe, out, *how)
-
-    return estimate_job(make, done_shards(out))
-
-
-def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """Estimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        return label_job(recipe, out, *how)
-
-    return estimate_job(make, done_shards(out))
-
-
 def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimate:
-    """Assign some features to as many of them as there will be centroids: each round of k-means and the end do no more."""
-    found, k = RunEstimate(time.time()), job.identity["k"]
+    """Assign some features to some centroids: each round of k-means and the end do the same with as many as there will be."""
+    found, samples = RunEstimate(time.time()), job.corpus.samples
     with _watched(found):
-        vectors = some_vectors(job)
+        vectors = next(job.tables.vectors(np.flatnonzero(job.corpus.counts)[:1].tolist()))
+        k = min(max(job.numbers), _TRIED)
         centroids, pool = np.resize(vectors, (k, vectors.shape[1])), BlockPool(job.threads)
         began, count = time.time(), 0
         while not count or time.time() - began < seconds / 3:
             assign(vectors, centroids, job.identity["spherical"], pool)
             count += len(vectors)
         each = (time.time() - began) / count
-    samples = job.corpus.samples
-    found.seconds = each * (samples + job.identity["rounds"] * min(samples, k * PER_CENTROID))
-    found.measured = f"{1000 * each:.3g} ms a feature and round"
+    compared = 0.0  # pairs of a feature and a centroid
+    for number, levels in zip(job.numbers, job.identity["levels"]):
+        near = number if levels == 1 else number**0.5  # centroids that a feature is compared with in a round
+        compared += samples * levels * near + job.identity["rounds"] * min(samples, number * PER_CENTROID) * near
+    found.seconds = each * compared / k
+    found.measured = f"{1000 * each:.3g} ms a feature and round of {k:,} clusters"
     return found
 
 
