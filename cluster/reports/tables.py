@@ -221,7 +221,7 @@ def left_out_words(left_out: Mapping[str, Mapping[str, Mapping[str, int]]]) -> l
         for side, counts in sets.items():
             parts = [
                 f"{amount(counts[why], 'image')} {words}"
-                for why, words in (("undecodable", "that cannot be used"), ("unlabelled", "without a label"))
+                for why, words in (("unusable", "that cannot be used"), ("unlabelled", "without a label"))
                 if counts[why]
             ]
             if parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -259,7 +260,7 @@ def tasks_table(known: Mapping[str, type[Task]]) -> Table:
     for heading in ("task", "label", "what it does", "paper"):
         table.add_column(heading, overflow="fold")
     for name, task in known.items():
-        kind = type(_label(task)).__name__.lower()
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(_label(task)).__name__).lower()
         table.add_row(name, kind, _first_sentence(task), task.source)
     return table
 

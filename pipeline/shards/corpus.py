@@ -314,22 +314,21 @@ class Corpus:
         if part == 1 or len(known) == self.samples:
             return self.select(self.rows_of(known))
         rest = np.setdiff1d(np.arange(self.samples), known, assume_unique=True)
-        n, both = len(self.urls), [self.select(self.rows_of(own)) for own in (known, rest)]
-        part = len(known) / self.samples if part is None else part
-        (rows, starts), (others, further) = (own._chosen or (known, known) for own in both)
-        return replace(
+        n, part = len(self.urls), len(known) / self.samples if part is None else part
+        rows = [*self.rows_of(known), *self.rows_of(rest)]
+        twice = replace(
             self,
             urls=self.urls * 2,
             sizes=np.tile(self.sizes, 2),
-            counts=np.concatenate([own.counts for own in both]),
             damaged=self.damaged | {n + i: reason for i, reason in self.damaged.items()},
             scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
             versions=None if self.versions is None else np.tile(self.versions, 2),
             kept=self.kept and replace(self.kept, files=self.kept.files * 2),
             portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
             hidden=n,
-            _chosen=(np.concatenate([rows, others]), np.concatenate([starts, starts[-1] + further[1:]])),
+            _chosen=None,
         )
+        return twice.select([own if (base := self._rows(i % n)) is None else base[own] for i, own in enumerate(rows)])
 
     def _share(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the samples of `select_share`, ascending, and their labels."""
