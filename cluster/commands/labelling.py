@@ -98,6 +98,10 @@ def cluster(
         float | None,
         typer.Option(metavar="COSINE", help="Find near-duplicates in each cluster: the least cosine of two, such as 0.95."),
     ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Labels of an earlier clustering of the same images: clusters keep their numbers."),
+    ] = None,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     json: AsJson = False,
@@ -122,14 +126,15 @@ def cluster(
         from trainers.planning.dry_run import cluster_plan
         from trainers.planning.estimates import estimate_cluster
 
-        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates)
+        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, before=before)
         return say_plan("cluster", lambda: cluster_plan(job), lambda: estimate_cluster(job))
     with recorded("cluster", result) as outcome:
         open_features(features)
         check_access(out)
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
-            report, found = compute(features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
+            given = (features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
+            report, found = compute(*given, before=before)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

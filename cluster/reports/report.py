@@ -14,6 +14,7 @@ from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
+    ROUND_HEADS,
     answer_rows,
     baseline_words,
     by_test_set,
@@ -22,6 +23,7 @@ from cluster.reports.tables import (
     gain_words,
     metric_names,
     pretext_notes,
+    round_rows,
     score_words,
     stage_rows,
 )
@@ -136,6 +138,8 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
         tuning=_svg(tuning_curves(report["tuning"], "pixel accuracy" if segmented else "accuracy")) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
+        round_heads=ROUND_HEADS,
+        rounds=round_rows(pretrain["rounds"]) if pretrain and "rounds" in pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
         painted={name: (_png(rows), answer_rows(painted_figures.get(name, {}))) for name, rows in painted(pictures).items()},
@@ -168,7 +172,7 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
     """Each task's last numbers in words, and its curves."""
     shown = []
     for name, task in tasks.items():
-        measured = names.get(name, "metric")
+        measured = names.get(name) or task.get("measured", "metric")
         shown.append(
             {
                 "name": name,

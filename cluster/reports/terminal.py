@@ -170,6 +170,8 @@ def cluster_table(found: Mapping[str, Any]) -> Table:
     if near := found.get("duplicates"):
         groups = f"{amount(near['groups'], 'group')}, the largest of {near['largest_group']:,}" if near["groups"] else "no groups"
         table.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
+    if before := found.get("before"):
+        table.add_row("before", f"{before['normalised']:.1%} mutual information with the earlier clusters")
     if labels:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
     return table
@@ -258,6 +260,8 @@ def run_table(run: str, state: RunState) -> Table:
         table.add_row("error", state.error)
     if state.lines:
         newest = state.lines[-1]
+        if "round" in newest:
+            table.add_row("round", f"{newest['round']} of {newest['rounds']}")
         table.add_row("step", f"{newest['step']:,} of {newest['steps']:,} ({newest['stage']})")
         table.add_row("loss", ", ".join(f"{name} {task['loss']:.3f}" for name, task in newest["tasks"].items()))
         table.add_row("newest line", f"{duration(max(0.0, time.time() - newest['time']))} ago")

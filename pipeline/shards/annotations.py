@@ -23,7 +23,7 @@ NO_LABEL = -1
 
 KEPT = "corpus.keep"
 
-_MANIFEST, _SHARDS = "manifest.json", "shards.parquet"  # as `pipeline.materialize` writes them
+_MANIFEST, _SHARDS, _REPORT = "manifest.json", "shards.parquet", "report.json"  # as `pipeline.materialize` writes them
 _CACHED_TABLES = 256  # as many as one batch may draw from
 
 
@@ -127,6 +127,24 @@ def open_kept(spec: KeepSection, shards: Sequence[str]) -> Annotation:
 def tables_digest(where: str, table: str) -> str:
     """What the tables in a folder hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
     return str(_manifest(absolute(table), where)["sha256"][_SHARDS])
+
+
+def class_sizes(spec: AnnotationSection) -> list[int]:
+    """How many images have each label, whatever the bounds are, by the report beside the tables.
+
+    Raises:
+        UserError: it does not tell.
+    """
+    url = join(absolute(spec.table), _REPORT)
+    try:
+        found = json.loads(read_all(url))["sizes"]
+        if spec.column != "label" or not all(type(size) is int for size in found):
+            raise KeyError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{without_secrets(url)} does not say how many images have each {spec.column}: leave `balance` out"
+        ) from None
+    return list(found)
 
 
 def _listed(url: str, where: str) -> pa.Table:

@@ -44,7 +44,9 @@ class Clustering:
     split: int
 
 
-def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool: BlockPool) -> Clustering:
+def kmeans(
+    x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool: BlockPool, before: np.ndarray | None = None
+) -> Clustering:
     """Cluster points.
 
     The result is a function of the points in their order, `k`, `rounds` and `seed` alone. It ends early if no point changes its
@@ -57,9 +59,15 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
         rounds: of Lloyd's algorithm, at most.
         seed: for the choice of the first centroids.
         pool: threads to compute on.
+        before: int (n,): a number below `k` that each point has from an earlier clustering, or -1. The first centroids are then
+            the means of the points of equal numbers, so that clusters keep their numbers.
     """
     mean = None if spherical else x.mean(0, dtype=np.float64).astype(np.float32)
     points = _prepared(torch.from_numpy(x), mean)
+    if before is not None and (before >= 0).any():
+        first, split = _means_before(points, torch.from_numpy(before).long(), k, spherical)
+        found = _lloyd(points, first, rounds, spherical, pool)
+        return Clustering(_moved(found.centroids, mean), found.inertia, split + found.split)
     few = points[: max(_START[0] * k, _START[1])]
     starts = []
     for start in range(_STARTS):
@@ -67,13 +75,25 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
         starts.append(_lloyd(few, centroids, min(rounds, _WARM_UP), spherical, pool))
     best = min(starts, key=lambda one: one.inertia[-1])
     found = _lloyd(points, torch.from_numpy(best.centroids), rounds, spherical, pool)
-    whole = found.centroids if mean is None else found.centroids + mean
-    return Clustering(whole, found.inertia, best.split + found.split)
+    return Clustering(_moved(found.centroids, mean), found.inertia, best.split + found.split)
+
+
+def _moved(centroids: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    return centroids if mean is None else centroids + mean
+
+
+def _means_before(points: Tensor, before: Tensor, k: int, spherical: bool) -> tuple[Tensor, int]:
+    """The means of the points of each of `k` numbers, a number that none has being given half of the largest; and how many these
+    were."""
+    known = before >= 0
+    means, counts = _means(points[known], before[known], torch.zeros(k, points.shape[1]), _scale(points, spherical))
+    means, split = _split_empty(means, counts)
+    return F.normalize(means) if spherical else means, split
 
 
 def _lloyd(points: Tensor, centroids: Tensor, rounds: int, spherical: bool, pool: BlockPool) -> Clustering:
     """Move each centroid to the mean of the points nearest to it, again and again, until no point changes its cluster."""
-    scale = 2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900))
+    scale = _scale(points, spherical)
     inertia, splits, before = [], 0, None
     for n in range(rounds + 1):
         labels, squared, _ = _nearest(points, centroids, pool)
@@ -113,13 +133,18 @@ def _prepared(x: Tensor, middle: np.ndarray | None) -> Tensor:
     return F.normalize(x) if middle is None else x - torch.from_numpy(middle)
 
 
+def _scale(points: Tensor, spherical: bool) -> float:
+    """In which parts of 1 sums count, see `_BITS`."""
+    return float(2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900)))
+
+
 def _exponent(x: Tensor) -> int:
     """The least n for which no value exceeds 2**n."""
     most = float(x.abs().max())
     return math.ceil(math.log2(most)) if most else 0
 
 
-def _blocks(x: Tensor) -> Iterator[Tensor]:
+def blocks_of(x: Tensor) -> Iterator[Tensor]:
     """The rows, `BLOCK` at a time; the last block is filled up with zeros."""
     for block in x.split(BLOCK):
         yield block if len(block) == BLOCK else F.pad(block, (0, 0, 0, BLOCK - len(block)))
@@ -145,7 +170,7 @@ def _nearest(x: Tensor, centroids: Tensor, pool: BlockPool) -> tuple[Tensor, Ten
 
     if not len(x):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0)
-    labels, nearest, second = (torch.cat(parts)[: len(x)] for parts in zip(*pool.map(of, _blocks(x))))
+    labels, nearest, second = (torch.cat(parts)[: len(x)] for parts in zip(*pool.map(of, blocks_of(x))))
     return labels, nearest, second
 
 
@@ -167,7 +192,7 @@ def _first(few: Tensor, points: Tensor, k: int, seed: int, start: int, pool: Blo
             draws = chance[len(chosen)] * shares[-1]
             candidates = some[np.minimum(np.searchsorted(shares, draws, side="right"), len(some) - 1)]
             lengths = candidates.square().sum(1)
-            parts = pool.map(lambda block, c=candidates, n=lengths: _squared(block, c, n), _blocks(some))  # type: ignore[misc]
+            parts = pool.map(lambda block, c=candidates, n=lengths: _squared(block, c, n), blocks_of(some))  # type: ignore[misc]
             after = torch.minimum(closest[:, None], torch.cat(list(parts))[: len(some)])
             best = int(after.double().sum(0).argmin())
             chosen.append(candidates[best])

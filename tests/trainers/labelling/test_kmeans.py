@@ -129,3 +129,26 @@ def test_sums_do_not_depend_on_the_order_of_the_points(order: int) -> None:
     one, two = (module._means(points, of, centroids, scale)[0] for points, of in ((x, labels), (x[turned], labels[turned])))
     assert torch.equal(one, two)
     np.testing.assert_allclose(one.numpy(), np.stack([x[labels == c].double().mean(0) for c in range(4)]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_clusters_keep_the_numbers_that_their_points_had(spherical: bool) -> None:
+    """Another network shows the same images turned, and a few points changed their cluster since."""
+    x = blobs(3000, 10, 16, 0.1)
+    before, _, _ = assign(x, kmeans(x, 10, spherical, 20, 0, POOL).centroids, spherical, POOL)
+    rng = np.random.default_rng(1)
+    permuted = rng.permutation(10)[before]
+    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    turned = (x @ turn).astype(np.float32)
+    known = permuted.copy()
+    known[::10], known[5::50] = rng.integers(0, 10, 300), -1
+    found = kmeans(turned, 10, spherical, 20, 0, POOL, known)
+    np.testing.assert_array_equal(assign(turned, found.centroids, spherical, POOL)[0], permuted)
+
+
+def test_a_number_that_none_had_is_given_half_of_the_largest_cluster() -> None:
+    x = blobs(1000, 4, 8, 0.05)
+    labels, _, _ = assign(x, kmeans(x, 4, True, 20, 0, POOL).centroids, True, POOL)
+    found = kmeans(x, 4, True, 20, 0, POOL, np.where(labels == 2, 1, labels))
+    assert found.split == 1
+    assert len(np.unique(assign(x, found.centroids, True, POOL)[0])) == 4
