@@ -105,7 +105,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             folder.write_json("quarantine.json", state["quarantine"])
             folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
             if recipe.tracking.mlflow:
-                _log_model(recipe)
+                log_model(recipe)
         try:
             folder.clear(checkpoints)
         except OSError as error:  # the run is complete all the same
@@ -153,7 +153,7 @@ def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, i
         return {}
 
 
-def _log_model(recipe: Recipe) -> None:
+def log_model(recipe: Recipe) -> None:
     """Log the backbone to the MLflow run; without it there, for whatever reason, the run is complete, too."""
     try:
         log_backbone(recipe)

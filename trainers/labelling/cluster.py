@@ -32,7 +32,7 @@ from pipeline.storage import absolute, join, open_seekable, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.duplicates import near_duplicates
 from trainers.labelling.embed import FEATURES
-from trainers.labelling.information import counted_with_class, mutual_information
+from trainers.labelling.information import LabelTally
 from trainers.labelling.kmeans import assign, kmeans
 from trainers.labelling.network_job import read_table, tables_recipe
 
@@ -44,7 +44,7 @@ PER_CENTROID = 256
 ROWS = 8192
 """Features read at a time; what is written does not depend on it."""
 
-PACKAGES = ("pseudolabel", "numpy", "pyarrow", "torch")
+_PACKAGES = ("pseudolabel", "numpy", "pyarrow", "torch")
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
@@ -106,7 +106,7 @@ def cluster(
     """
     job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, before)
     report = materialize(job, retry_failed, progress, here=True)
-    return report, read_report(job.out)
+    return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
 def clustering_job(
@@ -126,60 +126,45 @@ def clustering_job(
         raise UserError(f"--k {k}, --rounds {rounds}: at least one cluster, and no fewer than 0 rounds")
     if duplicates is not None and not 0 < duplicates <= 1:
         raise UserError(f"--duplicates {duplicates}: a cosine above 0 and at most 1")
-    given = feature_arguments(features, out, before, rows, threads)
-    identity = {
-        "version": VERSION,
-        "makes": "labels",
-        **given["identity"],
-        "k": k,
-        "spherical": spherical,
-        "rounds": rounds,
-        "seed": seed,
-        "sample": PER_CENTROID,
-        "versions": {package: version(package) for package in PACKAGES},
-        "processor": processor_kind(torch.device("cpu")),
-    }
-    if duplicates is not None:
-        identity["duplicates"] = duplicates
-    if before is not None and (there := len(read_report(absolute(before))["sizes"])) > k:
-        raise UserError(
-            f"{BEFORE}: {before} has {there} clusters, which keep their numbers, and --k is {k}: give {there} or more"
-        )
-    return ClusteringJob(**{**given, "identity": identity})
-
-
-def feature_arguments(features: str, out: str, before: str | None, rows: int, threads: int | None) -> dict[str, Any]:
-    """Arguments for a `FeatureJob`; its identity says as yet which features and earlier labels these are, and no more.
-
-    Arguments and errors as of `cluster`.
-    """
     source = open_features(features)
     check_access(out)
     names, sizes, counts = source.outputs(0)
     if not counts.sum():
         raise UserError(f"{source.url} holds no features: all images are quarantined")
-    shards = source.shards.column("shard").to_pylist()
-    identity, labels = {"features": source.manifest["sha256"][SHARDS]}, None
-    if before is not None:
-        labels = open_annotation(BEFORE, AnnotationSection(table=before), shards)
-        identity["before"] = tables_digest(BEFORE, before)
-    return {
-        "recipe": source.recipe,
-        "corpus": Corpus(shards, sizes.astype(np.int64), counts.astype(np.int64)),
-        "out": absolute(out),
-        "identity": identity,
-        "sums": np.array([row["outputs"][0]["sha256"].encode() for row in source.rows()], "S64"),
-        "chunk": rows,
-        "source": source.url,
-        "files": names,
-        "threads": threads or len(os.sched_getaffinity(0)),
-        "before": labels,
+    corpus = Corpus(source.shards.column("shard").to_pylist(), sizes.astype(np.int64), counts.astype(np.int64))
+    sums = np.array([row["outputs"][0]["sha256"].encode() for row in source.rows()], "S64")
+    identity = {
+        "version": VERSION,
+        "makes": "labels",
+        "features": source.manifest["sha256"][SHARDS],
+        "k": k,
+        "spherical": spherical,
+        "rounds": rounds,
+        "seed": seed,
+        "sample": PER_CENTROID,
+        "versions": {package: version(package) for package in _PACKAGES},
+        "processor": processor_kind(torch.device("cpu")),
     }
+    if duplicates is not None:
+        identity["duplicates"] = duplicates
+    earlier = None if before is None else open_before(before, source, k)
+    if before is not None:
+        identity["before"] = tables_digest(BEFORE, before)
+    threads = threads or len(os.sched_getaffinity(0))
+    where = {"source": source.url, "files": names, "threads": threads, "before": earlier}
+    return ClusteringJob(source.recipe, corpus, absolute(out), identity, sums, rows, **where)
 
 
-def read_report(folder: str) -> dict[str, Any]:
-    """The report of a finished clustering."""
-    found: dict[str, Any] = json.loads(storage.read_all(join(folder, REPORT)))
+def open_before(labels: str, features: Materialized, k: int) -> Annotation:
+    """Open the labels that an earlier clustering gave the images of features.
+
+    Raises:
+        UserError: they are of other shards, or there were more clusters than `k`.
+    """
+    found = open_annotation(BEFORE, AnnotationSection(table=labels), features.shards.column("shard").to_pylist())
+    there = json.loads(storage.read_all(join(found.url, REPORT)))["clusters"]
+    if there > k:
+        raise UserError(f"{BEFORE}: {labels} has {there} clusters, which keep numbers, and --k is {k}: give {there} or more")
     return found
 
 
@@ -197,14 +182,14 @@ def open_features(url: str) -> Materialized:
 
 
 @dataclass(frozen=True)
-class FeatureJob(Job):
-    """Labels of images by their features: each table of features becomes a table of labels.
+class ClusteringJob(Job):
+    """The assignment of features to clusters: each table of features becomes a table of labels.
 
     Args:
         source: folder of the features.
         files: the name of each shard's file of features.
         threads: CPU threads.
-        before: labels that the images had before, for comparison.
+        before: labels of an earlier clustering, whose numbers clusters keep.
     """
 
     command = "cluster"
@@ -215,41 +200,6 @@ class FeatureJob(Job):
     files: list[str] = field(kw_only=True)
     threads: int = field(kw_only=True)
     before: Annotation | None = field(kw_only=True)
-
-    def document(self) -> dict[str, Any]:
-        return tables_recipe(self.recipe)
-
-    def output(self, i: int) -> str:
-        """The file name of shard `i`'s table."""
-        return f"{self.stem(i)}.parquet"
-
-    def told(self, outputs: Iterable[str], clusters: int, column: str) -> dict[str, Any]:
-        """What the tables of labels tell: `images`; `sizes` of the clusters; the mean of a column, under its name; and what the
-        labels have in common with those of the shards, `labels`, and with those `before`, each None where there are none."""
-        sizes, mean, given = np.zeros(clusters, np.int64), 0.0, ["label", column, "class", "row", "id"]
-        by_class, by_before = np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64)
-        shards = {self.output(i): i for i in range(len(self.corpus.urls))}
-        for name in outputs:
-            table = read_table(self.url(name), given)
-            labels, classes = table.column("label").to_numpy(), table.column("class").fill_null(-1).to_numpy()
-            sizes += np.bincount(labels, minlength=len(sizes))
-            mean += float(table.column(column).to_numpy().sum(dtype=np.float64))
-            by_class = counted_with_class(by_class, labels, classes)
-            if self.before is not None:
-                numbers = self.before.labels(shards[name], table.column("row").to_numpy(), table.column("id").to_pylist())
-                by_before = counted_with_class(by_before, labels, np.array(numbers, np.int64))
-        return {
-            "images": int(sizes.sum()),
-            "sizes": sizes.tolist(),
-            column: mean / max(1, int(sizes.sum())),
-            "labels": mutual_information(by_class) if len(by_class) else None,
-            "before": mutual_information(by_before) if len(by_before) else None,
-        }
-
-
-@dataclass(frozen=True)
-class ClusteringJob(FeatureJob):
-    """The assignment of features to clusters, whose numbers are those of the labels before where there are some."""
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardAssigner:
         return ShardAssigner(self, on_chunk)
@@ -262,6 +212,13 @@ class ClusteringJob(FeatureJob):
     def more(self) -> tuple[pa.Field, ...]:
         """The columns of near-duplicates, if they are looked for."""
         return _DUPLICATES if "duplicates" in self.identity else ()
+
+    def document(self) -> dict[str, Any]:
+        return tables_recipe(self.recipe)
+
+    def output(self, i: int) -> str:
+        """The file name of shard `i`'s table."""
+        return f"{self.stem(i)}.parquet"
 
     def prepare(self) -> None:
         """Compute the centroids, and groups of near-duplicates, unless an earlier run on the folder has."""
@@ -289,13 +246,13 @@ class ClusteringJob(FeatureJob):
         pool, centroids, ids = BlockPool(self.threads), read_array(self.url(CENTROIDS)), []
         labels: list[np.ndarray] = []
         for name in self.files:
-            for batch in feature_batches(join(self.source, name), self.chunk):
-                labels.append(assign(vectors_of(batch), centroids, self.identity["spherical"], pool)[0])
+            for batch in _batches(join(self.source, name), self.chunk):
+                labels.append(assign(_vectors(batch), centroids, self.identity["spherical"], pool)[0])
                 ids.append(batch.column("id").to_numpy())
 
         def vectors() -> Iterator[np.ndarray]:
             for name in self.files:
-                yield from map(vectors_of, feature_batches(join(self.source, name), self.chunk, ["vector"]))
+                yield from map(_vectors, _batches(join(self.source, name), self.chunk, ["vector"]))
 
         own = np.concatenate(ids).astype(np.uint64)
         return np.stack([own, own[near_duplicates(np.concatenate(labels), vectors, self.identity["duplicates"], pool)]])
@@ -303,18 +260,19 @@ class ClusteringJob(FeatureJob):
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
         rounds = json.loads(storage.read_all(self.url(ROUNDS)))
-        found = self.told(outputs, rounds["clusters"], "distance")
+        tally, shards = LabelTally(rounds["clusters"], "distance"), {self.output(i): i for i in range(len(self.corpus.urls))}
+        for name in outputs:
+            tally.add(read_table(self.url(name), tally.columns), self.before, shards[name])
         report = {
-            "images": found["images"],
+            "images": tally.images,
             "clusters": rounds["clusters"],
             "asked": rounds["asked"],
-            "sizes": found["sizes"],
-            "mean_distance": found["distance"],
+            "sizes": tally.sizes.tolist(),
+            "mean_distance": tally.mean,
             "sample": rounds["sample"],
             "inertia": rounds["inertia"],
             "split": rounds["split"],
-            "labels": found["labels"],
-            **({"before": found["before"]} if self.before is not None else {}),
+            **tally.information(),
         }
         if self.more:
             own, originals = read_array(self.url(GROUPS))
@@ -329,7 +287,7 @@ class ClusteringJob(FeatureJob):
         return (CENTROIDS, ROUNDS, REPORT, GROUPS) if self.more else (CENTROIDS, ROUNDS, REPORT)
 
     def _numbers_before(self, places: np.ndarray) -> np.ndarray | None:
-        """int64 (n,): the label that images had before, by their places as of `_sample`; None if none had one."""
+        """int64 (n,): the label that images had before, by their places as of `_sample`; None if there was no clustering."""
         if self.before is None:
             return None
         found = np.full(len(places), NO_LABEL, np.int64)
@@ -358,9 +316,9 @@ class ClusteringJob(FeatureJob):
         for i in np.unique(places[:, 0]):
             wanted = np.flatnonzero(places[:, 0] == i)
             start = 0
-            for batch in feature_batches(join(self.source, self.files[i]), self.chunk, ["vector"]):
+            for batch in _batches(join(self.source, self.files[i]), self.chunk, ["vector"]):
                 inside = wanted[(places[wanted, 1] >= start) & (places[wanted, 1] < start + len(batch))]
-                vectors = vectors_of(batch)
+                vectors = _vectors(batch)
                 if sample is None:
                     sample = np.zeros((len(places), vectors.shape[1]), np.float32)
                 sample[inside] = vectors[places[inside, 1] - start]
@@ -388,8 +346,8 @@ class ShardAssigner:
         job, schema = self._job, self._schema
         url, row = join(job.source, job.files[i]), int(job.corpus.counts[:i].sum())
         with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
-            for batch in feature_batches(url, job.chunk):
-                found = list(assign(vectors_of(batch), self._centroids, job.identity["spherical"], self._pool))
+            for batch in _batches(url, job.chunk):
+                found = list(assign(_vectors(batch), self._centroids, job.identity["spherical"], self._pool))
                 if self._groups is not None:
                     own, originals = self._groups[:, row : row + len(batch)]
                     found += [own != originals, originals]
@@ -416,7 +374,7 @@ def read_array(url: str) -> np.ndarray:
     return array
 
 
-def feature_batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def _batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a table of features, some at a time; ShardError where it cannot be read."""
     try:
         with open_seekable(url) as file:
@@ -428,10 +386,10 @@ def feature_batches(url: str, rows: int, columns: list[str] | None = None) -> It
 def some_vectors(job: ClusteringJob) -> np.ndarray:
     """float32 (n, d): the first features of the first table that has some, at most `job.chunk`."""
     first = int(np.flatnonzero(job.corpus.counts)[0])
-    return vectors_of(next(feature_batches(join(job.source, job.files[first]), job.chunk, ["vector"])))
+    return _vectors(next(_batches(join(job.source, job.files[first]), job.chunk, ["vector"])))
 
 
-def vectors_of(batch: pa.RecordBatch) -> np.ndarray:
+def _vectors(batch: pa.RecordBatch) -> np.ndarray:
     """float32 (n, d): the vectors of a batch of features."""
     column = batch.column("vector")
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)

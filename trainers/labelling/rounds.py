@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.materialize.driver import JobReport, Progress
 from pipeline.materialize.folder import IDENTITY, MANIFEST
 from pipeline.recipe.rounds import Rounds
@@ -29,7 +29,7 @@ from trainers.labelling.sinkhorn import evenness
 from trainers.labelling.weights import read_weights
 from trainers.learning.collapse import Collapsed
 from trainers.learning.pretext import PretextModel
-from trainers.pretraining import backbone_file, finished_result, pretrain, replacement_warning
+from trainers.pretraining import backbone_file, finished_result, log_model, pretrain, replacement_warning
 from trainers.running.run_log import Record
 from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder
 from trainers.running.tracking import tracked
@@ -140,7 +140,7 @@ class Round:
 
     Args:
         whole: the recipe of all rounds.
-        number: of the round, from 0.
+        number: of the round, from 0; folders and words count from 1.
     """
 
     whole: Recipe
@@ -153,12 +153,12 @@ class Round:
 
     @property
     def words(self) -> str:
-        """The round in words, for people: they count from 1."""
+        """The round in words."""
         return f"round {self.number + 1} of {self.spec.count}"
 
     def url(self, *names: str) -> str:
         """The URL of something in the round's folder."""
-        return join(RunFolder(self.whole).url, "/".join((ROUNDS, f"{self.number:03d}", *names)))
+        return join(RunFolder(self.whole).url, "/".join((ROUNDS, f"{self.number + 1:03d}", *names)))
 
     @property
     def weights(self) -> str:
@@ -277,7 +277,7 @@ class Round:
         for stage in inner.stages("pretrain-"):
             inner.clear(stage)
         if self.number and self.spec.keep == "last":
-            RunFolder(self.whole).clear(f"{ROUNDS}/{self.number - 1:03d}/{_FEATURES}")
+            RunFolder(self.whole).clear(f"{ROUNDS}/{self.number:03d}/{_FEATURES}")
 
     def write_start(self) -> None:
         """Write the weights from which the first round starts: those of `training.backbone.weights`, or random ones."""
@@ -301,7 +301,7 @@ class Round:
             seed = self.whole.seed + head
             return cluster(features, self.spec.clusters, out, seed=seed, retry_failed=True, progress=progress, before=before)
         _, _, file = read_weights(self.weights, self.embedded())
-        return selflabel(features, file, _numbered("assigned", head), out, before, progress)
+        return selflabel(features, file, _numbered("assigned", head), out, before, retry_failed=True, progress=progress)
 
     def _check_corpus(self) -> None:
         """Refuse a corpus that is not that of the round before, whose labels and numbers are built upon."""
@@ -350,7 +350,7 @@ def _figures(clustering: dict[str, Any]) -> dict[str, float]:
 def _refuse_failed(report: JobReport) -> None:
     if report.failed:
         shard, reason = next(iter(report.failed.items()))
-        raise UserError(
+        raise RunError(
             f"{len(report.failed)} of {report.shards} shards failed, such as {shard}: {reason}\n"
             "Rounds need all: put them right, or leave them out of corpus.shards; the same command tries them again"
         )
@@ -368,4 +368,6 @@ def _leave(recipe: Recipe, last: Round) -> dict[str, Any]:
     folder.write_json(RECIPE, recipe.model_dump(mode="json"))
     folder.write_json("quarantine.json", inner.read_json("quarantine.json"))
     folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
+    if recipe.tracking.mlflow:
+        log_model(recipe)
     return outcome

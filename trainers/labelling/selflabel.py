@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,26 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import storage
-from pipeline.errors import UserError
+from pipeline.errors import RunError, ShardError, UserError
 from pipeline.materialize.commit import CommitRecord, write_json
 from pipeline.materialize.driver import JobReport, Progress, materialize
-from pipeline.materialize.job import OnChunk, writing
+from pipeline.materialize.folder import check_access
+from pipeline.materialize.job import Job, OnChunk, writing
+from pipeline.materialize.publish import SHARDS
 from pipeline.materialize.writers import TableWriter
-from pipeline.storage import join, write_atomic
+from pipeline.shards.annotations import Annotation, tables_digest
+from pipeline.shards.corpus import Corpus
+from pipeline.storage import absolute, join, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
-from trainers.labelling.cluster import (
-    PACKAGES,
-    REPORT,
-    ROWS,
-    FeatureJob,
-    feature_arguments,
-    feature_batches,
-    read_array,
-    read_report,
-    vectors_of,
-)
+from trainers.labelling.cluster import BEFORE, REPORT, ROWS, open_before, open_features, read_array
+from trainers.labelling.information import LabelTally
 from trainers.labelling.kmeans import blocks_of
-from trainers.labelling.network_job import table_schema
+from trainers.labelling.network_job import read_table, table_schema, tables_recipe
 from trainers.labelling.sinkhorn import MOST_ROUNDS, SHARPNESS, TOLERANCE, balance, plan
 from trainers.labelling.weights import WeightsFile
 from trainers.running.runs import read_weights
@@ -43,6 +39,7 @@ from trainers.running.runs import read_weights
 VERSION = 1
 OFFSETS, BALANCE = "offsets.npy", "balance.json"
 
+_PACKAGES = ("pseudolabel", "numpy", "pyarrow", "torch")
 _KEPT_BYTES = 2**30  # of answers in memory; more are computed in every round
 _OWN = (pa.field("label", pa.int32()), pa.field("confidence", pa.float32()), pa.field("margin", pa.float32()))
 
@@ -53,8 +50,8 @@ def selflabel(
     head: str,
     out: str,
     before: str | None = None,
+    retry_failed: bool = False,
     progress: Callable[[Progress], None] | None = None,
-    rows: int = ROWS,
     threads: int | None = None,
 ) -> tuple[JobReport, dict[str, Any]]:
     """Label images by the answers of a classifier on their features, so that all classes have as many images (Asano et al. 2020).
@@ -68,8 +65,8 @@ def selflabel(
         head: name of the classifier there.
         out: folder for the result, path or URL.
         before: folder of labels that the same images had before, with which the report compares.
+        retry_failed: try those shards again that failed in an earlier run.
         progress: called after each shard.
-        rows: features read at a time.
         threads: CPU threads; by default as many as this process may use.
 
     Returns:
@@ -79,22 +76,38 @@ def selflabel(
         UserError: there are no finished features, no such classifier, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    given = feature_arguments(features, out, before, rows, threads)
+    source, linear = open_features(features), _head(weights, head)
+    check_access(out)
+    names, sizes, counts = source.outputs(0)
+    if not counts.sum():
+        raise UserError(f"{source.url} holds no features: all images are quarantined")
     identity = {
         "version": VERSION,
         "makes": "labels",
-        **given["identity"],
+        "features": source.manifest["sha256"][SHARDS],
         "weights": weights.sha256,
         "head": head,
         "sharpness": SHARPNESS,
         "tolerance": TOLERANCE,
         "rounds": MOST_ROUNDS,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: version(package) for package in _PACKAGES},
         "processor": processor_kind(torch.device("cpu")),
+        **({} if before is None else {"before": tables_digest(BEFORE, before)}),
     }
-    job = SelfLabelJob(**{**given, "identity": identity}, linear=_head(weights, head))
-    report = materialize(job, progress=progress, here=True)
-    return report, read_report(job.out)
+    job = SelfLabelJob(
+        source.recipe,
+        Corpus(source.shards.column("shard").to_pylist(), sizes.astype(np.int64), counts.astype(np.int64)),
+        absolute(out),
+        identity,
+        np.array([row["outputs"][0]["sha256"].encode() for row in source.rows()], "S64"),
+        source=source.url,
+        files=names,
+        threads=threads or len(os.sched_getaffinity(0)),
+        before=None if before is None else open_before(before, source, len(linear)),
+        linear=linear,
+    )
+    report = materialize(job, retry_failed, progress, here=True)
+    return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
 def _head(weights: WeightsFile, name: str) -> np.ndarray:
@@ -106,13 +119,25 @@ def _head(weights: WeightsFile, name: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class SelfLabelJob(FeatureJob):
-    """The labels of a classifier's answers.
+class SelfLabelJob(Job):
+    """The labels of a classifier's answers: each table of features becomes a table of labels.
 
     Args:
+        source: folder of the features.
+        files: the name of each shard's file of features.
+        threads: CPU threads.
+        before: labels that the images had before, for comparison.
         linear: the classifier, as of `_head`.
     """
 
+    command = "rounds"
+    past = "labelled"
+    makes = "labels"
+
+    source: str = field(kw_only=True)
+    files: list[str] = field(kw_only=True)
+    threads: int = field(kw_only=True)
+    before: Annotation | None = field(kw_only=True)
     linear: np.ndarray = field(kw_only=True, compare=False)
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardLabeller:
@@ -120,6 +145,13 @@ class SelfLabelJob(FeatureJob):
 
     def described(self) -> dict[str, Any]:
         return {"columns": [{"name": column.name, "dtype": str(column.type)} for column in _OWN]}
+
+    def document(self) -> dict[str, Any]:
+        return tables_recipe(self.recipe)
+
+    def output(self, i: int) -> str:
+        """The file name of shard `i`'s table."""
+        return f"{self.stem(i)}.parquet"
 
     def prepare(self) -> None:
         """Balance the answers, unless an earlier run on the folder has."""
@@ -139,9 +171,8 @@ class SelfLabelJob(FeatureJob):
         pool = BlockPool(self.threads)
 
         def computed() -> Iterator[Tensor]:
-            for name in self.files:
-                for batch in feature_batches(join(self.source, name), self.chunk, ["vector"]):
-                    yield answers(vectors_of(batch), self.linear, pool)
+            for i in range(len(self.files)):
+                yield self.answers(self.features(i, ["vector"]), pool)
 
         if self.corpus.samples * len(self.linear) * 4 > _KEPT_BYTES:
             return computed
@@ -150,11 +181,36 @@ class SelfLabelJob(FeatureJob):
 
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
-        deviation = json.loads(storage.read_all(self.url(BALANCE)))["deviation"]
-        found = self.told(outputs, len(self.linear), "confidence")
-        classes = {"clusters": len(self.linear), "asked": len(self.linear), "deviation": deviation}
-        write_json(self.url(REPORT), {**found, **classes})
+        tally, shards = LabelTally(len(self.linear), "confidence"), {self.output(i): i for i in range(len(self.files))}
+        for name in outputs:
+            tally.add(read_table(self.url(name), tally.columns), self.before, shards[name])
+        report = {
+            "images": tally.images,
+            "clusters": len(self.linear),
+            "asked": len(self.linear),
+            "sizes": tally.sizes.tolist(),
+            "confidence": tally.mean,
+            **json.loads(storage.read_all(self.url(BALANCE))),
+            **tally.information(),
+        }
+        write_json(self.url(REPORT), report)
         return OFFSETS, BALANCE, REPORT
+
+    def features(self, i: int, columns: list[str]) -> pa.Table:
+        """Some columns of the features of shard `i`; ShardError where they cannot be read."""
+        url = join(self.source, self.files[i])
+        try:
+            return read_table(url, columns).combine_chunks()
+        except RunError as error:
+            raise ShardError(url, str(error)) from None
+
+    def answers(self, features: pa.Table, pool: BlockPool) -> Tensor:
+        """The logarithms of the classifier's probabilities, float32 (n, classes); a row depends on no other row."""
+        vectors = features.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        x, linear = torch.from_numpy(vectors.reshape(len(features), -1)), torch.from_numpy(self.linear)
+        weight, bias = linear[:, :-1], linear[:, -1]
+        parts = list(pool.map(lambda block: F.log_softmax(block @ weight.T + bias, 1), blocks_of(x)))
+        return torch.cat(parts)[: len(x)] if parts else torch.zeros(0, len(weight))
 
 
 class ShardLabeller:
@@ -173,30 +229,15 @@ class ShardLabeller:
 
     def __call__(self, i: int) -> CommitRecord:
         job, schema = self._job, self._schema
+        found = job.features(i, ["key", "id", "row", "class", "vector"])
+        given = plan(job.answers(found, self._pool), self._offsets)
+        best, label = given.max(1)
+        margin = best - given.scatter(1, label[:, None], -1.0).amax(1)
+        columns = [*found.columns[:4], *(pa.array(part.numpy()) for part in (label, best, margin))]
         with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
-            for batch in feature_batches(join(job.source, job.files[i]), job.chunk):
-                given = plan(answers(vectors_of(batch), job.linear, self._pool), self._offsets)
-                best, label = given.max(1)
-                margin = best - given.scatter(1, label[:, None], -1.0).amax(1)
-                columns = [batch.column(name) for name in ("key", "id", "row", "class")]
-                own = [pa.array(part.numpy()) for part in (label, best, margin)]
-                table.write(pa.table([*columns, *own], names=schema.names).cast(schema))
-                if self._on_chunk:
-                    self._on_chunk(len(batch), len(batch), [], {})
+            table.write(pa.table(columns, names=schema.names).cast(schema))
             table.finish()
+        if self._on_chunk:
+            self._on_chunk(len(found), len(found), [], {})
         samples = int(job.corpus.counts[i])
         return CommitRecord(job.shard(i), int(job.corpus.sizes[i]), samples, [table.output(job.output(i))], [])
-
-
-def answers(vectors: np.ndarray, linear: np.ndarray, pool: BlockPool) -> Tensor:
-    """The logarithms of a classifier's probabilities, float32 (n, classes); a row depends on no other row.
-
-    Args:
-        vectors: float32 (n, width): features.
-        linear: the classifier, as of `SelfLabelJob`.
-        pool: threads to compute on.
-    """
-    weight, bias = torch.from_numpy(linear[:, :-1]), torch.from_numpy(linear[:, -1])
-    whole = blocks_of(torch.from_numpy(vectors))
-    parts = pool.map(lambda block: F.log_softmax(block @ weight.T + bias, 1), whole)
-    return torch.cat(list(parts))[: len(vectors)]

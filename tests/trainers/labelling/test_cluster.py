@@ -188,7 +188,7 @@ def test_clusters_keep_the_numbers_of_an_earlier_clustering_of_the_same_images(
     assert same["before"]["normalised"] == pytest.approx(1, abs=0.05)
     was, now = (rows_of(tmp_path / name).column("label").to_numpy() for name in ("one", "same"))
     assert (was == now).mean() > 0.95
-    with pytest.raises(UserError, match=r"--before: .* has 5 clusters, which keep their numbers, and --k is 4: give 5 or more"):
+    with pytest.raises(UserError, match=r"--before: .* has 5 clusters, which keep numbers, and --k is 4: give 5 or more"):
         cluster(str(features), 4, str(tmp_path / "fewer"), before=str(tmp_path / "one"))
 
 

@@ -67,7 +67,7 @@ def test_what_is_learnt_and_what_rounds_have_in_common_is_told(calm: Calm) -> No
     for one in (first, *later):
         assert one["labels"]["images"] == 72
         assert 1 < one["effective"] <= K
-    for number, one in enumerate(later, 1):
+    for number, one in enumerate(later, 2):
         was, now = (rows_of(folder / f"rounds/{n:03d}/clusters").column("label").to_numpy() for n in (number - 1, number))
         joint = np.zeros((K, K))
         np.add.at(joint, (was, now), 1 / len(was))
@@ -89,11 +89,11 @@ def test_what_is_learnt_and_what_rounds_have_in_common_is_told(calm: Calm) -> No
 def test_the_last_round_is_the_run_and_old_features_are_gone(calm: Calm) -> None:
     recipe, _, _ = calm
     folder = Path(RunFolder(recipe).url)
-    assert [path.parent.name for path in sorted(folder.glob("rounds/*/features"))] == ["002"]
-    last, whole = (torch.load(place / "backbone.pt", weights_only=True) for place in (folder / "rounds/002/run", folder))
+    assert [path.parent.name for path in sorted(folder.glob("rounds/*/features"))] == ["003"]
+    last, whole = (torch.load(place / "backbone.pt", weights_only=True) for place in (folder / "rounds/003/run", folder))
     assert all(torch.equal(weight, whole["backbone"][name]) for name, weight in last["backbone"].items())
     assert whole["identity"] == RunFolder(recipe).identity("pretrain")
-    assert verify(str(folder / "rounds/002/clusters")).problems == []
+    assert verify(str(folder / "rounds/003/clusters")).problems == []
     assert done_rounds(recipe) == 3
     assert (
         run(recipe)
@@ -170,10 +170,10 @@ def test_the_network_labels_itself_evenly_by_several_heads_that_stay(tiles: Path
         assert [one["clusters"] for one in line["clusterings"]] == [4, 4]
         assert all(one["effective"] > 3.5 for one in line["clusterings"])
         assert set(line["tasks"]) == {"assigned", "assigned_2"}
-    one, other = (rows_of(place / "000" / name).column("label").to_numpy() for name in ("clusters", "clusters_2"))
+    one, other = (rows_of(place / "001" / name).column("label").to_numpy() for name in ("clusters", "clusters_2"))
     assert not np.array_equal(one, other)
     start, after = (
-        torch.load(place / name, weights_only=True)["heads"]["assigned"] for name in ("000/start.pt", "000/run/backbone.pt")
+        torch.load(place / name, weights_only=True)["heads"]["assigned"] for name in ("001/start.pt", "001/run/backbone.pt")
     )
     assert not torch.equal(start["0.weight"], after["0.weight"])
     next_one = Round(recipe, 1).training()
@@ -185,7 +185,7 @@ def test_clusterfit_trains_a_new_network_on_the_clusters_of_another(calm: Calm, 
     assert Round(recipe, 0).training().training.backbone.weights is None
     (line,) = run(recipe)["rounds"]
     assert line["clusterings"][0]["clusters"] == K
-    assert not (Path(RunFolder(recipe).url) / "rounds/000/start.pt").exists()
+    assert not (Path(RunFolder(recipe).url) / "rounds/001/start.pt").exists()
 
 
 @pytest.mark.parametrize("method", ["deepcluster", "selflabel"])
@@ -216,7 +216,7 @@ def test_a_corpus_that_is_packed_again_between_rounds_is_refused(tiles: Path, tm
 
 def test_rounds_of_another_recipe_are_not_mixed_with_those_that_are_there(calm: Calm, tiles: Path, tmp_path: Path) -> None:
     shutil.copytree(calm[0].storage.runs, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(UserError, match=r"001 follows a round 1 of another recipe: .* --fresh"):
+    with pytest.raises(UserError, match=r"002 follows a round 1 of another recipe: .* --fresh"):
         run(recipe_of(tiles, tmp_path, clusters=5))
 
 

@@ -19,8 +19,8 @@ from trainers.running.runs import RunFolder
 
 _WAIT_SECONDS = 240.0
 PLACES = [
-    "000/features/commits/*", "000/clusters/centroids.npy", "000/run/pretrain-*/step-*4-*.pt", "000/run/backbone.pt",
-    "001/features/manifest.json", "001/clusters/commits/*", "001/run/pretrain-*/step-*2-*.pt",
+    "001/features/commits/*", "001/clusters/centroids.npy", "001/run/pretrain-*/step-*4-*.pt", "001/run/backbone.pt",
+    "002/features/manifest.json", "002/clusters/commits/*", "002/run/pretrain-*/step-*2-*.pt",
 ]  # fmt: skip
 """What appears in the folder of the rounds before the driver is killed."""
 
