@@ -43,8 +43,8 @@ class RunState:
             return known
         newest = self.lines[-1]
         losses = {name: task["loss"] for name, task in newest["tasks"].items()}
-        place = {key: newest[key] for key in ("stage", "step", "steps", "time", "round", "rounds") if key in newest}
-        return {**known, **place, "losses": losses, "left": self.left}
+        known |= {key: newest[key] for key in ("stage", "step", "steps", "time", "round", "rounds") if key in newest}
+        return {**known, "losses": losses, "left": self.left}
 
     @property
     def left(self) -> float | None:

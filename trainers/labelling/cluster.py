@@ -151,7 +151,7 @@ def clustering_job(
     if before is not None:
         identity["before"] = tables_digest(BEFORE, before)
     threads = threads or len(os.sched_getaffinity(0))
-    where = {"source": source.url, "files": names, "threads": threads, "before": earlier}
+    where: dict[str, Any] = {"source": source.url, "files": names, "threads": threads, "before": earlier}
     return ClusteringJob(source.recipe, corpus, absolute(out), identity, sums, rows, **where)
 
 

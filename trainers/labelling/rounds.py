@@ -19,7 +19,7 @@ from pipeline.materialize.folder import IDENTITY, MANIFEST
 from pipeline.recipe.rounds import Rounds
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training import BackboneSection
-from pipeline.storage import absolute, exists, join, read_all, write_atomic
+from pipeline.storage import absolute, exists, join, make_folder, read_all, write_atomic
 from trainers.labelling.cluster import cluster, open_features
 from trainers.labelling.embed import check as check_embed
 from trainers.labelling.embed import embed
@@ -285,6 +285,7 @@ class Round:
         buffer = io.BytesIO()
         torch.save(backbone_file(PretextModel(recipe, recipe.seed), recipe, "start"), buffer)
         if not exists(self.weights) or read_all(self.weights) != buffer.getvalue():
+            make_folder(self.url())
             with write_atomic(self.weights) as file:
                 file.write(buffer.getvalue())
 
