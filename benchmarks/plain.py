@@ -17,6 +17,8 @@ from trainers.learning.update import Update
 from trainers.pretraining import backbone_file, prepared
 from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder
 
+_KEYS = ("loss", "metric", "trivial")
+
 
 def trained_plainly(
     recipe: Recipe, listeners: list[Callable[[dict[str, Any]], None]] | None = None, steps: int | None = None
@@ -34,7 +36,7 @@ def trained_plainly(
     schedule, make = source.schedule, source.maker(1, lambda stage, unit: None)
     steps = steps or schedule.steps
     update = Update(model, spec.optimizer, steps, spec.batch)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {name: {"loss": []} for name in recipe.tasks}
     for step, columns in islice(batches(schedule, 0, 0, 1, map(make, range(schedule.units(0)))), steps):
         if not source.image:
             columns.pop("image", None)
@@ -42,15 +44,12 @@ def trained_plainly(
         update.begin(step)
         outcomes = accumulate(model, recipe.tasks, columns, spec.batch, spec.precision, 1)
         update.finish()
-        for name, one in outcomes.items():
-            count = float(one.count)
-            values = {key: float(getattr(one, key)) / max(count, 1) for key in ("loss", "metric", "trivial")}
-            found.setdefault(name, {"loss": [], "metrics": []})["loss"].append(values["loss"])
-            found[name] |= {"metric": values["metric"], "trivial": values["trivial"]}
-        line = {"step": step + 1, "steps": steps, "epoch": 0.0, "lr": 0.0, "samples_per_second": 1.0}
-        tasks = {name: {**task, "loss": task["loss"][-1]} for name, task in found.items()}
+        lines = {name: {key: float(getattr(one, key) / one.count) for key in _KEYS} for name, one in outcomes.items()}
+        for name, line in lines.items():
+            found[name] = {**line, "loss": [*found[name]["loss"], line["loss"]]}
+        where = {"step": step + 1, "steps": steps, "epoch": (step + 1) / schedule.steps_per_epoch, "stage": "pretrain"}
         for listener in listeners or []:
-            listener({**line, "wait_share": 0.0, "quarantined": 0, "stage": "pretrain", "tasks": tasks})
+            listener({**where, "lr": 0.0, "samples_per_second": 0.0, "wait_share": 0.0, "quarantined": 0, "tasks": lines})
     folder.make()
     folder.write_weights(BACKBONE, backbone_file(model, recipe, identity))
     folder.write_json(RECIPE, recipe.model_dump(mode="json"))

@@ -44,8 +44,8 @@ from trainers.networks.backbones import build_backbone
 from trainers.running.runs import BACKBONE, CLASSIFIER, RunFolder
 
 METHODS = {
-    "deepcluster": {"method": "deepcluster", "clusters": 128, "count": 3},
-    "selflabel": {"method": "selflabel", "clusters": 128, "count": 3},
+    "deepcluster": {"method": "deepcluster", "clusters": 128, "count": 2},
+    "selflabel": {"method": "selflabel", "clusters": 128, "count": 2},
     "clusterfit": {"method": "clusterfit", "clusters": 128, "count": 1},
 }
 ORDER = ("random", "rotation", *METHODS, "alone", "teacher", "longer")

@@ -33,9 +33,11 @@ K = 6
 
 
 def recipe_of(shards: Path, folder: Path, sections: dict[str, Any] | None = None, **how: Any) -> Recipe:
-    """A recipe of rounds on shards."""
-    spec = {"method": "deepcluster", "clusters": K, "count": 3, **how}
-    return recipe_on(shards, folder, {"tasks": {}, "rounds": spec, **(sections or {})}, {"precision": "float32", "epochs": 2})
+    """A recipe of rounds on shards, of a network without batch normalisation, whose statistics would take longer to settle."""
+    spec = {"method": "deepcluster", "clusters": K, "count": 2, **how}
+    network = {"backbone": {"name": "squeezenet1_1", "stem": "standard"}, "optimizer": {"name": "adamw", "lr": 1e-4}}
+    training = {"precision": "float32", "epochs": 2, **network}
+    return recipe_on(shards, folder, {"tasks": {}, "rounds": spec, **(sections or {})}, training)
 
 
 def run(recipe: Recipe, **how: Any) -> dict[str, Any]:
@@ -51,9 +53,17 @@ def left_by(recipe: Recipe, tree: Tree) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def calm(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+def shards(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiles in three shards. Read-only."""
+    folder = tmp_path_factory.mktemp("few")
+    pack(str(tiles.parent / "photos"), str(folder), shard_size=80_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     """Undisturbed rounds of DeepCluster: the recipe, what it returned, and the log lines. Read-only."""
-    recipe, lines = recipe_of(tiles, tmp_path_factory.mktemp("calm")), []
+    recipe, lines = recipe_of(shards, tmp_path_factory.mktemp("calm")), []
     return recipe, run(recipe, listeners=[lines.append]), lines
 
 
@@ -61,7 +71,7 @@ def test_what_is_learnt_and_what_rounds_have_in_common_is_told(calm: Calm) -> No
     recipe, result, lines = calm
     folder = Path(RunFolder(recipe).url)
     assert result["rounds"] == json.loads((folder / "rounds.json").read_text())
-    assert [line["round"] for line in result["rounds"]] == [1, 2, 3]
+    assert [line["round"] for line in result["rounds"]] == [1, 2]
     first, *later = (line["clusterings"][0] for line in result["rounds"])
     assert first["before"] is None
     for one in (first, *later):
@@ -75,30 +85,24 @@ def test_what_is_learnt_and_what_rounds_have_in_common_is_told(calm: Calm) -> No
         nats = (joint * np.log(joint / np.outer(joint.sum(1), joint.sum(0)), where=inside, out=np.zeros_like(joint))).sum()
         assert one["before"]["nats"] == pytest.approx(nats)
         assert (was == now).mean() > 1.5 / K  # numbers persist
-    assert [(line["step"], line["steps"], line["round"]) for line in lines[:: len(lines) // 3]] == [
-        (1, 24, 1),
-        (9, 24, 2),
-        (17, 24, 3),
-    ]
+    assert [(line["step"], line["steps"], line["round"]) for line in lines[::8]] == [(1, 16, 1), (9, 16, 2)]
     assert flat(lines[-1])["clusters/before"] == later[-1]["before"]["normalised"]
     tracked = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in tracked] == list(range(1, 25))
+    assert [line["step"] for line in tracked] == list(range(1, 17))
     assert tracked[0]["clusters"]["labels"] == first["labels"]["normalised"]
 
 
 def test_the_last_round_is_the_run_and_old_features_are_gone(calm: Calm) -> None:
     recipe, _, _ = calm
     folder = Path(RunFolder(recipe).url)
-    assert [path.parent.name for path in sorted(folder.glob("rounds/*/features"))] == ["003"]
-    last, whole = (torch.load(place / "backbone.pt", weights_only=True) for place in (folder / "rounds/003/run", folder))
+    assert [path.parent.name for path in sorted(folder.glob("rounds/*/features"))] == ["002"]
+    last, whole = (torch.load(place / "backbone.pt", weights_only=True) for place in (folder / "rounds/002/run", folder))
     assert all(torch.equal(weight, whole["backbone"][name]) for name, weight in last["backbone"].items())
     assert whole["identity"] == RunFolder(recipe).identity("pretrain")
-    assert verify(str(folder / "rounds/003/clusters")).problems == []
-    assert done_rounds(recipe) == 3
-    assert (
-        run(recipe)
-        == json.loads((folder / "pretrain.json").read_text()) | {"rounds": json.loads((folder / "rounds.json").read_text())} | {}
-    )
+    assert verify(str(folder / "rounds/002/clusters")).problems == []
+    assert done_rounds(recipe) == 2
+    kept = json.loads((folder / "pretrain.json").read_text())
+    assert {**kept, **run(recipe)} == kept
 
 
 class Interrupted:
@@ -110,7 +114,7 @@ class Interrupted:
 
         def clear(folder: RunFolder, name: str) -> None:
             if name.endswith("features"):
-                next(Path(folder.path(name)).glob("*.parquet")).unlink(missing_ok=True)
+                next(Path(folder.path(name)).glob("*.parquet")).unlink()
                 self._event("removing")
             real(folder, name)
 
@@ -133,16 +137,16 @@ class Interrupted:
 
 
 POINTS = [
-    ("embedding", 4), ("before clustering", 1), ("clustering", 3), ("training", 5), ("training", 9), ("removing", 1),
-    ("clustering", 14), ("training", 22), ("removing", 1),
+    ("embedding", 2), ("before clustering", 1), ("clustering", 2), ("training", 5), ("clustering", 2), ("training", 3),
+    ("removing", 1),
 ]  # fmt: skip
 """An event of each kind, and how many of them a command sees until it is interrupted."""
 
 
 def test_rounds_that_are_interrupted_anywhere_end_with_the_same_bytes(
-    calm: Calm, tiles: Path, tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+    calm: Calm, shards: Path, tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, times = recipe_of(tiles, tmp_path), 0
+    recipe, times = recipe_of(shards, tmp_path), 0
     for kind, count in POINTS:
         with monkeypatch.context() as patched:
             hook = Interrupted(patched, kind, count)
@@ -150,20 +154,20 @@ def test_rounds_that_are_interrupted_anywhere_end_with_the_same_bytes(
                 run(recipe, shown=hook.shown, listeners=[hook.step])
             except KeyboardInterrupt:
                 times += 1
-    assert times >= len(POINTS) - 2
+    assert times == len(POINTS)
     assert run(recipe)["rounds"] == calm[1]["rounds"]
     assert left_by(recipe, tree) == left_by(calm[0], tree)
 
 
-def test_more_rounds_go_on_from_those_that_are_there(calm: Calm, tiles: Path, tmp_path: Path, tree: Tree) -> None:
-    fewer = recipe_of(tiles, tmp_path, count=2)
+def test_more_rounds_go_on_from_those_that_are_there(calm: Calm, shards: Path, tmp_path: Path, tree: Tree) -> None:
+    fewer = recipe_of(shards, tmp_path, count=1)
     run(fewer)
-    run(recipe_of(tiles, tmp_path))
+    run(recipe_of(shards, tmp_path))
     assert left_by(fewer, tree) == left_by(calm[0], tree)
 
 
-def test_the_network_labels_itself_evenly_by_several_heads_that_stay(tiles: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(tiles, tmp_path, method="selflabel", heads=2, count=2, clusters=4)
+def test_the_network_labels_itself_evenly_by_several_heads_that_stay(shards: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(shards, tmp_path, method="selflabel", heads=2, count=2, clusters=4)
     result = run(recipe)
     place = Path(RunFolder(recipe).url) / "rounds"
     for line in result["rounds"]:
@@ -180,8 +184,8 @@ def test_the_network_labels_itself_evenly_by_several_heads_that_stay(tiles: Path
     assert torch.equal(PretextModel(next_one, 0).heads()["assigned"]["0.weight"], after["0.weight"])
 
 
-def test_clusterfit_trains_a_new_network_on_the_clusters_of_another(calm: Calm, tiles: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(tiles, tmp_path, {"name": "fit"}, method="clusterfit", run=RunFolder(calm[0]).url, count=1)
+def test_clusterfit_trains_a_new_network_on_the_clusters_of_another(calm: Calm, shards: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(shards, tmp_path, {"name": "fit"}, method="clusterfit", run=RunFolder(calm[0]).url, count=1)
     assert Round(recipe, 0).training().training.backbone.weights is None
     (line,) = run(recipe)["rounds"]
     assert line["clusterings"][0]["clusters"] == K
@@ -196,8 +200,8 @@ def test_a_corpus_of_copies_ends_in_words(tiles: Path, tmp_path: Path, method: s
         (tmp_path / "same" / f"{n:03d}.jpg").write_bytes(photo)
     pack(str(tmp_path / "same"), str(tmp_path / "shards"), labels="none")
     words = {
-        "deepcluster": r"round 1 of 3: 40 images have 1 distinct features, and rounds.clusters is 6: the photos are copies",
-        "selflabel": r"round 1 of 3: nearly all images are in one of 6 clusters \(as if there were 1.00 of equal size\)",
+        "deepcluster": r"round 1 of 2: 40 images have 1 distinct features, and rounds.clusters is 6: the photos are copies",
+        "selflabel": r"round 1 of 2: nearly all images are in one of 6 clusters \(as if there were 1.00 of equal size\)",
     }
     with pytest.raises(Collapsed, match=words[method]):
         run(recipe_of(tmp_path / "shards", tmp_path, method=method))
@@ -214,31 +218,31 @@ def test_a_corpus_that_is_packed_again_between_rounds_is_refused(tiles: Path, tm
         run(recipe_of(shards, tmp_path, count=2))
 
 
-def test_rounds_of_another_recipe_are_not_mixed_with_those_that_are_there(calm: Calm, tiles: Path, tmp_path: Path) -> None:
+def test_rounds_of_another_recipe_are_not_mixed_with_those_that_are_there(calm: Calm, shards: Path, tmp_path: Path) -> None:
     shutil.copytree(calm[0].storage.runs, tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"002 follows a round 1 of another recipe: .* --fresh"):
-        run(recipe_of(tiles, tmp_path, clusters=5))
+        run(recipe_of(shards, tmp_path, clusters=5))
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
         ({"method": "clusterfit"}, "name its folder by `run`"),
-        ({"method": "clusterfit", "run": "x"}, "count 3: clusterfit is one round"),
+        ({"method": "clusterfit", "run": "x"}, "count 2: clusterfit is one round"),
         ({"run": "x"}, "`run` is for clusterfit"),
         ({"method": "selflabel", "layer": "layer3"}, "selflabel takes the network's own answers"),
     ],
 )
-def test_rounds_that_make_no_sense_are_refused(tiles: Path, tmp_path: Path, how: dict[str, Any], words: str) -> None:
+def test_rounds_that_make_no_sense_are_refused(shards: Path, tmp_path: Path, how: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        recipe_of(tiles, tmp_path, **how)
+        recipe_of(shards, tmp_path, **how)
 
 
-def test_names_that_the_rounds_add_and_pretraining_on_rounds_are_refused(tiles: Path, tmp_path: Path) -> None:
+def test_names_that_the_rounds_add_and_pretraining_on_rounds_are_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `pseudolabel rounds` on it"):
-        prepared(recipe_of(tiles, tmp_path))
-    taken = {"corpus": {"shards": str(tiles), "annotations": {"clusters": "x"}}}
+        prepared(recipe_of(shards, tmp_path))
+    taken = {"corpus": {"shards": str(shards), "annotations": {"clusters": "x"}}}
     with pytest.raises(UserError, match="clusters is the name of a task or of labels that the rounds add"):
-        run(recipe_of(tiles, tmp_path, taken))
+        run(recipe_of(shards, tmp_path, taken))
     with pytest.raises(UserError, match="no section `rounds`"):
-        run(recipe_on(tiles, tmp_path, {}, {}))
+        run(recipe_on(shards, tmp_path, {}, {}))
