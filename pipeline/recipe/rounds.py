@@ -36,7 +36,9 @@ class Rounds(Section):
         description="Weigh images so that all clusters count alike, as `balance` of the task `assigned`. If not set: true for "
         "`deepcluster`, whose paper draws images evenly over clusters.",
     )
-    keep: Literal["last", "all"] = Field("last", description="Which rounds' features stay on disk; their labels and weights do.")
+    keep: Literal["last", "all"] = Field(
+        "last", description="Which rounds' features stay on disk; labels and weights of all rounds do."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -38,6 +38,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "storage": True,
     "tracking": True,
     "corpus": {"index"},
+    "rounds": {"keep"},
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 

@@ -28,6 +28,7 @@ from trainers.planning.estimates import (
     estimate_label,
     estimate_pretrain,
     estimate_render,
+    estimate_rounds,
 )
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import elsewhere, settled_pace
@@ -116,3 +117,16 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     assert few.measured.endswith("ms a feature and round")
     more = estimate_cluster(replace(job, identity={**job.identity, "rounds": 2000}), seconds=0.3)
     assert more.seconds > 10 * few.seconds
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_rounds_are_tried_step_by_step_and_added_up(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    def spec(count: int) -> Recipe:
+        return run_recipe({"tasks": {}, "rounds": {"method": "deepcluster", "clusters": 6, "count": count}})
+
+    found = estimate_rounds(spec(3), seconds=0.5)
+    for part in ("3 rounds: ", "a sample (", "clusters ", "a step ("):
+        assert part in found.measured
+    assert found.seconds > 0
+    assert list(tmp_path.rglob("*.pt")) == []
