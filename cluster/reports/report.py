@@ -8,8 +8,8 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cluster.pictures import boxes, masks
 from cluster.pictures.examples import neighbours, painted
-from cluster.pictures.masks import legend, masked
 from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.machine import Machine, this_machine, versions
@@ -17,6 +17,7 @@ from cluster.reports.tables import (
     ROUND_HEADS,
     answer_rows,
     baseline_words,
+    box_notes,
     by_test_set,
     coverage_words,
     downstream_rows,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 JSON, HTML = "report.json", "report.html"
 
 _ROWS = 4  # of the preview sheet
+_DRAWN = {"mean_iou": ("masks", masks.masked, masks.legend), "ap": ("boxes", boxes.boxed, boxes.legend)}
+_TRAINED: dict[str | None, str] = {"mean_iou": "pixel accuracy", "ap": "box IoU"}
+"""What a problem is trained by, see `DownstreamProblem.metric`, by the measure of its results."""
 
 
 def write_report(recipe: Recipe) -> dict[str, Any]:
@@ -126,17 +130,15 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
 
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
     tuned = [row for row in report["downstream"] if row["protocol"] == "finetune"]
-    segmented = any("ious" in row for row in tuned)
-    masks = _answers(RunFolder(recipe)) if segmented else {}
+    measure = next((row.get("measure") for row in tuned), None)
     painted_figures = (pretrain or {}).get("answers", {})
     return environment.get_template("report.html").render(
         report=report,
         measured=[_measured(one) for one in report["test_sets"]],
-        masks=_png(masked(masks)) if masks else None,
-        legend=legend(masks) if masks else [],
+        answers=_answers(RunFolder(recipe), measure),
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
-        tuning=_svg(tuning_curves(report["tuning"], "pixel accuracy" if segmented else "accuracy")) if report["tuning"] else None,
+        tuning=_svg(tuning_curves(report["tuning"], _TRAINED.get(measure, "accuracy"))) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         round_heads=ROUND_HEADS,
         rounds=round_rows(pretrain["rounds"]) if pretrain and "rounds" in pretrain else [],
@@ -155,17 +157,21 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     )
 
 
-def _answers(folder: RunFolder) -> dict[str, Any]:
-    """Test photos with their masks and the predicted ones, of the fine-tuning whose result the folder holds."""
+def _answers(folder: RunFolder, measure: str | None) -> dict[str, Any] | None:
+    """Test photos with their masks or boxes and the predicted ones, of the fine-tuning whose result the folder holds."""
     from trainers.learning.examples import read_pictures
 
-    return read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
+    if measure not in _DRAWN:
+        return None
+    pictures = read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
+    kind, draw, legend = _DRAWN[measure]
+    return {"kind": kind, "picture": _png(draw(pictures)), "legend": legend(pictures)} if pictures else None
 
 
 def _measured(one: dict[str, Any]) -> dict[str, Any]:
     """A test set as the page shows it."""
     words = {"measured": measure_words(one)} if "measure" in one else {}
-    return {**one, **words, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)}
+    return {**one, **words, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one), "notes": box_notes(one["rows"])}
 
 
 def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:

@@ -178,6 +178,8 @@ def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
 
 _MEASURED = ("test", "classes", "tested", "total", "chance")
 _FEW_STEPS = 100
+TRIVIAL_ANSWERS = {None: "chance", "mean_iou": "the most frequent class", "ap": "the same boxes in all photos"}
+"""What needs no network, by the measure of a result."""
 
 
 def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -256,12 +258,29 @@ def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any
     """The results that need no network, by name, if they are known; chance is exact, and has no standard error."""
     found: list[tuple[str, dict[str, Any]]] = []
     if measured["chance"] is not None:
-        found.append(("the most frequent class" if "measure" in measured else "chance", {"accuracy": measured["chance"]}))
+        found.append((TRIVIAL_ANSWERS[measured.get("measure")], {"accuracy": measured["chance"]}))
     if measured["baseline"] is not None:
         known = measured["tested"] is not None
         one = score(measured["baseline"], measured["tested"]) if known else {"accuracy": measured["baseline"]}
         found.append(("colour histogram, no network", one))
     return found
+
+
+def box_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Sentences on the results of detection: AP50, AP75 and the AP of each class of each start, and what was counted."""
+    notes = []
+    for row in (row for row in rows if "ap50" in row):
+        by_class = ", ".join(f"{name} {100 * ap:.1f}" for name, ap in row["aps"].items())
+        who = f"{row['init']}, {amount(row['labels'], 'label')}"
+        notes.append(f"{who}: AP50 {100 * row['ap50']:.1f} %, AP75 {100 * row['ap75']:.1f} %; AP by class: {by_class}")
+    if notes:
+        left_out = f"; {amount(row['crowds'], 'crowd')} left out" if row["crowds"] else ""
+        empty = f", {row['without_boxes']:,} of them without one" if row["without_boxes"] else ""
+        notes.append(
+            f"{row['boxes']:,} boxes in {amount(row['tested'], 'photo')}{empty}{left_out}; AP50 of the "
+            f"same boxes in all photos: {100 * row['trivial_ap50']:.1f} %"
+        )
+    return notes
 
 
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -272,7 +291,8 @@ def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
     baselines = ", ".join(f"{words} {score_words(value)}" for words, value in baseline_words(measured))
     title = f"{measure_words(measured)} on {', '.join(measured['test']) if measured['test'] else 'the test set'}"
-    caption = f"{baselines}\n± is a standard error: how much the choice of test images alone changes a number"
+    spread = "± is a standard error: how much the choice of test images alone changes a number"
+    caption = "\n".join([baselines, *box_notes(measured["rows"]), spread])
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
     for heading in ("labels", "tested", "random", "pretrained", "gain"):

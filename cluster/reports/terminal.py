@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.materialize.driver import JobReport
     from pipeline.materialize.run import RenderReport
     from pipeline.materialize.verify import Verdict
-    from pipeline.shards.inspect import CorpusReport
+    from pipeline.shards.inspect import CorpusReport, TargetCounts
     from pipeline.shards.pack import PackReport
     from pipeline.tasks import Task
 
@@ -118,6 +118,11 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
     table.add_row("labels", _some(labels) if labels else "none")
     if labels and report.unlabelled:
         table.add_row("without label", f"{report.unlabelled:,}")
+    for name, words in (("masks", _mask_words(report.masks)), ("boxes", _box_words(report.boxes))):
+        if words:
+            table.add_row(name, words)
+    if report.masks or report.boxes:
+        table.add_row("refused targets", f"of {amount(len(report.unfit), 'sample')}")
     shared = (
         f", of {report.namesakes:,} samples; corpus.keys: shard tells those of different shards apart" if report.namesakes else ""
     )
@@ -134,9 +139,29 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
     what = "damaged, and decoded as far as possible"
     parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
+    refused = "masks or boxes that training will refuse"
+    parts += _list(refused, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.unfit])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts
+
+
+def _mask_words(counts: TargetCounts | None) -> str:
+    if counts is None:
+        return ""
+    total = max(sum(counts.classes.values()), 1)
+    classes = [f"{name} {times / total:.1%}" for name, times in counts.classes.items()]
+    return f"of {amount(counts.images, 'image')}: {_some(classes)}; {amount(counts.ignored, 'pixel')} that do not count"
+
+
+def _box_words(counts: TargetCounts | None) -> str:
+    if counts is None:
+        return ""
+    classes = [f"{name} {times:,}" for name, times in counts.classes.items()]
+    also = {"crowds": counts.ignored, "without area, in refused targets": counts.degenerate}
+    more = "".join(f"; {times:,} {words}" for words, times in also.items() if times)
+    empty = f", {counts.empty:,} of which have none" if counts.empty else ""
+    return f"{sum(counts.classes.values()):,} in {amount(counts.images, 'image')}{empty}: {_some(classes)}{more}"
 
 
 def render_table(report: RenderReport) -> Table:
@@ -248,7 +273,7 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
     for check in findings.checks:
         tests.add_row(check.engine, check.name, Text(check.status, colours[check.status]), check.found)
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
-    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings)), f"verdict: {findings.verdict}"]
 
 
 def run_table(run: str, state: RunState) -> Table:

@@ -117,6 +117,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("corpus.annotations: labels of tables are not rendered; train from the shards, and they are joined there")
     if recipe.corpus.keep:
         raise UserError("corpus.keep: a part of a corpus is not rendered; train from the shards, or render all of them")
+    if recipe.corpus.labelled:
+        raise UserError("corpus.labelled: which labels are known is no part of a rendered corpus; train from the shards")
     stored_columns(recipe)
 
 

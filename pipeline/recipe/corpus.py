@@ -47,6 +47,30 @@ class KeepSection(Section):
     )
 
 
+class LabelledSection(Section):
+    """The images whose class (`cls`) is known to tasks that learn it, and their part of each batch; a number alone is `share`."""
+
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the labels that is known, the same for each class, at least one of each; that of the others is "
+        "hidden. With one seed they are the images that `downstream.labels` takes, and 1 % are among 10 %.",
+    )
+    batch: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Their part of each batch, on average; few of them then come often in an epoch, with new draws each time. 1 "
+        "trains on them alone. If not set, they come as often as the others.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_alone(cls, given: Any) -> Any:
+        return {"share": given} if isinstance(given, int | float) else given
+
+
 class CorpusSection(Section):
     """The unlabelled images: one corpus, or a mixture of several."""
 
@@ -93,16 +117,24 @@ class CorpusSection(Section):
         "`table`, its URL, with `least` and `most`, bounds of columns.",
     )
 
+    labelled: LabelledSection | None = Field(
+        None,
+        description="Which images' classes are known, for tasks that learn them, such as `supervised`: a share of them, or a "
+        "mapping of `share`, with `batch`, their part of each batch. If not set, all that the shards have.",
+    )
+
     @model_validator(mode="after")
     def _one_or_several(self) -> CorpusSection:
         if bool(self.shards) == bool(self.mix):
             raise ValueError("needs `shards`, or `mix` with several corpora")
+        if self.mix and self.labelled:
+            raise ValueError("labelled: corpora of a mixture have no common labels; list labelled and other shards in `shards`")
         return self
 
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
-        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations", "keep")
+        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations", "keep", "labelled")
         document.pop("shards" if self.mix else "mix", None)  # absent from a dump of some fields only
         return document
 

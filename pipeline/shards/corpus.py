@@ -85,6 +85,9 @@ class Corpus:
         annotations: labels of the samples in tables beside the shards.
         kept: the tables by which the samples were chosen, against which those that are read are compared.
         target: extension of the member to read with each image, such as `seg.png`; None reads none.
+        versions: integers (shards,): another number where a shard has been written anew under its name, in as many bytes or not;
+        None where a name stands for the same bytes always.
+        hidden: place of the first shard whose labels are hidden, see `with_labelled`; None hides none.
     """
 
     urls: list[str]
@@ -103,6 +106,8 @@ class Corpus:
     annotations: tuple[Annotation, ...] = ()
     kept: Annotation | None = None
     target: str | None = None
+    versions: np.ndarray | None = None
+    hidden: int | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
@@ -128,7 +133,7 @@ class Corpus:
     def prefix(self, i: int) -> str:
         """The prefix of the keys of shard `i`, for computing its samples' ids."""
         portion = self.portion(i)
-        corpus = "" if portion is None else f"{self.portions[portion].name}/"
+        corpus = "" if portion is None or self.hidden is not None else f"{self.portions[portion].name}/"
         return f"{corpus}{self.shard_name(i)}/" if self.keys == "shard" else corpus
 
     def members(self, i: int) -> Members:
@@ -148,7 +153,10 @@ class Corpus:
     def labels(self, i: int) -> np.ndarray:
         """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
         labels = self.members(i).labels
-        return labels if self.disagreement is None else np.full_like(labels, -1)
+        return labels if self._shows_labels(i) else np.full_like(labels, -1)
+
+    def _shows_labels(self, i: int) -> bool:
+        return self.disagreement is None and (self.hidden is None or i < self.hidden)
 
     def unread_labels(self, i: int) -> list[str]:
         """Samples of shard `i` whose `cls` is no class number, each as its key and its `cls`; errors as in `read`."""
@@ -180,7 +188,7 @@ class Corpus:
         chosen, prefix = self._rows(i), self.prefix(i)
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
-        labels = members.labels if self.disagreement is None else np.full(len(members), -1)
+        labels = members.labels if self._shows_labels(i) else np.full(len(members), -1)
         also = ["others"] if whole or self.frames or self.target else []
         samples = members.table.select(["key", "ext", "offset", "size", "problem", *also]).to_pylist()
         wanted: list[tuple[int, int, tuple[int, str]]] = []
@@ -267,6 +275,48 @@ class Corpus:
         Raises:
             UserError: the labels are of no use, see `disagreement`.
         """
+        return self.select(self.rows_of(self._share(share, seed)[0]))
+
+    def with_labelled(self, share: float, seed: int, part: float | None = None) -> Corpus:
+        """The same samples as a mixture of two portions: those whose labels are known, and the others, whose labels are hidden.
+
+        The known ones are those of `select_share` that have a label. No sample's id or drawing changes.
+
+        Args:
+            share: as of `select_share`; so is `seed`.
+            part: the part of an epoch that the known ones make up; 1 leaves the others out; None takes their part of the corpus.
+
+        Raises:
+            UserError: there are no labels, or they are of no use.
+        """
+        numbers, labels = self._share(share, seed)
+        known = numbers[labels >= 0]
+        if not len(known):
+            raise UserError(
+                "corpus.labelled: the shards have no labels: pack them with `--labels folder`, or give samples a `cls` member"
+            )
+        if part == 1 or len(known) == self.samples:
+            return self.select(self.rows_of(known))
+        rest = np.setdiff1d(np.arange(self.samples), known, assume_unique=True)
+        n, both = len(self.urls), [self.select(self.rows_of(own)) for own in (known, rest)]
+        part = len(known) / self.samples if part is None else part
+        (rows, starts), (others, further) = (own._chosen or (known, known) for own in both)
+        return replace(
+            self,
+            urls=self.urls * 2,
+            sizes=np.tile(self.sizes, 2),
+            counts=np.concatenate([own.counts for own in both]),
+            damaged=self.damaged | {n + i: reason for i, reason in self.damaged.items()},
+            scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
+            versions=None if self.versions is None else np.tile(self.versions, 2),
+            kept=self.kept and replace(self.kept, files=self.kept.files * 2),
+            portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
+            hidden=n,
+            _chosen=(np.concatenate([rows, others]), np.concatenate([starts, starts[-1] + further[1:]])),
+        )
+
+    def _share(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the samples of `select_share`, ascending, and their labels."""
         if not 0 < share <= 1:
             raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
         if self.disagreement:
@@ -275,7 +325,7 @@ class Corpus:
         order = np.lexsort((hashes, labels))
         firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
         kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
-        return self.select(self.rows_of(kept))
+        return kept, labels[kept]
 
     def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         secret = seed.to_bytes(8, "little")
@@ -309,8 +359,9 @@ class Corpus:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
         samples = int(self.counts[i]) if self._chosen is None else None
+        version = 0 if self.versions is None else int(self.versions[i])
         members = _cached_members(
-            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
+            self.urls[i], version, int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
         )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
@@ -374,7 +425,14 @@ def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memor
 
 @lru_cache(maxsize=CACHED_SHARDS)
 def _cached_members(
-    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
+    url: str,
+    version: int,
+    shard_bytes: int,
+    image: str | None,
+    frames: int | None,
+    samples: int | None,
+    beside: bool,
+    index: str | None,
 ) -> Members:
     place = None if beside or not index else sidecar_in(index, url)
     members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0] if beside or place else scan(url)

@@ -309,7 +309,7 @@ def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: boo
         center: as for `UnitSource`.
         whole: make one unit of each window, so that the units one after the other are in training order.
     """
-    corpus = open_training_corpus(recipe.corpus)
+    corpus = open_training_corpus(recipe.corpus, seed=recipe.seed)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
     if whole:
         geometry = replace(geometry, groups=1)

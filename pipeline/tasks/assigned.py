@@ -12,7 +12,7 @@ from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.errors import UserError
 from pipeline.labels import Classes
-from pipeline.tasks.base import Drawn, Task
+from pipeline.tasks.base import ANNOTATION, Drawn, Task
 
 
 class Assigned(Task):
@@ -49,8 +49,8 @@ class Assigned(Task):
     def draw(self, rng: Stream, size: int) -> Drawn:
         return {"label": np.full(rng.n, -1, np.int64)}
 
-    def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
-        label = annotations[self.annotation]
+    def given(self, known: Mapping[str, np.ndarray]) -> Drawn:
+        label = known[f"{ANNOTATION}{self.annotation}"]
         if len(label) and label.max() >= self.classes:
             raise UserError(
                 f"corpus.annotations.{self.annotation} has label {label.max()}, and the task expects {self.classes} classes, "

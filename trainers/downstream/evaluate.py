@@ -11,10 +11,10 @@ from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import FeatureSet, checked_recipe, extract
 from trainers.downstream.knn import knn
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
 from trainers.downstream.linear import linear_probe
 from trainers.downstream.passes import passes
-from trainers.downstream.pretrained import VECTOR, Pretrained, read_pretrained, trained_layer
+from trainers.downstream.pretrained import VECTOR, ClassHead, Pretrained, read_head, read_pretrained, trained_layer
 from trainers.downstream.scores import most_frequent, score
 from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.optim import place
@@ -26,6 +26,8 @@ from trainers.running.runs import EVALUATED, RunFolder
 from trainers.running.session import connect
 
 QUARANTINE = "evaluate.quarantine.json"
+HEAD = "head"
+"""Name of the protocol that judges the head of pretraining, and of its features where probes see those of another layer."""
 
 
 def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None) -> dict[str, Any]:
@@ -41,9 +43,10 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         listeners: called with each log line.
 
     Returns:
-        `downstream`: for each start the accuracy of the linear probe and of kNN with its standard error, the layer, and what it
-        was measured on (`Labelled.measured`); `chance`; `baseline`: a linear probe on colour histograms, which need no network;
-        `classes` and their names; `quarantined`; `differs`: where the backbone was pretrained with another recipe.
+        `downstream`: for each start, and each share of the labels, the accuracy of the linear probe and of kNN with its standard
+        error, the layer, and what it was measured on (`Labelled.measured`); and that of the `head` of a pretraining that has
+        learnt classes itself. `chance`; `baseline`: a linear probe on colour histograms, which need no network; `classes` and
+        their names; `quarantined`; `differs`: where the backbone was pretrained with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, no such layer or one that was not trained, or no
@@ -51,6 +54,10 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
+    return for_each_share(recipe, EVALUATED, lambda one: _evaluate(one, listeners))
+
+
+def _evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None) -> dict[str, Any]:
     import ray
 
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
@@ -59,7 +66,8 @@ def evaluate(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     connect(recipe)
     with exclusive(f"evaluate into {folder.url}"):
         run_log = open_run_log()
-        config = {"data": data, "weights": backbone.weights, "layer": layer, "run_log": run_log}
+        head = read_head(recipe, backbone.identity, data.classes.names)
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "head": head, "run_log": run_log}
         try:
             fit(_work, config, recipe, "evaluate", run_log, listeners or [], fresh=True)
         finally:
@@ -101,7 +109,10 @@ def _work(config: dict[str, Any]) -> None:
 
     data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
     world = context.get_world_size()
+    head: ClassHead | None = config["head"]
     embeddings = probed_networks(data, config["weights"], config["layer"])
+    if head is not None and config["layer"] is not None:  # the head reads the vector
+        embeddings[HEAD] = probed_networks(data, config["weights"], None)[INITS[0]]
     recipe = checked_recipe(data.recipe, embeddings.values(), ray.train.torch.get_device(), run_log)
     try:
         *measured, train, test = passes(*measuring(data, embeddings.values()), data.training_once(), data.testing())
@@ -117,7 +128,7 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(run_log.set_error.remote(error))
         return
     if context.get_world_rank() == 0:
-        answer = judge(sets["train"], sets["test"], data, config["layer"])
+        answer = judge(sets["train"], sets["test"], data, config["layer"], head)
         ray.get(run_log.set_result.remote({**answer, "quarantine": quarantine}))
 
 
@@ -135,8 +146,10 @@ def probed_networks(data: Labelled, weights: dict[str, Any], layer: str | None) 
     return found
 
 
-def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None) -> dict[str, Any]:
-    """Run every protocol on every network's features."""
+def judge(
+    train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None, head: ClassHead | None = None
+) -> dict[str, Any]:
+    """Run every protocol on every network's features, and judge the head that pretraining has learnt, if there is one."""
     labels = np.bincount(test.y, minlength=len(data.classes.names))
     measured, rows = data.measured(len(test.y), most_frequent(labels)), []
     trained, seed = data.classes.trained, data.recipe.seed
@@ -146,5 +159,9 @@ def judge(train: FeatureSet, test: FeatureSet, data: Labelled, layer: str | None
         for protocol, accuracy in accuracies.items():
             about = {"init": init, "protocol": protocol, "layer": layer or VECTOR, "labels": len(train.y)}
             rows.append({**about, **score(accuracy, len(test.y)), **measured})
+    if head is not None:
+        right = head.named(test.x.get(HEAD, test.x[INITS[0]]), data.classes.names) == test.y
+        about = {"init": INITS[0], "protocol": HEAD, "labels": head.labels}
+        rows.append({**about, **score(float(right.mean()), len(test.y)), **measured})
     baseline = linear_probe(train.x["histogram"], train.y, test.x["histogram"], test.y, trained, seed=seed)
     return {"downstream": rows, "chance": measured["chance"], "baseline": baseline}

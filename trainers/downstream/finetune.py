@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import checked_recipe
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
 from trainers.downstream.passes import passes, some_left
 from trainers.downstream.pretrained import read_pretrained
 from trainers.downstream.problem import Judgement, TunedNetwork
@@ -41,9 +41,9 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     For the test, and in the weights that are left, batch normalisation has statistics that are measured on plain training images
     after training: the running ones are still near their initial values after some ten steps.
 
-    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` or `segmenter.pt` (the pretrained network,
-    tuned), `finetune.quarantine.json` (the images that could not be used), `finetune.npz` (test photos with predicted masks) and
-    the logs.
+    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt`, `segmenter.pt` or `detector.pt` (the
+    pretrained network, tuned), `finetune.quarantine.json` (the images that could not be used), `finetune.npz` (test photos with
+    predicted masks or boxes) and the logs.
 
     Args:
         recipe: its `downstream` section names the corpora; the backbone comes from the run's `pretrain`.
@@ -51,17 +51,22 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         fresh: start again even if there are checkpoints of this recipe.
 
     Returns:
-        `downstream`: for each start the accuracy (or mean IoU) on the test set, after the last epoch, of the image's centre, with
-        its standard error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and
-        their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`:
-        the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was
-        pretrained on; `differs`: where that was with another recipe.
+        `downstream`: for each start, and each share of the labels, the accuracy (or mean IoU, or COCO AP) on the test set, after
+        the last epoch, of the image's centre (of boxes, the whole image), with its standard error, the number of `labels`, the
+        steps of training, and what it was measured on (`Labelled.measured`); of the largest share the others: `chance`; `classes`
+        and their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went;
+        `untrained`: the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the
+        backbone was pretrained on; `differs`: where that was with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, or no image that can be used.
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
+    return for_each_share(recipe, FINETUNED, lambda one: _finetune(one, listeners, fresh))
+
+
+def _finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None, fresh: bool) -> dict[str, Any]:
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
     problem, trained = data.problem, data.classes.trained
     geometry = data.training().schedule.geometry
@@ -182,11 +187,12 @@ def _work(config: dict[str, Any]) -> None:
     try:
         found = data.problem.test(model, tested, recipe, len(data.classes.names))
         bad = tested.quarantined("downstream.test")
-        judged = data.problem.judge(gathered([found], world), data.classes)
-    except (BudgetExceeded, UserError) as error:  # the same on every rank
+        parts = gathered([found], world)
+        judged = data.problem.judge(parts, data.classes) if context.get_world_rank() == 0 else None
+    except (BudgetExceeded, UserError) as error:  # the same on every rank, but for those of the judgement
         ray.get(job.run_log.set_error.remote(error))
         return
-    if context.get_world_rank() == 0:
+    if judged is not None:
         # As plain data and arrays: the run log, which passes them on, need not import torch.
         answer: dict[str, Any] = {"judged": vars(judged), "bad": bad}
         answer["statistics"] = {name: value.cpu().numpy() for name, value in model.named_buffers() if "running_" in name}

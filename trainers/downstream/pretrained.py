@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import scrubbed_document
+from pipeline.storage import exists, scrubbed_document
 from trainers.networks.backbones import Backbone
-from trainers.running.runs import BACKBONE, RECIPE, RunFolder, differences
+from trainers.running.runs import BACKBONE, HEAD, RECIPE, RunFolder, differences
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,40 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     return Pretrained(
         saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), {key: [was, now] for key, was, now in found}
     )
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """The classifier that pretraining has learnt on the feature vector, from the images' own classes.
+
+    Args:
+        weight: float32 (classes, width); with `bias`, (classes,).
+        classes: their names.
+        labels: number of images whose classes pretraining knew.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: tuple[str, ...]
+    labels: int
+
+    def named(self, vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """The place in `names` of the class of each vector, float (n, width): int64 (n,), -1 where it is not among them."""
+        places = np.array([names.index(name) if name in names else -1 for name in self.classes])
+        found: np.ndarray = places[(vectors @ self.weight.T + self.bias).argmax(1)]
+        return found
+
+
+def read_head(recipe: Recipe, identity: str, names: Sequence[str]) -> ClassHead | None:
+    """The head of a pretraining of that identity; None if it has learnt no classes, or none of the `names` (which is logged)."""
+    folder = RunFolder(recipe)
+    if not exists(folder.path(HEAD)) or (saved := folder.read_weights(HEAD))["identity"] != identity:
+        return None
+    if not set(saved["classes"]) & set(names):
+        log.warning("the classes that pretraining has learnt are none of those of `downstream`, so its own head is not judged")
+        return None
+    weight, bias = (saved["classifier"][f"head.{part}"].numpy() for part in ("weight", "bias"))
+    return ClassHead(weight, bias, tuple(saved["classes"]), saved["labels"])
 
 
 def trained_layer(network: Backbone, wanted: str | None, missing: Sequence[str], tasks: Sequence[str], key: str) -> str | None:

@@ -31,7 +31,7 @@ from trainers.learning.collapse import Collapsed
 from trainers.learning.pretext import PretextModel
 from trainers.pretraining import backbone_file, finished_result, log_model, pretrain, replacement_warning
 from trainers.running.run_log import Record
-from trainers.running.runs import BACKBONE, PRETRAINED, RECIPE, RunFolder
+from trainers.running.runs import BACKBONE, HEAD, PRETRAINED, RECIPE, RunFolder
 from trainers.running.tracking import tracked
 
 ROUNDS, LINES = "rounds", "rounds.json"
@@ -366,6 +366,10 @@ def _leave(recipe: Recipe, last: Round) -> dict[str, Any]:
     for stage in folder.stages("finetune-"):
         folder.clear(stage)  # they started from other weights
     folder.write_weights(BACKBONE, {**inner.read_weights(BACKBONE), "identity": identity})
+    if exists(inner.path(HEAD)):
+        folder.write_weights(HEAD, {**inner.read_weights(HEAD), "identity": identity})
+    else:
+        folder.remove(HEAD)
     folder.write_json(RECIPE, recipe.model_dump(mode="json"))
     folder.write_json("quarantine.json", inner.read_json("quarantine.json"))
     folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})

@@ -25,7 +25,7 @@ from trainers.networks.graph import Cut, Layout, NetworkPlan, make_plan, refusal
 from trainers.networks.stem import is_small, keep_resolution, with_patches
 from trainers.networks.timm_networks import construct_timm, timm_size
 
-Output = Literal["vector", "map"]
+Output = Literal["vector", "map", "pyramid"]
 
 LARGER_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299)
 """Sides, in pixels, to which images are enlarged for a network that cannot take their size; the first that works is used."""
@@ -37,10 +37,12 @@ class Features(NamedTuple):
     Args:
         vector: (n, vector_width), the input of the network's own classifier.
         map: (n, map_width, h, w), the last feature map with more than one position.
+        pyramid: up to three maps (n, width, h, w) of different sizes, from fine to coarse; the last is `map`.
     """
 
     vector: Tensor | None
     map: Tensor | None
+    pyramid: tuple[Tensor, ...] | None
 
 
 _CONSTANT = "_tensor_constant"
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
         vector_width: length of the feature vector.
         map_width: channels of the map.
         map_size: (h, w) of the map for images of `image_size`.
+        pyramid_widths: channels of each map of the pyramid.
     """
 
     network: fx.GraphModule
@@ -69,6 +72,7 @@ class Backbone(nn.Module):
         self.vector_width = plan.vector.width
         self.map_width = plan.map.width
         self.map_size = plan.map.extent
+        self.pyramid_widths = [cut.width for cut in plan.pyramid]
         self._plan = plan
         self._outputs = outputs
         self._takes: dict[tuple[int, int], bool] = {}
@@ -80,6 +84,7 @@ class Backbone(nn.Module):
         return Features(
             vector=vector.pooled(out[vector.path]) if "vector" in self._outputs else None,
             map=grid.grid(out[grid.path]) if "map" in self._outputs else None,
+            pyramid=tuple(cut.grid(out[cut.path]) for cut in self._plan.pyramid) if "pyramid" in self._outputs else None,
         )
 
     def resized(self, x: Tensor) -> Tensor:
@@ -213,8 +218,8 @@ def build_backbone(
     with seeded(seed):
         model = construct(spec, image_size)
     plan = _plan(spec.model_dump_json(), image_size)
-    cuts = {"vector": plan.vector, "map": plan.map}
-    paths = {cuts[output].path: cuts[output].path for output in outputs}
+    cuts = {"vector": (plan.vector,), "map": (plan.map,), "pyramid": plan.pyramid}
+    paths = {cut.path: cut.path for output in outputs for cut in cuts[output]}
     network = create_feature_extractor(model, paths, suppress_diff_warning=True)
     return Backbone(network, plan, outputs, image_size)
 

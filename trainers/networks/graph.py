@@ -20,6 +20,8 @@ from pipeline.errors import UserError
 
 Layout = Literal["nchw", "nhwc", "tokens", "flat"]
 
+_LEVELS = 3  # of a pyramid
+
 REFUSALS = (RuntimeError, AssertionError, ValueError)
 """Errors that torch's layers raise for a size that they cannot take."""
 
@@ -77,11 +79,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """Where a network is cut for images of `size` pixels, and the names of all its weights."""
+    """Where a network is cut for images of `size` pixels, and the names of all its weights.
+
+    The pyramid is the last cut of each of the three coarsest resolutions (of fewer, where there are fewer), from fine to coarse;
+    it ends with the map.
+    """
 
     size: int
     vector: Cut
     map: Cut
+    pyramid: tuple[Cut, ...]
     layers: dict[str, Cut]
     weights: frozenset[str]
 
@@ -114,7 +121,9 @@ def make_plan(model: nn.Module, sizes: Sequence[int]) -> NetworkPlan:
             path, shape = path_of[node.name], shapes[node.name]
             cuts.append(Cut(path, node.name, shape, _layout(model, path, shape), getattr(model, "num_prefix_tokens", 1)))
     modules = {path for path, _ in model.named_modules()}
-    return NetworkPlan(size, cuts[-1], _last_map(cuts, size), _layers(cuts, path_of, modules), frozenset(model.state_dict()))
+    last_map = _last_map(cuts, size)
+    pyramid = _pyramid(cuts[: cuts.index(last_map) + 1])
+    return NetworkPlan(size, cuts[-1], last_map, pyramid, _layers(cuts, path_of, modules), frozenset(model.state_dict()))
 
 
 def refusal(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> str | None:
@@ -240,6 +249,11 @@ def _last_map(cuts: list[Cut], size: int) -> Cut:
             f"training.backbone: no layer keeps more than one position of images of {size} px; choose a larger image.size"
         )
     return found
+
+
+def _pyramid(cuts: list[Cut]) -> tuple[Cut, ...]:
+    by_extent = {cut.extent: cut for cut in cuts if cut.layout != "flat" and min(cut.extent) > 1}
+    return tuple(list(by_extent.values())[-_LEVELS:])
 
 
 def _layers(cuts: list[Cut], path_of: dict[str, str], modules: set[str]) -> dict[str, Cut]:

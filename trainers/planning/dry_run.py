@@ -16,7 +16,7 @@ from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, is_local
 from trainers.downstream.evaluate import VECTOR, probed_layer
-from trainers.downstream.labelled import INITS, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.pretrained import read_pretrained
 from trainers.labelling import embed, label, rounds
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
@@ -69,6 +69,7 @@ def evaluate_plan(recipe: Recipe) -> Facts:
     check_early(recipe)
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
     return {
+        **_shares(data),
         "training images": _corpus(data.train),
         "test images": _corpus(data.test),
         "classes": len(data.classes.names),
@@ -85,6 +86,7 @@ def finetune_plan(recipe: Recipe) -> Facts:
     model, folder = data.problem.build(data.recipe, data.classes.trained, backbone.weights), RunFolder(recipe)
     checkpoint, steps = _COPIES[data.spec.optimizer.name] * _bytes(model), _steps(data.training())
     return {
+        **_shares(data),
         "training images": _corpus(data.train),
         "test images": _corpus(data.test),
         "classes": len(data.classes.names),
@@ -94,6 +96,12 @@ def finetune_plan(recipe: Recipe) -> Facts:
         "checkpoint bytes": checkpoint,
         **_disk(folder, len(INITS) * (recipe.training.keep + 1) * checkpoint),
     }
+
+
+def _shares(data: Labelled) -> Facts:
+    """Of which share the other facts are, if there are several."""
+    shares = data.spec.shares
+    return {"shares of the labels": f"{', '.join(f'{s:g}' for s in shares)}; below is the last"} if len(shares) > 1 else {}
 
 
 def embed_plan(recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str) -> Facts:

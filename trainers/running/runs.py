@@ -45,7 +45,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
 _STAGE = re.compile(r"(pretrain|finetune-pretrained|finetune-random|evaluate)-[0-9a-f]{12}")
 _LONGEST = 60  # of a value in words
 
-BACKBONE, CLASSIFIER, RECIPE = "backbone.pt", "classifier.pt", "recipe.json"
+BACKBONE, CLASSIFIER, HEAD, RECIPE = "backbone.pt", "classifier.pt", "head.pt", "recipe.json"
 PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
 EXAMPLES, ANSWERS = "examples.npz", "finetune.npz"
 """Files of a run's folder: weights, recipe, the result of each command, and pictures."""

@@ -13,6 +13,7 @@ from pipeline.recipe import load_recipe
 from tests.trainers.labelling.conftest import random_weights
 from trainers.downstream.classifier import Classifier
 from trainers.labelling.embed import embed
+from trainers.labelling.label import label
 from trainers.running.runs import RunFolder
 
 Call = Callable[..., Result]
@@ -60,10 +61,12 @@ def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refuse
 
 @pytest.mark.usefixtures("local_ray")
 def test_label_prints_its_report(call: Call, recipe_file: Path, tmp_path: Path) -> None:
+    """The labels are made without actors, whose job `embed` above shows."""
     recipe = load_recipe(recipe_file)
     RunFolder(recipe).make()
     saved = {"classifier": Classifier(recipe, 2, None).state_dict(), "classes": ["one", "other"]}
     RunFolder(recipe).write_weights("classifier.pt", saved)
+    label(recipe, str(tmp_path / "named"), here=True)
     words = ("label", recipe_file, "--out", tmp_path / "named", "--set", "placement.cpus=0.5")
     result = call(*words)
     assert result.exit_code == 0, result.output

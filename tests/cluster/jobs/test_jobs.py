@@ -24,7 +24,7 @@ import psutil
 import pytest
 import yaml
 
-from cluster.jobs.ray_jobs import settled_paths, stable_id
+from cluster.jobs.ray_jobs import ClusterJob, settled_paths, stable_id
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from tests.cluster.conftest import Call
@@ -264,6 +264,15 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert shipped.isdisjoint({".env", "runs"})
 
 
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("FAILED", -9, 1), ("STOPPED", None, 130)],
+)
+def test_following_a_job_ends_with_its_commands_code(status: str, exit_code: int | None, code: int) -> None:
+    assert ClusterJob("a", status, "pretrain", 0.0, 1.0, exit_code, "").code == code
+
+
+@pytest.mark.slow
 def test_a_job_ends_as_its_command_ends(head: Head, workshop: Path) -> None:
     """In failure; the job that is resumed above ends well."""
     refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)

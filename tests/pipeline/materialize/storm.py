@@ -75,11 +75,11 @@ class Outcome:
     folders: list[Path]
 
 
-def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIMS) -> Outcome:
+def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIMS, nodes: int = 2) -> Outcome:
     """Render under kills, in an order and at times that the seed says; `folder` gets the results and `driver.log`."""
     victims = list(kills)
     random.Random(seed).shuffle(victims)
-    storm = Storm(recipe, folder / "driver.log", seed)
+    storm = Storm(recipe, folder / "driver.log", seed, nodes)
     folders: list[Path] = []
     try:
         while victims:  # a fast machine is done before all are killed, and then renders again
@@ -94,21 +94,22 @@ def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIM
 
 
 class Storm:
-    """A Ray cluster of a head and two nodes on this machine, and a driver that renders on it; kills any of them.
+    """A Ray cluster of a head and one or two nodes on this machine, and a driver that renders on it; kills any of them.
 
     Args:
         recipe: path of the recipe, whose actors need one CPU together.
         log: file for the driver's output.
         seed: seed of the times and of the victims.
+        nodes: how many there are besides the head.
     """
 
-    def __init__(self, recipe: Path, log: Path, seed: int) -> None:
+    def __init__(self, recipe: Path, log: Path, seed: int, nodes: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
         self._recipe, self._log, self._rng = recipe, log, random.Random(seed)
         self._folder = tempfile.mkdtemp(prefix="storm-")  # its own, so that no other process joins the cluster
         head: dict[str, Any] = {
-            "num_cpus": 1,
+            "num_cpus": 3 - nodes,  # so that without one of its nodes the cluster has what a render needs at least
             "include_dashboard": False,
             "object_store_memory": 100 * 2**20,
             "_system_config": _HEALTH,
@@ -116,7 +117,7 @@ class Storm:
         head["temp_dir"] = self._folder
         os.environ |= QUICK
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._add_node() for _ in range(2)]
+        self._nodes = [self._add_node() for _ in range(nodes)]
         self.killed: Counter[str] = Counter()
         self.surprises: list[str] = []
         """How drivers ended that nobody had killed."""

@@ -128,6 +128,7 @@ def test_what_the_tables_hold_is_part_of_a_runs_identity_and_where_they_lie_is_n
     assert same != others
 
 
+@pytest.mark.slow
 def test_clusters_are_learnt_beside_a_pretext_task(assigned: MakeRecipe, local_ray: None, clusters: Path) -> None:
     """Images whose margin is small have no label: they count for rotation only."""
     rows = rows_of(clusters)
