@@ -14,7 +14,7 @@ import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -225,7 +225,8 @@ def _kind(annotation: Any) -> str:
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"list of {len(inner)} {_MANY[inner[0]]}"
     if origin in (tuple, list):
-        return f"list of {_MANY.get(inner[0]) or _kind(inner[0])}"
+        each = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
+        return f"list of {_MANY.get(each) or _kind(each)}"
     if origin is dict or annotation is dict:
         return "mapping"
     if hasattr(annotation, "__metadata__"):

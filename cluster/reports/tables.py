@@ -227,7 +227,8 @@ def _protocol(row: Mapping[str, Any]) -> str:
     layer = f" on {row['layer']}" if "layer" in row else ""
     steps = row.get("steps")
     trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
-    return f"{row['protocol']}{layer}{trained}"
+    how = ", by minibatches" if row.get("fit") == "minibatches" else ""
+    return f"{row['protocol']}{layer}{trained}{how}"
 
 
 def score_words(row: Mapping[str, Any] | None) -> str:
@@ -252,6 +253,25 @@ def coverage_words(row: Mapping[str, Any]) -> str:
     """How many of the test set's images were tested."""
     one = row.get("pretrained") or row["random"]
     return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
+
+
+def left_out_words(left_out: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    """Sentences on the images that a downstream command could not use, if there are any.
+
+    Args:
+        left_out: by command and set, see `trainers.downstream.passes.left_out`.
+    """
+    said = []
+    for command, sets in left_out.items():
+        for side, counts in sets.items():
+            parts = [
+                f"{amount(counts[why], 'image')} {words}"
+                for why, words in (("undecodable", "that cannot be used"), ("unlabelled", "without a label"))
+                if counts[why]
+            ]
+            if parts:
+                said.append(f"{command} left out of downstream.{side}: {' and '.join(parts)}")
+    return said
 
 
 def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -285,7 +305,10 @@ def box_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
     """Pretrained against random, protocol by protocol, with the accuracies that need no network; a table for each test set."""
-    return [_downstream_table(measured) for measured in report["test_sets"]]
+    tables = [_downstream_table(measured) for measured in report["test_sets"]]
+    if tables and (notes := left_out_words(report.get("left_out", {}))):
+        tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
+    return tables
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:

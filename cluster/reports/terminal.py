@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.console import PlainConsole
-from cluster.reports.formatting import amount, duration
+from cluster.reports.formatting import amount, curve, duration
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -183,18 +183,31 @@ def job_table(report: JobReport, title: str, of: str) -> Table:
     return table
 
 
-def cluster_table(found: Mapping[str, Any]) -> Table:
-    """The report of `cluster`."""
-    sizes, labels = sorted(found["sizes"]), found["labels"]
-    fewer = "" if found["clusters"] == found["asked"] else f" (of {found['asked']:,}: the sample has no more distinct features)"
-    table = _facts("clusters", f"{found['clusters']:,}{fewer}")
-    table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
-    inertia = found["inertia"]
-    table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}")
-    table.add_row("mean distance", f"{found['mean_distance']:.4g}")
+def cluster_tables(found: Mapping[str, Any]) -> list[Table]:
+    """The report of `cluster`, a table for each clustering."""
+    first, *others = (_clustering(one) for one in (found, *found.get("more", ())))
+    if pca := found.get("pca"):
+        whitened = ", whitened" if pca["whitened"] else ""
+        fewer = "" if pca["components"] == pca["asked"] else f" (of {pca['asked']:,}: features vary in no more directions)"
+        first.add_row("components", f"{pca['components']:,}{fewer}, {pca['variance']:.1%} of the variance{whitened}")
     if near := found.get("duplicates"):
         groups = f"{amount(near['groups'], 'group')}, the largest of {near['largest_group']:,}" if near["groups"] else "no groups"
-        table.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
+        first.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
+    return [first, *others]
+
+
+def _clustering(found: Mapping[str, Any]) -> Table:
+    """A clustering's part of the report of `cluster`."""
+    sizes, labels, inertia = sorted(found["sizes"]), found["labels"], found["inertia"]
+    fewer = "" if found["clusters"] == found["asked"] else f" (of {found['asked']:,}: the sample has no more distinct features)"
+    table = _facts("clusters", f"{found['clusters']:,}{fewer}")
+    if found["column"] != "label":
+        table.add_row("column", found["column"])
+    if coarse := found.get("coarse"):
+        table.add_row("coarse clusters", f"{len(coarse['clusters']):,}")
+    table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
+    table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}  {curve(inertia)}")
+    table.add_row("mean distance", f"{found['mean_distance']:.4g}")
     if before := found.get("before"):
         table.add_row("before", f"{before['normalised']:.1%} mutual information with the earlier clusters")
     if labels:
@@ -213,6 +226,19 @@ def label_table(found: Mapping[str, Any]) -> Table:
         table.add_row(f"at least {level}", f"{count / images:.1%} of the images")
     if labels := found["labels"]:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
+    return table
+
+
+def selection_table(found: Mapping[str, Any]) -> Table:
+    """What `label` chose for a student."""
+    table = _facts("kept", f"{amount(found['images'], 'image')}: {found['out']}")
+    for title, (count, name) in (
+        ("most", max(zip(found["sizes"], found["classes"]))),
+        ("least", min(zip(found["sizes"], found["classes"]))),
+    ):
+        table.add_row(f"{title} of a class", f"{name}: {amount(count, 'image')}")
+    table.add_row("not sure enough", amount(sum(found["below"]), "image"))
+    table.add_row("more than asked for", amount(sum(found["beyond"]), "image"))
     return table
 
 

@@ -21,6 +21,12 @@ class AnnotationSection(Section):
 
     table: str = Field(description="Folder of the tables, path or URL, which `pseudolabel cluster` has written.")
     column: str = Field("label", description="The column that is the label, whole numbers from 0; below 0, an image has none.")
+    weight: str | None = Field(
+        None,
+        exclude_if=lambda column: column is None,
+        description="The column by which an image's loss is multiplied, numbers from 0, such as `confidence`; if not set, all "
+        "images count alike.",
+    )
     least: dict[str, float] = Field(
         default_factory=dict, description="Least values of columns, such as `{margin: 0.05}`: an image below one has no label."
     )
@@ -107,8 +113,8 @@ class CorpusSection(Section):
     annotations: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnnotationSection] = Field(
         default_factory=dict,
         description="Labels of the images in tables beside the corpus, by a name of your own, for the task `assigned`: URL of "
-        "their folder, or a mapping of `table`, the URL, with `column` (if not set, `label`), and bounds of columns, `least` and "
-        "`most`, such as `{margin: 0.05}`: an image outside them has no label.",
+        "their folder, or a mapping of `table`, the URL, with `column` (if not set, `label`), `weight`, a column by which losses "
+        "are multiplied, and bounds of columns, `least` and `most`, such as `{margin: 0.05}`: an image beyond one has no label.",
     )
 
     keep: KeepSection | None = Field(

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from pipeline.recipe.section import Section, Shards, without_defaults
 from pipeline.recipe.training import Optimizer
 
+Problem = Literal["classification", "segmentation", "detection"]
+
 
 def _ascending(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
     shares = value if isinstance(value, tuple) else (value,)
@@ -20,7 +22,7 @@ def _ascending(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
 class Downstream(Section):
     """The labelled task on which features are tested."""
 
-    problem: Literal["classification", "segmentation", "detection"] = Field(
+    problem: Problem = Field(
         "classification",
         description="What is learnt: a class for each image (`cls`), a class for each pixel (`seg.png`), or boxes with classes "
         "(`boxes.json`).",
@@ -42,6 +44,13 @@ class Downstream(Section):
     batch: int = Field(128, ge=1, description="Global batch, over all workers.")
     optimizer: Optimizer = Optimizer(lr=5e-4)
     neighbours: int = Field(20, ge=1, description="k of the k-nearest-neighbour vote.")
+    protocols: tuple[Literal["linear", "knn", "attentive", "concatenated"], ...] = Field(
+        ("linear", "knn"),
+        min_length=1,
+        description="How `evaluate` judges frozen features: by a linear probe, a vote of nearest neighbours, a probe that learns "
+        "where to look on the last map, or a linear probe on the features of `layers` side by side.",
+    )
+    layers: tuple[str, ...] = Field((), description="Layers of the protocol `concatenated`, such as `[layer2, layer3]`.")
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -54,6 +63,17 @@ class Downstream(Section):
             raise ValueError("head: it is for `problem: segmentation`; classes are learnt by a linear layer, boxes by FCOS")
         return self
 
+    @model_validator(mode="after")
+    def _protocols_fit(self) -> Downstream:
+        if len(set(self.protocols)) < len(self.protocols):
+            raise ValueError("protocols: one is named twice")
+        if ("concatenated" in self.protocols) != (len(self.layers) > 1) or len(set(self.layers)) < len(self.layers):
+            raise ValueError(
+                "layers: the protocol `concatenated`, and no other, puts two or more different layers side by side: name them, "
+                "such as `[layer2, layer3]`, and `concatenated` among `protocols`"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(self, handler(self), "problem", "head")
+        return without_defaults(self, handler(self), "problem", "head", "protocols", "layers")

@@ -21,7 +21,7 @@ from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
 from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
-from pipeline.tasks.base import ANNOTATION
+from pipeline.tasks.base import ANNOTATION, WEIGHT
 
 Columns = dict[str, Any]
 
@@ -43,11 +43,10 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`;
-            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1; the columns of a target. For
-            clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
-            weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
-            on a GPU are torch tensors.
+            each task `<task>.input` and, if it draws them, `<task>.label`, `<task>.mask` and `<task>.weight`; small views are
+            `<task>.small`; what `known_columns` gives; the columns of a target. For clips, `image` is the first frame, and
+            `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of weight 0 could not be decoded; it keeps its
+            place and its pixels are zero. Columns are numpy arrays; pixels that stay on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -60,12 +59,17 @@ class Pairs:
 
 
 def known_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
-    """What is known of samples, int64 (n,) each: `class`, and the labels of tables beside the corpus, `annotation.<name>`."""
-    names = recipe.corpus.annotations
-    return {"class": np.array([sample.label for sample in samples], np.int64)} | {
-        f"{ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
-        for k, name in enumerate(names)
-    }
+    """What is known of samples: `class`, int64 (n,), and for each of `corpus.annotations` the labels, `annotation.<name>`, int64
+    (n,), -1 where there is none; where a column weighs them, `annotation.<name>.weight`, float32 (n,), too.
+    """
+    found: Columns = {"class": np.array([sample.label for sample in samples], np.int64)}
+    for k, (name, spec) in enumerate(recipe.corpus.annotations.items()):
+        labels = [sample.annotations[k] if sample.annotations else NO_LABEL for sample in samples]
+        found[f"{ANNOTATION}{name}"] = np.array(labels, np.int64)
+        if spec.weight:
+            weights = [sample.weights[k] if sample.weights else 0.0 for sample in samples]
+            found[f"{ANNOTATION}{name}{WEIGHT}"] = np.array(weights, np.float32)
+    return found
 
 
 def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str, Drawn], Columns]:
@@ -76,9 +80,9 @@ def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str
         draws: of the samples.
         columns: what is known of the samples: `known_columns`, and any others.
     """
-    known = {name: columns[name] for name in ("class", *(f"{ANNOTATION}{each}" for each in recipe.corpus.annotations))}
+    known = {name: column for name, column in columns.items() if name == "class" or name.startswith(ANNOTATION)}
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
-    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask", "weight") if key in d}
 
 
 class Renderer:

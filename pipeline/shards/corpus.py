@@ -42,6 +42,7 @@ class Sample:
         problem: why the sample cannot be used, or None.
         sizes: bytes of each frame where there are several.
         annotations: its labels by the annotations of the corpus, in their order; -1 where it has none.
+        weights: how much each of these labels counts.
         target: the bytes of the member that holds its target, see `Corpus.target`; empty where there is none.
     """
 
@@ -53,6 +54,7 @@ class Sample:
     problem: str | None
     sizes: Sequence[int] = ()
     annotations: Sequence[int] = ()
+    weights: Sequence[float] = ()
     target: memoryview | bytes = b""
 
     def files(self) -> list[memoryview]:
@@ -211,11 +213,12 @@ class Corpus:
         ids = [sample_id(prefix + row["key"]) for row in samples]
         own = places if chosen is None else chosen[places]
         if self.kept is not None:
-            self.kept.labels(i, own, ids)
-        known = list(zip(*(annotation.labels(i, own, ids) for annotation in self.annotations))) or [()] * len(samples)
+            self.kept.known(i, own, ids)
+        found = [annotation.known(i, own, ids) for annotation in self.annotations]
+        known, weights = (list(zip(*(both[n] for both in found))) or [()] * len(samples) for n in (0, 1))
         return [
-            (_sample(row, number, int(label), parts, of_row), parts)
-            for row, number, label, parts, of_row in zip(samples, ids, labels, read, known)
+            (_sample(row, number, int(label), parts, *of_row), parts)
+            for row, number, label, parts, *of_row in zip(samples, ids, labels, read, known, weights)
         ]
 
     def names_of(self, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
@@ -242,6 +245,19 @@ class Corpus:
                 f"no sample of this corpus has the id {min(missing)}: are these ids of other shards, or of other `keys`?"
             )
         return [found[int(number)] for number in ids]
+
+    def rows_with(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard whose samples have one of these ids, uint64 (n,).
+
+        Raises:
+            ShardError: a shard is gone or damaged.
+        """
+        wanted = {int(number) for number in ids}
+        rows = []
+        for i, count in enumerate(self.counts):
+            keys, prefix = self.members(i).keys if count else [], self.prefix(i)
+            rows.append(np.array([row for row, key in enumerate(keys) if sample_id(prefix + key) in wanted], np.int64))
+        return rows
 
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
@@ -414,13 +430,20 @@ def common_folder(urls: list[str]) -> int:
     return low.rfind("/", 0, same) + 1
 
 
-def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview], annotations: Sequence[int]) -> Sample:
+def _sample(
+    row: dict[str, Any],
+    number: int,
+    label: int,
+    parts: dict[str, memoryview],
+    annotations: Sequence[int],
+    weights: Sequence[float],
+) -> Sample:
     """Make a sample of its row, whose `frames` are the extensions of its images, and the bytes of its members."""
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()
     target = parts.get(row["target"], b"")
-    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, target)
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, weights, target)
 
 
 @lru_cache(maxsize=CACHED_SHARDS)

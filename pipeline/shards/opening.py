@@ -162,7 +162,9 @@ def annotated(corpus: Corpus, spec: CorpusSection, seed: int | None) -> Corpus:
     names = [corpus.shard_name(i) for i in range(len(corpus.urls))]
     if spec.keep:
         kept = open_kept(spec.keep, names)
-        corpus = replace(corpus.select([kept.labelled_rows(i, int(n)) for i, n in enumerate(corpus.counts)]), kept=kept)
+        none = np.zeros(0, np.int64)
+        rows = [none if i in corpus.damaged else kept.labelled_rows(i, int(n)) for i, n in enumerate(corpus.counts)]
+        corpus = replace(corpus.select(rows), kept=kept)
         if not corpus.samples:
             raise UserError(f"{KEPT}: no image of {without_secrets(spec.keep.table)} is within the bounds; widen them")
     if spec.labelled:

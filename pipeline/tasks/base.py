@@ -27,8 +27,8 @@ def _objective(value: Any) -> Any:
 
 ObjectiveChoice = Annotated[str | dict[str, Any] | None, BeforeValidator(_objective)]
 
-ANNOTATION = "annotation."
-"""Prefix of the columns of `corpus.annotations`."""
+ANNOTATION, WEIGHT = "annotation.", ".weight"
+"""Prefix of the columns of `corpus.annotations`, and ending of those that weigh labels."""
 
 
 class Task(BaseModel, ABC):
@@ -109,8 +109,8 @@ class Task(BaseModel, ABC):
             size: side of the square crop in pixels.
 
         Returns:
-            Arrays with n rows; `label` (and `mask`) become columns of the batch unchanged. For a task with its own windows the
-            second axis is the view: (n, v, ...).
+            Arrays with n rows; `label` (and `mask`, and `weight`) become columns of the batch unchanged. For a task with its own
+            windows the second axis is the view: (n, v, ...).
         """
 
     def given(self, known: Mapping[str, np.ndarray]) -> Drawn:
@@ -118,7 +118,7 @@ class Task(BaseModel, ABC):
 
         Args:
             known: int64 (n,) each, -1 where a sample has none: `class`, and the labels of `corpus.annotations`, their names after
-                `ANNOTATION`.
+                `ANNOTATION`. Where a column weighs these, float32 (n,), the same name with `WEIGHT` after it.
         """
         return {}
 

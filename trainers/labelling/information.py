@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
@@ -55,57 +53,24 @@ def mutual_information(pairs: np.ndarray) -> dict[str, float]:
     }
 
 
-class LabelTally:
-    """Counts what tables of labels tell, one table after another.
+class Comparison:
+    """Compares tables of labels with the labels that the same images had before, one table after another.
 
     Args:
-        labels: how many there may be.
-        column: a column whose mean is wanted.
-
-    Attributes:
-        columns: those of the tables that are read.
-        sizes: int64 (labels,): images of each label.
+        before: those labels.
+        files: the name of each shard's table.
     """
 
-    def __init__(self, labels: int, column: str) -> None:
-        self.columns = ["label", column, "class", "row", "id"]
-        self.sizes = np.zeros(labels, np.int64)
-        self._column, self._sum = column, 0.0
-        self._by_class = np.zeros((0, 3), np.int64)
-        self._by_before: np.ndarray | None = None
+    def __init__(self, before: Annotation, files: list[str]) -> None:
+        self._before, self._shards = before, {name: i for i, name in enumerate(files)}
+        self._pairs = np.zeros((0, 3), np.int64)
 
-    def add(self, table: pa.Table, before: Annotation | None, shard: int) -> None:
-        """Count a table.
+    def add(self, name: str, table: pa.Table) -> None:
+        """Count the rows of a table: its columns `label`, `id` and `row`. UserError where they are of other images."""
+        rows, ids = table.column("row").to_numpy(), table.column("id").to_pylist()
+        before = np.array(self._before.known(self._shards[name], rows, ids)[0], np.int64)
+        self._pairs = counted_with_class(self._pairs, table.column("label").to_numpy(), before)
 
-        Args:
-            table: its `columns`.
-            before: labels that the images had before, if there are some.
-            shard: the shard's place in the corpus.
-        """
-        labels, classes = table.column("label").to_numpy(), table.column("class").fill_null(-1).to_numpy()
-        self.sizes += np.bincount(labels, minlength=len(self.sizes))
-        self._sum += float(table.column(self._column).to_numpy().sum(dtype=np.float64))
-        self._by_class = counted_with_class(self._by_class, labels, classes)
-        if before is not None:
-            numbers = before.labels(shard, table.column("row").to_numpy(), table.column("id").to_pylist())
-            counted = np.zeros((0, 3), np.int64) if self._by_before is None else self._by_before
-            self._by_before = counted_with_class(counted, labels, np.array(numbers, np.int64))
-
-    @property
-    def images(self) -> int:
-        """How many images were counted."""
-        return int(self.sizes.sum())
-
-    @property
-    def mean(self) -> float:
-        """The mean of the column."""
-        return self._sum / max(1, self.images)
-
-    def information(self) -> dict[str, Any]:
-        """What the labels have in common with those of the shards, `labels`, None without such; and with those `before`."""
-        before = {} if self._by_before is None else {"before": _shared(self._by_before)}
-        return {"labels": _shared(self._by_class), **before}
-
-
-def _shared(pairs: np.ndarray) -> dict[str, float] | None:
-    return mutual_information(pairs) if len(pairs) else None
+    def information(self) -> dict[str, float] | None:
+        """What the two have in common, see `mutual_information`; None if no image had a label before."""
+        return mutual_information(self._pairs) if len(self._pairs) else None

@@ -20,9 +20,10 @@ from pipeline.recipe.rounds import Rounds
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training import BackboneSection
 from pipeline.storage import absolute, exists, join, make_folder, read_all, write_atomic
-from trainers.labelling.cluster import cluster, open_features
+from trainers.labelling.cluster import cluster
 from trainers.labelling.embed import check as check_embed
 from trainers.labelling.embed import embed
+from trainers.labelling.features import open_features
 from trainers.labelling.network_job import check_corpus
 from trainers.labelling.selflabel import selflabel
 from trainers.labelling.sinkhorn import evenness

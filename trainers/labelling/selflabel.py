@@ -17,19 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import storage
-from pipeline.errors import RunError, ShardError, UserError
+from pipeline.errors import UserError
 from pipeline.materialize.commit import CommitRecord, write_json
 from pipeline.materialize.driver import JobReport, Progress, materialize
 from pipeline.materialize.folder import check_access
 from pipeline.materialize.job import Job, OnChunk, writing
-from pipeline.materialize.publish import SHARDS
 from pipeline.materialize.writers import TableWriter
 from pipeline.shards.annotations import Annotation, tables_digest
 from pipeline.shards.corpus import Corpus
-from pipeline.storage import absolute, join, write_atomic
+from pipeline.shards.described import SHARDS
+from pipeline.storage import absolute, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
-from trainers.labelling.cluster import BEFORE, REPORT, ROWS, open_before, open_features, read_array
-from trainers.labelling.information import LabelTally
+from trainers.labelling.cluster import BEFORE, REPORT, ROWS, open_before
+from trainers.labelling.clusterings import read_array
+from trainers.labelling.features import FeatureTables, open_features, vectors_of
+from trainers.labelling.information import Comparison, counted_with_class, mutual_information
 from trainers.labelling.kmeans import blocks_of
 from trainers.labelling.network_job import read_table, table_schema, tables_recipe
 from trainers.labelling.sinkhorn import MOST_ROUNDS, SHARPNESS, TOLERANCE, balance, plan
@@ -100,8 +102,7 @@ def selflabel(
         absolute(out),
         identity,
         np.array([row["outputs"][0]["sha256"].encode() for row in source.rows()], "S64"),
-        source=source.url,
-        files=names,
+        tables=FeatureTables(source.url, names, ROWS),
         threads=threads or len(os.sched_getaffinity(0)),
         before=None if before is None else open_before(before, source, len(linear)),
         linear=linear,
@@ -123,8 +124,7 @@ class SelfLabelJob(Job):
     """The labels of a classifier's answers: each table of features becomes a table of labels.
 
     Args:
-        source: folder of the features.
-        files: the name of each shard's file of features.
+        tables: the features.
         threads: CPU threads.
         before: labels that the images had before, for comparison.
         linear: the classifier, as of `_head`.
@@ -134,8 +134,7 @@ class SelfLabelJob(Job):
     past = "labelled"
     makes = "labels"
 
-    source: str = field(kw_only=True)
-    files: list[str] = field(kw_only=True)
+    tables: FeatureTables = field(kw_only=True)
     threads: int = field(kw_only=True)
     before: Annotation | None = field(kw_only=True)
     linear: np.ndarray = field(kw_only=True, compare=False)
@@ -171,8 +170,7 @@ class SelfLabelJob(Job):
         pool = BlockPool(self.threads)
 
         def computed() -> Iterator[Tensor]:
-            for i in range(len(self.files)):
-                yield self.answers(self.features(i, ["vector"]), pool)
+            return (self.answers(vectors, pool) for vectors in self.tables.vectors())
 
         if self.corpus.samples * len(self.linear) * 4 > _KEPT_BYTES:
             return computed
@@ -181,33 +179,35 @@ class SelfLabelJob(Job):
 
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
-        tally, shards = LabelTally(len(self.linear), "confidence"), {self.output(i): i for i in range(len(self.files))}
+        classes, about = len(self.linear), json.loads(storage.read_all(self.url(BALANCE)))
+        sizes, sure, by_class = np.zeros(classes, np.int64), 0.0, np.zeros((0, 3), np.int64)
+        compared = (
+            None if self.before is None else Comparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
+        )
         for name in outputs:
-            tally.add(read_table(self.url(name), tally.columns), self.before, shards[name])
+            table = read_table(self.url(name), ["id", "row", "class", "label", "confidence"])
+            labels, given = table.column("label").to_numpy(), table.column("class").fill_null(-1).to_numpy()
+            sizes += np.bincount(labels, minlength=classes)
+            sure += float(table.column("confidence").to_numpy().sum(dtype=np.float64))
+            by_class = counted_with_class(by_class, labels, given)
+            if compared:
+                compared.add(name, table)
         report = {
-            "images": tally.images,
-            "clusters": len(self.linear),
-            "asked": len(self.linear),
-            "sizes": tally.sizes.tolist(),
-            "confidence": tally.mean,
-            **json.loads(storage.read_all(self.url(BALANCE))),
-            **tally.information(),
+            "images": int(sizes.sum()),
+            "clusters": classes,
+            "asked": classes,
+            "sizes": sizes.tolist(),
+            "confidence": sure / max(1, int(sizes.sum())),
+            **about,
+            "labels": mutual_information(by_class) if len(by_class) else None,
+            **({"before": compared.information()} if compared else {}),
         }
         write_json(self.url(REPORT), report)
         return OFFSETS, BALANCE, REPORT
 
-    def features(self, i: int, columns: list[str]) -> pa.Table:
-        """Some columns of the features of shard `i`; ShardError where they cannot be read."""
-        url = join(self.source, self.files[i])
-        try:
-            return read_table(url, columns).combine_chunks()
-        except RunError as error:
-            raise ShardError(url, str(error)) from None
-
-    def answers(self, features: pa.Table, pool: BlockPool) -> Tensor:
-        """The logarithms of the classifier's probabilities, float32 (n, classes); a row depends on no other row."""
-        vectors = features.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        x, linear = torch.from_numpy(vectors.reshape(len(features), -1)), torch.from_numpy(self.linear)
+    def answers(self, vectors: np.ndarray, pool: BlockPool) -> Tensor:
+        """The logarithms of the classifier's probabilities, float32 (n, classes), of features, float32 (n, width)."""
+        x, linear = torch.from_numpy(vectors), torch.from_numpy(self.linear)
         weight, bias = linear[:, :-1], linear[:, -1]
         parts = list(pool.map(lambda block: F.log_softmax(block @ weight.T + bias, 1), blocks_of(x)))
         return torch.cat(parts)[: len(x)] if parts else torch.zeros(0, len(weight))
@@ -229,15 +229,16 @@ class ShardLabeller:
 
     def __call__(self, i: int) -> CommitRecord:
         job, schema = self._job, self._schema
-        found = job.features(i, ["key", "id", "row", "class", "vector"])
-        given = plan(job.answers(found, self._pool), self._offsets)
-        best, label = given.max(1)
-        margin = best - given.scatter(1, label[:, None], -1.0).amax(1)
-        columns = [*found.columns[:4], *(pa.array(part.numpy()) for part in (label, best, margin))]
         with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
-            table.write(pa.table(columns, names=schema.names).cast(schema))
+            for batch in job.tables.batches(i):
+                given = plan(job.answers(vectors_of(batch), self._pool), self._offsets)
+                best, label = given.max(1)
+                margin = best - given.scatter(1, label[:, None], -1.0).amax(1)
+                columns = [batch.column(name) for name in ("key", "id", "row", "class")]
+                own = [pa.array(part.numpy()) for part in (label, best, margin)]
+                table.write(pa.table([*columns, *own], names=schema.names).cast(schema))
+                if self._on_chunk:
+                    self._on_chunk(len(batch), len(batch), [], {})
             table.finish()
-        if self._on_chunk:
-            self._on_chunk(len(found), len(found), [], {})
         samples = int(job.corpus.counts[i])
         return CommitRecord(job.shard(i), int(job.corpus.sizes[i]), samples, [table.output(job.output(i))], [])

@@ -96,20 +96,20 @@ class Backbone(nn.Module):
             return x
         return F.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
 
-    def embedding(self, layer: str | None = None) -> Embedding:
+    def embedding(self, *layers: str | None) -> Embedding:
         """Make a network from images to one vector each that shares this one's weights.
 
         Call it after the backbone is on its device.
 
         Args:
-            layer: name of the module whose output is averaged over positions, such as `layer3`; None for the feature vector (for
-                a backbone without that output, its averaged map).
+            layers: name of the module whose output is averaged over positions, such as `layer3`; None, or no name, for the
+                feature vector (for a backbone without that output, its averaged map). Vectors of several are side by side.
 
         Raises:
             UserError: there is no such layer, or the backbone was built without it.
         """
-        cut = self._cut(layer)
-        return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
+        cuts = [self._cut(layer) for layer in layers or (None,)]
+        return Embedding(self, until(self.network, self._eval_graph, *(cut.node for cut in cuts)), cuts)
 
     def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
         """The weights among `missing` on which a layer's output depends; `layer` and errors as in `embedding`."""
@@ -182,23 +182,26 @@ class Backbone(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Computes one vector for each image from a layer of a backbone, in evaluation mode; made by `Backbone.embedding`.
+    """Computes one vector for each image from layers of a backbone, in evaluation mode; made by `Backbone.embedding`.
 
     Attributes:
         width: length of the vectors.
     """
 
-    def __init__(self, backbone: Backbone, part: fx.GraphModule, cut: Cut) -> None:
+    def __init__(self, backbone: Backbone, part: fx.GraphModule, cuts: list[Cut]) -> None:
         super().__init__()
         self.part = part
-        self.width = cut.width
+        self.width = sum(cut.width for cut in cuts)
         self._resized = backbone.resized
-        self._cut = cut
+        self._cuts = cuts
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the vectors, float (n, width), of normalised images, float (n, 3, h, w)."""
-        return self._cut.pooled(self.part(self._resized(x)))
+        out = self.part(self._resized(x))
+        if len(self._cuts) == 1:
+            return self._cuts[0].pooled(out)
+        return torch.cat([cut.pooled(one) for cut, one in zip(self._cuts, out, strict=True)], dim=1)
 
 
 def build_backbone(

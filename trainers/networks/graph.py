@@ -165,14 +165,20 @@ def shapes_of(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> dict[s
     return shapes
 
 
-def until(root: nn.Module, graph: fx.Graph, node_name: str) -> fx.GraphModule:
-    """The part of a network that ends at one node; it shares its weights with `root`."""
+def until(root: nn.Module, graph: fx.Graph, *nodes: str) -> fx.GraphModule:
+    """The part of a network that ends at one node, or at the last of several, whose outputs it then returns together.
+
+    It shares its weights with `root`.
+    """
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    ends: dict[str, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = part.node_copy(node, copies.__getitem__)
-        if node.name == node_name:
-            part.output(copies[node])
+        if node.name in nodes:
+            ends[node.name] = copies[node]
+        if len(ends) == len(set(nodes)):
+            part.output(ends[nodes[0]] if len(nodes) == 1 else tuple(ends[name] for name in nodes))
             break
     module = fx.GraphModule(root, part)
     module.graph.eliminate_dead_code()

@@ -42,9 +42,14 @@ class ClassesObjective(VectorObjective):
         self.shares = (even / counts.clamp_min(1)).clamp_max(MOST_BALANCE)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count."""
+        """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count.
+
+        Where the batch has `<task>.weight`, float32 (n,), a sample counts so much in loss and accuracy.
+        """
         given = batch[f"{name}.label"]
         label, weight = given.clamp_min(0), batch["weight"] * (given >= 0)
+        if (of_task := batch.get(f"{name}.weight")) is not None:
+            weight = weight * of_task
         if self.shares is not None:
             weight = weight * self.shares[label]
         with torch.no_grad():

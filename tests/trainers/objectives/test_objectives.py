@@ -314,3 +314,23 @@ def test_objectives_are_built_on_any_backbone_given(recipe, columns) -> None:
     objective = build_objective(tasks()["rotation"](), model.backbone, 32)
     outcome = objective(model.backbone, columns(4, 32), "rotation", Normaliser((0.5,) * 3, (0.25,) * 3))
     assert outcome.loss.shape == ()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_sample_counts_as_much_as_its_weight_says_on_any_number_of_workers(parts: int, recipe: Any) -> None:
+    objective = PretextModel(recipe("rotation"), seed=0).objectives["rotation"]
+    random = torch.Generator().manual_seed(0)
+    answer = torch.randn(12, 4, generator=random)
+    label = torch.arange(12) % 5 - 1
+    weight = torch.rand(12, generator=random).index_fill(0, torch.tensor([3, 8]), 0)
+    batch = {"weight": torch.ones(12).index_fill(0, torch.tensor([5]), 0), "rotation.label": label, "rotation.weight": weight}
+    pieces = [rows.tolist() for rows in torch.arange(12).tensor_split(parts)]
+    judged = [
+        objective.judge(answer[rows], {name: column[rows] for name, column in batch.items()}, "rotation") for rows in pieces
+    ]
+    whole = sum(judged[1:], judged[0])
+    counts = weight * (label >= 0) * batch["weight"]
+    losses = torch.nn.functional.cross_entropy(answer, label.clamp_min(0), reduction="none")
+    torch.testing.assert_close(whole.loss, (losses * counts).sum())
+    torch.testing.assert_close(whole.metric, ((answer.argmax(1) == label) * counts).sum())
+    torch.testing.assert_close(whole.count, counts.sum())
