@@ -34,7 +34,7 @@ from trainers.labelling.clusterings import CENTROIDS, COARSE, PCA, ROUNDS, Clust
 from trainers.labelling.duplicates import near_duplicates
 from trainers.labelling.features import FeatureTables, open_features, vectors_of
 from trainers.labelling.hierarchy import together, two_levels
-from trainers.labelling.information import Comparison
+from trainers.labelling.information import LabelComparison
 from trainers.labelling.kmeans import kmeans
 from trainers.labelling.network_job import read_table, tables_recipe
 from trainers.labelling.pca import components
@@ -337,7 +337,7 @@ class ClusteringJob(Job):
         files = [name for n in range(len(self.numbers)) for name in self._files(n)]
         tallies = [ClusterTally(n, json.loads(storage.read_all(self.url(numbered(ROUNDS, n))))) for n in range(len(self.numbers))]
         compared = (
-            None if self.before is None else Comparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
+            None if self.before is None else LabelComparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
         )
         for name in outputs:
             table = read_table(self.url(name), ["id", "row", "class", *(column.name for column in self.found)])

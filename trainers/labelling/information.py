@@ -53,7 +53,7 @@ def mutual_information(pairs: np.ndarray) -> dict[str, float]:
     }
 
 
-class Comparison:
+class LabelComparison:
     """Compares tables of labels with the labels that the same images had before, one table after another.
 
     Args:

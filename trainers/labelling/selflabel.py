@@ -31,7 +31,7 @@ from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.cluster import BEFORE, REPORT, ROWS, open_before
 from trainers.labelling.clusterings import read_array
 from trainers.labelling.features import FeatureTables, open_features, vectors_of
-from trainers.labelling.information import Comparison, counted_with_class, mutual_information
+from trainers.labelling.information import LabelComparison, counted_with_class, mutual_information
 from trainers.labelling.kmeans import blocks_of
 from trainers.labelling.network_job import read_table, table_schema, tables_recipe
 from trainers.labelling.sinkhorn import MOST_ROUNDS, SHARPNESS, TOLERANCE, balance, plan
@@ -182,7 +182,7 @@ class SelfLabelJob(Job):
         classes, about = len(self.linear), json.loads(storage.read_all(self.url(BALANCE)))
         sizes, sure, by_class = np.zeros(classes, np.int64), 0.0, np.zeros((0, 3), np.int64)
         compared = (
-            None if self.before is None else Comparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
+            None if self.before is None else LabelComparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
         )
         for name in outputs:
             table = read_table(self.url(name), ["id", "row", "class", "label", "confidence"])
