@@ -115,7 +115,7 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     embed(spec, out, here=True)
     job = clustering_job(out, 3, str(tmp_path / "clusters"))
     few = estimate_cluster(job, seconds=0.3)
-    assert few.measured.endswith("ms a feature and round")
+    assert few.measured.endswith("ms a feature and round of 3 clusters")
     more = estimate_cluster(replace(job, identity={**job.identity, "rounds": 2000}), seconds=0.3)
     assert more.seconds > 10 * few.seconds
 
