@@ -34,7 +34,9 @@ def submit(
     context: typer.Context,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="-- COMMAND RECIPE ...", help="render, pretrain, finetune or evaluate, as without `submit`."),
+        typer.Argument(
+            metavar="-- COMMAND RECIPE ...", help="render, pretrain, finetune, evaluate or rounds, with its arguments."
+        ),
     ],
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, and exit with its code.")] = True,

@@ -116,6 +116,10 @@ def cluster(
         float | None,
         typer.Option(metavar="COSINE", help="Find near-duplicates in each cluster: the least cosine of two, such as 0.95."),
     ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Labels of an earlier clustering of the same images: clusters keep their numbers."),
+    ] = None,
     sheet: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +153,8 @@ def cluster(
         from trainers.planning.dry_run import cluster_plan
         from trainers.planning.estimates import estimate_cluster
 
-        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, pca=pca, whiten=whiten, levels=levels)
+        how: dict[str, Any] = {"pca": pca, "whiten": whiten, "levels": levels, "before": before}
+        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, **how)
         return say_plan("cluster", lambda: cluster_plan(job), lambda: estimate_cluster(job))
     with recorded("cluster", result) as outcome:
         open_features(features)
@@ -157,7 +162,7 @@ def cluster(
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
             given = (features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
-            report, found = compute(*given, pca=pca, whiten=whiten, levels=levels)
+            report, found = compute(*given, pca=pca, whiten=whiten, levels=levels, before=before)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from trainers.running.capacity import Node
 
-COMMANDS = ("render", "pretrain", "finetune", "evaluate")
+COMMANDS = ("render", "pretrain", "finetune", "evaluate", "rounds")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "pseudolabel"
 _CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
@@ -34,7 +34,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
 _WATCH_SECONDS = 2.0
-_PROGRESS = re.compile(r"^(?:pretrain|finetune|evaluate|rendering)[^:\n]*: (.*)$", re.MULTILINE)
+_PROGRESS = re.compile(r"^(?:pretrain|finetune|evaluate|rendering|rounds)[^:\n]*: (.*)$", re.MULTILINE)
 """A line of progress, as `cluster.reports.progress` prints it where there is no terminal."""
 
 _UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
@@ -291,6 +291,8 @@ def settled_paths(recipe: Recipe, here: bool) -> dict[str, Any]:
     for section in ("corpus", "downstream"):
         given |= {f"{section}.{key}": value for key, value in (document[section] or {}).items() if key in _SHARDS}
     given["storage.runs"] = document["storage"]["runs"]
+    if recipe.rounds is not None and recipe.rounds.run is not None:
+        given["rounds.run"] = recipe.rounds.run
     moved = {key: _absolute(value) for key, value in given.items()}
     changed = {key: value for key, value in moved.items() if value != given[key]}
     if changed and not here:

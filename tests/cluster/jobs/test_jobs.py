@@ -291,6 +291,17 @@ def test_a_render_is_a_job_too_ships_nothing_if_told_so_and_takes_named_variable
     assert json.loads((workshop / "pairs.render.result.json").read_text())["counts"]["pairs"] == 72
 
 
+@pytest.mark.slow
+def test_rounds_are_a_job_too_and_say_which_one_it_is(head: Head, workshop: Path) -> None:
+    recipe = yaml.safe_load((workshop / "recipe.yaml").read_text())
+    recipe |= {"tasks": {}, "name": "turns", "rounds": {"method": "deepcluster", "clusters": 6, "count": 2, "layer": "stage2"}}
+    (workshop / "rounds.yaml").write_text(yaml.safe_dump(recipe))
+    done = head.call("submit", "--", "rounds", "rounds.yaml", "--set", "training.epochs=1", cwd=workshop)
+    assert done.returncode == 0, done
+    assert "rounds: round 2 of 2, embedding: " in done.stdout
+    assert "as before" in done.stdout
+
+
 def test_mistakes_are_refused_before_anything_is_sent(
     call: Call, refused: Callable[..., str], workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

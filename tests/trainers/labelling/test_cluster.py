@@ -244,3 +244,28 @@ def test_the_centroids_are_a_plain_array(features: Path, tmp_path: Path) -> None
     cluster(str(features), 4, str(tmp_path / "out"))
     centroids = np.load(io.BytesIO((tmp_path / "out" / "centroids.npy").read_bytes()), allow_pickle=False)
     assert (centroids.dtype, centroids.shape[0]) == (np.float32, 4)
+
+
+def test_clusters_keep_the_numbers_of_an_earlier_clustering_of_the_same_images(
+    features: Path, run_recipe: MakeRecipe, weights: str, tmp_path: Path
+) -> None:
+    cluster(str(features), 5, str(tmp_path / "one"))
+    _, same = cluster(str(features), 5, str(tmp_path / "same"), seed=7, before=str(tmp_path / "one"))
+    assert same["before"]["normalised"] == pytest.approx(1, abs=0.05)
+    was, now = (rows_of(tmp_path / name).column("label").to_numpy() for name in ("one", "same"))
+    assert (was == now).mean() > 0.95
+    with pytest.raises(UserError, match=r"--before: .* has 5 clusters, which keep numbers, and --k is 4: give 5 or more"):
+        cluster(str(features), 4, str(tmp_path / "fewer"), before=str(tmp_path / "one"))
+
+
+def test_labels_of_shards_that_were_packed_again_are_no_start(
+    features: Path, run_recipe: MakeRecipe, tiles: Path, weights: str, tmp_path: Path
+) -> None:
+    cluster(str(features), 5, str(tmp_path / "one"))
+    photos = Path(shutil.copytree(tiles.parent / "photos", tmp_path / "photos"))
+    (photos / "cat" / "000.jpg").unlink()
+    pack(str(photos), str(tmp_path / "again"), shard_size=30_000)
+    recipe = run_recipe({"corpus": {"shards": str(tmp_path / "again")}})
+    embed(recipe, str(tmp_path / "others"), weights=weights, here=True)
+    with pytest.raises(UserError, match=r"--before: row \d+ of .* tells of another image than row"):
+        cluster(str(tmp_path / "others"), 5, str(tmp_path / "two"), before=str(tmp_path / "one"))
