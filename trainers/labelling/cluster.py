@@ -25,8 +25,11 @@ from pipeline.materialize.job import Job, OnChunk, writing
 from pipeline.materialize.opened import Materialized, open_materialized
 from pipeline.materialize.publish import SHARDS
 from pipeline.materialize.writers import TableWriter
+from pipeline.recipe.execution import Placement
+from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, join, open_seekable, write_atomic
+from pipeline.streaming.connection import connect_ray
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.duplicates import near_duplicates
 from trainers.labelling.embed import FEATURES
@@ -68,12 +71,14 @@ def cluster(
     progress: Callable[[Progress], None] | None = None,
     rows: int = ROWS,
     threads: int | None = None,
+    actors: int = 0,
 ) -> tuple[JobReport, dict[str, Any]]:
-    """Cluster features by k-means, in this process; after an interruption the same call goes on.
+    """Cluster features by k-means; after an interruption the same call goes on.
 
     For each shard of the corpus a Parquet table has the columns `key`, `id`, `row` in the shard, `class` where the shards have
     labels, `label`, the number of the nearest centroid, `distance` to it, and `margin`, by how much the next one is further. The
-    centroids are those of a sample, chosen by `seed` and the images' ids. The result does not depend on `rows` and `threads`.
+    centroids are those of a sample, chosen by `seed` and the images' ids, and are found in this process. The result does not
+    depend on `rows`, `threads` and `actors`.
 
     Args:
         features: folder that `embed` has written.
@@ -89,6 +94,7 @@ def cluster(
         progress: called after each shard.
         rows: features read at a time.
         threads: CPU threads; by default as many as this process may use.
+        actors: how many actors of Ray, of one CPU each, find each image's cluster; with 0 this process does.
 
     Returns:
         What was done, and the report, which is in the folder, too: sizes of the clusters, inertia over the rounds, and mutual
@@ -98,8 +104,10 @@ def cluster(
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads)
-    report = materialize(job, retry_failed, progress, here=True)
+    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, actors)
+    if actors:
+        connect_ray()
+    report = materialize(job, retry_failed, progress, here=not actors)
     return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
@@ -113,6 +121,7 @@ def clustering_job(
     duplicates: float | None = None,
     rows: int = ROWS,
     threads: int | None = None,
+    actors: int = 0,
 ) -> ClusteringJob:
     """Make the job of `cluster`, before any output is written; arguments and errors as there."""
     if k < 1 or rounds < 0:
@@ -141,9 +150,13 @@ def clustering_job(
     if duplicates is not None:
         identity["duplicates"] = duplicates
     threads = threads or len(os.sched_getaffinity(0))
-    return ClusteringJob(
-        source.recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads
-    )
+    recipe = placed(source.recipe, actors, 1 if actors else threads)
+    return ClusteringJob(recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads)
+
+
+def placed(recipe: Recipe, actors: int, threads: int = 1) -> Recipe:
+    """The recipe of features with the actors that find clusters, at least one, and their threads."""
+    return recipe.model_copy(update={"placement": Placement(actors=max(1, actors), threads=threads)})
 
 
 def open_features(url: str) -> Materialized:
@@ -166,7 +179,7 @@ class ClusteringJob(Job):
     Args:
         source: folder of the features.
         files: the name of each shard's file of features.
-        threads: CPU threads.
+        threads: CPU threads that find centroids; those that find clusters are the recipe's.
     """
 
     command = "cluster"
@@ -178,7 +191,7 @@ class ClusteringJob(Job):
     threads: int = field(kw_only=True)
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardAssigner:
-        return ShardAssigner(self, on_chunk)
+        return ShardAssigner(self, threads, on_chunk)
 
     def described(self) -> dict[str, Any]:
         columns = [_SCHEMA.field(name) for name in ("label", "distance", "margin")] + list(self.more)
@@ -298,12 +311,13 @@ class ShardAssigner:
 
     Args:
         job: what to assign, and where to.
+        threads: CPU threads.
         on_chunk: called after each batch of features.
     """
 
-    def __init__(self, job: ClusteringJob, on_chunk: OnChunk | None = None) -> None:
+    def __init__(self, job: ClusteringJob, threads: int = 1, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
-        self._pool = BlockPool(job.threads)
+        self._pool = BlockPool(threads)
         self._centroids = read_array(job.url(CENTROIDS))
         self._groups = read_array(job.url(GROUPS)) if job.more else None
         self._schema = pa.schema([*_SCHEMA, *job.more])
