@@ -2,9 +2,9 @@
 
     python -m benchmarks.feature_memory FOLDER [--samples 500] [--features 2000000] [--width 64] [--k 256]
 
-FOLDER is emptied and used. Features are computed of one shard of so many photos, of one of ten times as many, and of ten shards of
-so many, by a ResNet-18 with random weights at 64 pixels. Then random features are clustered: a tenth of them, and all. Each is done
-in a process of its own, which tells its peak and its seconds.
+FOLDER is emptied and used. Features are computed of one shard of so many photos, of one of ten times as many, and of ten shards
+of so many, by a ResNet-18 with random weights at 64 pixels. Then random features are clustered: a tenth of them, and all. Each is
+done in a process of its own, which tells its peak and its seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def recipe_of(shards: str) -> Recipe:
 
 @dataclass(frozen=True)
 class RandomFeatures(Job):
-    """Tables as `embed` writes them, with random directions around a tenth as many centres as a shard has rows."""
+    """Tables as `embed` writes them, with random directions around a thousand centres."""
 
     command = "embed"
     past = "made"

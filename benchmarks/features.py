@@ -21,13 +21,20 @@ COSINE = 0.99
 def weights_file(job: Job) -> Path:
     """Random weights of a job's network, written once beside its photos."""
     import torch
-    import torchvision
 
     path = Path(job.shards[0]).parent.parent / f"{job.network}.pt"
     if not path.exists():
         torch.manual_seed(1)
-        torch.save(torchvision.models.get_model(job.network, weights=None).state_dict(), path)
+        torch.save(_random(job.network).state_dict(), path)
     return path
+
+
+def _random(name: str) -> Any:
+    """A torchvision network, or a ResNet with a block a stage, with random weights."""
+    import torchvision
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else torchvision.models.get_model(name, weights=None)
 
 
 class Network:
@@ -40,10 +47,9 @@ class Network:
 
     def __init__(self, job: Job, threads: int = 1) -> None:
         import torch
-        import torchvision
 
         torch.set_num_threads(threads)
-        network = torchvision.models.get_model(job.network, weights=None)
+        network = _random(job.network)
         network.load_state_dict(torch.load(weights_file(job), weights_only=True))
         network.fc = torch.nn.Identity()
         self._network = network.eval().to(memory_format=torch.channels_last)

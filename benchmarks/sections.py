@@ -23,7 +23,7 @@ LOOP, RAY, RAY_TRAINER, DISK = "ours, plain loop", "ours, Ray Data", "ours, Ray 
 RAY_ONE, MEMORY, FLOOR = "ours, Ray Data, one actor", "ours, photos in memory", "libjpeg-turbo, whole photos"
 REDUCED = (("image", {"reduced": True}),)
 TRAINER = (("placement", "trainer"),)
-PLAIN, EMBED = "plain loop, decode and network", "ours, embed"
+PLAIN, EMBED, EMBED_ONE = "plain loop, decode and network", "ours, embed", "ours, embed, one actor"
 FAST = (("precision", "bfloat16"),)
 LARGER = (("order", {"groups": 2, "window": 2}),)
 """Blocks of 256 images; see docs/tuning.md."""
@@ -103,11 +103,11 @@ def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry
         **{
             f"features of {network} at {pixels}, {size}": {
                 **{name: entry(module, size, (), size=pixels, network=network) for name, module in FEATURES.items()},
-                PLAIN: entry("features_loop", size, (), 1, size=pixels, network=network),
                 EMBED: entry("features_ours", size, (), size=pixels, network=network),
-                f"{PLAIN}, bfloat16": entry("features_loop", size, (), 1, size=pixels, network=network, options=FAST),
-                f"{EMBED}, bfloat16": entry("features_ours", size, (), size=pixels, network=network, options=FAST),
+                PLAIN: entry("features_loop", size, (), 1, size=pixels, network=network),
+                EMBED_ONE: entry("features_ours", size, (), 1, size=pixels, network=network),
+                f"{EMBED_ONE}, bfloat16": entry("features_ours", size, (), 1, size=pixels, network=network, options=FAST),
             }
-            for network, pixels, size in (("resnet18", 64, small), ("resnet18", 32, tiles), ("resnet50", 224, small))
+            for network, pixels, size in (("resnet10", 64, small), ("resnet10", 32, tiles), ("resnet18", 224, small))
         },
     }

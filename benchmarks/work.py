@@ -29,7 +29,7 @@ class Job:
         batch: samples of a batch.
         workers: processes, threads or actors that decode.
         options: further settings for contenders of this project, and what a network computes in.
-        network: a torchvision network that makes a vector of each crop; empty for the crops or pairs themselves.
+        network: the network that makes a vector of each crop; empty for the crops or pairs themselves.
     """
 
     shards: tuple[str, ...]

@@ -61,7 +61,7 @@ def written(work: Callable[[str, Callable[[Progress], None]], object]) -> Genera
         except BaseException as error:  # noqa: BLE001  raised where the batches are wanted
             done.put(error)
 
-    with plain_ray.quietly(), tempfile.TemporaryDirectory() as folder:
+    with plain_ray.quietly(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # actors may still write
         out = str(Path(folder, "out"))
         thread = threading.Thread(target=run, args=(out,), daemon=True)
         thread.start()

@@ -203,8 +203,8 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
 
 _PATHS = ("out", "result", "run", "weights", "features")
 """Arguments that are paths or URLs."""
-_CIRCUMSTANCES = ("recipe", "overrides", "dry_run", "result", "json", "fresh", "retry_failed")
-"""Arguments that are no part of what a command writes, or that the recipe tells."""
+_CIRCUMSTANCES = ("recipe", "overrides", "dry_run", "result", "json", "fresh", "retry_failed", "actors")
+"""Arguments that change nothing in what a command writes, or that the recipe tells."""
 
 
 def _shaping(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def _arguments(parsed: Any, here: bool) -> list[str]:
         value, positional = parsed.params.get(part.name), not part.opts[0].startswith("-")
         if part.name in ("recipe", "overrides") or value is None or (value == part.get_default(parsed) and not positional):
             continue
-        option = next((name for name in part.opts if name.startswith("--")), part.human_readable_name)
+        option = next((name for name in part.opts if name.startswith("--")), part.name.upper())
         if part.name in _PATHS and is_local(value) and not value.startswith("/"):
             if not here:
                 raise UserError(f"{option} {value} is a path relative to this folder, and the cluster is elsewhere: give a URL")

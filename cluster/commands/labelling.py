@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
@@ -122,8 +123,10 @@ def cluster(
     from cluster.reports.progress import rendering
     from cluster.reports.terminal import cluster_table, job_table, print_json, print_out
     from pipeline.materialize.folder import check_access
+    from pipeline.storage import absolute
     from trainers.labelling.cluster import cluster as compute
     from trainers.labelling.cluster import open_features, placed
+    from trainers.running.exclusive import exclusive
     from trainers.running.preflight import check_render
     from trainers.running.session import connect
 
@@ -142,7 +145,10 @@ def cluster(
             if actors:
                 connect(placed(source.recipe, actors), check_render)
                 silence_data()
-            report, found = compute(features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress, actors=actors)
+            with exclusive(f"cluster into {absolute(out)}") if actors else nullcontext():
+                report, found = compute(
+                    features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress, actors=actors
+                )
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

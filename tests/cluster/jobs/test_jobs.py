@@ -328,7 +328,8 @@ def test_clusters_and_labels_are_jobs_and_fail_as_their_commands_fail(head: Head
 def sent(*words: str, here: bool = True) -> tuple[list[str], str]:
     """The command line of a job, without its program, and the job's id."""
     group = typer.main.get_command(app)
-    command, parsed = _parsed(group.make_context("submit", [], parent=group.make_context("pseudolabel", ["list"])), list(words))
+    whole = group.make_context("pseudolabel", ["submit"])
+    command, parsed = _parsed(typer.Context(group.get_command(whole, "submit"), parent=whole), list(words))
     given = parsed.params
     recipe = load_recipe(given["recipe"], given["overrides"] or []) if "recipe" in given else None
     _, line = _package(command, parsed, recipe, here, ship=True)
