@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.work import Job, members
+from pipeline.shards.writing import TarWriter
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels."""
 PRECISION = "precision"
 """The option of a job that says in what the network computes, `float32` (without it) or `bfloat16`."""
+_JOINED = 4  # shards
 COSINE = 0.99
 """The least cosine of a delivered vector and that of PIL's crop, after the mean vector is taken away from both."""
 
@@ -77,6 +79,22 @@ def as_files(job: Job) -> list[str]:
                 (part / f"{number:04d}.jpg").write_bytes(photo)
         paths += sorted(str(path) for path in part.iterdir())
     return paths
+
+
+def larger_shards(job: Job) -> list[Path]:
+    """The photos of a job's shards in shards of 256 or more beside them, joined once."""
+    folder = Path(job.shards[0]).parent / "joined"
+    folder.mkdir(exist_ok=True)
+    made = []
+    for first in range(0, len(job.shards), _JOINED):
+        made.append(folder / Path(job.shards[first]).name)
+        if not made[-1].exists():
+            with made[-1].open("wb") as file:
+                tar = TarWriter(file)
+                for n, photo in enumerate(photo for shard in job.shards[first : first + _JOINED] for photo in members(shard)):
+                    tar.add(f"{first:04d}-{n:06d}.jpg", photo)
+                tar.finish()
+    return made
 
 
 def wrong_vectors(vectors: Any, references: np.ndarray, job: Job) -> str | None:

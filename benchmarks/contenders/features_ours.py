@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.contenders.ours_disk import written
-from benchmarks.features import MEAN, PRECISION, STD, weights_file
+from benchmarks.features import MEAN, PRECISION, STD, larger_shards, weights_file
 from benchmarks.work import Batch, Job
 from pipeline.materialize.driver import Progress
 from pipeline.recipe import parse_recipe
@@ -29,8 +29,8 @@ def batches(job: Job) -> Iterator[Batch]:
         links = Path(out).with_name("shards")
         links.mkdir()
         for copy in range(1 if job.center else _TIMES):
-            for shard in job.shards:
-                (links / f"{copy}-{Path(shard).name}").symlink_to(Path(shard).resolve())
+            for shard in larger_shards(job):
+                (links / f"{copy}-{shard.name}").symlink_to(shard.resolve())
         document = recipe_of(job, actors=job.workers).model_dump(mode="json")
         document["corpus"]["shards"] = str(links)
         document["image"] |= {"mean": MEAN, "std": STD}

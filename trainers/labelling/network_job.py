@@ -209,8 +209,8 @@ class ShardComputer:
         """Batches of `BATCH` rows of a shard, each row at its own place: the usable samples, and (views, BATCH, s, s, 3)."""
         kept, pixels = self._empty()
         for first, chunk, read in ahead(chunks_of(self._job, i, samples), 1):
-            samples = [sample for sample, _ in chunk]
-            views = [(self._window if view else self._center)(samples, view) for view in range(self._job.views)]
+            of_chunk = [sample for sample, _ in chunk]
+            views = [(self._window if view else self._center)(of_chunk, view) for view in range(self._job.views)]
             failures = {n: reason for pairs in reversed(views) for n, reason in pairs.failures.items()}
             for n, (sample, parts) in enumerate(chunk):
                 row = first + n
