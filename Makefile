@@ -12,7 +12,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -
 # Some packages carry templates named .py that cannot be compiled.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib pseudolabel pipeline trainers cluster || true
 
-VERSIONS_TESTED := tests/pipeline/engines tests/pipeline/recipe tests/pipeline/materialize/test_once.py tests/trainers/test_rendered.py
+VERSIONS_TESTED := tests/pipeline/engines tests/pipeline/recipe tests/pipeline/materialize/test_once.py tests/trainers/test_rendered.py \
+	tests/trainers/test_pretraining.py::test_a_run_leaves_weights_results_and_logs
 
 .PHONY: demo test test-all test-oldest test-newest check bench gpu-check format clean
 

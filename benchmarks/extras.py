@@ -1,6 +1,6 @@
 """Extra measurements, each in a process of its own: planning, start-up, stages, bytes, waiting.
 
-    python -m benchmarks.extras plan|start|stages|processes|bytes|train PHOTOS_FOLDER
+    python -m benchmarks.extras plan|start|stages|processes|ceiling|bytes|train PHOTOS_FOLDER
 
 PHOTOS_FOLDER is where `python -m benchmarks` keeps its shards. Each prints a line of JSON.
 """
@@ -23,13 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from benchmarks.measure import cpu_seconds, family
 from benchmarks.sections import LARGER
 from benchmarks.work import TASKS, Job
 
 SHARDS = 100_000
 _ROUNDS = 5
 _WARM_BATCHES, _BATCHES = 20, 60
+_TURNS, _TURN_SECONDS = 3, 3.0
 
 
 def ask(what: str, folder: Path) -> dict[str, Any]:
@@ -123,12 +126,13 @@ def stages(folder: Path) -> dict[str, Any]:
     samples = corpus.read(0, rows)
     headers = [header for s in samples if isinstance(header := check_header(s.encoded, 10**8), Header)]
     draws = Draws(1, 0, np.array([s.id for s in samples], np.uint64))
-    request, _ = renderer._draw(samples, headers, rows, draws)
+    known = {"class": np.array([s.label for s in samples], np.int64)}
+    request, _, _ = renderer._draw(headers, rows, draws, known)
     bare = CpuEngine({}, recipe.image.size)
     works: dict[str, Callable[[], Any]] = {
         "read": lambda: corpus.read(0, rows),
         "check": lambda: [check_header(s.encoded, 10**8) for s in samples],
-        "draw": lambda: renderer._draw(samples, headers, rows, draws),
+        "draw": lambda: renderer._draw(headers, rows, draws, known),
         "decode": lambda: [engine._decode(request, row, 0) for row in range(len(rows))],
         "decode, crop": lambda: bare.run(request),
         "decode, crop, tasks": lambda: engine.run(request),
@@ -151,25 +155,58 @@ def stages(folder: Path) -> dict[str, Any]:
 
 
 def processes(folder: Path) -> dict[str, Any]:
-    """CPU milliseconds a photo of each process, four pairs through Ray Data on two actors; processes of the same name are
-    summed."""
-    import psutil
-
+    """CPU milliseconds and page faults a photo of each process, and its own memory without what it shares, such as the object
+    store: four pairs through Ray Data on two actors. Processes of the same name are summed."""
     from benchmarks.contenders import ours_ray
-    from benchmarks.measure import cpu_seconds, family
 
     with contextlib.closing(ours_ray.batches(replace(_job(folder), workers=2, options=LARGER))) as batches:
         for _ in range(_WARM_BATCHES):
             next(batches)
-        before, photos = {process.pid: cpu_seconds([process]) for process in family()}, 0
+        before, photos = {process.pid: _used(process) for process in family()}, 0
         for _ in range(_BATCHES):
             photos += len(next(batches)["id"])
         total: defaultdict[str, float] = defaultdict(float)
         for process in family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 name = "training worker" if process.pid == os.getpid() else _role(process.cmdline())
-                total[name] += (cpu_seconds([process]) - before.get(process.pid, 0.0)) / photos * 1000
-    return {"photos": photos, **dict(sorted(total.items(), key=lambda item: -item[1]))}
+                used = [now - then for now, then in zip(_used(process), before.get(process.pid, (0.0, 0)))]
+                total[name] += used[0] / photos * 1000
+                if not name.startswith("Ray"):
+                    total[f"{name}, faults"] += used[1] / photos
+                    total[f"{name}, MB"] += process.memory_full_info().uss / 1e6
+    return {"photos": photos, **total}
+
+
+def _used(process: psutil.Process) -> tuple[float, int]:
+    """CPU seconds and minor page faults of a process."""
+    faults = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[7])
+    return cpu_seconds([process]), faults
+
+
+def ceiling(folder: Path) -> dict[str, Any]:
+    """Photos a second by the clock that one process makes four pairs of, and two processes at once that share nothing: what two
+    actors can reach on this machine at most."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(_TURNS):
+        for count, found in rates.items():
+            words = [sys.executable, "-m", "benchmarks.extras", "alone", str(folder)]
+            running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+            found.append(sum(json.loads(one.communicate()[0].splitlines()[-1])["rate"] for one in running))
+    one, two = (statistics.median(found) for found in rates.values())
+    return {"one process": one, "two processes": two, "ratio": two / one}
+
+
+def alone(folder: Path) -> dict[str, Any]:
+    """Photos a second by the clock that this process makes four pairs of, from memory."""
+    from benchmarks.contenders import ours_memory
+
+    batches = ours_memory.batches(_job(folder))
+    for _ in range(_WARM_BATCHES // 2):
+        next(batches)
+    started, photos = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < _TURN_SECONDS:
+        photos += len(next(batches)["id"])
+    return {"rate": photos / seconds}
 
 
 def _role(words: list[str]) -> str:
@@ -224,8 +261,16 @@ def _job(folder: Path, tasks: tuple[str, ...] = TASKS) -> Job:
     return Job(shards, 224, tasks)
 
 
-MEASURES = {"plan": plan, "start": start, "stages": stages, "processes": processes, "bytes": bytes_, "train": train}
+MEASURES = {
+    "plan": plan,
+    "start": start,
+    "stages": stages,
+    "processes": processes,
+    "ceiling": ceiling,
+    "bytes": bytes_,
+    "train": train,
+}
 
 if __name__ == "__main__":
     answers, sys.stdout = sys.stdout, sys.stderr  # where Ray writes, too
-    print(json.dumps(MEASURES[sys.argv[1]](Path(sys.argv[2]))), file=answers)
+    print(json.dumps({**MEASURES, "alone": alone}[sys.argv[1]](Path(sys.argv[2]))), file=answers)

@@ -29,7 +29,7 @@ _BATCH = 64
 
 def depends_on_content(task: Task) -> bool:
     """Whether the task draws a label that should depend on the picture's content alone: a class, an order, an angle."""
-    return isinstance(task.label_kind(), Classes | Order | Direction) and not isinstance(task, Assigned)
+    return isinstance(task.label_kind(), Classes | Order | Direction) and not (isinstance(task, Assigned) or task.learns_classes)
 
 
 def noise_pairs(task: Task, size: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from cluster.commands import (
     machine,
     pairs,
     rendering,
+    transferring,
 )
 from cluster.console import OutputStream, PlainConsole, keep_streams, printable
 from cluster.jobs.command_result import EXIT_CODES, FAILED, INTERRUPTED, UNREAD, status_of
@@ -68,7 +69,15 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Images": (images.pack, images.inspect, beginning.init),
     "Pairs": (pairs.tasks, pairs.preview, pairs.colours, rendering.render, rendering.verify),
-    "Learning": (learning.pretrain, learning.finetune, learning.evaluate, comparing.compare, exporting.export, cleaning.clean),
+    "Learning": (
+        learning.pretrain,
+        learning.finetune,
+        learning.evaluate,
+        transferring.transfer,
+        comparing.compare,
+        exporting.export,
+        cleaning.clean,
+    ),
     "Labels that a model makes": (labelling.embed, labelling.cluster, labelling.label),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),

@@ -97,4 +97,21 @@ class Views:
     small: int = 0
 
 
+@dataclass(frozen=True)
+class LabelledViews(Views):
+    """Views of photos of which some have a class: column `class`, int64 (n,), -1 where none is known.
+
+    Args:
+        classes: number of classes.
+    """
+
+    classes: int = 2
+
+
+def number_of_classes(kind: object) -> int:
+    """The number of classes of a label that is one of several."""
+    assert isinstance(kind, Classes | LabelledViews)
+    return kind.classes if isinstance(kind, LabelledViews) else kind.count
+
+
 LabelKind = Classes | Pixels | Order | Direction | Region | Colours | Views

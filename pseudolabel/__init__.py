@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.tasks import registry as registry
     from trainers.downstream.evaluate import evaluate as evaluate
     from trainers.downstream.finetune import finetune as finetune
+    from trainers.downstream.transfer import transfer as transfer
     from trainers.exports.finished import load_backbone as load_backbone
     from trainers.pretraining import pretrain as pretrain
 
@@ -58,11 +59,13 @@ _HOMES = {
     "registry": "pipeline.tasks",
     "render": "pipeline.materialize.run",
     "sheet": "cluster.pictures.preview",
+    "transfer": "trainers.downstream.transfer",
     "verify": "pipeline.materialize.verify",
 }
 __all__ = [
     "Recipe", "RunError", "Task", "UserError", "dataset", "evaluate", "finetune", "inspect", "load_backbone", "load_recipe",
-    "names_of", "open_corpus", "pack", "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "verify",
+    "names_of", "open_corpus", "pack", "pairs", "parse_recipe", "pretrain", "registry", "render", "sheet", "transfer",
+    "verify",
 ]  # fmt: skip
 
 

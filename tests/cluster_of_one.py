@@ -16,6 +16,7 @@ QUICK = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # else each run starts a process that watches for the end of a cloud machine
     "RAY_worker_niceness": "0",  # else Ray's workers have lower priority than everything else on the machine
+    "RAY_prestart_worker_first_driver": "0",  # else a process a CPU starts at once, needed or not
 }
 """Environment in which a Ray for tests starts, and runs of Ray Train on it."""
 

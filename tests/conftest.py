@@ -12,8 +12,13 @@ from skimage import data
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: several processes test at the same time
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
-settings.load_profile("untimed")
+settings.register_profile("whole", deadline=None)  # a busy machine is not a failure
+settings.register_profile("short", settings.get_profile("whole"), max_examples=40)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples where slow tests are left out, but where a test says how many it needs."""
+    settings.load_profile("short" if config.option.markexpr == "not slow" else "whole")
 
 
 @pytest.fixture(scope="session")

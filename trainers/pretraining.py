@@ -8,14 +8,17 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import RunError, UserError
-from pipeline.labels import Classes, Direction, Order, Views
+from pipeline.labels import Classes, Direction, Order, Views, number_of_classes
 from pipeline.materialize.rendered import RenderedSource, for_training
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.ordering.quality import mixing
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import settled
 from pipeline.rendering.units import UnitSource, row_bytes
+from pipeline.shards.corpus import Corpus
 from pipeline.shards.opening import open_training_corpus
 from pipeline.storage import exists, make_folder, scrubbed, scrubbed_document
 from pipeline.streaming.plan import file_bytes, sent_bytes
@@ -25,12 +28,14 @@ from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
 from trainers.learning.pretext import PretextModel
 from trainers.objectives import objective_class
+from trainers.objectives.classes import ClassesObjective
+from trainers.objectives.fixmatch import FixmatchObjective
 from trainers.running.capacity import nodes
 from trainers.running.exclusive import exclusive
 from trainers.running.fit import fit
-from trainers.running.preflight import check_accumulate, check_batch, check_compared
+from trainers.running.preflight import check_accumulate, check_batch, check_classes, check_compared
 from trainers.running.run_log import Record, open_run_log
-from trainers.running.runs import BACKBONE, EXAMPLES, PRETRAINED, RECIPE, RunFolder, decisive, differences
+from trainers.running.runs import BACKBONE, EXAMPLES, HEAD, PRETRAINED, RECIPE, RunFolder, decisive, differences
 from trainers.running.session import connect
 from trainers.running.step_memory import check_memory, step_memory
 from trainers.running.tracking import tracked
@@ -43,7 +48,8 @@ log = logging.getLogger(__name__)
 def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
     """Train a backbone on the recipe's pretext tasks.
 
-    Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `pretrain.json` (what is returned), the
+    Leaves in the run's folder: `backbone.pt` (weights under torchvision's names), `head.pt` (with a task that learns the images'
+    own classes: backbone and classifier, in the form of `finetune`), `pretrain.json` (what is returned), the
     resolved recipe, and the log. After a failure, the same call resumes from the last checkpoint; once the run is complete, it
     returns the stored result at once. Results of another recipe under the same name are replaced at the end, not before; a
     warning says so at the start.
@@ -95,6 +101,10 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
                 BACKBONE,
                 {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
             )
+            if (head := class_head(model, recipe, source.corpus)) is not None:
+                folder.write_weights(HEAD, {**head, "identity": identity})
+            else:
+                folder.remove(HEAD)
             folder.write_json(RECIPE, document)
             answers = leave_pictures(model, source, folder, identity)
             ours, full = mixing(source.schedule)
@@ -128,6 +138,25 @@ def pretraining_job(recipe: Recipe, source: UnitSource) -> TrainingJob:
         run_log=open_run_log(),
         accumulate=recipe.training.accumulate,
     )
+
+
+def class_head(model: PretextModel, recipe: Recipe, corpus: Corpus) -> dict[str, Any] | None:
+    """The classifier that a run has learnt in the first task of the images' own classes; None if there is no such task.
+
+    Returns:
+        `classifier`, the weights of backbone and head as `trainers.downstream.classifier` names them; the names of the `classes`;
+        and `labels`, the number of images whose classes were known.
+    """
+    for name, task in recipe.tasks.items():
+        objective = model.objectives[name]
+        if task.learns_classes and isinstance(objective, ClassesObjective | FixmatchObjective):
+            parts = {"backbone.network": model.backbone.network, "head": objective.head[-1]}
+            return {
+                "classifier": {f"{part}.{key}": value for part, own in parts.items() for key, value in own.state_dict().items()},
+                "classes": corpus.classes or [str(number) for number in range(number_of_classes(task.label_kind()))],
+                "labels": sum(int((corpus.labels(int(i)) >= 0).sum()) for i in np.flatnonzero(corpus.counts)),
+            }
+    return None
 
 
 def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, identity: str) -> dict[str, Any]:
@@ -228,7 +257,9 @@ def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
     check_batch(lambda: model.backbone, single, geometry, spec.most_workers, "training.batch")
     check_compared(model.objectives.items(), spec.batch)
     check_accumulate(spec.accumulate, model.objectives.items(), geometry, spec.most_workers)
-    corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus)
+    corpus = rendered.corpus() if rendered else open_training_corpus(recipe.corpus, seed=recipe.seed)
+    if not rendered:
+        check_classes(recipe.tasks, corpus)
     sent = row_bytes(recipe) if rendered else max(sent_bytes(chosen), round(file_bytes(chosen, corpus)))
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe), sent)
     for workers in range(max(1, spec.least_workers), spec.most_workers + 1):

@@ -13,6 +13,7 @@ from pipeline.rendering.units import UnitSource
 from pipeline.streaming.batches import batches
 from trainers.learning.gradients import accumulate
 from trainers.learning.optim import place
+from trainers.learning.pretext import PretextModel
 from trainers.learning.update import Update
 from trainers.networks.backbones import Backbone
 from trainers.pretraining import prepared
@@ -29,14 +30,19 @@ def stream(source: UnitSource) -> Iterator[dict[str, Any]]:
 
 def training(recipe: Recipe, steps: int) -> Iterator[Backbone]:
     """Train for so many steps; yields the backbone before the first and after each."""
+    return (model.backbone for model in learning(recipe, steps))
+
+
+def learning(recipe: Recipe, steps: int) -> Iterator[PretextModel]:
+    """The same with the heads of the tasks."""
     recipe, source, model = prepared(recipe)
     spec = recipe.training
     place(model, "cpu").train()
     update = Update(model, spec.optimizer, steps, spec.batch)
-    yield model.backbone
+    yield model
     for step, columns in zip(range(steps), stream(source)):
         torch.manual_seed(hash64("network", recipe.seed, step, 0))
         update.begin(step)
         accumulate(model, recipe.tasks, columns, spec.batch, spec.precision, spec.accumulate)
         update.finish()
-        yield model.backbone
+        yield model

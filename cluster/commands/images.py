@@ -58,6 +58,7 @@ def pack(
     coco: Annotated[
         str | None, typer.Option(metavar="FILE", help="Boxes of all images in COCO's JSON.", show_default=False)
     ] = None,
+    outlines: Annotated[bool, typer.Option("--outlines", help="With --coco: masks of the outlines in place of boxes.")] = False,
     result: Result = None,
 ) -> None:
     """Pack a folder of images into WebDataset shards with an index.
@@ -80,7 +81,7 @@ def pack(
         size, most = _bytes(shard_size, "--shard-size"), _bytes(max_bytes, "--max-bytes")
         outcome.begin(result_url(dst, "pack"))
         with counted("packing", "B") as progress:
-            report = run(src, dst, labels.value, size, progress, clips, most, test, open_targets(masks, voc, coco))
+            report = run(src, dst, labels.value, size, progress, clips, most, test, open_targets(masks, voc, coco, outlines))
         outcome.counts = {"samples": report.samples, "shards": report.shards, "bytes": report.bytes}
         outcome.artefacts = {"shards": report.folder, "index.parquet": join(report.folder, "index.parquet")}
         if report.test:
@@ -102,7 +103,7 @@ def inspect(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Inspect shards: counts, formats, sizes, labels, and what would be quarantined.
+    """Inspect shards: counts, formats, sizes, labels, masks or boxes, and what would be quarantined.
 
     Reads shards that other tools made, too, and writes an index for those that have none.
 
@@ -112,11 +113,13 @@ def inspect(
     from cluster.reports.terminal import inspect_tables, print_json, print_out
     from pipeline.shards.inspect import inspect as run
     from pipeline.shards.opening import open_corpus
+    from pipeline.targets import TargetReader
 
     with counted("indexing", "shard") as progress:
         corpus = open_corpus(shards, progress=progress, keep_damaged=True)
     with counted("looking through", "shard") as progress:
-        report = run(corpus, deep, progress=progress)
+        numbers = None if corpus.numbers is None else frozenset(corpus.numbers)
+        report = run(corpus, deep, progress=progress, targets=TargetReader(numbers))
     if json:
         print_json(report.as_dict())
     else:

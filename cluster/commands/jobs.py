@@ -201,9 +201,9 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
     return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent)
 
 
-_PATHS = ("out", "result", "run", "weights", "features")
+_PATHS = ("out", "result", "run", "weights", "features", "sheet")
 """Arguments that are paths or URLs."""
-_CIRCUMSTANCES = ("recipe", "overrides", "dry_run", "result", "json", "fresh", "retry_failed", "actors")
+_CIRCUMSTANCES = ("recipe", "overrides", "dry_run", "result", "json", "fresh", "retry_failed", "actors", "sheet")
 """Arguments that change nothing in what a command writes, or that the recipe tells."""
 
 
@@ -268,7 +268,7 @@ def _arguments(parsed: Any, here: bool) -> list[str]:
         elif isinstance(value, bool):
             words.append(option if value else part.secondary_opts[0])
         else:
-            words += [option, str(value)]
+            words += [word for one in (value if isinstance(value, list | tuple) else [value]) for word in (option, str(one))]
     return words
 
 

@@ -11,7 +11,8 @@ def doctor(json: AsJson = False) -> None:
     """Show what this machine can do, and test every installed engine on generated images.
 
     Each engine renders each task in a process of its own, and is compared with PIL and with the cpu engine; on a machine with a
-    GPU this tests rendering on it. Exit code 1 if a test fails.
+    GPU this tests rendering on it. The last line says whether this machine is fine, and what to do if not. Exit code 1 if a test
+    fails.
 
     Example: [bold]pseudolabel doctor[/]
     """

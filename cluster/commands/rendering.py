@@ -66,9 +66,10 @@ def render(
 
 def _rehearse(loaded: Recipe, out: str) -> None:
     from pipeline.materialize.dry_run import render_plan
-    from trainers.planning.estimates import estimate_render
+    from pipeline.materialize.run import render_job
+    from trainers.planning.estimates import estimate_job
 
-    say_plan("render", lambda: render_plan(loaded, out), lambda: estimate_render(loaded, out))
+    say_plan("render", lambda: render_plan(loaded, out), lambda: estimate_job(render_job, loaded, out))
 
 
 def verify(

@@ -20,6 +20,9 @@ MEAN_TOLERANCE, FAR, FAR_SHARE = 1.5, 16, 0.01
 """An engine may differ by `MEAN_TOLERANCE` levels (of 255) on average, and by more than `FAR` levels in at most `FAR_SHARE` of
 the values: decoders and resize kernels round differently, mostly at edges. A larger difference is another picture."""
 
+PRECISION = "bfloat16 against float32"
+"""The name of the one check that is of a device and not of an engine."""
+
 _MEANINGS = {
     "runs": "the engine cannot be used here: set `engine` in recipes to one that passed; the end of its output says why",
     "bad data": "damaged files would become pairs, or intact ones would be lost; do not train with this engine here",
@@ -58,7 +61,23 @@ class Findings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {**asdict(self), "failed": self.failed}
+        return {**asdict(self), "failed": self.failed, "verdict": self.verdict}
+
+    @property
+    def verdict(self) -> str:
+        """Whether this machine is fine, in one line, and what to do if not."""
+        of_engines = [check for check in self.checks if check.name != PRECISION]
+        wrong = {_name(check) for check in of_engines if check.status == "failed"}
+        right = dict.fromkeys(_name(check) for check in of_engines if check.status == "ok" and _name(check) not in wrong)
+        if not right:
+            return "this machine cannot render: no engine passed; mend what the lines above say"
+        if wrong:
+            words = f"this machine is fine with `engine: {next(iter(right))}` in recipes; {' and '.join(sorted(wrong))} failed"
+        else:
+            words = f"this machine is fine: {' and '.join(right)} rendered correctly"
+        if any(check.name == PRECISION and check.status == "failed" for check in self.checks):
+            words += "; runs compute in float32 by themselves, which takes longer"
+        return words
 
     def machine_words(self) -> dict[str, str]:
         """The machine in words, by subject."""
@@ -130,17 +149,16 @@ def compare_precision(device: str) -> Check:
     from trainers.networks.backbones import build_backbone
     from trainers.networks.precision import TOLERANCE, compute_dtype, disagreements
 
-    name = "bfloat16 against float32"
     if compute_dtype(device, "auto") is torch.float32:
-        return Check(device, name, "skipped", "it has no instructions for bfloat16: runs compute in float32")
+        return Check(device, PRECISION, "skipped", "it has no instructions for bfloat16: runs compute in float32")
     found: list[str] = []
     for size in (8, 32):
         network = place(build_backbone(BackboneSection(name="resnet18", stem="standard"), size, 0), device).eval()
         images = torch.zeros(8, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
         found += disagreements(device, partial(network, images))
     if found:
-        return Check(device, name, "failed", "; ".join(found), _MEANINGS["precision"])
-    return Check(device, name, "ok", f"products and gradients of a ResNet-18 are at most {TOLERANCE:.0%} apart")
+        return Check(device, PRECISION, "failed", "; ".join(found), _MEANINGS["precision"])
+    return Check(device, PRECISION, "ok", f"products and gradients of a ResNet-18 are at most {TOLERANCE:.0%} apart")
 
 
 def _judge_itself(engine: str, rendered: EngineOutput) -> Iterator[Check]:
@@ -176,6 +194,11 @@ def near(engine: str, test: str, pixels: np.ndarray, wanted: np.ndarray, meaning
         f"{mean:.2f} levels apart on average (at most {MEAN_TOLERANCE}), {far:.2%} by more than {FAR} (at most {FAR_SHARE:.0%})"
     )
     return Check(engine, test, "ok" if fine else "failed", found, meaning)
+
+
+def _name(check: Check) -> str:
+    """The engine of a check as recipes name it, whichever its device."""
+    return check.engine.partition(":")[0]
 
 
 def _engines(gpus: int) -> Iterator[tuple[str, str]]:

@@ -34,24 +34,24 @@ def neighbours(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     return grid(list(pictures["neighbours"]), apart=True)
 
 
-def headed(grid: Image.Image, headings: Sequence[str]) -> Image.Image:
-    """A grid with a heading above each column."""
+def headed(grid: Image.Image, headings: Sequence[str], side: int = _SIDE) -> Image.Image:
+    """A grid of pictures of that side with a heading above each column."""
     paper = Image.new("RGB", (grid.width, grid.height + _HEAD), _PAPER)
     paper.paste(grid, (0, _HEAD))
     write = ImageDraw.Draw(paper)
     for column, heading in enumerate(headings):
-        write.text((column * (_SIDE + _GAP), 1), heading, fill=_INK)
+        write.text((column * (side + _GAP), 1), heading, fill=_INK)
     return paper
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False) -> Image.Image:
-    """Pictures, uint8 (h, w, 1 or 3), in rows; with a wider gap behind the first of each row."""
+def grid(rows: Sequence[Sequence[np.ndarray]], apart: bool = False, side: int = _SIDE) -> Image.Image:
+    """Pictures, uint8 (h, w, 1 or 3), in rows, each `side` pixels wide and high; `apart` widens the gap behind a row's first."""
     across, wide = len(rows[0]), 4 * _GAP if apart else _GAP
-    paper = Image.new("RGB", (across * (_SIDE + _GAP) + wide - 2 * _GAP, len(rows) * (_SIDE + _GAP) - _GAP), _PAPER)
+    paper = Image.new("RGB", (across * (side + _GAP) + wide - 2 * _GAP, len(rows) * (side + _GAP) - _GAP), _PAPER)
     for down, row in enumerate(rows):
         for right, pixels in enumerate(row):
             image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-            how = Image.Resampling.NEAREST if max(image.size) < _SIDE else Image.Resampling.LANCZOS
-            left = right * (_SIDE + _GAP) + (wide - _GAP if right else 0)
-            paper.paste(image.resize((_SIDE, _SIDE), how), (left, down * (_SIDE + _GAP)))
+            how = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.LANCZOS
+            left = right * (side + _GAP) + (wide - _GAP if right else 0)
+            paper.paste(image.resize((side, side), how), (left, down * (side + _GAP)))
     return paper

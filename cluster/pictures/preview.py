@@ -63,9 +63,14 @@ def page(recipe: Recipe, samples: int = 5, epoch: int = 0, progress: Callable[[i
 
 
 def with_all_tasks(recipe: Recipe) -> Recipe:
-    """The recipe with every registered task, those that it lacks with their defaults where these fit its images and frames."""
+    """The recipe with every registered task, those that it lacks with their defaults where these fit its images and frames.
+
+    Tasks of the images' own classes are left out: by default they expect a number of classes that the corpus may not have.
+    """
     tasks = dict(recipe.tasks)
     for name, cls in registry().items():
+        if cls.learns_classes:
+            continue
         try:
             task = cls.model_validate({})
             recipe.check_task(task)
@@ -100,7 +105,7 @@ def _gathered(
     """Title, facts and columns of a sheet."""
     if is_rendered(recipe):
         raise UserError(f"{recipe.corpus.shards} is a rendered corpus: its pairs are files, which any viewer shows")
-    corpus = open_training_corpus(recipe.corpus, progress)
+    corpus = open_training_corpus(recipe.corpus, progress, recipe.seed)
     batch, keys = _pairs(recipe, corpus, min(samples, corpus.samples), epoch)
     columns = [_crops(batch, keys, corpus.classes)]
     drawn, _ = draw_tasks(recipe, Draws(recipe.seed, epoch, batch["id"]), batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def amount(value: float, unit: str) -> str:
     """A count with its unit, a noun in the singular; bytes, unit `B`, in the decimal multiple that fits."""
@@ -21,6 +23,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def curve(values: Sequence[float]) -> str:
+    """Values as a line of bars, the least one the lowest."""
+    low, high = min(values), max(values)
+    return "".join(_BARS[round((value - low) / ((high - low) or 1) * (len(_BARS) - 1))] for value in values)
+
+
+_BARS = "▁▂▃▄▅▆▇█"
 PER_CENT = " %"
 _SHARES = ("accuracy", "cells", "whole_orders", "nearest", "assignment_entropy", "real_accuracy", "made_accuracy")
 

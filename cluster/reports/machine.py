@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipeline.processes.cpu import cpu_info, cpu_model
+from pipeline.processes.cpu import cpu_caches, cpu_info, cpu_model, is_virtual
 
 _FEATURES = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _PACKAGES = (
     "pseudolabel", "ray", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-nvimgcodec-cu12", "pyarrow", "webdataset",
-    "fsspec", "numpy", "opencv-python-headless", "simplejpeg", "pillow",
+    "fsspec", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "isal",
 )  # fmt: skip
 _SECONDS = 20.0  # a driver that hangs is a finding, not a reason to hang
 
@@ -29,6 +29,8 @@ class Machine:
         cores: logical processors that this process may use.
         memory: bytes.
         features: what the processor computes in that matters for training, by readable name.
+        caches: of one core, and those that it shares, with their sizes.
+        virtual: whether this is a virtual machine, as far as it says so.
         gpus: name and memory of each NVIDIA GPU that the driver shows.
         driver: version of the NVIDIA driver, or None.
         system: operating system and Python.
@@ -38,6 +40,8 @@ class Machine:
     cores: int
     memory: int
     features: list[str]
+    caches: list[str]
+    virtual: bool
     gpus: list[str]
     driver: str | None
     system: str
@@ -56,6 +60,8 @@ def this_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         features=[words for flag, words in _FEATURES.items() if flag in flags],
+        caches=cpu_caches(),
+        virtual=is_virtual(),
         gpus=gpus,
         driver=driver,
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",

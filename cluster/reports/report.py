@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cluster.pictures import boxes, masks
 from cluster.pictures.examples import neighbours, painted
-from cluster.pictures.masks import legend, masked
+from cluster.pictures.findings import confused_words, confusion_matrix, feature_map, wrong_photos
 from cluster.reports.curves import rate_curve, task_curves, tuning_curves
 from cluster.reports.formatting import amount, difference, duration, metric
+from cluster.reports.html import environment, png_uri, uri
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
     answer_rows,
     baseline_words,
+    box_notes,
     by_test_set,
     coverage_words,
     downstream_rows,
     gain_words,
+    left_out_words,
     metric_names,
     pretext_notes,
     score_words,
@@ -29,7 +32,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.recipe import Recipe
 from pipeline.storage import scrubbed_document, write_atomic
 from trainers.running.measures import measure_words, measured_value
-from trainers.running.runs import ANSWERS, EVALUATED, EXAMPLES, FINETUNED, PRETRAINED, RECIPE, RunFolder
+from trainers.running.runs import ANSWERS, EVALUATED, EXAMPLES, FINDINGS, FINETUNED, PRETRAINED, RECIPE, RunFolder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 JSON, HTML = "report.json", "report.html"
 
 _ROWS = 4  # of the preview sheet
+_DRAWN = {"mean_iou": ("masks", masks.masked, masks.legend), "ap": ("boxes", boxes.boxed, boxes.legend)}
+_TRAINED: dict[str | None, str] = {"mean_iou": "pixel accuracy", "ap": "box IoU"}
+"""What a problem is trained by, see `DownstreamProblem.metric`, by the measure of its results."""
 
 
 def write_report(recipe: Recipe) -> dict[str, Any]:
@@ -48,7 +54,8 @@ def write_report(recipe: Recipe) -> dict[str, Any]:
     Returns:
         The content of `report.json`: `pretrain`, `downstream` (all rows), `test_sets` (the same rows by what they were measured
         on, see `cluster.reports.tables.by_test_set`), `chance` and `baseline` (where there is one test set), `quarantined`;
-        `tuning`, curves of fine-tuning by start; `name`, `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of
+        `left_out`, for each downstream command and set how many images were not used, and why; `tuning`, curves of fine-tuning
+        by start; `name`, `seed`, `date`, `versions`, `machine`; `recipe` and `recipe_sha256` of
         what was pretrained, else of the command; and `differs`, for each downstream command the keys in which its recipe was
         another, with both values. What no command has computed yet is None, or empty.
 
@@ -93,6 +100,7 @@ def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str
         "chance": only.get("chance"),
         "baseline": only.get("baseline"),
         "quarantined": pretrain["quarantined"] if pretrain else None,
+        "left_out": {command: part["left_out"] for command, part in downstream.items() if "left_out" in part},
         "tuning": downstream["finetune"].get("curves", {}) if "finetune" in downstream else {},
         "recipe": document,
         "recipe_sha256": digest,
@@ -103,11 +111,7 @@ def _gather(recipe: Recipe, found: dict[str, Any], machine: Machine) -> dict[str
 
 
 def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cluster.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    templates = environment()
     filters: dict[str, Any] = {
         "share": lambda value: metric("accuracy", value),
         "duration": duration,
@@ -116,7 +120,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         "coverage": coverage_words,
         "value": measured_value,
     }
-    environment.filters |= filters
+    templates.filters |= filters
     pretrain = report["pretrain"]
     names = metric_names(recipe)
     sheet, no_sheet = _sheet(recipe)
@@ -124,17 +128,17 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
 
     pictures = read_pictures(RunFolder(recipe).path(EXAMPLES), pretrain["identity"]) if pretrain else {}
     tuned = [row for row in report["downstream"] if row["protocol"] == "finetune"]
-    segmented = any("ious" in row for row in tuned)
-    masks = _answers(RunFolder(recipe)) if segmented else {}
+    measure = next((row.get("measure") for row in tuned), None)
     painted_figures = (pretrain or {}).get("answers", {})
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         report=report,
         measured=[_measured(one) for one in report["test_sets"]],
-        masks=_png(masked(masks)) if masks else None,
-        legend=legend(masks) if masks else [],
+        answers=_answers(RunFolder(recipe), measure),
+        findings=_findings(RunFolder(recipe)) if any(row["protocol"] != "finetune" for row in report["downstream"]) else {},
+        left_out=left_out_words(report["left_out"]),
         tasks=_tasks(pretrain["tasks"], names) if pretrain else [],
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
-        tuning=_svg(tuning_curves(report["tuning"], "pixel accuracy" if segmented else "accuracy")) if report["tuning"] else None,
+        tuning=_svg(tuning_curves(report["tuning"], _TRAINED.get(measure, "accuracy"))) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
@@ -151,17 +155,40 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
     )
 
 
-def _answers(folder: RunFolder) -> dict[str, Any]:
-    """Test photos with their masks and the predicted ones, of the fine-tuning whose result the folder holds."""
+def _answers(folder: RunFolder, measure: str | None) -> dict[str, Any] | None:
+    """Test photos with their masks or boxes and the predicted ones, of the fine-tuning whose result the folder holds."""
     from trainers.learning.examples import read_pictures
 
-    return read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
+    if measure not in _DRAWN:
+        return None
+    pictures = read_pictures(folder.path(ANSWERS), (folder.read_json(FINETUNED) or {}).get("pretraining", ""))
+    kind, draw, legend = _DRAWN[measure]
+    return {"kind": kind, "picture": _png(draw(pictures)), "legend": legend(pictures)} if pictures else None
+
+
+def _findings(folder: RunFolder) -> dict[str, Any]:
+    """What the evaluation left to look at whose result the folder holds, as the page shows it."""
+    from trainers.learning.examples import read_pictures
+
+    held = read_pictures(folder.path(FINDINGS), (folder.read_json(EVALUATED) or {}).get("pretraining", ""))
+    if not held:
+        return {}
+    init, protocol, layer = held["about"].tolist()
+    return {
+        "about": f"{protocol} on {layer}, from {init} weights",
+        "confusion": png_uri(confusion_matrix(held)),
+        "confused": confused_words(held),
+        "wrong": _png(wrong_photos(held)) if len(held["wrong"]) else None,
+        "map": png_uri(feature_map(held)) if len(held["points"]) > 1 else None,
+        "map_how": str(held["points_how"]),
+        "points": len(held["points"]),
+    }
 
 
 def _measured(one: dict[str, Any]) -> dict[str, Any]:
     """A test set as the page shows it."""
     words = {"measured": measure_words(one)} if "measure" in one else {}
-    return {**one, **words, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one)}
+    return {**one, **words, "rows": downstream_rows(one["rows"]), "beside": baseline_words(one), "notes": box_notes(one["rows"])}
 
 
 def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
@@ -215,15 +242,11 @@ def _sheet(recipe: Recipe) -> tuple[str | None, str | None]:
 
 def _svg(drawing: bytes) -> str:
     """A drawing as a data URI."""
-    return _uri("image/svg+xml", drawing)
+    return uri("image/svg+xml", drawing)
 
 
 def _png(picture: Image) -> str:
     """A picture as a data URI."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return _uri("image/png", file.getvalue())
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return png_uri(file.getvalue())

@@ -133,6 +133,8 @@ def leftovers_table(found: list[Leftover], going: list[Leftover]) -> Table:
 
 _MEASURED = ("test", "classes", "tested", "total", "chance")
 _FEW_STEPS = 100
+TRIVIAL_ANSWERS = {None: "chance", "mean_iou": "the most frequent class", "ap": "the same boxes in all photos"}
+"""What needs no network, by the measure of a result."""
 
 
 def by_test_set(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -180,7 +182,8 @@ def _protocol(row: Mapping[str, Any]) -> str:
     layer = f" on {row['layer']}" if "layer" in row else ""
     steps = row.get("steps")
     trained = "" if steps is None else f", {amount(steps, 'step')}{' only' if steps < _FEW_STEPS else ''}"
-    return f"{row['protocol']}{layer}{trained}"
+    how = ", by minibatches" if row.get("fit") == "minibatches" else ""
+    return f"{row['protocol']}{layer}{trained}{how}"
 
 
 def score_words(row: Mapping[str, Any] | None) -> str:
@@ -207,11 +210,30 @@ def coverage_words(row: Mapping[str, Any]) -> str:
     return f"{one['tested']:,} of {one['total']:,}" if "tested" in one else ""
 
 
+def left_out_words(left_out: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    """Sentences on the images that a downstream command could not use, if there are any.
+
+    Args:
+        left_out: by command and set, see `trainers.downstream.passes.left_out`.
+    """
+    said = []
+    for command, sets in left_out.items():
+        for side, counts in sets.items():
+            parts = [
+                f"{amount(counts[why], 'image')} {words}"
+                for why, words in (("undecodable", "that cannot be used"), ("unlabelled", "without a label"))
+                if counts[why]
+            ]
+            if parts:
+                said.append(f"{command} left out of downstream.{side}: {' and '.join(parts)}")
+    return said
+
+
 def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The results that need no network, by name, if they are known; chance is exact, and has no standard error."""
     found: list[tuple[str, dict[str, Any]]] = []
     if measured["chance"] is not None:
-        found.append(("the most frequent class" if "measure" in measured else "chance", {"accuracy": measured["chance"]}))
+        found.append((TRIVIAL_ANSWERS[measured.get("measure")], {"accuracy": measured["chance"]}))
     if measured["baseline"] is not None:
         known = measured["tested"] is not None
         one = score(measured["baseline"], measured["tested"]) if known else {"accuracy": measured["baseline"]}
@@ -219,15 +241,36 @@ def baseline_words(measured: Mapping[str, Any]) -> list[tuple[str, dict[str, Any
     return found
 
 
+def box_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Sentences on the results of detection: AP50, AP75 and the AP of each class of each start, and what was counted."""
+    notes = []
+    for row in (row for row in rows if "ap50" in row):
+        by_class = ", ".join(f"{name} {100 * ap:.1f}" for name, ap in row["aps"].items())
+        who = f"{row['init']}, {amount(row['labels'], 'label')}"
+        notes.append(f"{who}: AP50 {100 * row['ap50']:.1f} %, AP75 {100 * row['ap75']:.1f} %; AP by class: {by_class}")
+    if notes:
+        left_out = f"; {amount(row['crowds'], 'crowd')} left out" if row["crowds"] else ""
+        empty = f", {row['without_boxes']:,} of them without one" if row["without_boxes"] else ""
+        notes.append(
+            f"{row['boxes']:,} boxes in {amount(row['tested'], 'photo')}{empty}{left_out}; AP50 of the "
+            f"same boxes in all photos: {100 * row['trivial_ap50']:.1f} %"
+        )
+    return notes
+
+
 def downstream_tables(report: Mapping[str, Any]) -> list[Table]:
     """Pretrained against random, protocol by protocol, with the accuracies that need no network; a table for each test set."""
-    return [_downstream_table(measured) for measured in report["test_sets"]]
+    tables = [_downstream_table(measured) for measured in report["test_sets"]]
+    if tables and (notes := left_out_words(report.get("left_out", {}))):
+        tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
+    return tables
 
 
 def _downstream_table(measured: Mapping[str, Any]) -> Table:
     baselines = ", ".join(f"{words} {score_words(value)}" for words, value in baseline_words(measured))
     title = f"{measure_words(measured)} on {', '.join(measured['test']) if measured['test'] else 'the test set'}"
-    caption = f"{baselines}\n± is a standard error: how much the choice of test images alone changes a number"
+    spread = "± is a standard error: how much the choice of test images alone changes a number"
+    caption = "\n".join([baselines, *box_notes(measured["rows"]), spread])
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("protocol")
     for heading in ("labels", "tested", "random", "pretrained", "gain"):

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.console import PlainConsole
-from cluster.reports.formatting import amount, duration
+from cluster.reports.formatting import amount, curve, duration
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.materialize.driver import JobReport
     from pipeline.materialize.run import RenderReport
     from pipeline.materialize.verify import Verdict
-    from pipeline.shards.inspect import CorpusReport
+    from pipeline.shards.inspect import CorpusReport, TargetCounts
     from pipeline.shards.pack import PackReport
     from pipeline.tasks import Task
 
@@ -118,6 +118,11 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
     table.add_row("labels", _some(labels) if labels else "none")
     if labels and report.unlabelled:
         table.add_row("without label", f"{report.unlabelled:,}")
+    for name, words in (("masks", _mask_words(report.masks)), ("boxes", _box_words(report.boxes))):
+        if words:
+            table.add_row(name, words)
+    if report.masks or report.boxes:
+        table.add_row("refused targets", f"of {amount(len(report.unfit), 'sample')}")
     shared = (
         f", of {report.namesakes:,} samples; corpus.keys: shard tells those of different shards apart" if report.namesakes else ""
     )
@@ -134,9 +139,29 @@ def inspect_tables(report: CorpusReport) -> list[RenderableType]:
     parts += _list("would be quarantined", ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.quarantine])
     what = "damaged, and decoded as far as possible"
     parts += _list(what, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.spoilt])
+    refused = "masks or boxes that training will refuse"
+    parts += _list(refused, ("shard", "key", "reason"), [(r.shard, r.key, r.reason) for r in report.unfit])
     parts += _list("damaged shards", ("shard", "reason"), [(d.shard, d.reason) for d in report.damaged])
     parts += _list("duplicate keys", ("key", "shards"), [(d.key, ", ".join(d.shards)) for d in report.duplicates])
     return parts
+
+
+def _mask_words(counts: TargetCounts | None) -> str:
+    if counts is None:
+        return ""
+    total = max(sum(counts.classes.values()), 1)
+    classes = [f"{name} {times / total:.1%}" for name, times in counts.classes.items()]
+    return f"of {amount(counts.images, 'image')}: {_some(classes)}; {amount(counts.ignored, 'pixel')} that do not count"
+
+
+def _box_words(counts: TargetCounts | None) -> str:
+    if counts is None:
+        return ""
+    classes = [f"{name} {times:,}" for name, times in counts.classes.items()]
+    also = {"crowds": counts.ignored, "without area, in refused targets": counts.degenerate}
+    more = "".join(f"; {times:,} {words}" for words, times in also.items() if times)
+    empty = f", {counts.empty:,} of which have none" if counts.empty else ""
+    return f"{sum(counts.classes.values()):,} in {amount(counts.images, 'image')}{empty}: {_some(classes)}{more}"
 
 
 def render_table(report: RenderReport) -> Table:
@@ -158,18 +183,31 @@ def job_table(report: JobReport, title: str, of: str) -> Table:
     return table
 
 
-def cluster_table(found: Mapping[str, Any]) -> Table:
-    """The report of `cluster`."""
-    sizes, labels = sorted(found["sizes"]), found["labels"]
-    fewer = "" if found["clusters"] == found["asked"] else f" (of {found['asked']:,}: the sample has no more distinct features)"
-    table = _facts("clusters", f"{found['clusters']:,}{fewer}")
-    table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
-    inertia = found["inertia"]
-    table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}")
-    table.add_row("mean distance", f"{found['mean_distance']:.4g}")
+def cluster_tables(found: Mapping[str, Any]) -> list[Table]:
+    """The report of `cluster`, a table for each clustering."""
+    first, *others = (_clustering(one) for one in (found, *found.get("more", ())))
+    if pca := found.get("pca"):
+        whitened = ", whitened" if pca["whitened"] else ""
+        fewer = "" if pca["components"] == pca["asked"] else f" (of {pca['asked']:,}: features vary in no more directions)"
+        first.add_row("components", f"{pca['components']:,}{fewer}, {pca['variance']:.1%} of the variance{whitened}")
     if near := found.get("duplicates"):
         groups = f"{amount(near['groups'], 'group')}, the largest of {near['largest_group']:,}" if near["groups"] else "no groups"
-        table.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
+        first.add_row("duplicates", f"{amount(near['duplicates'], 'image')} near an original, in {groups}")
+    return [first, *others]
+
+
+def _clustering(found: Mapping[str, Any]) -> Table:
+    """A clustering's part of the report of `cluster`."""
+    sizes, labels, inertia = sorted(found["sizes"]), found["labels"], found["inertia"]
+    fewer = "" if found["clusters"] == found["asked"] else f" (of {found['asked']:,}: the sample has no more distinct features)"
+    table = _facts("clusters", f"{found['clusters']:,}{fewer}")
+    if found["column"] != "label":
+        table.add_row("column", found["column"])
+    if coarse := found.get("coarse"):
+        table.add_row("coarse clusters", f"{len(coarse['clusters']):,}")
+    table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
+    table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}  {curve(inertia)}")
+    table.add_row("mean distance", f"{found['mean_distance']:.4g}")
     if labels:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
     return table
@@ -186,6 +224,19 @@ def label_table(found: Mapping[str, Any]) -> Table:
         table.add_row(f"at least {level}", f"{count / images:.1%} of the images")
     if labels := found["labels"]:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
+    return table
+
+
+def selection_table(found: Mapping[str, Any]) -> Table:
+    """What `label` chose for a student."""
+    table = _facts("kept", f"{amount(found['images'], 'image')}: {found['out']}")
+    for title, (count, name) in (
+        ("most", max(zip(found["sizes"], found["classes"]))),
+        ("least", min(zip(found["sizes"], found["classes"]))),
+    ):
+        table.add_row(f"{title} of a class", f"{name}: {amount(count, 'image')}")
+    table.add_row("not sure enough", amount(sum(found["below"]), "image"))
+    table.add_row("more than asked for", amount(sum(found["beyond"]), "image"))
     return table
 
 
@@ -246,7 +297,7 @@ def doctor_tables(findings: Findings) -> list[RenderableType]:
     for check in findings.checks:
         tests.add_row(check.engine, check.name, Text(check.status, colours[check.status]), check.found)
     meanings = {check.meaning for check in findings.checks if check.status == "failed"}
-    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings))]
+    return [machine, versions, tests, *(f"failed: {meaning}" for meaning in sorted(meanings)), f"verdict: {findings.verdict}"]
 
 
 def run_table(run: str, state: RunState) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,9 @@ from pipeline.images.unusual import Undecodable, UnusualImage
 
 _CACHED_BYTES = 2**20
 """Bytes of crops that a thread renders at a time, so that they stay in a core's second-level cache."""
+
+_SMALL_BYTES, _TOGETHER_BYTES = 2**15, 2**22
+"""Bytes of a region up to which images are decoded and resized together, since a call costs more than its work; and of those."""
 
 
 class Threads:
@@ -97,8 +101,8 @@ class CpuEngine:
     def run(self, request: Request) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         n, size = len(request), self._size
         shapes = pixel_shapes(with_views(self._tasks, size), size, crop=False)
-        views = {name: np.zeros((n, *shape), np.uint8) for name, shape in shapes.items()}
-        image = np.zeros((len(request.encoded) if self._crop else 0, size, size, 3), np.uint8)
+        views = {name: np.empty((n, *shape), np.uint8) for name, shape in shapes.items()}
+        image = np.empty((len(request.encoded) if self._crop else 0, size, size, 3), np.uint8)
         failures: dict[int, str] = {}
 
         def cut(file: int, thread: int) -> None:
@@ -117,7 +121,11 @@ class CpuEngine:
                 window = photo.cut(of_task.windows[sample, view.number])
                 self._resize(window, turn, of_task.mirror[sample, view.number], views[view.column][sample, view.place])
 
-        self._spread(len(request.encoded), cut)
+        if (together := self._together(request)) > 1:
+            parts = -(-len(image) // together)
+            self._spread(parts, lambda part, thread: self._cut_small(request, part * together, together, thread, image, failures))
+        else:
+            self._spread(len(request.encoded), cut)
         columns = {}
         if self._crop:
             below = image.reshape(n, request.frames * size, size, 3)
@@ -140,6 +148,22 @@ class CpuEngine:
 
         if views:
             self._spread(-(-n // each), change)
+
+    def _together(self, request: Request) -> int:
+        """How many files are decoded, and then resized, by one call: many if all are small, else one."""
+        files, most = len(request.encoded), 3 * int(request.windows[:, 2:].prod(axis=1).max(initial=1))
+        if self._reduced is not None or self._views or most > _SMALL_BYTES:
+            return 1
+        return max(1, min(_TOGETHER_BYTES // most, -(-files // self._spread.count)))
+
+    def _cut_small(
+        self, request: Request, start: int, count: int, thread: int, image: np.ndarray, failures: dict[int, str]
+    ) -> None:
+        """Make the crops of some small files, to the same pixels as one by one."""
+        part = slice(start, start + count)
+        found = self._decoders[thread].many(request.streams[part], request.windows[part].tolist())
+        failures |= {(start + i) // request.frames: one for i, one in enumerate(found) if isinstance(one, str)}
+        self._resize.many(found, request.turn[part], request.mirror[part], image[part])
 
     def _decode(self, request: Request, file: int, thread: int) -> _Photo:
         window, stream = request.windows[file].tolist(), request.streams[file]
@@ -230,19 +254,45 @@ class _Resize:
     def __call__(self, source: np.ndarray, turn: bool, mirror: np.ndarray, target: np.ndarray) -> None:
         """Resize a window, then turn it a quarter counter-clockwise and mirror it (left to right, top to bottom)."""
         resized = np.empty_like(target) if turn else target
-        size = list(target.shape[:2])
-        planar = self._torch.from_numpy(source).permute(2, 0, 1)[None]
-        if self._kernel is not None:
-            out = self._torch.from_numpy(resized).permute(2, 0, 1)[None]
-            self._kernel(planar, size, False, None, None, out=out)
-        else:
-            made = self._torch.nn.functional.interpolate(planar, size, mode="bilinear", antialias=True)
-            resized[:] = made[0].permute(1, 2, 0).numpy()
+        self._resized(source[None], resized[None])
         if turn:
             target[:] = np.rot90(resized)
         across, down = mirror.tolist()
         if across or down:
             self._cv2.flip(target, {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=target)
+
+    def many(self, sources: Sequence[np.ndarray | str], turn: np.ndarray, mirror: np.ndarray, targets: np.ndarray) -> None:
+        """Do the same for n small windows: those of one size are resized by one call.
+
+        Args:
+            sources: the windows; strings are left out.
+            turn: bool (n,), whether to turn each.
+            mirror: bool (n, 2), how to mirror each.
+            targets: uint8 (n, s, s, 3), which is written.
+        """
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row, source in enumerate(sources):
+            if not isinstance(source, str):
+                alike[source.shape].append(row)
+        for rows in alike.values():
+            made = np.empty((len(rows), *targets.shape[1:]), np.uint8)
+            self._resized(np.stack([sources[row] for row in rows]), made)
+            targets[rows] = made
+        for row in np.flatnonzero(turn).tolist():
+            targets[row] = np.rot90(targets[row])
+        for row in np.flatnonzero(mirror[:, 0]).tolist():
+            self._cv2.flip(targets[row], 1, dst=targets[row])
+        for row in np.flatnonzero(mirror[:, 1]).tolist():
+            self._cv2.flip(targets[row], 0, dst=targets[row])
+
+    def _resized(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        size = list(targets.shape[1:3])
+        planar = self._torch.from_numpy(sources).permute(0, 3, 1, 2)
+        if self._kernel is not None:
+            self._kernel(planar, size, False, None, None, out=self._torch.from_numpy(targets).permute(0, 3, 1, 2))
+        else:
+            made = self._torch.nn.functional.interpolate(planar, size, mode="bilinear", antialias=True)
+            targets[:] = made.permute(0, 2, 3, 1).numpy()
 
 
 class CpuOps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,14 +34,38 @@ class WindowDecoder:
         Raises:
             Undecodable: the image cannot be decoded; the message is the reason.
         """
-        top, left, height, width = window
         if isinstance(stream, UnusualImage):
-            return stream.window(top, left, height, width)
-        region = stream.get_sub_code_stream(region=self._region(top, left, top + height, left + width))  # type: ignore[attr-defined]
-        decoded = self._decoder.decode(region, params=self._params)
+            return stream.window(*window)
+        decoded = self._decoder.decode(self._part(stream, window), params=self._params)
         if decoded is None:
             raise Undecodable(UNDECODABLE)
         return np.asarray(decoded)
+
+    def many(self, streams: Sequence[object], windows: Sequence[Sequence[int]]) -> list[np.ndarray | str]:
+        """Decode windows of several images by one call, which takes half the time an image if they are small.
+
+        Args:
+            streams: as in `__call__`.
+            windows: of each image, as there.
+
+        Returns:
+            The pixels of each, as there, or the reason why it cannot be decoded.
+        """
+        if len(streams) == 1 or any(isinstance(stream, UnusualImage) for stream in streams):
+            return [self._pixels_or_reason(stream, window) for stream, window in zip(streams, windows)]
+        regions = [self._part(stream, window) for stream, window in zip(streams, windows)]
+        found = self._decoder.decode(regions, params=self._params)
+        return [UNDECODABLE if decoded is None else np.asarray(decoded) for decoded in found]
+
+    def _pixels_or_reason(self, stream: object, window: Sequence[int]) -> np.ndarray | str:
+        try:
+            return self(stream, window)
+        except Undecodable as error:
+            return str(error)
+
+    def _part(self, stream: Any, window: Sequence[int]) -> Any:
+        top, left, height, width = window
+        return stream.get_sub_code_stream(region=self._region(top, left, top + height, left + width))
 
     def whole(self, header: Header) -> str | None:
         """Decode a whole image and discard its pixels; returns the reason why it cannot be decoded, or None."""

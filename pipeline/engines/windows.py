@@ -52,6 +52,12 @@ def center_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)
 
 
+def whole_windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """All of each photo, int32 (n, 4), as in `random_windows`."""
+    zeros = np.zeros_like(heights)
+    return np.stack([zeros, zeros, heights, widths], axis=1).astype(np.int32)
+
+
 def flips(rng: Stream, probability: float = 0.5, prefix: str = "") -> np.ndarray:
     """Draw whether each sample is mirrored left to right, bool (n,)."""
     return rng.uniform(f"{prefix}flip") < probability

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.images.codec import nvimgcodec
 from pipeline.images.layout import UPRIGHT, orientation, without_animation
 from pipeline.images.unusual import UnusualImage, has_adobe_segment, is_usual, may_be_known_to_pillow, open_unusual
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _SIDEWAYS = (5, 6, 7, 8)
+_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 _KNOWN = (
     (b"\xff\xd8", "a damaged JPEG"),
     (b"\x89PNG", "a damaged PNG"),
@@ -93,7 +96,7 @@ def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
     try:
         stream = nvimgcodec().CodeStream(encoded)
         height, width, codec = int(stream.height), int(stream.width), str(stream.codec_name)  # parsed at the first access
-        channels, bits, kind = int(stream.num_channels), int(stream.precision), str(stream.dtype)
+        channels, bits, kind = int(stream.num_channels), int(stream.precision), stream.dtype
     except (RuntimeError, TypeError):  # the latter for a type that has no name
         if may_be_known_to_pillow(encoded):
             return _by_pillow(encoded, max_pixels)
@@ -104,7 +107,7 @@ def _parse(encoded: bytes | memoryview, max_pixels: int) -> Header | str:
         return _by_pillow(encoded, max_pixels)
     if not 1 <= channels <= 4:
         return f"{channels} channels; 1 to 4 can be decoded"
-    if kind not in ("uint8", "uint16"):
+    if kind not in _TYPES:
         return f"pixels of type {kind}; 8 and 16 bits can be decoded"
     if turned in _SIDEWAYS:
         height, width = width, height
@@ -134,11 +137,14 @@ def check_frames(files: Sequence[bytes | memoryview], max_pixels: int) -> list[H
     Returns:
         A header for each file, or the reason why the sample must not be decoded.
     """
+    if len(files) == 1:
+        found = check_header(files[0], max_pixels)
+        return found if isinstance(found, str) else [found]
     headers: list[Header] = []
     for number, file in enumerate(files, 1):
         header = check_header(file, max_pixels)
         if isinstance(header, str):
-            return header if len(files) == 1 else f"frame {number}: {header}"
+            return f"frame {number}: {header}"
         headers.append(header)
     sizes = {f"{header.width}x{header.height}": None for header in headers}
     return headers if len(sizes) == 1 else f"frames of different sizes: {', '.join(sizes)}"

@@ -19,6 +19,7 @@ from pipeline.rendering.quarantine import check_budget
 from pipeline.storage import is_local, remove
 from pipeline.storage.files import pause
 from pipeline.streaming.connection import quiet_data
+from pipeline.streaming.memory import keep_memory
 from pipeline.streaming.metrics import Gauges, Meter
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -180,16 +181,25 @@ def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
 
 def _rows_here(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     """Do the shards in this process; rows as of `_rows`."""
-    actor = _ShardActor(job, np.asarray(todo, np.int64), job.recipe.placement.threads)
+    actor = _ShardActor(job, np.asarray(todo, np.int64), job.recipe.placement.threads, here=True)
     for number in range(len(todo)):
         for row in actor({"id": np.array([number])}):
             yield {name: value[0] for name, value in row.items()}
 
 
 class _ShardActor:
-    """Actor that does one shard a call, commits it, and returns the result as a row; failures of known kinds are rows, too."""
+    """Actor that does one shard a call, commits it, and returns the result as a row; failures of known kinds are rows, too.
 
-    def __init__(self, job: Job, todo: np.ndarray, threads: int) -> None:
+    Args:
+        job: the job.
+        todo: the shards, by their place in the corpus.
+        threads: CPU threads.
+        here: whether it is no actor, but runs in the caller's process.
+    """
+
+    def __init__(self, job: Job, todo: np.ndarray, threads: int, here: bool = False) -> None:
+        if not here:
+            keep_memory()
         self._job, self._todo, self._threads = job, todo, threads
         self._worker: ShardWorker | None = None
         self._meter = Meter(job.recipe.name, job.command)

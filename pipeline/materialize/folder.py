@@ -10,9 +10,10 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.materialize.commit import BAD, COMMITS, FAILED, committed, failed, write_json
 from pipeline.materialize.job import Job, difference
+from pipeline.shards.described import MANIFEST
 from pipeline.storage import TEMPORARY, join
 
-IDENTITY, RECIPE, MANIFEST = "identity.json", "recipe.json", "manifest.json"
+IDENTITY, RECIPE = "identity.json", "recipe.json"
 
 _NOTE = "The command `pseudolabel {}` is under way here, or was interrupted; the same command completes it.\n"
 _SHOWN = 12

@@ -17,9 +17,10 @@ import numpy as np
 
 from pipeline.draws import hash64
 from pipeline.errors import RunError, ShardError
-from pipeline.materialize.columns import MASK, stored_columns
+from pipeline.materialize.columns import MASK, encoders, stored_columns
 from pipeline.materialize.commit import CommitRecord
 from pipeline.recipe.schema import Recipe
+from pipeline.shards.annotations import KEPT, tables_digest
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import Lookup
 from pipeline.storage import absolute, join, without_secrets
@@ -42,6 +43,7 @@ def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | 
         there: the identity of a folder that has one already: where an earlier version left Pillow's out, it stays left out.
     """
     kept = [name for name in _PACKAGES if name != "pillow" or there is None or name in there.get("engine", {})]
+    tables = beside(recipe)
     masks = any(column.kind == "mask" for column in stored_columns(recipe)) and recipe.render.format == "webdataset"
     return {
         "version": VERSION,
@@ -51,7 +53,25 @@ def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | 
         "image": recipe.image.model_dump(mode="json", exclude={"mean", "std"}),
         "tasks": {name: task.model_dump(mode="json", exclude={"weight", "objective"}) for name, task in recipe.tasks.items()},
         "render": recipe.render.model_dump(mode="json"),
+        **({"tables": tables} if tables else {}),
+        **({"encoders": made} if (made := encoders(recipe)) else {}),  # OpenCV's before
         "engine": {**engine, **{package: version(package) for package in kept}},
+    }
+
+
+def beside(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe takes of tables beside its corpus, with a hash of what they hold in place of where they lie.
+
+    Raises:
+        UserError: such a table cannot be read.
+    """
+    spec = recipe.corpus
+    named = {f"corpus.annotations.{name}": each for name, each in spec.annotations.items()} | (
+        {KEPT: spec.keep} if spec.keep else {}
+    )
+    return {
+        where: {**each.model_dump(mode="json"), "table": tables_digest(where, each.table)}
+        for where, each in sorted(named.items())
     }
 
 
@@ -74,6 +94,8 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     plain = [without_secrets(absolute(url)) for url in ([shards] if isinstance(shards, str) else shards)]
     document["corpus"].pop("index", None)
     document["corpus"]["shards"] = plain[0] if isinstance(shards, str) else plain
+    for each in (*document["corpus"].get("annotations", {}).values(), *filter(None, [document["corpus"].get("keep")])):
+        each["table"] = without_secrets(absolute(each["table"]))
     return document
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -13,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from pipeline.errors import UserError
-from pipeline.materialize.folder import MANIFEST, RECIPE
-from pipeline.materialize.publish import MANIFEST_VERSION, QUARANTINE, QUARANTINE_SCHEMA, SHARDS, SHARDS_SCHEMA
+from pipeline.materialize.folder import RECIPE
+from pipeline.materialize.publish import QUARANTINE, QUARANTINE_SCHEMA, SHARDS_SCHEMA
 from pipeline.recipe.load import parse_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
-from pipeline.storage import absolute, join, read_all
+from pipeline.shards.described import SHARDS, read_described
+from pipeline.storage import absolute, join
 
 PAIRS = "pairs"
 """What a folder holds whose identity does not say it."""
@@ -30,23 +29,6 @@ _OUTPUTS = r"^(quarantine/)?[A-Za-z0-9._-]+\.(tar|parquet)$"
 """A pattern, for RE2, of the names that a job gives its files; no other name is ever opened."""
 
 _BATCH = 1024
-
-
-class _Totals(BaseModel):
-    shards: NonNegativeInt
-    failed: NonNegativeInt
-    samples: NonNegativeInt
-    pairs: NonNegativeInt
-    quarantined: NonNegativeInt
-
-
-class _Manifest(BaseModel):
-    """The keys of a manifest that are checked."""
-
-    version: int
-    complete: bool
-    totals: _Totals
-    sha256: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,27 +92,8 @@ def open_materialized(
         UserError: there are none, they are unfinished or damaged, or hold something else.
     """
     url = absolute(url)
-    again = f"run the same `pseudolabel {command}` again"
-    try:
-        manifest = json.loads(read_all(join(url, MANIFEST)))
-        if isinstance(manifest, dict) and manifest.get("version") != MANIFEST_VERSION:
-            raise UserError(f"{url}: not a {noun} of version {MANIFEST_VERSION}")
-        sums = _Manifest.model_validate(manifest).sha256
-        files = {name: read_all(join(url, name)) for name in (SHARDS, QUARANTINE, RECIPE)}
-    except FileNotFoundError:
-        raise UserError(f"{url}: no finished {noun} is there; `pseudolabel {command}` makes or completes one") from None
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        words = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
-        raise UserError(f"{join(url, MANIFEST)} is damaged: {words}; {again}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{join(url, MANIFEST)} is damaged: {error}; {again}") from None
-    except OSError as error:
-        raise UserError(f"{url} cannot be read: {error}") from None
-    for name, content in files.items():
-        unknown = name == RECIPE and name not in sums  # by a version that kept no checksum of it
-        if not unknown and hashlib.sha256(content).hexdigest() != sums.get(name):
-            raise UserError(f"{join(url, name)} is not the one that the manifest names: {again}")
+    names = (SHARDS, QUARANTINE, RECIPE)
+    manifest, files = read_described(url, names, noun, f"`pseudolabel {command}`", unchecked=(RECIPE,))
     try:
         document = json.loads(files[RECIPE])
         shards, quarantine = (pq.read_table(io.BytesIO(files[name])) for name in (SHARDS, QUARANTINE))

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import RunError
 from pipeline.materialize.commit import CommitRecord, failed, failure_url, load_failure, records, write_json
-from pipeline.materialize.folder import IDENTITY, MANIFEST, RECIPE, discard_unfinished_shards
+from pipeline.materialize.folder import IDENTITY, RECIPE, discard_unfinished_shards
 from pipeline.materialize.job import Job, versions
 from pipeline.rendering.quarantine import check_budget
+from pipeline.shards.described import MANIFEST, MANIFEST_VERSION, SHARDS
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.index import SCHEMA, save_table
 
-SHARDS, QUARANTINE = "shards.parquet", "quarantine.parquet"
-MANIFEST_VERSION = 1
+QUARANTINE = "quarantine.parquet"
 _BATCH = 4096  # rows gathered before they are written
 _NAMED = 5
 

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.materialize.columns import StoredColumn, decode, stored_columns
-from pipeline.materialize.folder import MANIFEST
+from pipeline.materialize.job import beside
 from pipeline.materialize.opened import PAIRS, Materialized, open_materialized
 from pipeline.materialize.writers import group_rows
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.renderer import Clock, Columns
 from pipeline.rendering.units import UnitSource, chosen_task, seconds_column
 from pipeline.shards.corpus import Corpus
+from pipeline.shards.described import MANIFEST
 from pipeline.storage import absolute, exists, join, open_seekable
 
 _CACHED_GROUPS = 16
@@ -100,6 +101,9 @@ def resolve(recipe: Recipe, rendered: RenderedCorpus) -> Recipe:
         own = {"weight", "objective"}
         if task.model_dump(exclude=own) != theirs.tasks[name].model_dump(exclude=own):
             raise UserError(f"tasks.{name} was rendered with other parameters: {theirs.tasks[name].model_dump(exclude=own)}")
+    given, there = beside(recipe), rendered.manifest["identity"].get("tables", {})
+    if other := next((where for where, content in given.items() if content != there.get(where)), None):
+        raise UserError(f"{other}: {rendered.url} was rendered without it, or with other tables; leave it out")
     image = theirs.image.model_copy(update={"mean": recipe.image.mean, "std": recipe.image.std})
     place = recipe.placement.model_copy(update={"render": "workers"})
     return recipe.model_copy(update={"image": image, "tasks": recipe.tasks or theirs.tasks, "placement": place})

@@ -18,7 +18,7 @@ from pipeline.materialize.shard import RenderJob
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine, engine_name, settled
 from pipeline.shards.corpus import Corpus
-from pipeline.shards.opening import open_corpus, warn_of_namesakes
+from pipeline.shards.opening import annotated, open_corpus, warn_of_namesakes
 from pipeline.shards.remarks import Remarks
 from pipeline.storage import absolute
 from pipeline.streaming.connection import connect_ray
@@ -69,9 +69,12 @@ def corpus_of(recipe: Recipe, progress: Callable[[int, int], None] | None = None
 
 
 def opened(recipe: Recipe, progress: Callable[[int, int], None] | None = None, index: bool = True) -> Corpus:
-    """Open a recipe's shards, damaged ones among them; `index` as of `open_corpus`, other arguments and errors as of `plan`."""
+    """Open a recipe's shards, damaged ones among them, with the labels that it names and the images that it keeps.
+
+    `index` is as of `open_corpus`, other arguments and errors are as of `plan`.
+    """
     spec = recipe.corpus
-    return open_corpus(
+    corpus = open_corpus(
         spec.shards,
         spec.image,
         index=index,
@@ -81,6 +84,7 @@ def opened(recipe: Recipe, progress: Callable[[int, int], None] | None = None, i
         index_in=spec.index,
         keys=spec.keys,
     )
+    return annotated(corpus, spec, recipe.seed)
 
 
 def _warn_of_other_images(corpus: Corpus) -> None:
@@ -113,10 +117,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("the recipe names no tasks, so there are no pairs to render; `pseudolabel tasks` lists them")
     if recipe.corpus.mix:
         raise UserError("corpus.mix: a mixture is not rendered as one; render each of its corpora with `corpus.shards`")
-    if recipe.corpus.annotations:
-        raise UserError("corpus.annotations: labels of tables are not rendered; train from the shards, and they are joined there")
-    if recipe.corpus.keep:
-        raise UserError("corpus.keep: a part of a corpus is not rendered; train from the shards, or render all of them")
+    if recipe.corpus.labelled:
+        raise UserError("corpus.labelled: which labels are known is no part of a rendered corpus; train from the shards")
     stored_columns(recipe)
 
 
@@ -152,14 +154,21 @@ def render(
         RunError: storage refused an output, or the job failed; committed shards are kept.
     """
     started = time.perf_counter()
+    job = render_job(recipe, out, indexing, chunk, here)
+    done = materialize(job, retry_failed, progress, here)
+    return RenderReport(**{**vars(done), "seconds": time.perf_counter() - started})
+
+
+def render_job(
+    recipe: Recipe, out: str, indexing: Callable[[int, int], None] | None = None, chunk: int = CHUNK, here: bool = False
+) -> RenderJob:
+    """Make the job of `render`, before any output is written; arguments and errors as there."""
     check(recipe, out)
     if not here:
         connect_ray()
     recipe = engine_chosen(recipe, here)
     engine = asked(lambda: build_engine(recipe).identity(), recipe, here)
-    job = replace(plan(recipe, out, engine, indexing), chunk=chunk)
-    done = materialize(job, retry_failed, progress, here)
-    return RenderReport(**{**vars(done), "seconds": time.perf_counter() - started})
+    return replace(plan(recipe, out, engine, indexing), chunk=chunk)
 
 
 def engine_chosen(recipe: Recipe, here: bool) -> Recipe:

@@ -106,7 +106,7 @@ class ShardRenderer:
                 for epoch, writer in zip(epochs, writers):
                     pairs = self._render([sample for sample, _ in chunk], epoch)
                     started = time.perf_counter()
-                    self._write(writer, pairs, chunk, first, epoch)
+                    self._write(writer, pairs, chunk, [job.corpus.row(i, first + n) for n in range(len(chunk))], epoch)
                     seconds.update({**pairs.seconds, "write": time.perf_counter() - started})
                     for n in sorted(pairs.failures):
                         bad.append(bad_sample(first + n, chunk[n][0].key, epoch, pairs.failures[n], self._images(*chunk[n])))
@@ -141,7 +141,7 @@ class ShardRenderer:
         clips = self._job.recipe.corpus.frames is not None
         return {ext: body for ext, body in parts.items() if ext == sample.ext or (clips and naming.is_image(ext))}
 
-    def _write(self, writer: Writer, pairs: Pairs, chunk: Chunk, first: int, epoch: int) -> None:
+    def _write(self, writer: Writer, pairs: Pairs, chunk: Chunk, rows: list[int], epoch: int) -> None:
         def prepare(n: int) -> dict[str, object]:
             return self._format.prepare({column.name: pairs.columns[column.name][n] for column in self._format.columns})
 
@@ -150,7 +150,7 @@ class ShardRenderer:
         for n, files in zip(good, self._pool.map(prepare, good) if self._pool else map(prepare, good)):
             sample, parts = chunk[n]
             others = {ext: bytes(body) for ext, body in parts.items() if ext != sample.ext and not naming.is_image(ext)}
-            writer.add(sample.key + suffix, first + n, sample, others, files)
+            writer.add(sample.key + suffix, rows[n], sample, others, files)
 
 
 class _BadFiles:

@@ -20,10 +20,11 @@ from pipeline.errors import ShardError, UserError
 from pipeline.materialize.folder import IDENTITY, RECIPE, read_identity
 from pipeline.materialize.job import CHUNK, difference, identity_of, known_sums
 from pipeline.materialize.opened import PAIRS, Materialized, open_materialized
-from pipeline.materialize.publish import QUARANTINE, SHARDS
+from pipeline.materialize.publish import QUARANTINE
 from pipeline.materialize.run import opened
 from pipeline.materialize.shard import RenderJob, ShardRenderer
 from pipeline.materialize.threads import mapped
+from pipeline.shards.described import SHARDS
 from pipeline.shards.index import NAME as INDEX
 from pipeline.shards.members import Members, sidecar
 from pipeline.shards.scanning import scan

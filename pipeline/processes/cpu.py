@@ -16,3 +16,17 @@ def cpu_info() -> dict[str, str]:
 def cpu_model() -> str:
     """The model of the processor, or its architecture where the system does not say it."""
     return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_caches() -> list[str]:
+    """The caches of the first processor, such as `L2 unified 1024K`; none where the system does not list them."""
+    found = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        found.append(f"L{level} {kind.lower()} {size}")
+    return found
+
+
+def is_virtual() -> bool:
+    """Whether the system says that it runs in a virtual machine (x86 alone says so)."""
+    return "hypervisor" in cpu_info().get("flags", "").split()

@@ -21,6 +21,12 @@ class AnnotationSection(Section):
 
     table: str = Field(description="Folder of the tables, path or URL, which `pseudolabel cluster` has written.")
     column: str = Field("label", description="The column that is the label, whole numbers from 0; below 0, an image has none.")
+    weight: str | None = Field(
+        None,
+        exclude_if=lambda column: column is None,
+        description="The column by which an image's loss is multiplied, numbers from 0, such as `confidence`; if not set, all "
+        "images count alike.",
+    )
     least: dict[str, float] = Field(
         default_factory=dict, description="Least values of columns, such as `{margin: 0.05}`: an image below one has no label."
     )
@@ -45,6 +51,30 @@ class KeepSection(Section):
     most: dict[str, float] = Field(
         default_factory=dict, description="Greatest values of columns, such as `{distance: 0.4}`: an image above one is left out."
     )
+
+
+class LabelledSection(Section):
+    """The images whose class (`cls`) is known to tasks that learn it, and their part of each batch; a number alone is `share`."""
+
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the labels that is known, the same for each class, at least one of each; that of the others is "
+        "hidden. With one seed they are the images that `downstream.labels` takes, and 1 % are among 10 %.",
+    )
+    batch: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Their part of each batch, on average; few of them then come often in an epoch, with new draws each time. 1 "
+        "trains on them alone. If not set, they come as often as the others.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_alone(cls, given: Any) -> Any:
+        return {"share": given} if isinstance(given, int | float) else given
 
 
 class CorpusSection(Section):
@@ -83,8 +113,8 @@ class CorpusSection(Section):
     annotations: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnnotationSection] = Field(
         default_factory=dict,
         description="Labels of the images in tables beside the corpus, by a name of your own, for the task `assigned`: URL of "
-        "their folder, or a mapping of `table`, the URL, with `column` (if not set, `label`), and bounds of columns, `least` and "
-        "`most`, such as `{margin: 0.05}`: an image outside them has no label.",
+        "their folder, or a mapping of `table`, the URL, with `column` (if not set, `label`), `weight`, a column by which losses "
+        "are multiplied, and bounds of columns, `least` and `most`, such as `{margin: 0.05}`: an image beyond one has no label.",
     )
 
     keep: KeepSection | None = Field(
@@ -93,16 +123,24 @@ class CorpusSection(Section):
         "`table`, its URL, with `least` and `most`, bounds of columns.",
     )
 
+    labelled: LabelledSection | None = Field(
+        None,
+        description="Which images' classes are known, for tasks that learn them, such as `supervised`: a share of them, or a "
+        "mapping of `share`, with `batch`, their part of each batch. If not set, all that the shards have.",
+    )
+
     @model_validator(mode="after")
     def _one_or_several(self) -> CorpusSection:
         if bool(self.shards) == bool(self.mix):
             raise ValueError("needs `shards`, or `mix` with several corpora")
+        if self.mix and self.labelled:
+            raise ValueError("labelled: corpora of a mixture have no common labels; list labelled and other shards in `shards`")
         return self
 
     @model_serializer(mode="wrap")
     def _without_the_other(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave unused keys out, so that a recipe without them has the same canonical form as before they existed."""
-        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations", "keep")
+        document = without_defaults(self, serialize(self), "frames", "index", "keys", "annotations", "keep", "labelled")
         document.pop("shards" if self.mix else "mix", None)  # absent from a dump of some fields only
         return document
 

@@ -10,16 +10,25 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipeline.recipe.corpus import CorpusSection, Image
 from pipeline.recipe.downstream import Downstream
 from pipeline.recipe.execution import Failures, Placement
 from pipeline.recipe.outputs import Render, Storage, Tracking
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import Section, without_defaults
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import Training
+from pipeline.recipe.transfer import Transfer
 from pipeline.tasks import Task, registry
 
 _OWN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -92,6 +101,7 @@ class Recipe(Section):
     failures: Failures = Failures()
     training: Training = Training()
     downstream: Downstream | None = None
+    transfer: Transfer | None = None
     render: Render = Render()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
@@ -110,6 +120,10 @@ class Recipe(Section):
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from None
         return self
+
+    @model_serializer(mode="wrap")
+    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "transfer")
 
     def check_task(self, task: Task) -> None:
         """Check that a task can be made of this recipe's samples and crops.

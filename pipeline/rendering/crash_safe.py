@@ -99,7 +99,7 @@ class CrashSafeRenderer:
 
     def _rendered(self, samples: Sequence[Sample], epoch: int) -> Pairs:
         for deaths in count(1):
-            left = [self._unless_killer(sample) for sample in samples]
+            left = [self._unless_killer(sample) for sample in samples] if self._killers else samples
             if self._renderer is not None:
                 return self._renderer(left, epoch)
             assert self._child is not None

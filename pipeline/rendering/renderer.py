@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.engines import Engine, Request, pixel_shapes, with_views
 from pipeline.engines.output_buffers import rows_on
-from pipeline.engines.windows import center_windows, flips, random_windows
+from pipeline.engines.windows import center_windows, flips, random_windows, whole_windows
 from pipeline.images.check import Header, check_frames
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.engine import build_engine
@@ -21,9 +21,9 @@ from pipeline.shards.annotations import NO_LABEL
 from pipeline.shards.corpus import Sample
 from pipeline.targets import BadTarget, Crops, Target
 from pipeline.tasks import Drawn
+from pipeline.tasks.base import ANNOTATION, WEIGHT
 
 Columns = dict[str, Any]
-_ANNOTATION = "annotation."
 
 
 class Clock:
@@ -43,11 +43,10 @@ class Pairs:
 
     Args:
         columns: `id` uint64 (n,), `weight` float32 (n,) of 1 or 0, `class` int64 (n,) or -1, `image` uint8 (n, s, s, 3), and for
-            each task `<task>.input` and, if it draws them, `<task>.label` and `<task>.mask`; small views are `<task>.small`;
-            for each of `corpus.annotations` the labels, `annotation.<name>` int64 (n,) or -1; the columns of a target. For
-            clips, `image` is the first frame, and `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of
-            weight 0 could not be decoded; it keeps its place and its pixels are zero. Columns are numpy arrays; pixels that stay
-            on a GPU are torch tensors.
+            each task `<task>.input` and, if it draws them, `<task>.label`, `<task>.mask` and `<task>.weight`; small views are
+            `<task>.small`; what `known_columns` gives; the columns of a target. For clips, `image` is the first frame, and
+            `frames` uint8 (n, f * s, s, 3) are all of them below each other. A row of weight 0 could not be decoded; it keeps its
+            place and its pixels are zero. Columns are numpy arrays; pixels that stay on a GPU are torch tensors.
         failures: the reason for each row of weight 0.
         seconds: time spent in each stage, by name.
         cpu: processor time of this process in each stage, by name, seconds.
@@ -59,13 +58,18 @@ class Pairs:
     cpu: dict[str, float] = field(default_factory=dict)
 
 
-def annotation_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
-    """The labels that samples have in the tables beside their corpus, int64 (n,) each, as columns `annotation.<name>`."""
-    names = recipe.corpus.annotations
-    return {
-        f"{_ANNOTATION}{name}": np.array([s.annotations[k] if s.annotations else NO_LABEL for s in samples], np.int64)
-        for k, name in enumerate(names)
-    }
+def known_columns(recipe: Recipe, samples: Sequence[Sample]) -> Columns:
+    """What is known of samples: `class`, int64 (n,), and for each of `corpus.annotations` the labels, `annotation.<name>`, int64
+    (n,), -1 where there is none; where a column weighs them, `annotation.<name>.weight`, float32 (n,), too.
+    """
+    found: Columns = {"class": np.array([sample.label for sample in samples], np.int64)}
+    for k, (name, spec) in enumerate(recipe.corpus.annotations.items()):
+        labels = [sample.annotations[k] if sample.annotations else NO_LABEL for sample in samples]
+        found[f"{ANNOTATION}{name}"] = np.array(labels, np.int64)
+        if spec.weight:
+            weights = [sample.weights[k] if sample.weights else 0.0 for sample in samples]
+            found[f"{ANNOTATION}{name}{WEIGHT}"] = np.array(weights, np.float32)
+    return found
 
 
 def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str, Drawn], Columns]:
@@ -74,11 +78,11 @@ def draw_tasks(recipe: Recipe, draws: Draws, columns: Columns) -> tuple[dict[str
     Args:
         recipe: the recipe.
         draws: of the samples.
-        columns: what is known of the samples: `annotation_columns`, and any others.
+        columns: what is known of the samples: `known_columns`, and any others.
     """
-    known = {name: columns[f"{_ANNOTATION}{name}"] for name in recipe.corpus.annotations}
+    known = {name: column for name, column in columns.items() if name == "class" or name.startswith(ANNOTATION)}
     per_task = {name: task.draw(draws.stream(name), recipe.image.size) | task.given(known) for name, task in recipe.tasks.items()}
-    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask") if key in d}
+    return per_task, {f"{name}.{key}": d[key] for name, d in per_task.items() for key in ("label", "mask", "weight") if key in d}
 
 
 class Renderer:
@@ -87,7 +91,8 @@ class Renderer:
     Args:
         recipe: the recipe.
         threads: CPU threads of the engine.
-        center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is.
+        center: whether to take the centre of each photo, unmirrored, as evaluation does, whatever the recipe's crop is; all of it
+            where the target asks for that.
         gpu: the GPU on which to leave the pixels, None for the host; see `pipeline.rendering.engine.build_engine`.
         image: whether to make the column `image`; False leaves it out if no task needs the crop. Other columns are the same.
         target: what is read of each sample beside its image, and moved as its crop is cut; None reads nothing more.
@@ -139,7 +144,7 @@ class Renderer:
         checked = Clock()
         ids = np.array([sample.id for sample in samples], np.uint64)
         rows = np.array(good, np.int64)
-        known = annotation_columns(self._recipe, samples)
+        known = known_columns(self._recipe, samples)
         request, drawn, cut = self._draw(headers, rows, Draws(self._recipe.seed, epoch, ids), known)
         pixels, undecoded = self.engine.run(request)
         failures |= {int(rows[i]): reason for i, reason in undecoded.items()}
@@ -148,7 +153,6 @@ class Renderer:
         columns: Columns = {
             "id": ids,
             "weight": np.ones(len(samples), np.float32),
-            "class": np.array([sample.label for sample in samples], np.int64),
             **known,
             **self._whole(pixels, rows, len(samples)),
             **drawn,
@@ -173,7 +177,8 @@ class Renderer:
         )
         frames, own = self._frames, slice(None, None, self._frames)
         if self._center:
-            upright = center_windows(heights[own], widths[own])
+            whole = self._target is not None and self._target.whole
+            upright = (whole_windows if whole else center_windows)(heights[own], widths[own])
         else:
             upright = random_windows(crops, heights[own], widths[own], self._recipe.image.scale, self._recipe.image.ratio)
         windows, turn, mirror = stored(upright.repeat(frames, axis=0), heights, widths, orientations)

@@ -139,12 +139,18 @@ class UnitRenderer:
                 n, {"read": unit.read, **{name: (pairs.seconds[name], pairs.cpu[name]) for name in pairs.seconds}}
             ),
             **({"corpus": self._source.corpora(unit.rows)} if self._source.corpus.portions else {}),
-            "failure": np.array([self._failure(unit, i, pairs.failures.get(i)) for i in range(n)], object),
+            "failure": self._failures(unit, pairs.failures),
         }
 
-    def _failure(self, unit: EncodedUnit, i: int, reason: str | None) -> str:
+    def _failures(self, unit: EncodedUnit, reasons: Mapping[int, str]) -> np.ndarray:
+        column = np.full(len(unit.samples), "", object)
+        for i, reason in reasons.items():
+            column[i] = self._failure(unit, i, reason)
+        return column
+
+    def _failure(self, unit: EncodedUnit, i: int, reason: str) -> str:
         shard = int(unit.rows.shards[i])
-        if reason is None or shard < 0:
+        if shard < 0:  # an empty place
             return ""
         corpus = self._source.corpus
         row = corpus.row(shard, int(unit.rows.rows[i]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,14 +14,14 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.recipe.corpus import AnnotationSection, KeepSection
-from pipeline.storage import absolute, join, open_seekable, read_all, without_secrets
+from pipeline.shards.described import MANIFEST, SHARDS, read_described
+from pipeline.storage import absolute, join, open_seekable, without_secrets
 
 NO_LABEL = -1
 """What an image is given that has no label."""
 
 KEPT = "corpus.keep"
 
-_MANIFEST, _SHARDS = "manifest.json", "shards.parquet"  # as `pipeline.materialize` writes them
 _CACHED_TABLES = 256  # as many as one batch may draw from
 
 
@@ -43,8 +41,8 @@ class Annotation:
     spec: AnnotationSection
     files: list[str]
 
-    def labels(self, shard: int, rows: np.ndarray, ids: Sequence[int]) -> list[int]:
-        """The labels of some images of a shard, `NO_LABEL` where an image has none.
+    def known(self, shard: int, rows: np.ndarray, ids: Sequence[int]) -> tuple[list[int], list[float]]:
+        """The labels of some images of a shard, `NO_LABEL` where an image has none, and how much each counts.
 
         Args:
             shard: the shard's place in the corpus.
@@ -57,16 +55,16 @@ class Annotation:
         table = self._of_shard(shard)
         places = np.minimum(np.searchsorted(table.rows, rows), max(len(table.rows) - 1, 0))
         there = table.rows[places] == rows if len(table.rows) else np.zeros(len(rows), bool)
-        labels = np.full(len(rows), NO_LABEL, np.int64)
-        labels[there] = table.labels[places[there]]
+        labels, weights = np.full(len(rows), NO_LABEL, np.int64), np.zeros(len(rows), np.float32)
+        labels[there], weights[there] = table.labels[places[there]], table.weights[places[there]]
         others = table.ids[places[there]] != np.asarray(ids, np.uint64)[there]
         if others.any():
             row = int(np.asarray(rows)[there][others][0])
             raise self._of_others(shard, row)
-        return labels.tolist()
+        return labels.tolist(), weights.tolist()
 
     def labelled_rows(self, shard: int, count: int) -> np.ndarray:
-        """int64, ascending: the rows of a shard of `count` samples that have a label; errors as in `labels`."""
+        """int64, ascending: the rows of a shard of `count` samples that have a label; errors as in `known`."""
         table = self._of_shard(shard)
         rows = table.rows[table.labels != NO_LABEL]
         if len(rows) and rows[-1] >= count:
@@ -75,7 +73,7 @@ class Annotation:
 
     def _of_shard(self, shard: int) -> _Labels:
         bounds = tuple(sorted(self.spec.least.items())), tuple(sorted(self.spec.most.items()))
-        return _table(join(self.url, self.files[shard]), self.spec.column, *bounds)
+        return _table(join(self.url, self.files[shard]), self.spec.column, self.spec.weight, *bounds)
 
     def _of_others(self, shard: int, row: int) -> UserError:
         return UserError(
@@ -86,11 +84,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class _Labels:
-    """The labels of a shard: rows of the shard, int64 ascending; ids, uint64; labels, int64, `NO_LABEL` below a bound."""
+    """The labels of a shard: rows of the shard, int64 ascending; ids, uint64; labels, int64, `NO_LABEL` beyond a bound; weights,
+    float32.
+    """
 
     rows: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray
 
 
 def open_annotation(where: str, spec: AnnotationSection, shards: Sequence[str]) -> Annotation:
@@ -126,41 +127,34 @@ def open_kept(spec: KeepSection, shards: Sequence[str]) -> Annotation:
 
 def tables_digest(where: str, table: str) -> str:
     """What the tables in a folder hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
-    return str(_manifest(absolute(table), where)["sha256"][_SHARDS])
+    return str(_described(absolute(table), where, ())[0]["sha256"][SHARDS])
 
 
 def _listed(url: str, where: str) -> pa.Table:
-    digest = _manifest(url, where)["sha256"][_SHARDS]
+    content = _described(url, where, (SHARDS,))[1][SHARDS]
     try:
-        content = read_all(join(url, _SHARDS))
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(f"{where}: {join(url, _SHARDS)} is not the one that the manifest names: make it again")
         return pq.read_table(io.BytesIO(content), columns=["shard", "outputs"])
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{where}: {join(url, _SHARDS)} cannot be read: {error}") from None
+        raise UserError(f"{where}: {without_secrets(join(url, SHARDS))} cannot be read: {error}") from None
 
 
-def _manifest(url: str, where: str) -> dict[str, Any]:
-    place = without_secrets(join(url, _MANIFEST))
+def _described(url: str, where: str, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
-        manifest = json.loads(read_all(join(url, _MANIFEST)))
-        complete, _ = manifest["complete"], manifest["sha256"][_SHARDS]
-    except FileNotFoundError:
-        raise UserError(
-            f"{where}: {without_secrets(url)}: no finished tables are there; `pseudolabel cluster` and `label` make some"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{where}: {place} is damaged: make the tables again") from None
-    except OSError as error:
-        raise UserError(f"{where}: {place} cannot be read: {error}") from None
-    if not complete:
+        manifest, files = read_described(url, names, "folder of tables", "`pseudolabel cluster` or `label`")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if SHARDS not in manifest["sha256"]:
+        raise UserError(f"{where}: {without_secrets(join(url, MANIFEST))} is damaged: it names no {SHARDS}")
+    if not manifest["complete"]:
         raise UserError(f"{where}: {without_secrets(url)}: some shards failed; complete it with --retry-failed")
-    return manifest
+    return manifest, files
 
 
 @lru_cache(maxsize=_CACHED_TABLES)
-def _table(url: str, column: str, least: tuple[tuple[str, float], ...], most: tuple[tuple[str, float], ...]) -> _Labels:
-    bounds = [name for name, _ in (*least, *most)]
+def _table(
+    url: str, column: str, weight: str | None, least: tuple[tuple[str, float], ...], most: tuple[tuple[str, float], ...]
+) -> _Labels:
+    bounds = [name for name, _ in (*least, *most)] + ([weight] if weight else [])
     try:
         with open_seekable(url) as file:
             found = pq.ParquetFile(file)
@@ -180,5 +174,14 @@ def _table(url: str, column: str, least: tuple[tuple[str, float], ...], most: tu
         left_out |= ~(table.column(name).to_numpy() >= bound)  # so that NaN is left out, too
     for name, bound in most:
         left_out |= ~(table.column(name).to_numpy() <= bound)
+    labels = np.where(left_out, NO_LABEL, labels)
+    weights = np.ones(len(rows), np.float32)
+    if weight:
+        weights = table.column(weight).to_numpy().astype(np.float32)
+        if (wrong := (labels != NO_LABEL) & ~((weights >= 0) & np.isfinite(weights))).any():
+            first = int(np.flatnonzero(wrong)[0])
+            raise UserError(
+                f"{without_secrets(url)}: {weight} of row {rows[first]} is {weights[first]}, and a weight is a number, 0 or above"
+            )
     order = np.argsort(rows, kind="stable")
-    return _Labels(rows[order].astype(np.int64), ids[order].astype(np.uint64), np.where(left_out, NO_LABEL, labels)[order])
+    return _Labels(rows[order].astype(np.int64), ids[order].astype(np.uint64), labels[order], weights[order])

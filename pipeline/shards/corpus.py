@@ -42,6 +42,7 @@ class Sample:
         problem: why the sample cannot be used, or None.
         sizes: bytes of each frame where there are several.
         annotations: its labels by the annotations of the corpus, in their order; -1 where it has none.
+        weights: how much each of these labels counts.
         target: the bytes of the member that holds its target, see `Corpus.target`; empty where there is none.
     """
 
@@ -53,6 +54,7 @@ class Sample:
     problem: str | None
     sizes: Sequence[int] = ()
     annotations: Sequence[int] = ()
+    weights: Sequence[float] = ()
     target: memoryview | bytes = b""
 
     def files(self) -> list[memoryview]:
@@ -85,6 +87,9 @@ class Corpus:
         annotations: labels of the samples in tables beside the shards.
         kept: the tables by which the samples were chosen, against which those that are read are compared.
         target: extension of the member to read with each image, such as `seg.png`; None reads none.
+        versions: integers (shards,): another number where a shard has been written anew under its name, in as many bytes or not;
+        None where a name stands for the same bytes always.
+        hidden: place of the first shard whose labels are hidden, see `with_labelled`; None hides none.
     """
 
     urls: list[str]
@@ -103,6 +108,8 @@ class Corpus:
     annotations: tuple[Annotation, ...] = ()
     kept: Annotation | None = None
     target: str | None = None
+    versions: np.ndarray | None = None
+    hidden: int | None = None
     _chosen: tuple[np.ndarray, np.ndarray] | None = None  # rows of all shards, one after the other, and the start of each
 
     @property
@@ -128,7 +135,7 @@ class Corpus:
     def prefix(self, i: int) -> str:
         """The prefix of the keys of shard `i`, for computing its samples' ids."""
         portion = self.portion(i)
-        corpus = "" if portion is None else f"{self.portions[portion].name}/"
+        corpus = "" if portion is None or self.hidden is not None else f"{self.portions[portion].name}/"
         return f"{corpus}{self.shard_name(i)}/" if self.keys == "shard" else corpus
 
     def members(self, i: int) -> Members:
@@ -148,7 +155,10 @@ class Corpus:
     def labels(self, i: int) -> np.ndarray:
         """int64 (counts[i],): the labels of shard `i`, -1 where there is none; errors as in `members`."""
         labels = self.members(i).labels
-        return labels if self.disagreement is None else np.full_like(labels, -1)
+        return labels if self._shows_labels(i) else np.full_like(labels, -1)
+
+    def _shows_labels(self, i: int) -> bool:
+        return self.disagreement is None and (self.hidden is None or i < self.hidden)
 
     def unread_labels(self, i: int) -> list[str]:
         """Samples of shard `i` whose `cls` is no class number, each as its key and its `cls`; errors as in `read`."""
@@ -180,7 +190,7 @@ class Corpus:
         chosen, prefix = self._rows(i), self.prefix(i)
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
-        labels = members.labels if self.disagreement is None else np.full(len(members), -1)
+        labels = members.labels if self._shows_labels(i) else np.full(len(members), -1)
         also = ["others"] if whole or self.frames or self.target else []
         samples = members.table.select(["key", "ext", "offset", "size", "problem", *also]).to_pylist()
         wanted: list[tuple[int, int, tuple[int, str]]] = []
@@ -203,11 +213,12 @@ class Corpus:
         ids = [sample_id(prefix + row["key"]) for row in samples]
         own = places if chosen is None else chosen[places]
         if self.kept is not None:
-            self.kept.labels(i, own, ids)
-        known = list(zip(*(annotation.labels(i, own, ids) for annotation in self.annotations))) or [()] * len(samples)
+            self.kept.known(i, own, ids)
+        found = [annotation.known(i, own, ids) for annotation in self.annotations]
+        known, weights = (list(zip(*(both[n] for both in found))) or [()] * len(samples) for n in (0, 1))
         return [
-            (_sample(row, number, int(label), parts, of_row), parts)
-            for row, number, label, parts, of_row in zip(samples, ids, labels, read, known)
+            (_sample(row, number, int(label), parts, *of_row), parts)
+            for row, number, label, parts, *of_row in zip(samples, ids, labels, read, known, weights)
         ]
 
     def names_of(self, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
@@ -234,6 +245,19 @@ class Corpus:
                 f"no sample of this corpus has the id {min(missing)}: are these ids of other shards, or of other `keys`?"
             )
         return [found[int(number)] for number in ids]
+
+    def rows_with(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The rows of each shard whose samples have one of these ids, uint64 (n,).
+
+        Raises:
+            ShardError: a shard is gone or damaged.
+        """
+        wanted = {int(number) for number in ids}
+        rows = []
+        for i, count in enumerate(self.counts):
+            keys, prefix = self.members(i).keys if count else [], self.prefix(i)
+            rows.append(np.array([row for row, key in enumerate(keys) if sample_id(prefix + key) in wanted], np.int64))
+        return rows
 
     def rows_of(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The rows of each shard that samples of these numbers are; the whole corpus is numbered from 0, in order.
@@ -267,6 +291,48 @@ class Corpus:
         Raises:
             UserError: the labels are of no use, see `disagreement`.
         """
+        return self.select(self.rows_of(self._share(share, seed)[0]))
+
+    def with_labelled(self, share: float, seed: int, part: float | None = None) -> Corpus:
+        """The same samples as a mixture of two portions: those whose labels are known, and the others, whose labels are hidden.
+
+        The known ones are those of `select_share` that have a label. No sample's id or drawing changes.
+
+        Args:
+            share: as of `select_share`; so is `seed`.
+            part: the part of an epoch that the known ones make up; 1 leaves the others out; None takes their part of the corpus.
+
+        Raises:
+            UserError: there are no labels, or they are of no use.
+        """
+        numbers, labels = self._share(share, seed)
+        known = numbers[labels >= 0]
+        if not len(known):
+            raise UserError(
+                "corpus.labelled: the shards have no labels: pack them with `--labels folder`, or give samples a `cls` member"
+            )
+        if part == 1 or len(known) == self.samples:
+            return self.select(self.rows_of(known))
+        rest = np.setdiff1d(np.arange(self.samples), known, assume_unique=True)
+        n, both = len(self.urls), [self.select(self.rows_of(own)) for own in (known, rest)]
+        part = len(known) / self.samples if part is None else part
+        (rows, starts), (others, further) = (own._chosen or (known, known) for own in both)
+        return replace(
+            self,
+            urls=self.urls * 2,
+            sizes=np.tile(self.sizes, 2),
+            counts=np.concatenate([own.counts for own in both]),
+            damaged=self.damaged | {n + i: reason for i, reason in self.damaged.items()},
+            scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
+            versions=None if self.versions is None else np.tile(self.versions, 2),
+            kept=self.kept and replace(self.kept, files=self.kept.files * 2),
+            portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
+            hidden=n,
+            _chosen=(np.concatenate([rows, others]), np.concatenate([starts, starts[-1] + further[1:]])),
+        )
+
+    def _share(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the samples of `select_share`, ascending, and their labels."""
         if not 0 < share <= 1:
             raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
         if self.disagreement:
@@ -275,7 +341,7 @@ class Corpus:
         order = np.lexsort((hashes, labels))
         firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
         kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
-        return self.select(self.rows_of(kept))
+        return kept, labels[kept]
 
     def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         secret = seed.to_bytes(8, "little")
@@ -309,8 +375,9 @@ class Corpus:
         if i in self.damaged:
             raise ShardError(self.urls[i], self.damaged[i])
         samples = int(self.counts[i]) if self._chosen is None else None
+        version = 0 if self.versions is None else int(self.versions[i])
         members = _cached_members(
-            self.urls[i], int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
+            self.urls[i], version, int(self.sizes[i]), self.image, self.frames, samples, i not in self.scanned, self.index
         )
         if members.shard_bytes != self.sizes[i] or (self._chosen is None and len(members) != self.counts[i]):
             raise ShardError(
@@ -363,18 +430,32 @@ def common_folder(urls: list[str]) -> int:
     return low.rfind("/", 0, same) + 1
 
 
-def _sample(row: dict[str, Any], number: int, label: int, parts: dict[str, memoryview], annotations: Sequence[int]) -> Sample:
+def _sample(
+    row: dict[str, Any],
+    number: int,
+    label: int,
+    parts: dict[str, memoryview],
+    annotations: Sequence[int],
+    weights: Sequence[float],
+) -> Sample:
     """Make a sample of its row, whose `frames` are the extensions of its images, and the bytes of its members."""
     files: list[memoryview] = [parts[ext] for ext in row["frames"]] if row["problem"] is None else []
     encoded = files[0] if len(files) == 1 else b"".join(files)
     sizes = [len(file) for file in files] if len(files) > 1 else ()
     target = parts.get(row["target"], b"")
-    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, target)
+    return Sample(row["key"], number, encoded, row["ext"], label, row["problem"], sizes, annotations, weights, target)
 
 
 @lru_cache(maxsize=CACHED_SHARDS)
 def _cached_members(
-    url: str, shard_bytes: int, image: str | None, frames: int | None, samples: int | None, beside: bool, index: str | None
+    url: str,
+    version: int,
+    shard_bytes: int,
+    image: str | None,
+    frames: int | None,
+    samples: int | None,
+    beside: bool,
+    index: str | None,
 ) -> Members:
     place = None if beside or not index else sidecar_in(index, url)
     members = load_or_scan(url, shard_bytes, samples=samples, beside=place)[0] if beside or place else scan(url)

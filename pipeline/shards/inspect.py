@@ -7,18 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from pipeline.engines.decoding import WindowDecoder
 from pipeline.errors import ShardError
 from pipeline.images.check import Header, check_frames
 from pipeline.images.codec import pillow
 from pipeline.processes.child import MOST_KILLS_FROM_OUTSIDE, ChildProcess, Died
+from pipeline.shards import naming
 from pipeline.shards.corpus import Corpus, Sample
+from pipeline.shards.labelled_files import TargetSurvey, TargetTally
 from pipeline.shards.remarks import Remarks
 
 _CHUNK = 64 * 2**20  # encoded bytes held at a time by each thread
@@ -60,6 +63,25 @@ class Duplicate:
     shards: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class TargetCounts:
+    """What the masks or boxes of a corpus hold.
+
+    Args:
+        images: that have a good mask, or a good list of boxes.
+        classes: class (its name where known) -> pixels, or boxes.
+        ignored: pixels, or boxes, that do not count.
+        empty: images without a box.
+        degenerate: boxes without area; their images are refused.
+    """
+
+    images: int
+    classes: dict[str, int]
+    ignored: int
+    empty: int
+    degenerate: int
+
+
 @dataclass
 class CorpusReport:
     """What is in a corpus.
@@ -73,6 +95,9 @@ class CorpusReport:
         width, height: upright, of the accepted images; None where there are none.
         labels: class (its name where known) -> samples.
         unlabelled: samples without a label.
+        masks: what masks hold, None where there are none.
+        boxes: what boxes there are, likewise.
+        unfit: samples whose mask or boxes training will refuse.
         duplicate_keys: number of keys that occur more than once.
         namesakes: samples that share their key with another one.
         duplicates: the first thousand of these keys.
@@ -91,6 +116,9 @@ class CorpusReport:
     height: Spread | None = None
     labels: dict[str, int] = field(default_factory=dict)
     unlabelled: int = 0
+    masks: TargetCounts | None = None
+    boxes: TargetCounts | None = None
+    unfit: list[Refused] = field(default_factory=list)
     duplicate_keys: int = 0
     namesakes: int = 0
     duplicates: list[Duplicate] = field(default_factory=list)
@@ -116,10 +144,17 @@ class _ShardTally:
     remarks: Remarks = field(default_factory=Remarks)
     refused: list[Refused] = field(default_factory=list)
     spoilt: list[Refused] = field(default_factory=list)
+    member: str | None = None
+    targets: TargetTally = field(default_factory=TargetTally)
+    unfit: list[Refused] = field(default_factory=list)
 
 
 def inspect(
-    corpus: Corpus, deep: bool = False, max_pixels: int = 100_000_000, progress: Callable[[int, int], None] | None = None
+    corpus: Corpus,
+    deep: bool = False,
+    max_pixels: int = 100_000_000,
+    progress: Callable[[int, int], None] | None = None,
+    targets: TargetSurvey | None = None,
 ) -> CorpusReport:
     """Check the header of every image, as a run does before decoding; an image that crashes the process counts as bad.
 
@@ -129,18 +164,19 @@ def inspect(
         A strict decoder then finds what is damaged and can be decoded all the same.
         max_pixels: images of more pixels are refused, and not decoded.
         progress: called with (shards done, shards).
+        targets: counts masks or boxes; in a shard that has both, masks. None counts neither.
     """
     report = CorpusReport(len(corpus.urls), 0, int(corpus.sizes.sum()), deep)
     tallies: dict[int, _ShardTally] = {}
     threads = min(_THREADS, os.cpu_count() or 1, len(corpus.urls))
     pool, children = ThreadPoolExecutor(threads), SimpleQueue[ChildProcess]()
     for _ in range(threads):
-        children.put(ChildProcess(_SampleChecker, corpus, deep, max_pixels))
+        children.put(ChildProcess(_SampleChecker, corpus, deep, max_pixels, targets))
 
     def inspect_shard(i: int) -> _ShardTally:
         child = children.get()
         try:
-            return _inspect_shard(corpus, i, child)
+            return _inspect_shard(corpus, i, child, targets)
         finally:
             children.put(child)
 
@@ -165,25 +201,31 @@ def inspect(
         remarks.add(tallies[i].remarks)
     report.remarks = remarks.sentences(chosen=bool(corpus.image or corpus.frames))
     _sum_up(report, [tallies[i] for i in sorted(tallies)], corpus.classes)
+    _sum_up_targets(report, [tallies[i] for i in sorted(tallies)], corpus)
     _find_duplicates(report, corpus, tallies)
     return report
 
 
-def _inspect_shard(corpus: Corpus, i: int, child: ChildProcess) -> _ShardTally:
+def _inspect_shard(corpus: Corpus, i: int, child: ChildProcess, targets: TargetSurvey | None) -> _ShardTally:
     """Inspect one shard; its samples are checked in a child process, which any of them may crash."""
     members = corpus.members(i)
     tally = _ShardTally(labels=Counter(corpus.labels(i).tolist()), ids=members.ids)
     tally.remarks.add_images(members)
     unread = corpus.unread_labels(i)
     tally.remarks.add_labels(len(unread), next(iter(unread), ""))
+    exts = pc.struct_field(pc.list_flatten(members.table.column("others")), "ext").unique().to_pylist()
+    tally.member = next((member for member in (targets.members if targets else ()) if member in exts), None)
     keys, done, kills = members.keys, 0, 0
     while done < len(keys):
         try:
-            for found in child.call("check", i, done):
+            for found in child.call("check", i, done, tally.member):
                 if isinstance(found, str):
                     tally.refused.append(Refused(corpus.urls[i], keys[done], found))
                 else:
-                    codec, width, height, damage = found
+                    codec, width, height, damage, (counts, unfit) = found
+                    tally.targets.add(counts)
+                    if unfit:
+                        tally.unfit.append(Refused(corpus.urls[i], keys[done], unfit))
                     if damage:
                         tally.spoilt.append(Refused(corpus.urls[i], keys[done], damage))
                     tally.formats[codec] += 1
@@ -200,15 +242,26 @@ def _inspect_shard(corpus: Corpus, i: int, child: ChildProcess) -> _ShardTally:
     return tally
 
 
+_Checked = tuple[str, int, int, str | None, tuple[TargetTally, str | None]]
+"""Of a good sample format, width, height, damage, and what `TargetSurvey.look` found."""
+
+
 class _SampleChecker:
     """Checks samples, in a child process; arguments as of `inspect`."""
 
-    def __init__(self, corpus: Corpus, deep: bool, max_pixels: int) -> None:
+    def __init__(self, corpus: Corpus, deep: bool, max_pixels: int, targets: TargetSurvey | None) -> None:
         self._corpus, self._decoder, self._max_pixels = corpus, WindowDecoder() if deep else None, max_pixels
+        self._targets = targets
 
-    def check(self, i: int, start: int) -> Iterator[tuple[str, int, int, str | None] | str]:
-        """Format, width, height and damage of each sample of shard `i` from row `start` on, or why it would be quarantined."""
-        for sample in _samples(self._corpus, i, start):
+    def check(self, i: int, start: int, member: str | None) -> Iterator[_Checked | str]:
+        """What is found of each sample of shard `i` from row `start` on, or why it would be quarantined.
+
+        Args:
+            i: the shard.
+            start: the row.
+            member: extension of the targets to look at, None for none.
+        """
+        for sample in _samples(replace(self._corpus, target=member), i, start):
             found = sample.problem or check_frames(sample.files(), self._max_pixels)
             headers = [] if isinstance(found, str) else found
             reason = found if isinstance(found, str) else self._undecodable(headers)
@@ -217,7 +270,10 @@ class _SampleChecker:
                 continue
             first = headers[0]
             damage = next(filter(None, map(damage_in, headers)), None) if self._decoder else None
-            yield first.codec + (", by Pillow" if first.unusual else ""), first.width, first.height, damage
+            looked: tuple[TargetTally, str | None] = TargetTally(), None
+            if self._targets and member:
+                looked = self._targets.look(member, sample.target, first.height, first.width)
+            yield first.codec + (", by Pillow" if first.unusual else ""), first.width, first.height, damage, looked
 
     def _undecodable(self, headers: list[Header]) -> str | None:
         if self._decoder is None:
@@ -283,6 +339,21 @@ def _sum_up(report: CorpusReport, tallies: list[_ShardTally], classes: list[str]
     report.labels = {named[label] if label < len(named) else str(label): labels[label] for label in sorted(labels)}
     report.quarantine = [refused for tally in tallies for refused in tally.refused]
     report.spoilt = [spoilt for tally in tallies for spoilt in tally.spoilt]
+
+
+def _sum_up_targets(report: CorpusReport, tallies: list[_ShardTally], corpus: Corpus) -> None:
+    names = dict(zip(corpus.numbers or (), corpus.classes or ()))
+    for member in sorted({tally.member for tally in tallies if tally.member}):
+        total = TargetTally()
+        for tally in (tally for tally in tallies if tally.member == member):
+            total.add(tally.targets)
+        classes = {names.get(number, str(number)): total.numbers[number] for number in sorted(total.numbers)}
+        counts = TargetCounts(total.images, classes, total.ignored, total.empty, total.degenerate)
+        if member == naming.MASK:
+            report.masks = counts
+        else:
+            report.boxes = counts
+    report.unfit = [unfit for tally in tallies for unfit in tally.unfit]
 
 
 def _spread(sizes: Counter[int]) -> Spread | None:

@@ -1,10 +1,10 @@
-"""What `pack` needs to know of the files that hold masks or boxes of its images."""
+"""What `pack` and `inspect` need to know of the files that hold masks or boxes of images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -36,6 +36,51 @@ class TargetFiles(Protocol):
 
     def unused(self, paths: Iterable[str]) -> list[str]:
         """Files, or images in a file, that hold targets of none of these images."""
+
+
+@dataclass
+class TargetTally:
+    """What the masks or boxes of some images hold.
+
+    Args:
+        images: that have a good mask, or a good list of boxes.
+        numbers: class number -> pixels, or boxes.
+        ignored: pixels, or boxes, that do not count.
+        empty: images without a box.
+        degenerate: boxes without area; their images are refused.
+    """
+
+    images: int = 0
+    numbers: Counter[int] = field(default_factory=Counter)
+    ignored: int = 0
+    empty: int = 0
+    degenerate: int = 0
+
+    def add(self, other: TargetTally) -> None:
+        """Add the counts of other images."""
+        self.images += other.images
+        self.numbers.update(other.numbers)
+        self.ignored += other.ignored
+        self.empty += other.empty
+        self.degenerate += other.degenerate
+
+
+class TargetSurvey(Protocol):
+    """Counts the targets of images that are inspected; picklable. Made as `pipeline.targets.TargetReader`."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Extensions of the members that hold targets."""
+
+    def look(self, member: str, body: bytes | memoryview, height: int, width: int) -> tuple[TargetTally, str | None]:
+        """Count what the target of one image holds, and say why training will refuse it, None where it will not.
+
+        Args:
+            member: the extension of the file, one of `members`.
+            body: the file; empty where there is none.
+            height: of the upright photo, pixels.
+            width: likewise.
+        """
 
 
 class Matcher:

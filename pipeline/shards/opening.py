@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -62,7 +63,7 @@ def open_corpus(
         UserError: no shards, see `pipeline.storage.expand`; or a folder that an interrupted pack left.
         ShardError: a shard is damaged; the message says how many are.
     """
-    listed = expand(shards)
+    listed, now = expand(shards), time.time()
     _refuse_photo(listed)
     sizes = np.array([shard.size for shard in listed], np.int64)
     places: dict[str, list[int]] = {}
@@ -116,20 +117,26 @@ def open_corpus(
         index=index_in and absolute(index_in),
         disagreement=f"its folders have {len(known)} different lists of classes" if len(known) > 1 else None,
         keys=keys,
+        versions=np.array([int(1e9 * (shard.changed or now)) for shard in listed], np.int64),
     )
     if unknown:
-        corpus.forget_members()  # this process may have read a shard before it was rewritten with as many bytes
+        corpus.forget_members()  # some storage knows the second of a change only
     return corpus
 
 
-def open_training_corpus(spec: CorpusSection, progress: Callable[[int, int], None] | None = None) -> Corpus:
+def open_training_corpus(
+    spec: CorpusSection, progress: Callable[[int, int], None] | None = None, seed: int | None = None
+) -> Corpus:
     """Open the corpus of a recipe's `corpus` section; of a mixture, the shards of all corpora follow each other.
 
-    Args: as for `open_corpus`, whose errors it raises.
+    Args:
+        spec: the section.
+        progress: as for `open_corpus`, whose errors this function raises.
+        seed: the recipe's seed, by which `corpus.labelled` is chosen.
     """
     corpus = _open_parts(spec, progress)
     warn_of_namesakes(corpus)
-    return annotated(corpus, spec)
+    return annotated(corpus, spec, seed)
 
 
 def names_of(recipe: Recipe, ids: np.ndarray | Sequence[int]) -> list[tuple[str, str]]:
@@ -145,16 +152,26 @@ def names_of(recipe: Recipe, ids: np.ndarray | Sequence[int]) -> list[tuple[str,
     return _open_parts(recipe.corpus, None).names_of(ids)
 
 
-def annotated(corpus: Corpus, spec: CorpusSection) -> Corpus:
-    """The part of the corpus that its section keeps, with the labels that it names; errors as in `open_annotation`."""
-    if not (spec.annotations or spec.keep):
+def annotated(corpus: Corpus, spec: CorpusSection, seed: int | None) -> Corpus:
+    """The part of the corpus that its section keeps, with the labels that it names.
+
+    Errors as in `open_annotation` and `Corpus.with_labelled`; `seed` as of `open_training_corpus`.
+    """
+    if not (spec.annotations or spec.keep or spec.labelled):
         return corpus
     names = [corpus.shard_name(i) for i in range(len(corpus.urls))]
     if spec.keep:
         kept = open_kept(spec.keep, names)
-        corpus = replace(corpus.select([kept.labelled_rows(i, int(n)) for i, n in enumerate(corpus.counts)]), kept=kept)
+        none = np.zeros(0, np.int64)
+        rows = [none if i in corpus.damaged else kept.labelled_rows(i, int(n)) for i, n in enumerate(corpus.counts)]
+        corpus = replace(corpus.select(rows), kept=kept)
         if not corpus.samples:
             raise UserError(f"{KEPT}: no image of {without_secrets(spec.keep.table)} is within the bounds; widen them")
+    if spec.labelled:
+        if seed is None:
+            raise ValueError("a corpus with `labelled` is opened with the recipe's seed")
+        corpus = corpus.with_labelled(spec.labelled.share, seed, spec.labelled.batch)
+        names *= len(corpus.urls) // len(names)
     opened = (open_annotation(f"corpus.annotations.{name}", each, names) for name, each in spec.annotations.items())
     return replace(corpus, annotations=tuple(opened))
 
@@ -178,6 +195,7 @@ def _open_parts(spec: CorpusSection, progress: Callable[[int, int], None] | None
         disagreement="it is a mixture of corpora",
         portions=tuple(Portion(name, s.weight, len(part.urls)) for (name, s), part in zip(spec.mix.items(), parts)),
         keys=spec.keys,
+        versions=np.concatenate([part.versions for part in parts if part.versions is not None]),
     )
 
 

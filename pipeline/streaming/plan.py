@@ -7,6 +7,7 @@ pixels beside the network.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,7 @@ class _RenderUnits:
         self._sources, self._report, self._threads = sources, _StageReporter(report), threads
         self._meter, self._tasks = Meter(sources[0].recipe.name, "training"), tasks
         self._made = 0, self._maker(0)
+        _freeze_loaded()
         self._report("idle")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
@@ -107,6 +109,7 @@ class _ReadUnits:
                     ("problem", pa.string()),
                     ("sizes", pa.list_(pa.int64())),
                     ("annotations", pa.list_(pa.int64())),
+                    ("weights", pa.list_(pa.float32())),
                 )
             }
             encoded, target = (
@@ -126,6 +129,7 @@ class _MakePairs:
         self._source, self._quarantine = source, quarantine
         self._render = UnitRenderer(source, source.recipe.placement.threads)
         self._meter = Meter(source.recipe.name, "training")
+        _freeze_loaded()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Columns]:
         import ray
@@ -144,6 +148,12 @@ class _MakePairs:
         rows = geometry.batch * max(1, int(_READ_BYTES / step_bytes))
         for start in range(0, geometry.batch * geometry.window, rows):
             yield from self._source.read(window, slice(start, start + rows)).parts(geometry.batch)
+
+
+def _freeze_loaded() -> None:
+    """Spare Python's garbage collector the objects that an actor has loaded: else it walks them all again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def sends_crops(source: UnitSource) -> bool:
@@ -251,7 +261,7 @@ def rendered(
         stage("render", before + number)
         epoch, rows = source.schedule.unit(number, source.step)
         encoded = [memoryview(value.as_buffer()).cast("B") for chunk in table["encoded"].chunks for value in chunk]
-        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations", "target"]).to_pylist()
+        meta = table.select(["key", "id", "ext", "label", "problem", "sizes", "annotations", "weights", "target"]).to_pylist()
         samples = [Sample(encoded=data, **row) for data, row in zip(encoded, meta)]
         unit = render(EncodedUnit(number, epoch, rows, samples, tuple(table["read"][0].as_py())))
         stage("idle")
@@ -309,7 +319,7 @@ def open_source(recipe: Recipe, epoch: int = 0, center: bool = False, whole: boo
         center: as for `UnitSource`.
         whole: make one unit of each window, so that the units one after the other are in training order.
     """
-    corpus = open_training_corpus(recipe.corpus)
+    corpus = open_training_corpus(recipe.corpus, seed=recipe.seed)
     geometry = Geometry.of(recipe.training.order, recipe.training.batch, row_bytes(recipe))
     if whole:
         geometry = replace(geometry, groups=1)

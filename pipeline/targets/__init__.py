@@ -5,5 +5,16 @@ from pipeline.targets.boxes import BoxTarget
 from pipeline.targets.classes import ClassTarget
 from pipeline.targets.files import open_targets
 from pipeline.targets.masks import MaskTarget
+from pipeline.targets.survey import TargetReader
 
-__all__ = ["TARGET_COLUMNS", "BadTarget", "BoxTarget", "ClassTarget", "Crops", "MaskTarget", "Target", "open_targets"]
+__all__ = [
+    "TARGET_COLUMNS",
+    "BadTarget",
+    "BoxTarget",
+    "ClassTarget",
+    "Crops",
+    "MaskTarget",
+    "Target",
+    "TargetReader",
+    "open_targets",
+]

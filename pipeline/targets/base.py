@@ -41,9 +41,11 @@ class Target(ABC):
 
     Attributes:
         member: extension of the member of a sample that holds the target; None where the index holds it.
+        whole: whether tests show the whole photo, squeezed to a square, and not its centre: an object that is cut is another one.
     """
 
     member: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
 
     def asked(self, sample: Sample) -> Sample:
         """The sample as it is rendered: with a `problem` where its target is missing."""

@@ -47,6 +47,7 @@ class BoxTarget(Target):
     """
 
     member = MEMBER
+    whole = True
     labels: dict[int, int]
     most: int = 256
 
@@ -135,6 +136,18 @@ def read_boxes(body: bytes | memoryview, size: tuple[int, int] | None = None) ->
         classes=np.array([number for _, number, _ in found], np.int64),
         crowd=np.array([crowd for _, _, crowd in found], bool),
     )
+
+
+def degenerate(body: bytes | memoryview) -> int:
+    """How many boxes of a `boxes.json` have four numbers and no area; 0 where it cannot be read."""
+    try:
+        content = json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        return 0
+    rows = content.get("annotations") if isinstance(content, dict) else content
+    boxes = [row.get("bbox") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    whole = [box for box in boxes if isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))]
+    return sum(min(box[2:]) <= 0 for box in whole)
 
 
 def _box(row: dict[str, Any], number: int, height: Any, width: Any) -> tuple[tuple[float, ...], int, bool]:

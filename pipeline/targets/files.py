@@ -9,9 +9,9 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.shards.labelled_files import Matcher, NamedClass, TargetFiles, base_name, stem_of
 from pipeline.shards.sources import File, ImageSource, open_images
-from pipeline.storage import absolute, read_all
 from pipeline.targets.base import BadTarget
 from pipeline.targets.boxes import MEMBER, boxes_json, read_boxes
+from pipeline.targets.coco import CocoOutlines, read_coco
 from pipeline.targets.masks import IGNORED, MASK, read_mask
 from pipeline.targets.voc import read_voc
 
@@ -19,17 +19,22 @@ NAMES = "classes.json"
 """The file in a folder of masks that names their classes: `{"0": "background", "7": "road"}`."""
 
 
-def open_targets(masks: str | None = None, voc: str | None = None, coco: str | None = None) -> TargetFiles | None:
+def open_targets(
+    masks: str | None = None, voc: str | None = None, coco: str | None = None, outlines: bool = False
+) -> TargetFiles | None:
     """Open the targets of images, for `pack`; None where none are asked for.
 
     Args:
         masks: folder or tar of masks, a PNG an image.
         voc: folder or tar of VOC's annotations, an XML an image.
         coco: COCO's file of annotations.
+        outlines: make masks of COCO's outlines in place of its boxes.
 
     Raises:
         UserError: several are given, nothing is there, or it is nothing of the kind.
     """
+    if outlines and coco is None:
+        raise UserError("--outlines are those of COCO's file: give --coco FILE, too")
     given = {"--masks": masks, "--voc": voc, "--coco": coco}
     asked = {name: url for name, url in given.items() if url is not None}
     if len(asked) > 1:
@@ -38,7 +43,9 @@ def open_targets(masks: str | None = None, voc: str | None = None, coco: str | N
         return MaskFolder(masks)
     if voc is not None:
         return VocFolder(voc)
-    return None if coco is None else CocoFile(coco)
+    if coco is None:
+        return None
+    return CocoOutlines(coco) if outlines else CocoFile(coco)
 
 
 _OfImage = tuple[int | None, int | None, list[dict[str, Any]]]
@@ -147,25 +154,13 @@ class CocoFile(_Boxes):
     """Boxes as of COCO: one file of images, annotations and categories, whose ids may have gaps."""
 
     def __init__(self, url: str) -> None:
-        try:
-            content = json.loads(read_all(absolute(url)))
-        except FileNotFoundError:
-            raise UserError(f"{url}: no such file") from None
-        except (ValueError, RecursionError):
-            raise UserError(f"{url}: no JSON, and COCO's annotations are one JSON file") from None
-        except OSError as error:
-            raise UserError(f"{url} cannot be read: {error}") from None
-        try:
-            categories = {int(row["id"]): str(row["name"]) for row in content["categories"]}
-            images = {row["id"]: (stem_of(str(row["file_name"])), row) for row in content["images"]}
-            boxes: dict[str, _OfImage] = {stem: (int(row["height"]), int(row["width"]), []) for stem, row in images.values()}
-            for row in content["annotations"]:
-                kept = {key: row[key] for key in ("bbox", "category_id", "iscrowd", "area") if key in row}
-                boxes[images[row["image_id"]][0]][2].append({**kept, "category": categories.get(row["category_id"], "")})
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{url}: not COCO's form, which has images, annotations and categories ({error!r})") from None
-        matcher = Matcher({stem: str(row["file_name"]) for stem, row in images.values()})
-        super().__init__(matcher, boxes, [NamedClass(number, categories[number]) for number in sorted(categories)])
+        coco = read_coco(url)
+        fields = ("bbox", "category_id", "iscrowd", "area", "category")
+        boxes: dict[str, _OfImage] = {
+            stem: (of.height, of.width, [{key: row[key] for key in fields if key in row} for row in of.annotations])
+            for stem, of in coco.images.items()
+        }
+        super().__init__(coco.matcher, boxes, [NamedClass(number, coco.categories[number]) for number in sorted(coco.categories)])
 
 
 def _named(source: ImageSource, ending: str) -> list[File]:

@@ -12,14 +12,15 @@ from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.errors import UserError
 from pipeline.labels import Classes
-from pipeline.tasks.base import Drawn, Task
+from pipeline.tasks.base import ANNOTATION, WEIGHT, Drawn, Task
 
 
 class Assigned(Task):
     """The input is the crop, and the label is the one that a table beside the corpus has for the image.
 
     Numbers of clusters make this DeepCluster's and ClusterFit's task, classes that a teacher named make it self-training. An
-    image without a label counts neither in the loss nor in the accuracy.
+    image without a label counts neither in the loss nor in the accuracy; where the annotation names a column of weights, each
+    counts as much as that says.
     """
 
     name: ClassVar[str] = "assigned"
@@ -37,17 +38,19 @@ class Assigned(Task):
     def draw(self, rng: Stream, size: int) -> Drawn:
         return {"label": np.full(rng.n, -1, np.int64)}
 
-    def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
-        label = annotations[self.annotation]
+    def given(self, known: Mapping[str, np.ndarray]) -> Drawn:
+        label = known[f"{ANNOTATION}{self.annotation}"]
         if len(label) and label.max() >= self.classes:
             raise UserError(
                 f"corpus.annotations.{self.annotation} has label {label.max()}, and the task expects {self.classes} classes, "
                 f"0 to {self.classes - 1}: set its `classes`"
             )
-        return {"label": label}
+        weight = known.get(f"{ANNOTATION}{self.annotation}{WEIGHT}")
+        return {"label": label} if weight is None else {"label": label, "weight": weight}
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:
         return image
 
     def caption(self, drawn: Drawn) -> str:
-        return "no label" if drawn["label"] < 0 else f"label {drawn['label']}"
+        weight = f", weight {drawn['weight']:.2f}" if "weight" in drawn else ""
+        return "no label" if drawn["label"] < 0 else f"label {drawn['label']}{weight}"

@@ -27,6 +27,9 @@ def _objective(value: Any) -> Any:
 
 ObjectiveChoice = Annotated[str | dict[str, Any] | None, BeforeValidator(_objective)]
 
+ANNOTATION, WEIGHT = "annotation.", ".weight"
+"""Prefix of the columns of `corpus.annotations`, and ending of those that weigh labels."""
+
 
 class Task(BaseModel, ABC):
     """A pretext task. Its fields are its parameters, and therefore its section of the recipe.
@@ -60,6 +63,9 @@ class Task(BaseModel, ABC):
 
     frames: ClassVar[int] = 1
     """Number of frames of a sample that the task needs; it gets the crops of several frames below each other."""
+
+    learns_classes: ClassVar[bool] = False
+    """Whether it learns the class of the image itself, the column `class`, of the images of which it is known."""
 
     @abstractmethod
     def label_kind(self) -> LabelKind:
@@ -103,15 +109,16 @@ class Task(BaseModel, ABC):
             size: side of the square crop in pixels.
 
         Returns:
-            Arrays with n rows; `label` (and `mask`) become columns of the batch unchanged. For a task with its own windows the
-            second axis is the view: (n, v, ...).
+            Arrays with n rows; `label` (and `mask`, and `weight`) become columns of the batch unchanged. For a task with its own
+            windows the second axis is the view: (n, v, ...).
         """
 
-    def given(self, annotations: Mapping[str, np.ndarray]) -> Drawn:
+    def given(self, known: Mapping[str, np.ndarray]) -> Drawn:
         """What is not drawn but known of n samples; it replaces what `draw` returned under the same names.
 
         Args:
-            annotations: the labels of `corpus.annotations`, int64 (n,) each, by name; -1 where a sample has none.
+            known: int64 (n,) each, -1 where a sample has none: `class`, and the labels of `corpus.annotations`, their names after
+                `ANNOTATION`. Where a column weighs these, float32 (n,), the same name with `WEIGHT` after it.
         """
         return {}
 

@@ -78,8 +78,13 @@ class Jigsaw(Task):
         return ops.patches(ops.drop_colour(image, drawn["gray"]), drawn["corners"], tile, self.grid**2)
 
     def caption(self, drawn: Drawn) -> str:
-        order = distant_permutations(self.grid**2, self.permutations)[drawn["label"]] + 1
-        return f"permutation {drawn['label'] + 1} of {self.permutations}:\n{' '.join(map(str, order))}"
+        order = distant_permutations(self.grid**2, self.permutations)[drawn["label"]]
+        return f"permutation {drawn['label'] + 1} of {self.permutations}:\n{patches_shown(order, self.grid)}"
+
+
+def patches_shown(order: np.ndarray, grid: int) -> str:
+    """Which patches of the crop, counted from 1 row by row, are shown, in words: row by row, too."""
+    return f"patches {', '.join(' '.join(map(str, row)) for row in order.reshape(grid, grid) + 1)}"
 
 
 @cache

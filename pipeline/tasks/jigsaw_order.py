@@ -11,7 +11,7 @@ from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
 from pipeline.labels import Order
 from pipeline.tasks.base import Drawn, Task
-from pipeline.tasks.jigsaw import Jigsaw
+from pipeline.tasks.jigsaw import Jigsaw, patches_shown
 
 
 class JigsawOrder(Task):
@@ -50,4 +50,4 @@ class JigsawOrder(Task):
         return self._jigsaw().render(ops, image, drawn)
 
     def caption(self, drawn: Drawn) -> str:
-        return f"order {' '.join(map(str, drawn['label'] + 1))}"
+        return patches_shown(drawn["label"], self.grid)

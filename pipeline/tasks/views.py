@@ -15,6 +15,8 @@ from pipeline.tasks.base import Drawn, Task
 from pipeline.tasks.jitter import jitter_maps
 
 _NEVER = 256  # no value of a pixel is as large
+UNCHANGED: Drawn = {"matrix": np.eye(3), "of_mean": 0.0, "sigma": 0.0, "threshold": _NEVER}
+"""What is drawn of a view whose pixels stay as they are."""
 _SHARE_OF_SMALL = 3 / 7  # 96 of 224 pixels
 
 

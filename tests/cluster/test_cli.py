@@ -26,6 +26,7 @@ COMMANDS = (
     "pretrain",
     "finetune",
     "evaluate",
+    "transfer",
     "compare",
     "export",
     "clean",

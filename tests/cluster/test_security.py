@@ -86,7 +86,10 @@ print(json.dumps([sorted(found), ray.cluster_resources()["CPU"]]))
     "start",
     [
         pytest.param("from trainers.running.session import connect; connect(recipe)", id="of a command", marks=pytest.mark.slow),
-        pytest.param("import ray; from pipeline import dataset; dataset(recipe).take(1)", id="of a user's own Ray Dataset"),
+        pytest.param("import ray; from pipeline import dataset; dataset(recipe)", id="of a user's own Ray Dataset"),
+        pytest.param(
+            "import ray; from pipeline import dataset; dataset(recipe).take(1)", id="of one that is read", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_ray_of_our_own_listens_on_loopback_only_and_has_a_cpu_more_for_ray_data(start: str, recipe_file: Path) -> None:

@@ -143,8 +143,9 @@ FRAMES = max(task.frames for task in registry().values())
 
 
 def of_one_image() -> dict[str, type[Task]]:
-    """The registered tasks that need only single images, and no labels beside them."""
-    return {name: task for name, task in registry().items() if task.frames == 1 and "annotation" not in task.model_fields}
+    """The registered tasks that need only single images, and no labels but those that are drawn."""
+    given = {name for name, task in registry().items() if task.learns_classes or "annotation" in task.model_fields}
+    return {name: task for name, task in registry().items() if task.frames == 1 and name not in given}
 
 
 def unlike(tasks: Mapping[str, type[Task]]) -> dict[str, type[Task]]:

@@ -81,6 +81,7 @@ def rendered(crops: Callable[[int, int], np.ndarray]) -> Callable[..., Columns]:
 
     def make(*names: str, n: int = 16, size: int = 32) -> Columns:
         batch = {"id": np.arange(n, dtype=np.uint64), "weight": np.ones(n, np.float32), "image": crops(n, size)}
+        batch["class"] = np.arange(n) % 4 - 1  # one of four is not known
         for name in names:
             task = registry()[name].model_validate({})
             drawn = task.draw(Draws(1, 0, batch["id"]).stream(name), size)

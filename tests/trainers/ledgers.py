@@ -38,7 +38,7 @@ def trained(recipe: Recipe) -> Steps:
 
 def due(recipe: Recipe) -> Steps:
     """The ids that each step should train, worked out here from counts, recipe and seed."""
-    spec, corpus = recipe.training, open_training_corpus(recipe.corpus)
+    spec, corpus = recipe.training, open_training_corpus(recipe.corpus, seed=recipe.seed)
     geometry = Geometry.of(spec.order, spec.batch, row_bytes(recipe))
     schedule = Schedule(corpus.counts, geometry, recipe.seed, spec.epochs, spec.order.tail, portions=corpus.portions)
     source, steps = UnitSource(recipe, corpus, schedule), {}

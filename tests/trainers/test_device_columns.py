@@ -105,7 +105,7 @@ def test_from_encoded_units_to_gradients_nothing_but_the_network_touches_the_pix
             assert there == ([] if gpu is None else ["image", *(f"{name}.input" for name in given.recipe.tasks)])
             left += len(columns["weight"]) - int(columns["weight"].sum())
             tally.add(accumulate(model, given.recipe.tasks, columns, 16, "float32"), columns)
-        assert (tally.steps, left) == (2, 4)
+        assert (tally.values[0], left) == (2 * 16, 4)
         results[gpu] = [tally.values, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
     for here, there in zip(results[None], results[device], strict=True):
         assert torch.equal(here, there)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.objectives.views import Shared
 
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"hidden": 32, "width": 16},
@@ -21,6 +26,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "amdim": {"hidden": 32, "width": 16},
 }
 """Every view objective, with narrow heads."""
+
+N = 8
+"""Samples of a batch of views."""
 
 
 def view_task(case: str, small: bool = False) -> tuple[str, dict[str, Any]]:
@@ -43,3 +51,24 @@ def view_columns(crops: Any, n: int, small: bool = False) -> dict[str, np.ndarra
         "simclr.input": np.stack([cut(32), cut(32)], 1),
     }
     return {**columns, "simclr.small": np.stack([cut(32, 2), cut(32, 2)], 1)} if small else columns
+
+
+def plain(values: Tensor) -> np.ndarray:
+    return values.detach().double().numpy()
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def compare(objective, batch, x: Tensor):
+    return objective.compare(x, Shared.of(batch, alone=True))
+
+
+def heads(objective, x: Tensor, *names: str) -> np.ndarray:
+    """What copies of heads make of the views, each a batch of its own or all one batch, so that running statistics stay."""
+    n, v = x.shape[:2]
+    for name in names:
+        head = copy.deepcopy(objective.get_submodule(name))
+        x = torch.stack([head(x[:, i]) for i in range(v)], 1) if objective.views_apart else head(x.flatten(0, 1)).view(n, v, -1)
+    return plain(x)

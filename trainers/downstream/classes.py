@@ -88,7 +88,7 @@ def class_map(train: Corpus, test: Corpus) -> ClassMap:
     )
 
 
-def numbered_class_map(train: Corpus, test: Corpus, option: str) -> ClassMap:
+def numbered_class_map(train: Corpus, test: Corpus, option: str, least: int = 2) -> ClassMap:
     """Match the classes of two corpora of masks or boxes by the names that their indices give to numbers.
 
     Which of them occur is not known before all targets are read, so all of `train` count as trained, and none as untested.
@@ -97,6 +97,7 @@ def numbered_class_map(train: Corpus, test: Corpus, option: str) -> ClassMap:
         train: to learn from.
         test: to test on.
         option: the option of `pack` that makes such shards, for errors.
+        least: classes that there must be.
 
     Raises:
         UserError: the index of one names no numbers, they have no class in common or one that is spelt in two Unicode forms, or
@@ -120,9 +121,9 @@ def numbered_class_map(train: Corpus, test: Corpus, option: str) -> ClassMap:
             f"downstream.train and downstream.test have no class in common: {listed(learnt.values())}, and {listed(extra)}"
         )
     names = (*learnt.values(), *extra)
-    if len(learnt) < 2 or len(names) > _MOST_CLASSES:
+    if len(learnt) < least or len(names) > _MOST_CLASSES:
         raise UserError(
-            f"downstream.train and downstream.test have {len(names)} classes; from 2 to {_MOST_CLASSES} can be learnt"
+            f"downstream.train and downstream.test have {len(names)} classes; from {least} to {_MOST_CLASSES} can be learnt"
         )
     label = {name: i for i, name in enumerate(names)}
     return ClassMap(names, len(learnt), (), *({number: label[name] for number, name in side.items()} for side in named))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from pipeline.errors import BudgetExceeded, UserError
 from pipeline.recipe.schema import Recipe
 from trainers.downstream.features import checked_recipe
-from trainers.downstream.labelled import INITS, Labelled, open_labelled
-from trainers.downstream.passes import passes, some_left
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.labelled import INITS, Labelled, for_each_share, open_labelled
+from trainers.downstream.passes import left_out, passes, some_left
+from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.problem import Judgement, TunedNetwork
 from trainers.downstream.statistics import measuring, remeasure
 from trainers.learning.examples import write_pictures
@@ -35,34 +35,53 @@ BEGUN = "finetune.begun.json"
 log = logging.getLogger(__name__)
 
 
-def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = None, fresh: bool = False) -> dict[str, Any]:
+def finetune(
+    recipe: Recipe,
+    listeners: list[Callable[[Record], None]] | None = None,
+    fresh: bool = False,
+    backbone: Pretrained | None = None,
+    inits: Sequence[str] = INITS,
+) -> dict[str, Any]:
     """Fine-tune the run's pretrained backbone on `downstream.train` and test it; the same from random weights, to compare.
 
     For the test, and in the weights that are left, batch normalisation has statistics that are measured on plain training images
     after training: the running ones are still near their initial values after some ten steps.
 
-    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt` or `segmenter.pt` (the pretrained network,
-    tuned), `finetune.quarantine.json` (the images that could not be used), `finetune.npz` (test photos with predicted masks) and
-    the logs.
+    Leaves in the run's folder `finetune.json` (what is returned), `classifier.pt`, `segmenter.pt` or `detector.pt` (the network
+    of the first start, tuned), `finetune.quarantine.json` (the images that could not be used), `finetune.npz` (test photos with
+    predicted masks or boxes) and the logs.
 
     Args:
         recipe: its `downstream` section names the corpora; the backbone comes from the run's `pretrain`.
         listeners: called with each log line.
         fresh: start again even if there are checkpoints of this recipe.
+        backbone: in place of that of the run.
+        inits: the starts, some of `INITS`.
 
     Returns:
-        `downstream`: for each start the accuracy (or mean IoU) on the test set, after the last epoch, of the image's centre, with
-        its standard error, the steps of training, and what it was measured on (`Labelled.measured`); `chance`; `classes` and
-        their names; `quarantined`; `curves` and `stages`: the training loss of each start, and where its time went; `untrained`:
-        the layers that pretraining did not reach, which start random in both; `pretraining`: the name of what the backbone was
-        pretrained on; `differs`: where that was with another recipe.
+        `downstream`: for each start, and each share of the labels, the accuracy (or mean IoU, or COCO AP) on the test set, after
+        the last epoch, of the image's centre (of boxes, the whole image), with its standard error, the number of `labels`, the
+        steps of training, and what it was measured on (`Labelled.measured`); of the largest share the others: `chance`; `classes`
+        and their names; `quarantined`, and of each set `left_out`, why; `curves` and `stages`: the training loss of each start,
+        and where its time went; `untrained`: the layers that pretraining did not reach, which start random in both;
+        `pretraining`: the name of what the backbone was pretrained on; `differs`: where that was with another recipe.
 
     Raises:
         UserError: no pretrained backbone, no labels, labels that do not agree, or no image that can be used.
         BudgetExceeded: too many images cannot be used.
         RunError: the run failed.
     """
-    data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    return for_each_share(recipe, FINETUNED, lambda one: _finetune(one, listeners, fresh, backbone, inits))
+
+
+def _finetune(
+    recipe: Recipe,
+    listeners: list[Callable[[Record], None]] | None,
+    fresh: bool,
+    backbone: Pretrained | None,
+    inits: Sequence[str],
+) -> dict[str, Any]:
+    data, backbone = open_labelled(recipe), backbone or started(recipe, inits)
     problem, trained = data.problem, data.classes.trained
     geometry = data.training().schedule.geometry
     check_batch(
@@ -80,7 +99,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         _forget_other(folder, backbone.identity)
         rows, curves, stages, quarantine = [], {}, {}, []
         pictures: dict[str, Any] = {}
-        for init in INITS:
+        for init in inits:
             job = finetuning_job(recipe, data, init, weights[init])
             stage = job.stage
             with tracked(recipe, stage) as tracker:
@@ -95,7 +114,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             rows.append({**about, **judged.score, **measured})
             curves[init], stages[init] = summary(state)["tasks"][problem.objective], state["stages"]
             pictures |= {init if name == "answer" else name: array for name, array in judged.pictures.items()}
-            if init == "pretrained":
+            if init == inits[0]:
                 names = list(data.classes.names[:trained])
                 statistics = {name: torch.tensor(values) for name, values in answer["statistics"].items()}
                 tuned = {problem.weights: {**state["model"], **statistics}, "classes": names}
@@ -108,6 +127,7 @@ def finetune(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             "chance": measured["chance"],
             **data.described(),
             "quarantined": len(quarantine),
+            "left_out": left_out(quarantine),
             "curves": curves,
             "stages": stages,
         }
@@ -145,6 +165,8 @@ def _forget_other(folder: RunFolder, pretraining: str) -> None:
 
 def _untrained(data: Labelled, weights: dict[str, Any]) -> list[str]:
     """Return, and log, the modules of the network that pretraining did not reach."""
+    if not weights:
+        return []
     missing = data.problem.build(data.recipe, data.classes.trained, weights).untrained
     found: list[str] = []
     for name in missing:
@@ -182,11 +204,12 @@ def _work(config: dict[str, Any]) -> None:
     try:
         found = data.problem.test(model, tested, recipe, len(data.classes.names))
         bad = tested.quarantined("downstream.test")
-        judged = data.problem.judge(gathered([found], world), data.classes)
-    except (BudgetExceeded, UserError) as error:  # the same on every rank
+        parts = gathered([found], world)
+        judged = data.problem.judge(parts, data.classes) if context.get_world_rank() == 0 else None
+    except (BudgetExceeded, UserError) as error:  # the same on every rank, but for those of the judgement
         ray.get(job.run_log.set_error.remote(error))
         return
-    if context.get_world_rank() == 0:
+    if judged is not None:
         # As plain data and arrays: the run log, which passes them on, need not import torch.
         answer: dict[str, Any] = {"judged": vars(judged), "bad": bad}
         answer["statistics"] = {name: value.cpu().numpy() for name, value in model.named_buffers() if "running_" in name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.targets import Target
 from trainers.downstream.classes import ClassMap
 from trainers.downstream.problem import DownstreamProblem
 from trainers.downstream.problems import problem_of
+from trainers.running.runs import RunFolder
 
 INITS = ("pretrained", "random")
 
@@ -112,8 +114,31 @@ class Labelled:
         return geometry
 
 
+def for_each_share(recipe: Recipe, result: str, run: Callable[[Recipe], dict[str, Any]]) -> dict[str, Any]:
+    """Run a command for each share of the labels that the recipe names, the smallest first.
+
+    Args:
+        recipe: the recipe.
+        result: the file of the command's result in the run's folder, which gets the rows of all shares.
+        run: the command, for a recipe of one share.
+
+    Returns:
+        The result of the largest share, with the rows of all.
+    """
+    spec = recipe.downstream
+    if spec is None or len(spec.shares) == 1:
+        return run(recipe)
+    of_one = (spec.model_copy(update={"labels": share}) for share in spec.shares)
+    parts = [run(recipe.model_copy(update={"downstream": one})) for one in of_one]
+    rows = {(row["init"], row["protocol"], row["labels"]): row for part in parts for row in part["downstream"]}
+    differs = {key: values for key, values in parts[-1]["differs"].items() if key != "downstream.labels"}
+    outcome = {**parts[-1], "downstream": list(rows.values()), "differs": differs}
+    RunFolder(recipe).write_json(result, outcome)
+    return outcome
+
+
 def open_labelled(recipe: Recipe) -> Labelled:
-    """Open the recipe's labelled corpora, and warn of classes that only one of them has.
+    """Open the recipe's labelled corpora, with the largest of its shares, and warn of classes that only one of them has.
 
     Raises:
         UserError: no `downstream` section, no labels, or labels that do not agree.
@@ -128,6 +153,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
         open_corpus(shards, corpus.image, index_in=corpus.index, keys=corpus.keys) for shards in (spec.train, spec.test)
     )
     problem = problem_of(spec)
+    problem.check()
     classes = problem.class_map(train, test)
     train, test = (replace(side, target=problem.target({}).member) for side in (train, test))
     for words in classes.warnings():
@@ -136,7 +162,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
     return Labelled(
         recipe=settled(recipe.model_copy(update={"tasks": {}, "corpus": single})),
         spec=spec,
-        train=train if spec.labels == 1 else train.select_share(spec.labels, recipe.seed),
+        train=train if spec.shares[-1] == 1 else train.select_share(spec.shares[-1], recipe.seed),
         test=test,
         classes=classes,
         tested=tuple(absolute(url) for url in ([spec.test] if isinstance(spec.test, str) else spec.test)),

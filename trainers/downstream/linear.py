@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
+from trainers.downstream.features import MANY, FeatureRows, Rank
+from trainers.downstream.guesses import Guesses
+from trainers.downstream.minibatches import LinearStack, components, held_out, learn, moments
+from trainers.learning.ranks import gathered
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Weight decays that are tried, strongest first, so that each fit starts from a smoother one."""
 
 MOST_STEPS = 100
 """L-BFGS steps of a fit; most stop earlier."""
+
+FULL_BATCH, MINIBATCHES = "full batch", "minibatches"
+"""How a probe was fitted, in results."""
 
 
 def linear_probe(
@@ -26,12 +33,7 @@ def linear_probe(
     classes: int,
     seed: int,
 ) -> float:
-    """Accuracy of multinomial logistic regression on frozen features.
-
-    Protocol: every feature is standardised by the training set's mean and deviation; full-batch L-BFGS on the mean
-    cross-entropy plus decay / 2 times the squared weights (biases free), from zero weights; the decay falls through `DECAYS`
-    for as long as the cross-entropy on a held-out tenth of the training set, drawn by `seed`, falls too; then a fit on the
-    whole training set. The test set is used once, for the accuracy. No augmentation. The result is a function of the arguments.
+    """Accuracy of multinomial logistic regression on frozen features, see `classify`.
 
     Args:
         train_x: features, float (n, d).
@@ -44,11 +46,53 @@ def linear_probe(
     Raises:
         UserError: fewer than two training samples, or no test sample.
     """
-    x, y = torch.as_tensor(train_x).float(), torch.as_tensor(train_y).long()
-    if len(x) < 2 or not len(test_x):
+    if len(train_x) < 2 or not len(test_x):
         raise UserError(
-            f"downstream: a linear probe needs two training samples and a test sample, found {len(x)} and {len(test_x)}"
+            f"downstream: a linear probe needs two training samples and a test sample, found {len(train_x)} and {len(test_x)}"
         )
+    guesses, _ = classify(FeatureRows.of(train_x, train_y), FeatureRows.of(test_x, test_y), classes, seed, Rank())
+    return float((guesses.named == np.asarray(test_y)).mean())
+
+
+def classify(train: FeatureRows, test: FeatureRows, classes: int, seed: int, rank: Rank, many: int = MANY) -> tuple[Guesses, str]:
+    """Classify a rank's test samples by multinomial logistic regression; to be called on every rank.
+
+    Protocol: every feature is standardised by the training set's mean and deviation. Few features are gathered and learnt as a
+    full batch, see `_full_batch`; many stay on their ranks and are learnt by minibatches, see `_by_minibatches`. The test set is
+    used once. No augmentation. The result is a function of the arguments; that of minibatches depends on the number of ranks by
+    the rounding of sums only.
+
+    Args:
+        train: this rank's training features.
+        test: this rank's test features.
+        classes: number of classes.
+        seed: of what is held out, and of the minibatches.
+        rank: this rank.
+        many: from how many numbers on the training features of all ranks are many.
+
+    Returns:
+        The guesses, and which of the two ways it was: `FULL_BATCH` or `MINIBATCHES`.
+    """
+    few = sum(gathered([train.x.size], rank.world)) < many
+    mean, deviation, weights = (_full_batch if few else _by_minibatches)(train, classes, seed, rank)
+    scores = [_scores((x - mean) / deviation, weights) for _, x in test.chunks(rank.device)]
+    return Guesses.of_scores(test.ids, test.y, scores), FULL_BATCH if few else MINIBATCHES
+
+
+def _full_batch(train: FeatureRows, classes: int, seed: int, rank: Rank) -> tuple[Tensor, ...]:
+    """Mean, deviation and weights, float (1 + d, classes), by the first rank's processor.
+
+    L-BFGS on the mean cross-entropy plus decay / 2 times the squared weights (biases free), from zero weights; the decay falls
+    through `DECAYS` for as long as the cross-entropy on a held-out tenth of the training set, drawn by `seed`, falls too; then a
+    fit on the whole training set.
+    """
+    rows = train.together(rank.world)
+    found = _fitted(torch.from_numpy(rows.x).float(), torch.from_numpy(rows.y), classes, seed) if not rank.number else None
+    fitted = next(part for part in gathered([found], rank.world) if part is not None)
+    return tuple(part.to(rank.device) for part in fitted)
+
+
+def _fitted(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     deviation, mean = torch.std_mean(x, dim=0, correction=0)
     deviation = torch.where(deviation > 1e-6, deviation, 1.0)  # a constant feature says nothing, and must not become noise
     x = (x - mean) / deviation
@@ -63,9 +107,20 @@ def linear_probe(
         if loss > best[0]:
             break
         best = (loss, decay, start)
-    fitted = _fit(x, y, best[1], best[2])
-    scores = _scores((torch.as_tensor(test_x).float() - mean) / deviation, fitted)
-    return (scores.argmax(1) == torch.as_tensor(test_y).long()).double().mean().item()
+    return mean, deviation, _fit(x, y, best[1], best[2])
+
+
+def _by_minibatches(train: FeatureRows, classes: int, seed: int, rank: Rank) -> tuple[Tensor, ...]:
+    """Mean, deviation and weights, float (1 + d, classes), learnt on all ranks' devices.
+
+    The same objective with all of `DECAYS` side by side, by `trainers.downstream.minibatches.learn`, on the training set without
+    a held-out part; the decay with the least cross-entropy on that part is taken. There is no further fit on the whole.
+    """
+    mean, deviation = moments(train, rank)
+    held = held_out(train.ids, seed, sum(gathered([len(train)], rank.world)))
+    stack = LinearStack(mean, deviation, components(train, mean, deviation, rank), classes, DECAYS).to(rank.device)
+    learn(stack, train, ~held, seed, rank)
+    return mean, deviation, stack.best(train, held, rank)
 
 
 def _scores(x: Tensor, weights: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pipeline.rendering.quarantine import Quarantine
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import UnitSource
 from pipeline.targets import TARGET_COLUMNS
+from pipeline.targets.classes import NO_LABEL
 from trainers.learning.rank_stream import RankStream
 from trainers.learning.ranks import gathered
 from trainers.networks.inputs import to_device
@@ -100,6 +101,14 @@ def usable(columns: dict[str, Any], device: torch.device) -> Batch:
         image = image[torch.from_numpy(kept).to(device)]
     targets = {name: columns[name][kept] for name in TARGET_COLUMNS if name in columns}
     return Batch(columns["id"][kept], columns["class"][kept], image, targets)
+
+
+def left_out(quarantine: Rows) -> dict[str, dict[str, int]]:
+    """How many images of each `set` were left out because they have no label, and for any other reason."""
+    found = {side: {"undecodable": 0, "unlabelled": 0} for side in ("train", "test")}
+    for row in quarantine:
+        found[row["set"]]["unlabelled" if row["reason"] == NO_LABEL else "undecodable"] += 1
+    return found
 
 
 def some_left(quarantined: Rows, total: int, what: str) -> Rows:

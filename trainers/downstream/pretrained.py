@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import scrubbed_document
+from pipeline.recipe.transfer import TransferStart
+from pipeline.storage import absolute, exists, read_all, scrubbed_document, without_secrets
 from trainers.networks.backbones import Backbone
-from trainers.running.runs import BACKBONE, RECIPE, RunFolder, differences
+from trainers.networks.weight_files import weights_of
+from trainers.running.runs import BACKBONE, HEAD, RECIPE, RunFolder, differences
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +48,7 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
         UserError: there is no backbone, or it is of another network than the recipe's.
     """
     folder = RunFolder(recipe)
-    saved = folder.read_weights(BACKBONE)
-    held, asked = saved["spec"], recipe.training.backbone.architecture()
-    if held != asked:
-        raise UserError(f"{folder.path(BACKBONE)} holds {held}, the recipe asks for {asked}")
+    saved = _read(folder, recipe)
     document = folder.read_json(RECIPE) or {}
     found = differences(document, scrubbed_document(recipe.model_dump(mode="json"))) if document else []
     if saved["identity"] != folder.identity("pretrain"):
@@ -59,6 +61,75 @@ def read_pretrained(recipe: Recipe) -> Pretrained:
     return Pretrained(
         saved["backbone"], saved["identity"], tuple(document.get("tasks", ())), {key: [was, now] for key, was, now in found}
     )
+
+
+def started(recipe: Recipe, inits: Sequence[str]) -> Pretrained:
+    """The run's backbone; where only random weights are asked for, one without weights."""
+    return read_pretrained(recipe) if "pretrained" in inits else Pretrained({}, "random", (), {})
+
+
+def read_start(recipe: Recipe, start: TransferStart) -> Pretrained:
+    """Read the weights of a start of `transfer`; without any weights for a random one.
+
+    Raises:
+        UserError: there are none, or they are of another network than the recipe's.
+    """
+    if start.run is not None:
+        url = absolute(start.run).rstrip("/")
+        runs, _, name = url.rpartition("/")
+        folder = RunFolder(recipe.model_copy(update={"name": name, "storage": recipe.storage.model_copy(update={"runs": runs})}))
+        saved = _read(folder, recipe)
+        return Pretrained(saved["backbone"], saved["identity"], tuple((folder.read_json(RECIPE) or {}).get("tasks", ())), {})
+    if start.weights is not None:
+        shown = without_secrets(start.weights)
+        if not exists(start.weights):
+            raise UserError(f"{shown}: no such file")
+        content = read_all(start.weights)
+        state, _ = weights_of(content, start.weights, shown)
+        return Pretrained(state, hashlib.sha256(content).hexdigest()[:12], (), {})
+    return Pretrained({}, "random", (), {})
+
+
+def _read(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
+    saved = folder.read_weights(BACKBONE)
+    held, asked = saved["spec"], recipe.training.backbone.architecture()
+    if held != asked:
+        raise UserError(f"{folder.path(BACKBONE)} holds {held}, the recipe asks for {asked}")
+    return saved
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """The classifier that pretraining has learnt on the feature vector, from the images' own classes.
+
+    Args:
+        weight: float32 (classes, width); with `bias`, (classes,).
+        classes: their names.
+        labels: number of images whose classes pretraining knew.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: tuple[str, ...]
+    labels: int
+
+    def named(self, vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """The place in `names` of the class of each vector, float (n, width): int64 (n,), -1 where it is not among them."""
+        places = np.array([names.index(name) if name in names else -1 for name in self.classes])
+        found: np.ndarray = places[(vectors @ self.weight.T + self.bias).argmax(1)]
+        return found
+
+
+def read_head(recipe: Recipe, identity: str, names: Sequence[str]) -> ClassHead | None:
+    """The head of a pretraining of that identity; None if it has learnt no classes, or none of the `names` (which is logged)."""
+    folder = RunFolder(recipe)
+    if not exists(folder.path(HEAD)) or (saved := folder.read_weights(HEAD))["identity"] != identity:
+        return None
+    if not set(saved["classes"]) & set(names):
+        log.warning("the classes that pretraining has learnt are none of those of `downstream`, so its own head is not judged")
+        return None
+    weight, bias = (saved["classifier"][f"head.{part}"].numpy() for part in ("weight", "bias"))
+    return ClassHead(weight, bias, tuple(saved["classes"]), saved["labels"])
 
 
 def trained_layer(network: Backbone, wanted: str | None, missing: Sequence[str], tasks: Sequence[str], key: str) -> str | None:

@@ -67,6 +67,9 @@ class DownstreamProblem(ABC):
     weights: ClassVar[str]
     probes: ClassVar[bool] = False
 
+    def check(self) -> None:  # noqa: B027  most judge by what is always there
+        """Raise `UserError` where this machine lacks what `judge` needs."""
+
     @abstractmethod
     def class_map(self, train: Corpus, test: Corpus) -> ClassMap:
         """The classes of both corpora; raises `UserError` where they have none, or none in common."""
@@ -91,4 +94,4 @@ class DownstreamProblem(ABC):
 
     @abstractmethod
     def judge(self, parts: Sequence[Any], classes: ClassMap) -> Judgement:
-        """Judge what `test` returned on each of the ranks."""
+        """Judge what `test` returned on each of the ranks; called on the first rank alone."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pipeline.recipe.downstream import Downstream
 from trainers.downstream.classification import Classification
+from trainers.downstream.detection import Detection
 from trainers.downstream.problem import DownstreamProblem
 from trainers.downstream.segmentation import Segmentation
 
-PROBLEMS: dict[str, DownstreamProblem] = {"classification": Classification(), "segmentation": Segmentation()}
+PROBLEMS: dict[str, DownstreamProblem] = {
+    "classification": Classification(),
+    "segmentation": Segmentation(),
+    "detection": Detection(),
+}
 
 
 def problem_of(spec: Downstream | None) -> DownstreamProblem:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -16,52 +17,47 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import storage
-from pipeline.draws import Draws
-from pipeline.errors import RunError, ShardError, UserError
+from pipeline.errors import UserError
 from pipeline.materialize.commit import CommitRecord, write_json
 from pipeline.materialize.driver import JobReport, Progress, materialize
 from pipeline.materialize.folder import check_access
 from pipeline.materialize.job import Job, OnChunk, writing
-from pipeline.materialize.opened import Materialized, open_materialized
-from pipeline.materialize.publish import SHARDS
 from pipeline.materialize.writers import TableWriter
 from pipeline.recipe.execution import Placement
 from pipeline.recipe.schema import Recipe
 from pipeline.shards.corpus import Corpus
-from pipeline.storage import absolute, join, open_seekable, write_atomic
+from pipeline.shards.described import SHARDS
+from pipeline.storage import absolute, write_atomic
 from pipeline.streaming.connection import connect_ray
 from trainers.labelling.blocks import BlockPool, processor_kind
+from trainers.labelling.clusterings import CENTROIDS, COARSE, PCA, ROUNDS, ClusterTally, FeatureView, numbered
 from trainers.labelling.duplicates import near_duplicates
-from trainers.labelling.embed import FEATURES
-from trainers.labelling.information import counted_with_class, mutual_information
-from trainers.labelling.kmeans import assign, kmeans
+from trainers.labelling.features import FeatureTables, open_features, vectors_of
+from trainers.labelling.hierarchy import together, two_levels
+from trainers.labelling.kmeans import kmeans
 from trainers.labelling.network_job import read_table, tables_recipe
+from trainers.labelling.pca import components
 
-VERSION = 1
-CENTROIDS, ROUNDS, REPORT, GROUPS = "centroids.npy", "rounds.json", "report.json", "groups.npy"
+VERSION = 2
+REPORT, PCA_ABOUT, GROUPS = "report.json", "pca.json", "groups.parquet"
 PER_CENTROID = 256
 """Points of the sample for each centroid, at most: more change centroids little (as in faiss)."""
+PER_PCA = 65_536
+"""Points of which principal components are computed, at most."""
+FLAT = 20_000
+"""More clusters than these are made in two levels, if nothing else is asked for."""
 ROWS = 8192
 """Features read at a time; what is written does not depend on it."""
 
 _PACKAGES = ("pseudolabel", "numpy", "pyarrow", "torch")
-_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string()),
-        pa.field("id", pa.uint64()),
-        pa.field("row", pa.int64()),
-        pa.field("class", pa.int32()),
-        pa.field("label", pa.int32()),
-        pa.field("distance", pa.float32()),
-        pa.field("margin", pa.float32()),
-    ]
-)
+_NAMES = (pa.field("key", pa.string()), pa.field("id", pa.uint64()), pa.field("row", pa.int64()), pa.field("class", pa.int32()))
+_FOUND = (("label", pa.int32()), ("distance", pa.float32()), ("margin", pa.float32()))
 _DUPLICATES = (pa.field("duplicate", pa.int32()), pa.field("original", pa.uint64()))
 
 
 def cluster(
     features: str,
-    k: int,
+    k: int | Sequence[int],
     out: str,
     spherical: bool = True,
     rounds: int = 20,
@@ -71,6 +67,9 @@ def cluster(
     progress: Callable[[Progress], None] | None = None,
     rows: int = ROWS,
     threads: int | None = None,
+    pca: int | None = None,
+    whiten: bool = True,
+    levels: int | None = None,
     actors: int = 0,
 ) -> tuple[JobReport, dict[str, Any]]:
     """Cluster features by k-means; after an interruption the same call goes on.
@@ -82,7 +81,9 @@ def cluster(
 
     Args:
         features: folder that `embed` has written.
-        k: how many clusters; there are fewer if the sample has fewer distinct features.
+        k: how many clusters; there are fewer if the sample has fewer distinct features. Several numbers make as many clusterings
+            of the same features: the columns of the second are `label_2`, `distance_2` and `margin_2`, and so on. Each is the one
+            that its number alone would give; of equal numbers each has other first centroids.
         out: folder for the result, path or URL.
         spherical: compare directions only (by cosine), not lengths.
         rounds: of k-means, at most.
@@ -94,17 +95,21 @@ def cluster(
         progress: called after each shard.
         rows: features read at a time.
         threads: CPU threads; by default as many as this process may use.
+        pca: cluster so many principal components of the features (Caron et al. 2018), in place of these; None clusters the
+            features. Components are those of the first `PER_PCA` images of the sample. Near-duplicates are those of the features.
+        whiten: divide each component by its standard deviation.
+        levels: 2 makes coarse clusters first, see `trainers.labelling.hierarchy`, 1 does not; None decides by `FLAT`.
         actors: how many actors of Ray, of one CPU each, find each image's cluster; with 0 this process does.
 
     Returns:
         What was done, and the report, which is in the folder, too: sizes of the clusters, inertia over the rounds, and mutual
-        information with the labels of the shards, where they have some.
+        information with the labels of the shards, where they have some; further clusterings are under `more`.
 
     Raises:
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, actors)
+    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, pca, whiten, levels, actors)
     if actors:
         connect_ray()
     report = materialize(job, retry_failed, progress, here=not actors)
@@ -113,7 +118,7 @@ def cluster(
 
 def clustering_job(
     features: str,
-    k: int,
+    k: int | Sequence[int],
     out: str,
     spherical: bool = True,
     rounds: int = 20,
@@ -121,13 +126,19 @@ def clustering_job(
     duplicates: float | None = None,
     rows: int = ROWS,
     threads: int | None = None,
+    pca: int | None = None,
+    whiten: bool = True,
+    levels: int | None = None,
     actors: int = 0,
 ) -> ClusteringJob:
     """Make the job of `cluster`, before any output is written; arguments and errors as there."""
-    if k < 1 or rounds < 0:
+    numbers = [k] if isinstance(k, int) else list(k)
+    if not numbers or min(numbers) < 1 or rounds < 0:
         raise UserError(f"--k {k}, --rounds {rounds}: at least one cluster, and no fewer than 0 rounds")
     if duplicates is not None and not 0 < duplicates <= 1:
         raise UserError(f"--duplicates {duplicates}: a cosine above 0 and at most 1")
+    if levels not in (None, 1, 2):
+        raise UserError(f"--levels {levels}: it may be 1 or 2")
     source = open_features(features)
     check_access(out)
     names, sizes, counts = source.outputs(0)
@@ -139,7 +150,7 @@ def clustering_job(
         "version": VERSION,
         "makes": "labels",
         "features": source.manifest["sha256"][SHARDS],
-        "k": k,
+        "k": numbers if len(numbers) > 1 else numbers[0],
         "spherical": spherical,
         "rounds": rounds,
         "seed": seed,
@@ -149,9 +160,16 @@ def clustering_job(
     }
     if duplicates is not None:
         identity["duplicates"] = duplicates
+    if pca is not None:
+        identity["pca"] = {"components": pca, "whiten": whiten, "sample": PER_PCA}
+    identity["levels"] = [levels or (2 if number > FLAT else 1) for number in numbers]
     threads = threads or len(os.sched_getaffinity(0))
+    tables = FeatureTables(source.url, names, rows)
     recipe = placed(source.recipe, actors, 1 if actors else threads)
-    return ClusteringJob(recipe, corpus, absolute(out), identity, sums, rows, source=source.url, files=names, threads=threads)
+    job = ClusteringJob(recipe, corpus, absolute(out), identity, sums, rows, tables=tables, threads=threads)
+    if pca is not None and not 1 <= pca <= (width := job.width):
+        raise UserError(f"--pca {pca}: the features have {width} numbers, so 1 to {width} components")
+    return job
 
 
 def placed(recipe: Recipe, actors: int, threads: int = 1) -> Recipe:
@@ -159,26 +177,12 @@ def placed(recipe: Recipe, actors: int, threads: int = 1) -> Recipe:
     return recipe.model_copy(update={"placement": Placement(actors=max(1, actors), threads=threads)})
 
 
-def open_features(url: str) -> Materialized:
-    """Open features that `embed` has written.
-
-    Raises:
-        UserError: there are none, they are unfinished or damaged, or some shards failed.
-    """
-    found = open_materialized(url, FEATURES, "embed", "folder of features")
-    if not found.manifest["complete"]:
-        failed = found.manifest["totals"]["failed"]
-        raise UserError(f"{found.url}: {failed} shards failed; complete it with `pseudolabel embed --retry-failed`")
-    return found
-
-
 @dataclass(frozen=True)
 class ClusteringJob(Job):
     """The assignment of features to clusters: each table of features becomes a table of labels.
 
     Args:
-        source: folder of the features.
-        files: the name of each shard's file of features.
+        tables: the features.
         threads: CPU threads that find centroids; those that find clusters are the recipe's.
     """
 
@@ -186,21 +190,36 @@ class ClusteringJob(Job):
     past = "clustered"
     makes = "labels"
 
-    source: str = field(kw_only=True)
-    files: list[str] = field(kw_only=True)
+    tables: FeatureTables = field(kw_only=True)
     threads: int = field(kw_only=True)
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardAssigner:
         return ShardAssigner(self, threads, on_chunk)
 
     def described(self) -> dict[str, Any]:
-        columns = [_SCHEMA.field(name) for name in ("label", "distance", "margin")] + list(self.more)
-        return {"columns": [{"name": column.name, "dtype": str(column.type)} for column in columns]}
+        names = {column.name for column in _NAMES}
+        return {"columns": [{"name": each.name, "dtype": str(each.type)} for each in self.schema if each.name not in names]}
 
     @property
-    def more(self) -> tuple[pa.Field, ...]:
-        """The columns of near-duplicates, if they are looked for."""
-        return _DUPLICATES if "duplicates" in self.identity else ()
+    def numbers(self) -> list[int]:
+        """How many clusters each clustering has been asked for."""
+        k = self.identity["k"]
+        return k if isinstance(k, list) else [k]
+
+    @property
+    def found(self) -> list[pa.Field]:
+        """The columns of all clusterings."""
+        return [pa.field(numbered(name, n), kind) for n in range(len(self.numbers)) for name, kind in _FOUND]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the tables of labels."""
+        return pa.schema([*_NAMES, *self.found, *(_DUPLICATES if "duplicates" in self.identity else ())])
+
+    @cached_property
+    def width(self) -> int:
+        """How many numbers a feature has."""
+        return next(self.tables.vectors(np.flatnonzero(self.corpus.counts)[:1].tolist())).shape[1]
 
     def document(self) -> dict[str, Any]:
         return tables_recipe(self.recipe)
@@ -210,64 +229,98 @@ class ClusteringJob(Job):
         return f"{self.stem(i)}.parquet"
 
     def prepare(self) -> None:
-        """Compute the centroids, and groups of near-duplicates, unless an earlier run on the folder has."""
-        for name, compute in ((CENTROIDS, self._centroids), (GROUPS, self._groups)):
-            with writing(self.out):
-                if storage.exists(self.url(name)) or (name == GROUPS and not self.more):
-                    continue
-            buffer = io.BytesIO()
-            np.save(buffer, compute())
-            with writing(self.out), write_atomic(self.url(name)) as file:
-                file.write(buffer.getvalue())
+        """Compute the components, the centroids and the groups of near-duplicates, unless an earlier run on the folder has."""
+        pool = BlockPool(self.threads)
+        missing = [n for n in range(len(self.numbers)) if not self._there(numbered(CENTROIDS, n))]
+        if missing:
+            asked, sample = self.identity, PER_CENTROID * max(self.numbers)
+            places = self.tables.chosen(max(sample, PER_PCA if "pca" in asked else 0), asked["seed"])
+            if "pca" in asked and not self._there(PCA):
+                self._components(places[:PER_PCA], pool)
+            self._centroids(missing, places[:sample], pool)
+        if "duplicates" in self.identity and not self._there(GROUPS):
+            self._groups(pool)
 
-    def _centroids(self) -> np.ndarray:
-        asked = self.identity
-        sample = self._sample(PER_CENTROID * asked["k"])
-        found = kmeans(sample, asked["k"], asked["spherical"], asked["rounds"], asked["seed"], BlockPool(self.threads))
-        about = {"sample": len(sample), "asked": asked["k"], "clusters": len(found.centroids), "split": found.split}
+    def _there(self, name: str) -> bool:
         with writing(self.out):
-            write_json(self.url(ROUNDS), {**about, "inertia": found.inertia})
-        return found.centroids
+            return storage.exists(self.url(name))
 
-    def _groups(self) -> np.ndarray:
-        """uint64 (2, n): for each image its id, and that of the original of its group."""
-        pool, centroids, ids = BlockPool(self.threads), read_array(self.url(CENTROIDS)), []
-        labels: list[np.ndarray] = []
-        for name in self.files:
-            for batch in _batches(join(self.source, name), self.chunk):
-                labels.append(assign(_vectors(batch), centroids, self.identity["spherical"], pool)[0])
-                ids.append(batch.column("id").to_numpy())
+    def _components(self, places: np.ndarray, pool: BlockPool) -> None:
+        asked = self.identity["pca"]
+        found = components(
+            together(lambda _: self.tables.at(places), np.arange(len(places))), asked["components"], asked["whiten"], pool
+        )
+        about = {"components": found.width, "asked": asked["components"], "whitened": asked["whiten"]}
+        with writing(self.out):
+            write_json(self.url(PCA_ABOUT), {**about, "variance": found.share, "sample": len(places)})
+        self._save(PCA, found.table)
 
-        def vectors() -> Iterator[np.ndarray]:
-            for name in self.files:
-                yield from map(_vectors, _batches(join(self.source, name), self.chunk, ["vector"]))
+    def _centroids(self, missing: list[int], places: np.ndarray, pool: BlockPool) -> None:
+        """The centroids of some clusterings; `places` are the sample of the largest, read once for all that have one level."""
+        asked, levels = self.identity, self.identity["levels"]
+        view = FeatureView.of(self.out, asked, pool, clusterings=False)
+        most = max((self.numbers[n] for n in missing if levels[n] == 1), default=0)
 
-        own = np.concatenate(ids).astype(np.uint64)
-        return np.stack([own, own[near_duplicates(np.concatenate(labels), vectors, self.identity["duplicates"], pool)]])
+        def read(numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            return ((which, view(x)) for which, x in self.tables.at(places[numbers]))
+
+        points = together(read, np.arange(min(len(places), PER_CENTROID * most))) if most else None
+        for n in missing:
+            k, seed = self.numbers[n], asked["seed"] + self.numbers[:n].count(self.numbers[n])
+            sample = min(len(places), PER_CENTROID * k)
+            about: dict[str, Any] = {}
+            if levels[n] == 1:
+                assert points is not None
+                found = kmeans(points[:sample], k, asked["spherical"], asked["rounds"], seed, pool)
+            else:
+                how = (k, asked["spherical"], asked["rounds"], seed, pool, PER_CENTROID)
+                found, coarse, sizes = two_levels(read, sample, *how)
+                self._save(numbered(COARSE, n), coarse.centroids)
+                about = {"coarse": {"inertia": coarse.inertia, "clusters": sizes.tolist()}}
+            about |= {"sample": sample, "asked": k, "clusters": len(found.centroids), "split": found.split}
+            with writing(self.out):
+                write_json(self.url(numbered(ROUNDS, n)), {**about, "inertia": found.inertia})
+            self._save(numbered(CENTROIDS, n), found.centroids)
+
+    def _save(self, name: str, array: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        with writing(self.out), write_atomic(self.url(name)) as file:
+            file.write(buffer.getvalue())
+
+    def _groups(self, pool: BlockPool) -> None:
+        """Write what is found of each image, its id, and that of the original of its group: shards take their rows of it."""
+        view, parts = FeatureView.of(self.out, self.identity, pool), []
+        for i in range(len(self.tables.files)):
+            for batch in self.tables.batches(i, ["id", "vector"]):
+                parts.append(pa.table([batch.column("id"), *view.found(vectors_of(batch))], names=self._grouped[:-1]))
+        table = pa.concat_tables(parts).combine_chunks()
+        labels, own = table.column("label").to_numpy(), table.column("id").to_numpy()
+        first = near_duplicates(labels, self.tables.vectors, self.identity["duplicates"], pool)
+        with writing(self.out), write_atomic(self.url(GROUPS)) as file:
+            pq.write_table(table.append_column(self._grouped[-1], pa.array(own[first])), file, compression="zstd")
+
+    @property
+    def _grouped(self) -> list[str]:
+        return ["id", *(column.name for column in self.found), "original"]
 
     def finish(self, outputs: Iterable[str]) -> tuple[str, ...]:
         """Write the report, from the tables of labels."""
-        rounds = json.loads(storage.read_all(self.url(ROUNDS)))
-        sizes, nearest, pairs = np.zeros(rounds["clusters"], np.int64), 0.0, np.zeros((0, 3), np.int64)
+        files = [name for n in range(len(self.numbers)) for name in self._files(n)]
+        tallies = [ClusterTally(n, json.loads(storage.read_all(self.url(numbered(ROUNDS, n))))) for n in range(len(self.numbers))]
         for name in outputs:
-            table = read_table(self.url(name), ["label", "distance", "class"])
-            labels, classes = table.column("label").to_numpy(), table.column("class").fill_null(-1).to_numpy()
-            sizes += np.bincount(labels, minlength=len(sizes))
-            nearest += float(table.column("distance").to_numpy().sum(dtype=np.float64))
-            pairs = counted_with_class(pairs, labels, classes)
-        report = {
-            "images": int(sizes.sum()),
-            "clusters": rounds["clusters"],
-            "asked": rounds["asked"],
-            "sizes": sizes.tolist(),
-            "mean_distance": nearest / max(1, int(sizes.sum())),
-            "sample": rounds["sample"],
-            "inertia": rounds["inertia"],
-            "split": rounds["split"],
-            "labels": mutual_information(pairs) if len(pairs) else None,
-        }
-        if self.more:
-            own, originals = read_array(self.url(GROUPS))
+            table = read_table(self.url(name), ["class", *(column.name for column in self.found)])
+            for tally in tallies:
+                tally.add(table)
+        report, *more = (tally.report() for tally in tallies)
+        if more:
+            report["more"] = more
+        if "pca" in self.identity:
+            report["pca"] = json.loads(storage.read_all(self.url(PCA_ABOUT)))
+            files += [PCA, PCA_ABOUT]
+        if "duplicates" in self.identity:
+            grouped = read_table(self.url(GROUPS), ["id", "original"])
+            own, originals = (grouped.column(name).to_numpy() for name in ("id", "original"))
             copies = originals[own != originals]
             groups, counts = np.unique(copies, return_counts=True)
             report["duplicates"] = {
@@ -275,35 +328,13 @@ class ClusteringJob(Job):
                 "duplicates": len(copies),
                 "largest_group": int(counts.max(initial=-1)) + 1,
             }
+            files.append(GROUPS)
         write_json(self.url(REPORT), report)
-        return (CENTROIDS, ROUNDS, REPORT, GROUPS) if self.more else (CENTROIDS, ROUNDS, REPORT)
+        return (*files, REPORT)
 
-    def _sample(self, most: int) -> np.ndarray:
-        """float32 (n, d): the features of at most `most` images, those with the smallest keyed numbers, in order of these.
-
-        Which images are chosen depends on the seed and their ids. Memory holds the sample, and never a whole table.
-        """
-        keys, places = np.zeros(0, np.uint64), np.zeros((0, 2), np.int64)
-        for i, name in enumerate(self.files):
-            ids = read_table(join(self.source, name), ["id"]).column("id").to_numpy()
-            words = Draws(self.identity["seed"], 0, ids).stream("cluster").words("sample", 2).astype(np.uint64)
-            keys = np.concatenate([keys, words[:, 0] << np.uint64(32) | words[:, 1]])
-            places = np.concatenate([places, np.stack([np.full(len(ids), i), np.arange(len(ids))], 1)])
-            kept = np.argsort(keys, kind="stable")[:most]
-            keys, places = keys[kept], places[kept]
-        sample: np.ndarray | None = None
-        for i in np.unique(places[:, 0]):
-            wanted = np.flatnonzero(places[:, 0] == i)
-            start = 0
-            for batch in _batches(join(self.source, self.files[i]), self.chunk, ["vector"]):
-                inside = wanted[(places[wanted, 1] >= start) & (places[wanted, 1] < start + len(batch))]
-                vectors = _vectors(batch)
-                if sample is None:
-                    sample = np.zeros((len(places), vectors.shape[1]), np.float32)
-                sample[inside] = vectors[places[inside, 1] - start]
-                start += len(batch)
-        assert sample is not None
-        return sample
+    def _files(self, n: int) -> list[str]:
+        names = (CENTROIDS, COARSE, ROUNDS) if self.identity["levels"][n] == 2 else (CENTROIDS, ROUNDS)
+        return [numbered(name, n) for name in names]
 
 
 class ShardAssigner:
@@ -317,59 +348,29 @@ class ShardAssigner:
 
     def __init__(self, job: ClusteringJob, threads: int = 1, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
-        self._pool = BlockPool(threads)
-        self._centroids = read_array(job.url(CENTROIDS))
-        self._groups = read_array(job.url(GROUPS)) if job.more else None
-        self._schema = pa.schema([*_SCHEMA, *job.more])
+        self._view = FeatureView.of(job.out, job.identity, BlockPool(threads))
+        grouped = "duplicates" in job.identity
+        self._known = read_table(job.url(GROUPS), job._grouped).combine_chunks() if grouped else None
 
     def __call__(self, i: int) -> CommitRecord:
-        job, schema = self._job, self._schema
-        url, row = join(job.source, job.files[i]), int(job.corpus.counts[:i].sum())
+        job, schema = self._job, self._job.schema
+        row = int(job.corpus.counts[:i].sum())
         with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
-            for batch in _batches(url, job.chunk):
-                found = list(assign(_vectors(batch), self._centroids, job.identity["spherical"], self._pool))
-                if self._groups is not None:
-                    own, originals = self._groups[:, row : row + len(batch)]
-                    found += [own != originals, originals]
+            for batch in job.tables.batches(i, None if self._known is None else [column.name for column in _NAMES]):
+                columns = [batch.column(column.name) for column in _NAMES]
+                if self._known is None:
+                    columns += map(pa.array, self._view.found(vectors_of(batch)))
+                else:
+                    known = self._known.slice(row, len(batch)).combine_chunks()
+                    columns += known.select([column.name for column in job.found]).columns
+                    columns += [
+                        pa.array(known.column("id").to_numpy() != known.column("original").to_numpy()),
+                        known.column("original"),
+                    ]
                 row += len(batch)
-                columns = [batch.column(name) for name in ("key", "id", "row", "class")]
-                table.write(pa.table([*columns, *map(pa.array, found)], names=schema.names).cast(schema))
+                table.write(pa.table(columns, names=schema.names).cast(schema))
                 if self._on_chunk:
                     self._on_chunk(len(batch), len(batch), [], {})
             table.finish()
         samples = int(job.corpus.counts[i])
         return CommitRecord(job.shard(i), int(job.corpus.sizes[i]), samples, [table.output(job.output(i))], [])
-
-
-def read_array(url: str) -> np.ndarray:
-    """An array that `prepare` has written.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    try:
-        array: np.ndarray = np.load(io.BytesIO(storage.read_all(url)), allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{url} cannot be read: {error}; delete it and run the same command again") from None
-    return array
-
-
-def _batches(url: str, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a table of features, some at a time; ShardError where it cannot be read."""
-    try:
-        with open_seekable(url) as file:
-            yield from pq.ParquetFile(file).iter_batches(rows, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise ShardError(url, f"cannot be read: {error}") from None
-
-
-def some_vectors(job: ClusteringJob) -> np.ndarray:
-    """float32 (n, d): the first features of the first table that has some, at most `job.chunk`."""
-    first = int(np.flatnonzero(job.corpus.counts)[0])
-    return _vectors(next(_batches(join(job.source, job.files[first]), job.chunk, ["vector"])))
-
-
-def _vectors(batch: pa.RecordBatch) -> np.ndarray:
-    """float32 (n, d): the vectors of a batch of features."""
-    column = batch.column("vector")
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)

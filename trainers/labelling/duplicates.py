@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from trainers.labelling.blocks import BlockPool
+from trainers.labelling.hierarchy import in_groups
 from trainers.labelling.kmeans import BLOCK
 
 BYTES = 2**30
@@ -36,24 +37,12 @@ def near_duplicates(labels: np.ndarray, vectors: Vectors, threshold: float, pool
     order = np.argsort(labels, kind="stable")
     clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     width = next(iter(vectors())).shape[1]
-    for part in _parts([each for each in clusters if len(each) > 1], BYTES // (4 * width)):
+    for part in in_groups([each for each in clusters if len(each) > 1], BYTES // (4 * width)):
         members = np.sort(np.concatenate(part))
         read = _read(vectors, members)
         for cluster in part:
             first[cluster] = cluster[_groups(read[np.searchsorted(members, cluster)], threshold, pool)]
     return first
-
-
-def _parts(clusters: list[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
-    """Clusters of at most `most` images together, or one cluster."""
-    part: list[np.ndarray] = []
-    for cluster in clusters:
-        if part and sum(map(len, part)) + len(cluster) > most:
-            yield part
-            part = []
-        part.append(cluster)
-    if part:
-        yield part
 
 
 def _read(vectors: Vectors, wanted: np.ndarray) -> torch.Tensor:

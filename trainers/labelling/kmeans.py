@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,14 +18,21 @@ from trainers.labelling.blocks import BlockPool
 BLOCK = 1024
 """Rows of one matrix product, always so many, filled up with zeros."""
 
-_START = 16, 8192
-"""K-means++ chooses among so many points a centroid, and at least so many."""
+_START = 64, 65_536
+"""K-means++ chooses among so many points a centroid, and at least so many: among few it misses the clusters of outliers."""
 _STARTS, _WARM_UP = 4, 5
 """Choices of first centroids, and rounds after which the best of them is taken: one alone may miss a cluster."""
+_STARTED = 128
+"""Centroids of all choices together, at most: of many clusters few are missed, and choices differ little."""
+_WIDE = 8 * BLOCK
+"""Rows of a product with a few candidates."""
 _SPLIT = 1 / 1024
 """How far the two halves of a split cluster begin from its centroid, relative to it (as in faiss)."""
-_BITS = 30
-"""Sums count in units of 2**-30 of the largest value, so that 2**33 points fit in 64 bits."""
+_COLUMNS = 32
+"""Columns of a product, at least: with few, what the library computes for a row depends on the row's place in its block."""
+_BITS, _EXACT = 30, 2**23
+"""Sums count in units of 2**-30 of the largest value: those of 2**23 points are whole numbers that float64 holds, and those of
+2**33 points fit in 64 bits."""
 _ROUNDING = 4e-6
 """Squared distances below this share of the two squared lengths are rounding of float32, and taken for zero."""
 
@@ -61,34 +69,36 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
     mean = None if spherical else x.mean(0, dtype=np.float64).astype(np.float32)
     points = _prepared(torch.from_numpy(x), mean)
     few = points[: max(_START[0] * k, _START[1])]
-    starts = []
-    for start in range(_STARTS):
-        centroids = _first(few, points, k, seed, start, pool)
-        starts.append(_lloyd(few, centroids, min(rounds, _WARM_UP), spherical, pool))
-    best = min(starts, key=lambda one: one.inertia[-1])
-    found = _lloyd(points, torch.from_numpy(best.centroids), rounds, spherical, pool)
+    choices, split = max(1, min(_STARTS, _STARTED // k)), 0
+    starts = [_first(few, points, k, seed, start, pool) for start in range(choices)]
+    if choices > 1:
+        tried = [_lloyd(few, start, min(rounds, _WARM_UP), spherical, pool) for start in starts]
+        best = min(tried, key=lambda one: one.inertia[-1])
+        starts, split = [torch.from_numpy(best.centroids)], best.split
+    found = _lloyd(points, starts[0], rounds, spherical, pool)
     whole = found.centroids if mean is None else found.centroids + mean
-    return Clustering(whole, found.inertia, best.split + found.split)
+    return Clustering(whole, found.inertia, split + found.split)
 
 
 def _lloyd(points: Tensor, centroids: Tensor, rounds: int, spherical: bool, pool: BlockPool) -> Clustering:
     """Move each centroid to the mean of the points nearest to it, again and again, until no point changes its cluster."""
-    scale = 2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900))
-    inertia, splits, before = [], 0, None
+    blocks = _measured(points, pool)
+    sums = _Sums(points, len(centroids), 2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900)))
+    inertia, splits = [], 0
     for n in range(rounds + 1):
-        labels, squared, _ = _nearest(points, centroids, pool)
-        inertia.append(float(squared.double().sum()))
-        if n == rounds or (before is not None and torch.equal(labels, before)):
+        labels, squared, _ = _nearest(blocks, len(points), centroids, pool, second=False)
+        inertia.append(float(squared.numpy().sum(dtype=np.float64)))
+        if n == rounds or not sums.move(labels):
             break
-        before = labels
-        centroids, counts = _means(points, labels, centroids, scale)
-        centroids, more = _split_empty(centroids, counts)
+        centroids, more = _split_empty(sums.means(centroids), sums.counts)
         splits += more
         centroids = F.normalize(centroids) if spherical else centroids
     return Clustering(centroids.numpy(), inertia, splits)
 
 
-def assign(x: np.ndarray, centroids: np.ndarray, spherical: bool, pool: BlockPool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def assign(
+    x: np.ndarray, centroids: np.ndarray, spherical: bool, pool: BlockPool, rows: int = BLOCK
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nearest centroid of each point, of several as near the first; each point's result depends on no other point.
 
     Args:
@@ -96,6 +106,7 @@ def assign(x: np.ndarray, centroids: np.ndarray, spherical: bool, pool: BlockPoo
         centroids: float32 (k, d).
         spherical: as of `kmeans`.
         pool: threads to compute on.
+        rows: of a matrix product; another number may round otherwise.
 
     Returns:
         int32 (n,): its number; float32 (n,): the distance to it, of directions 1 - cosine; float32 (n,): how much further the
@@ -103,7 +114,8 @@ def assign(x: np.ndarray, centroids: np.ndarray, spherical: bool, pool: BlockPoo
     """
     middle = None if spherical else centroids.mean(0, dtype=np.float64).astype(np.float32)
     points, around = (_prepared(torch.from_numpy(part), middle) for part in (x, centroids))
-    labels, nearest, second = _nearest(points, around, pool)
+    labels, nearest, second = _nearest(_measured(points, pool, rows), len(points), around, pool)
+    assert second is not None
     near, next_one = (part / 2 if spherical else part.sqrt() for part in (nearest, second))
     return labels.int().numpy(), near.numpy(), (next_one - near).numpy()
 
@@ -119,34 +131,61 @@ def _exponent(x: Tensor) -> int:
     return math.ceil(math.log2(most)) if most else 0
 
 
-def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """The rows, `BLOCK` at a time; the last block is filled up with zeros."""
-    for block in x.split(BLOCK):
-        yield block if len(block) == BLOCK else F.pad(block, (0, 0, 0, BLOCK - len(block)))
+def blocks_of(x: Tensor, rows: int = BLOCK) -> Iterator[Tensor]:
+    """The rows, some at a time; the last block is filled up with zeros."""
+    for block in x.split(rows):
+        yield block if len(block) == rows else F.pad(block, (0, 0, 0, rows - len(block)))
 
 
-def _squared(block: Tensor, centroids: Tensor, lengths: Tensor) -> Tensor:
-    """Squared distances (rows, centroids); `lengths` are the squared lengths of the centroids."""
-    own = block.square().sum(1, keepdim=True) + lengths
-    squared = own - 2 * (block @ centroids.T)
-    return squared.masked_fill_(squared < _ROUNDING * own, 0)
+def columns_of(rows: Tensor) -> Tensor:
+    """The rows of a matrix as columns, with columns of zeros after them where there are fewer than `_COLUMNS`."""
+    return F.pad(rows, (0, 0, 0, max(0, _COLUMNS - len(rows)))).T
 
 
-def _nearest(x: Tensor, centroids: Tensor, pool: BlockPool) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of the nearest centroid of each point, and the squared distances to it and to the second nearest."""
-    lengths = centroids.square().sum(1)
+def _squared(own: Tensor, lengths: Tensor, half: Tensor) -> Tensor:
+    """Squared distances from the squared lengths of both, and from half the squared length of one less the product of both."""
+    return _rounded(own + 2 * half, own + lengths)
 
-    def of(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        squared = _squared(block, centroids, lengths)
-        best = squared.argmin(1, keepdim=True)  # of equal ones the first
-        nearest = squared.gather(1, best)
-        second = squared.scatter_(1, best, math.inf).amin(1)
-        return best[:, 0], nearest[:, 0], second
 
-    if not len(x):
-        return torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0)
-    labels, nearest, second = (torch.cat(parts)[: len(x)] for parts in zip(*pool.map(of, _blocks(x))))
-    return labels, nearest, second
+def _rounded(squared: Tensor, lengths: Tensor) -> Tensor:
+    """Squared distances, those that are rounding as 0; `lengths` are the sums of both squared lengths."""
+    return squared.masked_fill(squared < _ROUNDING * lengths, 0)
+
+
+def _measured(x: Tensor, pool: BlockPool, rows: int = BLOCK) -> list[tuple[Tensor, Tensor]]:
+    """Blocks of rows, and the squared length of each row, (rows, 1)."""
+    return list(pool.map(lambda block: (block, block.square().sum(1, keepdim=True)), blocks_of(x, rows)))
+
+
+def _nearest(
+    blocks: list[tuple[Tensor, Tensor]], n: int, centroids: Tensor, pool: BlockPool, second: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Number of the nearest centroid of each point, and the squared distances to it and, if asked for, to the second nearest.
+
+    Args:
+        blocks: of the points, see `_measured`.
+        n: how many points there are.
+        centroids: float32 (k, d).
+        pool: threads to compute on.
+        second: whether to look for the second nearest.
+    """
+    lengths, turned = centroids.square().sum(1), columns_of(centroids)
+    halves = F.pad(lengths / 2, (0, turned.shape[1] - len(centroids)), value=math.inf)
+
+    def of(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        block, own = part
+        half = torch.addmm(halves, block, turned, alpha=-1)
+        best = torch.from_numpy(half.numpy().argmin(1)).unsqueeze(1)  # of equal ones the first; numpy's is the faster
+        nearest = _squared(own, lengths[best], half.gather(1, best))
+        if not second:
+            return best[:, 0], nearest[:, 0], None
+        least = half.scatter_(1, best, math.inf).amin(1, keepdim=True)
+        return best[:, 0], nearest[:, 0], torch.maximum(own + 2 * least, nearest)[:, 0]
+
+    if not n:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0) if second else None
+    labels, nearest, others = zip(*pool.map(of, blocks))
+    return torch.cat(labels)[:n], torch.cat(nearest)[:n], torch.cat(others)[:n] if second else None
 
 
 def _first(few: Tensor, points: Tensor, k: int, seed: int, start: int, pool: BlockPool) -> Tensor:
@@ -158,34 +197,71 @@ def _first(few: Tensor, points: Tensor, k: int, seed: int, start: int, pool: Blo
     tries = 2 + int(math.log(k))
     chance = Draws(seed, start, np.arange(k, dtype=np.uint64)).stream("centroids").uniform("start", shape=(tries,))
     chosen: list[Tensor] = []
+
+    def after(part: tuple[tuple[Tensor, Tensor], Tensor], candidates: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distances to the nearest centroid with each candidate, (rows, tries), still with rounding, and their sums."""
+        (block, own), closest = part
+        nearer = torch.addmm(lengths, block, candidates.T, alpha=-2).add_(own)
+        return torch.minimum(nearer, closest, out=nearer), nearer.sum(0)
+
     for some in (few, points):
-        closest = _nearest(some, torch.stack(chosen), pool)[1] if chosen else torch.full((len(some),), math.inf)
+        n, blocks = len(some), _measured(some, pool, _WIDE)
+        whole = torch.full((len(blocks) * _WIDE, 1), math.inf)
+        if chosen:
+            whole[:n, 0] = _nearest(_measured(some, pool), n, torch.stack(chosen), pool, second=False)[1]
+        whole[n:] = 0
+        closest = list(whole.split(_WIDE))
         while len(chosen) < k:
-            shares = np.cumsum(closest.double().numpy()) if chosen else np.arange(1.0, len(some) + 1)
+            shares = np.cumsum(torch.cat(closest)[:n, 0].double().numpy()) if chosen else np.arange(1.0, n + 1)
             if not shares[-1]:
                 break  # every point is a centroid
             draws = chance[len(chosen)] * shares[-1]
-            candidates = some[np.minimum(np.searchsorted(shares, draws, side="right"), len(some) - 1)]
+            candidates = some[np.minimum(np.searchsorted(shares, draws, side="right"), n - 1)]
             lengths = candidates.square().sum(1)
-            parts = pool.map(lambda block, c=candidates, n=lengths: _squared(block, c, n), _blocks(some))  # type: ignore[misc]
-            after = torch.minimum(closest[:, None], torch.cat(list(parts))[: len(some)])
-            best = int(after.double().sum(0).argmin())
+            nearer, sums = zip(*pool.map(partial(after, candidates=candidates, lengths=lengths), zip(blocks, closest)))
+            best = int(torch.stack(sums).numpy().sum(0, dtype=np.float64).argmin())
             chosen.append(candidates[best])
-            closest = after[:, best]
+            closest = [_rounded(part[:, best : best + 1], own + lengths[best]) for part, (_, own) in zip(nearer, blocks)]
     return torch.stack(chosen)
 
 
-def _means(x: Tensor, labels: Tensor, centroids: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The mean of each cluster, or its centroid where it is empty, and its size.
+class _Sums:
+    """The sum of the points of each cluster, in whole numbers, so that it is the same in any order.
 
-    Points are summed as whole numbers, multiples of 1 / `scale`, so that the sum is the same in any order.
+    Args:
+        points: float32 (n, d).
+        k: clusters.
+        scale: points are summed as multiples of 1 / `scale`.
     """
-    counts = torch.bincount(labels, minlength=len(centroids))
-    sums = torch.zeros(centroids.shape, dtype=torch.int64)
-    for block, own in zip(x.split(BLOCK), labels.split(BLOCK)):
-        sums.index_add_(0, own, (block.double() * scale).round().long())
-    means = (sums.double() / (counts.clamp_min(1)[:, None] * scale)).float()
-    return torch.where(counts[:, None] > 0, means, centroids), counts
+
+    def __init__(self, points: Tensor, k: int, scale: float) -> None:
+        self._points, self._scale = points, scale
+        self._sums = torch.zeros(k, points.shape[1], dtype=torch.int64)
+        self._labels: Tensor | None = None
+        self.counts = torch.zeros(k, dtype=torch.int64)
+        """int64 (k,): points of each cluster."""
+
+    def move(self, labels: Tensor) -> bool:
+        """Give each point its label, int64 (n,): only those whose label is another are summed. Returns whether there are some."""
+        rows = torch.arange(len(labels)) if self._labels is None else torch.nonzero(labels != self._labels)[:, 0]
+        if self._labels is not None:
+            self._add(rows, self._labels, -1)
+        self._add(rows, labels, 1)
+        self._labels = labels
+        return bool(len(rows))
+
+    def means(self, centroids: Tensor) -> Tensor:
+        """float32 (k, d): the mean of each cluster, or its centroid where it is empty."""
+        means = (self._sums.double() / (self.counts.clamp_min(1)[:, None] * self._scale)).float()
+        return torch.where(self.counts[:, None] > 0, means, centroids)
+
+    def _add(self, rows: Tensor, labels: Tensor, sign: int) -> None:
+        for part in rows.split(_EXACT):
+            sums = torch.zeros(self._sums.shape, dtype=torch.float64)  # faster than whole numbers
+            for some in part.split(_WIDE):
+                sums.index_add_(0, labels[some], self._points[some].double().mul_(self._scale).round_())
+            self._sums += sign * sums.long()
+        self.counts += sign * torch.bincount(labels[rows], minlength=len(self.counts))
 
 
 def _split_empty(centroids: Tensor, counts: Tensor) -> tuple[Tensor, int]:

@@ -66,7 +66,7 @@ def check_corpus(recipe: Recipe, what: str) -> None:
 
 def images_alone(recipe: Recipe) -> Recipe:
     """The recipe without tasks, frames and tables beside the corpus: the network is shown the image of every sample."""
-    corpus = recipe.corpus.model_copy(update={"frames": None, "annotations": {}, "keep": None})
+    corpus = recipe.corpus.model_copy(update={"frames": None, "annotations": {}, "keep": None, "labelled": None})
     return recipe.model_copy(update={"tasks": {}, "corpus": corpus})
 
 

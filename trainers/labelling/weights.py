@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
-from pipeline.storage import absolute, join, read_all
+from pipeline.storage import absolute, exists, join, read_all
 from trainers.downstream.classifier import Classifier
 from trainers.networks.weight_files import weights_of
-from trainers.running.runs import BACKBONE, CLASSIFIER, RECIPE, RunFolder
+from trainers.running.runs import BACKBONE, CLASSIFIER, HEAD, RECIPE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ def read_weights(url: str, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, .
 
 
 def classifier_url(recipe: Recipe, run: str | None = None) -> str:
-    """The URL of the fine-tuned classifier of a run's folder, by default the recipe's own."""
-    return join(absolute(run), CLASSIFIER) if run is not None else RunFolder(recipe).path(CLASSIFIER)
+    """The URL of the classifier in a run's folder, by default the recipe's own: the fine-tuned one, else that of pretraining."""
+    folder = absolute(run) if run is not None else RunFolder(recipe).url
+    tuned, learnt = (join(folder, name) for name in (CLASSIFIER, HEAD))
+    return learnt if exists(learnt) and not exists(tuned) else tuned
 
 
 def read_classifier(url: str, recipe: Recipe) -> tuple[Classifier, list[str], WeightsFile]:
-    """Read a classifier that `finetune` has written.
+    """Read a classifier that `finetune`, or a `pretrain` that learnt classes, has written.
 
     Returns:
         It, the names of its classes, and the file.

@@ -35,6 +35,9 @@ from trainers.objectives import Outcome
 from trainers.running.checkpoints import Checkpoints, State
 from trainers.running.runs import RunFolder
 
+_COUNT = "/count"
+"""What follows the name of a metric in the name of its own count."""
+
 _CHECKED_ROWS = 16
 """Samples of a batch on which reduced precision is compared with float32."""
 
@@ -235,10 +238,7 @@ class _Run:
             "wait_share": wait / line.seconds,
             "wait_cause": wait_cause,
             "quarantined": len(self._quarantine),
-            "tasks": {
-                name: {key: total / max(sums["count"], 1) for key, total in sums.items() if key != "count"}
-                for name, sums in line.sums.items()
-            },
+            "tasks": {name: means(sums) for name, sums in line.sums.items()},
         }
         self._history.add({**record, "counts": {name: sums["count"] for name, sums in line.sums.items()}})
         self._line = _LogLine()
@@ -322,7 +322,6 @@ class _StepTally:
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
         self.also: dict[str, list[str]] = {name: [] for name in names}
-        self.steps = 0
         self.failures: list[str] = []
         self.values = torch.zeros(1, dtype=torch.float64, device=device)
         self.corpora: np.ndarray = np.zeros(0, np.int64)
@@ -332,10 +331,10 @@ class _StepTally:
             self.corpora = np.concatenate([self.corpora, columns["corpus"][columns["weight"] > 0]])
         parts = [torch.tensor(float(len(columns["id"])), device=self.values.device)]
         for name, outcome in outcomes.items():
-            self.also[name] = list(outcome.also)
-            parts += [outcome.loss.detach(), outcome.metric, outcome.trivial, outcome.count, *outcome.also.values()]
+            self.also[name] = [*outcome.also, *(f"{key}{_COUNT}" for key in outcome.counts)]
+            further = (*outcome.also.values(), *outcome.counts.values())
+            parts += [outcome.loss.detach(), outcome.metric, outcome.trivial, outcome.count, *further]
         self.values = self.values + torch.stack([part.to(torch.float64) for part in parts])
-        self.steps += 1
 
     def by_objective(self, totals: torch.Tensor) -> Iterator[tuple[str, dict[str, float]]]:
         """The sums and the `count` of each objective, by name; `totals` are `values`, or their sum over ranks."""
@@ -359,6 +358,12 @@ class _LogLine:
         self.seconds += seconds
         self.spent = _plus(self.spent, spent)
         self.sums = {name: _plus(self.sums.get(name, {}), values) for name, values in sums.items()}
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """The means of an objective's sums, each over the samples that it counts; 0 where there are none."""
+    values = {key: total for key, total in sums.items() if key != "count" and not key.endswith(_COUNT)}
+    return {key: total / max(sums.get(f"{key}{_COUNT}", sums["count"]), 1) for key, total in values.items()}
 
 
 def _plus(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from trainers.networks.graph import Cut, Layout, NetworkPlan, make_plan, refusal
 from trainers.networks.stem import is_small, keep_resolution, with_patches
 from trainers.networks.timm_networks import construct_timm, timm_size
 
-Output = Literal["vector", "map"]
+Output = Literal["vector", "map", "pyramid"]
 
 LARGER_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299)
 """Sides, in pixels, to which images are enlarged for a network that cannot take their size; the first that works is used."""
@@ -37,10 +37,12 @@ class Features(NamedTuple):
     Args:
         vector: (n, vector_width), the input of the network's own classifier.
         map: (n, map_width, h, w), the last feature map with more than one position.
+        pyramid: up to three maps (n, width, h, w) of different sizes, from fine to coarse; the last is `map`.
     """
 
     vector: Tensor | None
     map: Tensor | None
+    pyramid: tuple[Tensor, ...] | None
 
 
 _CONSTANT = "_tensor_constant"
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
         vector_width: length of the feature vector.
         map_width: channels of the map.
         map_size: (h, w) of the map for images of `image_size`.
+        pyramid_widths: channels of each map of the pyramid.
     """
 
     network: fx.GraphModule
@@ -69,6 +72,7 @@ class Backbone(nn.Module):
         self.vector_width = plan.vector.width
         self.map_width = plan.map.width
         self.map_size = plan.map.extent
+        self.pyramid_widths = [cut.width for cut in plan.pyramid]
         self._plan = plan
         self._outputs = outputs
         self._takes: dict[tuple[int, int], bool] = {}
@@ -80,6 +84,7 @@ class Backbone(nn.Module):
         return Features(
             vector=vector.pooled(out[vector.path]) if "vector" in self._outputs else None,
             map=grid.grid(out[grid.path]) if "map" in self._outputs else None,
+            pyramid=tuple(cut.grid(out[cut.path]) for cut in self._plan.pyramid) if "pyramid" in self._outputs else None,
         )
 
     def resized(self, x: Tensor) -> Tensor:
@@ -91,20 +96,20 @@ class Backbone(nn.Module):
             return x
         return F.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
 
-    def embedding(self, layer: str | None = None) -> Embedding:
+    def embedding(self, *layers: str | None) -> Embedding:
         """Make a network from images to one vector each that shares this one's weights.
 
         Call it after the backbone is on its device.
 
         Args:
-            layer: name of the module whose output is averaged over positions, such as `layer3`; None for the feature vector (for
-                a backbone without that output, its averaged map).
+            layers: name of the module whose output is averaged over positions, such as `layer3`; None, or no name, for the
+                feature vector (for a backbone without that output, its averaged map). Vectors of several are side by side.
 
         Raises:
             UserError: there is no such layer, or the backbone was built without it.
         """
-        cut = self._cut(layer)
-        return Embedding(self, until(self.network, self._eval_graph, cut.node), cut)
+        cuts = [self._cut(layer) for layer in layers or (None,)]
+        return Embedding(self, until(self.network, self._eval_graph, *(cut.node for cut in cuts)), cuts)
 
     def lacking(self, layer: str | None, missing: Iterable[str]) -> list[str]:
         """The weights among `missing` on which a layer's output depends; `layer` and errors as in `embedding`."""
@@ -177,23 +182,26 @@ class Backbone(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Computes one vector for each image from a layer of a backbone, in evaluation mode; made by `Backbone.embedding`.
+    """Computes one vector for each image from layers of a backbone, in evaluation mode; made by `Backbone.embedding`.
 
     Attributes:
         width: length of the vectors.
     """
 
-    def __init__(self, backbone: Backbone, part: fx.GraphModule, cut: Cut) -> None:
+    def __init__(self, backbone: Backbone, part: fx.GraphModule, cuts: list[Cut]) -> None:
         super().__init__()
         self.part = part
-        self.width = cut.width
+        self.width = sum(cut.width for cut in cuts)
         self._resized = backbone.resized
-        self._cut = cut
+        self._cuts = cuts
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the vectors, float (n, width), of normalised images, float (n, 3, h, w)."""
-        return self._cut.pooled(self.part(self._resized(x)))
+        out = self.part(self._resized(x))
+        if len(self._cuts) == 1:
+            return self._cuts[0].pooled(out)
+        return torch.cat([cut.pooled(one) for cut, one in zip(self._cuts, out, strict=True)], dim=1)
 
 
 def build_backbone(
@@ -213,8 +221,8 @@ def build_backbone(
     with seeded(seed):
         model = construct(spec, image_size)
     plan = _plan(spec.model_dump_json(), image_size)
-    cuts = {"vector": plan.vector, "map": plan.map}
-    paths = {cuts[output].path: cuts[output].path for output in outputs}
+    cuts = {"vector": (plan.vector,), "map": (plan.map,), "pyramid": plan.pyramid}
+    paths = {cut.path: cut.path for output in outputs for cut in cuts[output]}
     network = create_feature_extractor(model, paths, suppress_diff_warning=True)
     return Backbone(network, plan, outputs, image_size)
 

@@ -20,6 +20,8 @@ from pipeline.errors import UserError
 
 Layout = Literal["nchw", "nhwc", "tokens", "flat"]
 
+_LEVELS = 3  # of a pyramid
+
 REFUSALS = (RuntimeError, AssertionError, ValueError)
 """Errors that torch's layers raise for a size that they cannot take."""
 
@@ -77,11 +79,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """Where a network is cut for images of `size` pixels, and the names of all its weights."""
+    """Where a network is cut for images of `size` pixels, and the names of all its weights.
+
+    The pyramid is the last cut of each of the three coarsest resolutions (of fewer, where there are fewer), from fine to coarse;
+    it ends with the map.
+    """
 
     size: int
     vector: Cut
     map: Cut
+    pyramid: tuple[Cut, ...]
     layers: dict[str, Cut]
     weights: frozenset[str]
 
@@ -114,7 +121,9 @@ def make_plan(model: nn.Module, sizes: Sequence[int]) -> NetworkPlan:
             path, shape = path_of[node.name], shapes[node.name]
             cuts.append(Cut(path, node.name, shape, _layout(model, path, shape), getattr(model, "num_prefix_tokens", 1)))
     modules = {path for path, _ in model.named_modules()}
-    return NetworkPlan(size, cuts[-1], _last_map(cuts, size), _layers(cuts, path_of, modules), frozenset(model.state_dict()))
+    last_map = _last_map(cuts, size)
+    pyramid = _pyramid(cuts[: cuts.index(last_map) + 1])
+    return NetworkPlan(size, cuts[-1], last_map, pyramid, _layers(cuts, path_of, modules), frozenset(model.state_dict()))
 
 
 def refusal(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> str | None:
@@ -156,14 +165,20 @@ def shapes_of(root: nn.Module, graph: fx.Graph, size: tuple[int, int]) -> dict[s
     return shapes
 
 
-def until(root: nn.Module, graph: fx.Graph, node_name: str) -> fx.GraphModule:
-    """The part of a network that ends at one node; it shares its weights with `root`."""
+def until(root: nn.Module, graph: fx.Graph, *nodes: str) -> fx.GraphModule:
+    """The part of a network that ends at one node, or at the last of several, whose outputs it then returns together.
+
+    It shares its weights with `root`.
+    """
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    ends: dict[str, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = part.node_copy(node, copies.__getitem__)
-        if node.name == node_name:
-            part.output(copies[node])
+        if node.name in nodes:
+            ends[node.name] = copies[node]
+        if len(ends) == len(set(nodes)):
+            part.output(ends[nodes[0]] if len(nodes) == 1 else tuple(ends[name] for name in nodes))
             break
     module = fx.GraphModule(root, part)
     module.graph.eliminate_dead_code()
@@ -240,6 +255,11 @@ def _last_map(cuts: list[Cut], size: int) -> Cut:
             f"training.backbone: no layer keeps more than one position of images of {size} px; choose a larger image.size"
         )
     return found
+
+
+def _pyramid(cuts: list[Cut]) -> tuple[Cut, ...]:
+    by_extent = {cut.extent: cut for cut in cuts if cut.layout != "flat" and min(cut.extent) > 1}
+    return tuple(list(by_extent.values())[-_LEVELS:])
 
 
 def _layers(cuts: list[Cut], path_of: dict[str, str], modules: set[str]) -> dict[str, Cut]:

@@ -57,12 +57,12 @@ def network_input(x: Tensor, mean: Tensor, std: Tensor, norm: Norm = "image") ->
         raise ValueError(f"pixels of shape {tuple(x.shape)}: expected (n, h, w, c) or (n, k, h, w, c) with c 1 or 3")
     if x.ndim == 5:
         x = x.flatten(0, 1)
-    y = x.permute(0, 3, 1, 2).float() / 255
+    y = x.permute(0, 3, 1, 2).to(torch.float32, copy=True).div_(255)  # in place: one batch of floats is in memory, not four
     if norm == "patch":
         deviation, centre = torch.std_mean(y, dim=(2, 3), correction=0, keepdim=True)
         y = ((y - centre) / (deviation + LEAST_STD)).expand(-1, 3, -1, -1)
     else:
-        y = (y - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        y = (y.sub_ if y.shape[1] == 3 else y.sub)(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
     return y.contiguous(memory_format=torch.channels_last)
 
 

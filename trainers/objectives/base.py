@@ -26,6 +26,7 @@ class Outcome:
         trivial: the metric of the trivial answer, which needs no learning (chance, or one colour), summed over the same samples.
         count: sum of the weights.
         also: further metrics, summed like `metric`, by name.
+        counts: by how much those of `also` are divided that are not means over the samples of `count`, by name.
         cost: scalar that is minimised in place of the loss; None to minimise the loss.
         aside: scalar that is minimised as well, whatever the weight of the task: the loss of an adversary.
     """
@@ -35,6 +36,7 @@ class Outcome:
     trivial: Tensor
     count: Tensor
     also: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
     cost: Tensor | None = None
     aside: Tensor | None = None
 
@@ -46,6 +48,7 @@ class Outcome:
             trivial=self.trivial + other.trivial,
             count=self.count + other.count,
             also={name: value + other.also[name] for name, value in self.also.items()},
+            counts={name: value + other.counts[name] for name, value in self.counts.items()},
         )
 
     @property

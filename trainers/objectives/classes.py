@@ -28,9 +28,14 @@ class ClassesObjective(VectorObjective):
         self.classes = kind.count
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
-        """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count."""
+        """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count.
+
+        Where the batch has `<task>.weight`, float32 (n,), a sample counts so much in loss and accuracy.
+        """
         given = batch[f"{name}.label"]
         label, weight = given.clamp_min(0), batch["weight"] * (given >= 0)
+        if (of_task := batch.get(f"{name}.weight")) is not None:
+            weight = weight * of_task
         with torch.no_grad():
             right = (answer.argmax(1) == label).float()
             count = weight.sum()

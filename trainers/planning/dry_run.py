@@ -15,9 +15,9 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import absolute, exists, is_local
-from trainers.downstream.evaluate import VECTOR, probed_layer
-from trainers.downstream.labelled import INITS, open_labelled
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.evaluate import feature_bytes, probed_layer
+from trainers.downstream.labelled import INITS, Labelled, open_labelled
+from trainers.downstream.pretrained import VECTOR, read_pretrained
 from trainers.labelling import embed, label
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.network_job import images_alone
@@ -68,11 +68,15 @@ def evaluate_plan(recipe: Recipe) -> Facts:
     """Say what `evaluate` would do; errors as in `pretrain_plan`."""
     check_early(recipe)
     data, backbone = open_labelled(recipe), read_pretrained(recipe)
+    layer = probed_layer(data, backbone)
     return {
+        **_shares(data),
         "training images": _corpus(data.train),
         "test images": _corpus(data.test),
         "classes": len(data.classes.names),
-        "layer": probed_layer(data, backbone) or VECTOR,
+        "protocols": ", ".join(data.spec.protocols),
+        "layer": layer or VECTOR,
+        "features bytes": feature_bytes(data, layer),
         "batches": _steps(data.training_once()) + _steps(data.testing()),
         **_resources(recipe),
     }
@@ -85,6 +89,7 @@ def finetune_plan(recipe: Recipe) -> Facts:
     model, folder = data.problem.build(data.recipe, data.classes.trained, backbone.weights), RunFolder(recipe)
     checkpoint, steps = _COPIES[data.spec.optimizer.name] * _bytes(model), _steps(data.training())
     return {
+        **_shares(data),
         "training images": _corpus(data.train),
         "test images": _corpus(data.test),
         "classes": len(data.classes.names),
@@ -94,6 +99,12 @@ def finetune_plan(recipe: Recipe) -> Facts:
         "checkpoint bytes": checkpoint,
         **_disk(folder, len(INITS) * (recipe.training.keep + 1) * checkpoint),
     }
+
+
+def _shares(data: Labelled) -> Facts:
+    """Of which share the other facts are, if there are several."""
+    shares = data.spec.shares
+    return {"shares of the labels": f"{', '.join(f'{s:g}' for s in shares)}; below is the last"} if len(shares) > 1 else {}
 
 
 def embed_plan(
@@ -113,13 +124,15 @@ def label_plan(recipe: Recipe, out: str, run: str | None, top: int) -> Facts:
 
 def cluster_plan(job: ClusteringJob) -> Facts:
     """Say what `cluster` would do."""
-    samples, k = job.corpus.samples, job.identity["k"]
+    samples, most = job.corpus.samples, max(job.numbers)
+    pca = job.identity.get("pca")
     return {
         "features": _corpus(job.corpus),
-        "clusters": k,
-        "sample": f"{min(samples, k * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
+        "clusters": ", ".join(f"{k:,}" for k in job.numbers),
+        **({"components": f"{pca['components']}{', whitened' if pca['whiten'] else ''}"} if pca else {}),
+        "sample": f"{min(samples, most * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
         "shards with a commit record": done_shards(job.out),
-        "disk needed bytes": samples * (_NAMES_BYTES + 12),
+        "disk needed bytes": samples * (_NAMES_BYTES + 12 * len(job.numbers)),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,24 +11,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.materialize.job import Job
-from pipeline.materialize.run import asked, engine_chosen, plan
 from pipeline.recipe.schema import Recipe
-from pipeline.rendering.engine import build_engine
 from pipeline.rendering.units import UnitSource
 from pipeline.streaming.connection import cluster_address
-from trainers.downstream.evaluate import probed_layer, probed_networks
-from trainers.downstream.features import checked_recipe, extract
+from trainers.downstream.evaluate import judge, probed_layer, probed_networks
+from trainers.downstream.features import FeatureSet, Rank, checked_recipe, extract
 from trainers.downstream.finetune import finetuning_job
 from trainers.downstream.labelled import INITS, open_labelled
-from trainers.downstream.linear import linear_probe
 from trainers.downstream.passes import Batch, passes
-from trainers.downstream.pretrained import read_pretrained
+from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.statistics import measuring
 from trainers.labelling.blocks import BlockPool
-from trainers.labelling.cluster import PER_CENTROID, ClusteringJob, some_vectors
-from trainers.labelling.embed import embed_job
+from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.kmeans import assign
-from trainers.labelling.label import label_job
+from trainers.learning.ranks import gathered
 from trainers.planning.dry_run import Facts, done_shards
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import SECONDS, Stopwatch, Trial, elsewhere, settled_pace, try_job, try_on_workers, try_training
@@ -46,6 +42,9 @@ _PASS = 1 / 3
 
 _PROBED = 512
 """Images on which a probe is timed."""
+
+_TRIED = 4096
+"""Centroids with which features are compared to measure, at most."""
 
 
 @dataclass
@@ -102,34 +101,49 @@ def estimate_pretrain(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_finetune(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
-    """Fine-tune for some seconds from pretrained weights; both starts take as long. Arguments and errors as of
-    `estimate_pretrain`.
+def estimate_finetune(
+    recipe: Recipe,
+    began: float | None = None,
+    seconds: float = SECONDS,
+    backbone: Pretrained | None = None,
+    inits: Sequence[str] = INITS,
+) -> RunEstimate:
+    """Fine-tune for some seconds from the first start; all take as long.
+
+    Arguments as of `estimate_pretrain` and `trainers.downstream.finetune.finetune`, errors as of the former.
     """
-    found, weights = RunEstimate(began or time.time()), read_pretrained(recipe).weights
+    found, weights = RunEstimate(began or time.time()), (backbone or started(recipe, inits)).weights
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         connect(other)
         before = time.time() - found.began
-        trial = try_training(finetuning_job(other, data, INITS[0], weights), other, seconds)
+        trial = try_training(finetuning_job(other, data, inits[0], weights or None), other, seconds)
     looks = data.testing().schedule.steps + min(data.training_once().schedule.steps, data.training().schedule.steps)
-    left = sum(_left(recipe, f"finetune-{init}", data.training()) for init in INITS)
-    found.seconds = before + len(INITS) * (trial.start + _PASS * trial.each * looks) + left * trial.each
+    left = sum(_left(recipe, f"finetune-{init}", data.training()) for init in inits)
+    found.seconds = before + len(inits) * (trial.start + _PASS * trial.each * looks) + left * trial.each
     found.measured = _words(trial, before, "step")
     return found
 
 
-def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
-    """Compute features of some images, and a probe on them, as `evaluate` would. Arguments and errors as of
-    `estimate_pretrain`.
+def estimate_evaluate(
+    recipe: Recipe,
+    began: float | None = None,
+    seconds: float = SECONDS,
+    backbone: Pretrained | None = None,
+    inits: Sequence[str] = INITS,
+) -> RunEstimate:
+    """Compute features of some images, and probes on them, as `evaluate` would.
+
+    Arguments as of `estimate_pretrain` and `trainers.downstream.evaluate.evaluate`, errors as of the former.
     """
-    found, backbone = RunEstimate(began or time.time()), read_pretrained(recipe)
+    found, backbone = RunEstimate(began or time.time()), backbone or started(recipe, inits)
     with _watched(found), elsewhere(recipe) as other:
         data = open_labelled(other)
         layer = probed_layer(data, backbone)
         connect(other)
         before, log = time.time() - found.began, open_run_log()
-        config = {"data": data, "weights": backbone.weights, "layer": layer, "run_log": log, "seconds": seconds}
+        config = {"data": data, "weights": backbone.weights, "layer": layer, "inits": inits, "run_log": log}
+        config["seconds"] = seconds
         asked = time.time()
         answer = try_on_workers(_look, config, other, "evaluate", log)
         trial = settled_pace(asked, answer["times"])
@@ -139,13 +153,14 @@ def estimate_evaluate(recipe: Recipe, began: float | None = None, seconds: float
     return found
 
 
-def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = None, seconds: float = SECONDS) -> RunEstimate:
+def estimate_job(make: Callable[..., Job], recipe: Recipe, out: str, *how: Any, seconds: float = SECONDS) -> RunEstimate:
     """Do some samples of a render, an embedding or a labelling in an actor's place.
 
     Args:
-        make: makes the job; it connects to Ray.
-        done: shards that have a commit record.
-        began: Unix time at which the command began; by default now.
+        make: makes the job: `render_job`, `embed_job` or `label_job`.
+        recipe: the recipe.
+        out: its folder; shards that have a commit record there are not done again.
+        how: further arguments of `make`.
         seconds: how long to measure.
 
     Raises:
@@ -154,9 +169,10 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     """
     import ray
 
-    found = RunEstimate(began or time.time())
+    found, done = RunEstimate(time.time()), done_shards(out)
     with _watched(found):
-        job = make()
+        connect(recipe, check_render)
+        job = make(recipe, out, *how)
         before = time.time() - found.began
         trial = try_job(job, seconds)
     actors = max(1, min(job.recipe.placement.actors, round(ray.cluster_resources().get("CPU", 1) - 1)))
@@ -166,51 +182,24 @@ def estimate_job(make: Callable[[], Job], done: int = 0, began: float | None = N
     return found
 
 
-def estimate_render(recipe: Recipe, out: str) -> RunEstimate:
-    """Estimate a render; errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        chosen = engine_chosen(recipe, here=False)
-        return plan(chosen, out, asked(lambda: build_engine(chosen).identity(), chosen, here=False))
-
-    return estimate_job(make, done_shards(out))
-
-
-def estimate_embed(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """Estimate an embedding; `how` are further arguments of `embed_job`, errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        return embed_job(recipe, out, *how)
-
-    return estimate_job(make, done_shards(out))
-
-
-def estimate_label(recipe: Recipe, out: str, *how: Any) -> RunEstimate:
-    """Estimate a labelling; `how` are further arguments of `label_job`, errors as of `estimate_job`."""
-
-    def make() -> Job:
-        connect(recipe, check_render)
-        return label_job(recipe, out, *how)
-
-    return estimate_job(make, done_shards(out))
-
-
 def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimate:
-    """Assign some features to as many of them as there will be centroids: each round of k-means and the end do no more."""
-    found, k = RunEstimate(time.time()), job.identity["k"]
+    """Assign some features to some centroids: each round of k-means and the end do the same with as many as there will be."""
+    found, samples = RunEstimate(time.time()), job.corpus.samples
     with _watched(found):
-        vectors = some_vectors(job)
+        vectors = next(job.tables.vectors(np.flatnonzero(job.corpus.counts)[:1].tolist()))
+        k = min(max(job.numbers), _TRIED)
         centroids, pool = np.resize(vectors, (k, vectors.shape[1])), BlockPool(job.threads)
         began, count = time.time(), 0
         while not count or time.time() - began < seconds / 3:
             assign(vectors, centroids, job.identity["spherical"], pool)
             count += len(vectors)
         each = (time.time() - began) / count
-    samples = job.corpus.samples
-    found.seconds = each * (samples + job.identity["rounds"] * min(samples, k * PER_CENTROID))
-    found.measured = f"{1000 * each:.3g} ms a feature and round"
+    compared = 0.0  # pairs of a feature and a centroid
+    for number, levels in zip(job.numbers, job.identity["levels"]):
+        near = number if levels == 1 else number**0.5  # centroids that a feature is compared with in a round
+        compared += samples * levels * near + job.identity["rounds"] * min(samples, number * PER_CENTROID) * near
+    found.seconds = each * compared / k
+    found.measured = f"{1000 * each:.3g} ms a feature and round of {k:,} clusters"
     return found
 
 
@@ -221,7 +210,7 @@ def _look(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     data, run_log, context = config["data"], config["run_log"], ray.train.get_context()
-    networks = probed_networks(data, config["weights"], config["layer"])
+    networks, measured = probed_networks(data, config["weights"], config["layer"], config["inits"])
     recipe = checked_recipe(data.recipe, networks.values(), ray.train.torch.get_device(), run_log)
     watch = Stopwatch(config["seconds"])
     (images,) = passes(data.training_once())
@@ -232,13 +221,13 @@ def _look(config: dict[str, Any]) -> None:
             if watch():
                 return
 
-    features = extract(networks, some(), recipe, context.get_world_size())
-    began, n = time.time(), min(_PROBED, len(features.y))
-    y, classes = features.y[:n], data.classes.trained
-    for x in features.x.values():
-        if n > 1:
-            linear_probe(x[:n], y, x[:n], y, classes, data.recipe.seed)
-    more = sum(map(_steps, measuring(data, networks.values())))
+    rank = Rank(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    features = extract(networks, some(), recipe)
+    began, n = time.time(), min(_PROBED, *gathered([len(features.y)], context.get_world_size()))
+    few = FeatureSet({name: x[:n] for name, x in features.x.items()}, features.y[:n], features.ids[:n])
+    if n > 1:
+        judge(few, few, data, config["layer"], config["inits"], rank)
+    more = sum(map(_steps, measuring(data, measured.values())))
     answer = {"times": watch.times, "probe": (time.time() - began) / max(1, n), "measuring": more}
     if context.get_world_rank() == 0:
         ray.get(run_log.set_result.remote(answer))

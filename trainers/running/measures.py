@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MEASURES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
+MEASURES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "ap": "COCO AP"}
 """The measures of rows by name, in words; all are shares."""
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.errors import UserError
-from pipeline.labels import Views
+from pipeline.labels import Views, number_of_classes
 from pipeline.ordering.order import Geometry
 from pipeline.recipe.schema import Recipe
+from pipeline.shards.corpus import Corpus
 from pipeline.streaming.connection import DATA_TASK_CPUS
+from pipeline.tasks import Task
 from trainers.running.capacity import Node
 
 if TYPE_CHECKING:
@@ -158,6 +162,32 @@ def check_accumulate(parts: int, objectives: Iterable[tuple[str, Any]], geometry
             f"training.accumulate: a batch of {geometry.batch} over {workers} workers leaves one of them {rows} samples a step, "
             f"and {parts} parts need {2 * parts}, two each: lower training.accumulate to {max(1, rows // 2)}"
         )
+
+
+def check_classes(tasks: Mapping[str, Task], corpus: Corpus) -> None:
+    """Refuse to learn the images' own classes on a corpus that has none, or another number of them.
+
+    Args:
+        tasks: the tasks by name.
+        corpus: the corpus that is trained on.
+
+    Raises:
+        UserError: one line, with what to change.
+    """
+    for name, task in tasks.items():
+        if not task.learns_classes:
+            continue
+        if corpus.disagreement:
+            raise UserError(f"tasks.{name}: the corpus has no labels that can be learnt: {corpus.disagreement}")
+        expected, there = number_of_classes(task.label_kind()), corpus.classes
+        if there is not None and len(there) != expected:
+            raise UserError(
+                f"tasks.{name}.classes: {expected}, and the shards' index names {len(there)} classes: set it to {len(there)}"
+            )
+        if not any((corpus.labels(int(i)) >= 0).any() for i in np.flatnonzero(corpus.counts)):
+            raise UserError(
+                f"tasks.{name}: the corpus has no labels: pack it with `--labels folder`, or give samples a `cls` member"
+            )
 
 
 def check_render(recipe: Recipe, cpus: float, gpus: float) -> None:

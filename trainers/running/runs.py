@@ -37,6 +37,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "render": True,
     "storage": True,
     "tracking": True,
+    "transfer": True,
     "corpus": {"index"},
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
@@ -44,9 +45,9 @@ _CIRCUMSTANCES: dict[str, Any] = {
 _STAGE = re.compile(r"(pretrain|finetune-pretrained|finetune-random|evaluate)-[0-9a-f]{12}")
 _LONGEST = 60  # of a value in words
 
-BACKBONE, CLASSIFIER, RECIPE = "backbone.pt", "classifier.pt", "recipe.json"
+BACKBONE, CLASSIFIER, HEAD, RECIPE = "backbone.pt", "classifier.pt", "head.pt", "recipe.json"
 PRETRAINED, EVALUATED, FINETUNED = "pretrain.json", "evaluate.json", "finetune.json"
-EXAMPLES, ANSWERS = "examples.npz", "finetune.npz"
+EXAMPLES, ANSWERS, FINDINGS = "examples.npz", "finetune.npz", "evaluate.npz"
 """Files of a run's folder: weights, recipe, the result of each command, and pictures."""
 
 
@@ -143,7 +144,7 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically, without the secrets in its URLs."""
         with write_atomic(self.path(name)) as file:
-            file.write(json.dumps(scrubbed_document(content), indent=1).encode())
+            file.write(json_bytes(scrubbed_document(content)))
 
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the run, or None if there is none."""
@@ -182,6 +183,11 @@ class RunFolder:
         if not exists(self.path(name)):
             raise UserError(f"no pretrained backbone at {self.path(name)}: run `pseudolabel pretrain` with this recipe first")
         return read_weights(self.path(name))
+
+
+def json_bytes(content: Any) -> bytes:
+    """A document as JSON, the way all results are written."""
+    return json.dumps(content, indent=1).encode()
 
 
 def read_json(url: str) -> Any | None:

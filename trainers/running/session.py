@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pipeline.errors import UserError
 from pipeline.recipe.schema import Recipe
 from pipeline.streaming.connection import cluster_address, connect_ray
-from trainers.networks.backbones import check_backbone
 from trainers.running.capacity import Node, check_cluster, nodes, this_node
 from trainers.running.preflight import check_elastic, check_resources
 
@@ -22,6 +21,8 @@ def check_early(recipe: Recipe, check: Check = check_resources) -> None:
     import ray
 
     if check is check_resources:
+        from trainers.networks.backbones import check_backbone  # not at the top: torch and torchvision take three seconds
+
         check_backbone(recipe.training.backbone, recipe.image.size)
         if recipe.training.workers == 0 and recipe.training.gpus > this_node().gpus:
             raise UserError(

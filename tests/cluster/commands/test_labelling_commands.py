@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from pipeline.recipe import load_recipe
 from tests.trainers.labelling.conftest import random_weights
 from trainers.downstream.classifier import Classifier
 from trainers.labelling.embed import embed
+from trainers.labelling.label import label
 from trainers.running.runs import RunFolder
 
 Call = Callable[..., Result]
@@ -37,13 +39,17 @@ def test_embed_says_how_far_it_is_and_the_same_command_goes_on(call: Call, recip
 def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refused, recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file)
     embed(recipe, str(tmp_path / "features"), weights=random_weights(recipe, tmp_path), here=True)
-    words = ("cluster", tmp_path / "features", "--k", "4", "--out", tmp_path / "clusters")
+    several = ("--k", "4", "--k", "6", "--pca", "5", "--no-whiten", "--sheet", tmp_path / "sheet.png")
+    words = ("cluster", tmp_path / "features", *several, "--out", tmp_path / "clusters")
     result = call(*words)
     assert result.exit_code == 0, result.output
     assert "72 of 72, 0 quarantined" in result.stdout
+    assert "label_2" in result.stdout
+    assert "5, " in result.stdout.partition("components")[2].partition("\n")[0]
+    assert Image.open(tmp_path / "sheet.png").height > 4 * 96
     assert "% mutual information, " in result.stdout
     report = json.loads(call(*words, "--json").stdout)
-    assert sum(report["sizes"]) == 72
+    assert [sum(one["sizes"]) for one in (report, *report["more"])] == [72, 72]
     left = json.loads((tmp_path / "clusters.cluster.result.json").read_text())
     assert (left["counts"]["clusters"], left["counts"]["labels"], left["counts"]["made"]) == (4, 72, 0)
     assert left["metrics"]["labels/purity"] == report["labels"]["purity"]
@@ -60,20 +66,29 @@ def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refuse
 
 @pytest.mark.usefixtures("local_ray")
 def test_label_prints_its_report(call: Call, recipe_file: Path, tmp_path: Path) -> None:
+    """The labels are made without actors, whose job `embed` above shows."""
     recipe = load_recipe(recipe_file)
     RunFolder(recipe).make()
     saved = {"classifier": Classifier(recipe, 2, None).state_dict(), "classes": ["one", "other"]}
     RunFolder(recipe).write_weights("classifier.pt", saved)
-    words = ("label", recipe_file, "--out", tmp_path / "named", "--set", "placement.cpus=0.5")
+    label(recipe, str(tmp_path / "named"), here=True)
+    words = ("label", recipe_file, "--out", tmp_path / "named", "--set", "placement.cpus=0.5", "--per-class", "5")
     result = call(*words)
     assert result.exit_code == 0, result.output
     assert "72 of 72, 0 quarantined" in result.stdout
     assert "most frequent" in result.stdout
+    assert f"{tmp_path / 'named' / 'kept'}" in result.stdout.replace("\n", "")
     report = json.loads(call(*words, "--json").stdout)
     assert sum(report["sizes"]) == 72
+    assert max(report["kept"]["sizes"]) == 5
     left = json.loads((tmp_path / "named.label.result.json").read_text())
     assert (left["counts"]["labels"], left["counts"]["made"]) == (72, 0)
     assert left["metrics"]["confidence"] == report["confidence"]
+
+
+def test_a_folder_for_chosen_images_is_refused_where_none_are_chosen(refused: Refused, recipe_file: Path, tmp_path: Path) -> None:
+    words = ("label", recipe_file, "--out", tmp_path / "named", "--kept", tmp_path / "kept")
+    assert "--kept names a folder for what --least or --per-class choose: give one of these, too" in refused(2, *words)
 
 
 def test_embed_says_before_any_work_that_there_are_no_weights(refused: Refused, recipe_file: Path, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from pipeline.materialize.run import render as run
+from pipeline.recipe import load_recipe
+
 Call = Callable[..., Result]
 Refused = Callable[..., str]
 
@@ -52,7 +55,10 @@ def test_failed_shards_end_in_exit_code_1_and_can_be_tried_again(
         (shards / path.name).write_bytes(path.read_bytes())
     whole = (shards / "shard-000002.tar").read_bytes()
     (shards / "shard-000002.tar").write_bytes(whole[:5000])
-    words = ("render", recipe_file, "--out", tmp_path / "out", "--set", f"corpus.shards={shards}", "--set", "placement.cpus=0.5")
+    settings = [f"corpus.shards={shards}", "placement.cpus=0.5"]
+    words = ("render", recipe_file, "--out", tmp_path / "out", *(word for setting in settings for word in ("--set", setting)))
+    made = run(load_recipe(recipe_file, settings), str(tmp_path / "out"), here=True)
+    assert list(made.failed) == ["shard-000002.tar"]
     message = refused(1, *words)
     assert message.startswith("1 of 8 shards failed, the others are done. The first: shard-000002.tar: ")
     assert "--retry-failed" in message

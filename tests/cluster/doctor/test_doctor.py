@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cluster.doctor.checks import Findings, compare, compare_precision
+from cluster.doctor.checks import PRECISION, Check, Findings, compare, compare_precision
 from cluster.doctor.selftest import EngineOutput, reference, render_apart
 from cluster.reports.machine import this_machine
 from cluster.reports.terminal import doctor_tables, print_out
@@ -33,6 +34,7 @@ def test_doctor_tests_every_engine_and_task_that_is_here(call: Call) -> None:
     assert result.exit_code == 0, result.output
     findings = json.loads(result.stdout)
     assert not findings["failed"]
+    assert findings["verdict"].startswith("this machine is fine: cpu and dali rendered correctly")
     passed = {(check["engine"], check["name"]) for check in findings["checks"] if check["status"] == "ok"}
     assert {("cpu", "image against PIL"), ("dali", "image against PIL"), ("cpu", "repeats itself")} <= passed
     assert {("dali", f"{task} against cpu") for task in registry()} <= passed
@@ -87,6 +89,22 @@ def test_an_engine_that_cannot_start_is_reported_with_its_last_words() -> None:
         render_apart("dali:99")
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"cpu": "ok", "dali": "ok", "dali:0": "skipped"}, "this machine is fine: cpu and dali rendered correctly"),
+        ({"cpu": "ok", "dali": "ok", "dali:0": "failed"}, "fine with `engine: cpu` in recipes; dali failed"),
+        ({"cpu": "failed", "dali": "failed"}, "cannot render: no engine passed"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["ok", "failed"])
+def test_one_line_says_whether_the_machine_is_fine(found: dict[str, Any], words: str, precision: Any) -> None:
+    checks = [Check(engine, "runs", status, "") for engine, status in found.items()]
+    verdict = Findings(this_machine(), 0, {}, "", [*checks, Check("cpu", PRECISION, precision, "")]).verdict
+    assert words in verdict
+    assert ("float32" in verdict) == (precision == "failed" and "cannot" not in verdict)
+
+
 def test_what_a_failure_means_is_printed(rendered: EngineOutput, capsys: pytest.CaptureFixture[str]) -> None:
     checks = compare("dali", replace(rendered, refused=[]), rendered)
     findings = Findings(this_machine(), 0, {"ray": None}, "no cluster", checks)
@@ -96,3 +114,6 @@ def test_what_a_failure_means_is_printed(rendered: EngineOutput, capsys: pytest.
     assert "refused: nothing; expected: text, truncated" in " ".join(shown.split())
     assert "failed: damaged files would become pairs" in shown
     assert "not installed" in shown
+    assert " ".join(shown.split()).endswith(
+        "verdict: this machine cannot render: no engine passed; mend what the lines above say"
+    )

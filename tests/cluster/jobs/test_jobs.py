@@ -29,7 +29,7 @@ import yaml
 
 from cluster.cli import app
 from cluster.commands.jobs import _package, _parsed, _shaping
-from cluster.jobs.ray_jobs import settled_paths, stable_id
+from cluster.jobs.ray_jobs import ClusterJob, settled_paths, stable_id
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
 from tests.cluster.conftest import Call
@@ -273,6 +273,15 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert shipped.isdisjoint({".env", "runs"})
 
 
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("FAILED", -9, 1), ("STOPPED", None, 130)],
+)
+def test_following_a_job_ends_with_its_commands_code(status: str, exit_code: int | None, code: int) -> None:
+    assert ClusterJob("a", status, "pretrain", 0.0, 1.0, exit_code, "").code == code
+
+
+@pytest.mark.slow
 def test_a_job_ends_as_its_command_ends(head: Head, workshop: Path) -> None:
     """In failure; the job that is resumed above ends well."""
     refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
@@ -350,9 +359,9 @@ def test_a_job_gets_every_argument_of_its_command_with_absolute_paths(workshop: 
     label, id = sent("label", "recipe.yaml", "--out", "s3://a/l", "--run", "runs/job", "--top", "3", "--json")
     assert label[:8] == ["label", "recipe.yaml", "--out", "s3://a/l", "--run", f"{workshop}/runs/job", "--top", "3"]
     assert id.startswith("job-label-")
-    cluster, id = sent("cluster", "f", "--k", "9", "--out", "my/groups", "--plain", "--duplicates", "0.9")
+    cluster, id = sent("cluster", "f", "--k", "9", "--k", "4", "--out", "my/groups", "--plain", "--duplicates", "0.9")
     assert cluster == [
-        "cluster", f"{workshop}/f", "--k", "9", "--out", f"{workshop}/my/groups", "--plain", "--duplicates", "0.9",
+        "cluster", f"{workshop}/f", "--k", "9", "--k", "4", "--out", f"{workshop}/my/groups", "--plain", "--duplicates", "0.9",
     ]  # fmt: skip
     assert id.startswith("groups-cluster-")
     assert id != sent("cluster", "f", "--k", "8", "--out", "my/groups", "--plain", "--duplicates", "0.9")[1]

@@ -133,7 +133,10 @@ def test_captions_say_what_was_drawn() -> None:
         words, order = task.caption(row).split(":\n")
         assert words == f"permutation {row['label'] + 1} of 100"
         cell = row["corners"] // 20  # a cell is 20 pixels wide, and a patch begins inside its own
-        assert [int(number) for number in order.split()] == (3 * cell[:, 0] + cell[:, 1] + 1).tolist()
+        assert order.startswith("patches ")
+        assert [[int(number) for number in one.split()] for one in order.removeprefix("patches ").split(", ")] == (
+            3 * cell[:, 0] + cell[:, 1] + 1
+        ).reshape(3, 3).tolist()
     task, rows = drawn("occlusion")
     for row in rows:
         height, width = row["boxes"][0, 2:]

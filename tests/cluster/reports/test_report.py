@@ -285,3 +285,36 @@ def test_a_folder_that_cannot_be_written_is_a_failed_run_in_words(run_recipe: Ma
     spec = run_recipe({"storage": {"runs": str(tmp_path / "file")}})
     with pytest.raises(RunError, match="the report cannot be written"):
         write_report(spec)
+
+
+def test_the_report_shows_confusions_the_most_wrong_photos_and_what_was_left_out(run_recipe: MakeRecipe) -> None:
+    spec = run_recipe()
+    folder = RunFolder(spec)
+    folder.make()
+    counts = {"train": {"undecodable": 0, "unlabelled": 0}, "test": {"undecodable": 2, "unlabelled": 1}}
+    folder.write_json("evaluate.json", {**EVALUATED, "left_out": counts})
+    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    held = {
+        "classes": np.array(["cat", "dog"]), "about": np.array(["pretrained", "linear", "layer3"]),
+        "confusion": np.array([[5, 3], [0, 7]]), "wrong": photos, "wrong_true": np.zeros(3, np.int64),
+        "wrong_named": np.ones(3, np.int64), "wrong_sure": np.float32([1, 0.9, 0.8]),
+        "points": np.random.default_rng(1).standard_normal((15, 2)), "points_label": np.arange(15) % 2,
+        "points_how": np.array("principal components, as scikit-learn is not installed"),
+    }  # fmt: skip
+    write_pictures(folder.path("evaluate.npz"), held, "x")
+    report = write_report(spec)
+    assert report["left_out"] == {"evaluate": counts}
+    page = page_of(spec)
+    for words in (
+        "linear on layer3, from pretrained weights",
+        "cat named dog: 3 of 8",
+        "The most wrong photos",
+        "scikit-learn is not installed",
+        "evaluate left out of downstream.test: 2 images that cannot be used and 1 image without a label.",
+    ):
+        assert words in page.text
+    assert sum(source.startswith("data:image/png") for source in page.loaded) >= 3
+    assert len(read_all(folder.path("report.html"))) < 400_000
+    write_pictures(folder.path("evaluate.npz"), held, "of another backbone")
+    write_report(spec)
+    assert "The most wrong photos" not in page_of(spec).text

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.draws import Draws
 from pipeline.engines import Request
+from pipeline.engines.cpu import CpuEngine
 from pipeline.tasks import Task, registry
 from tests.pipeline.children import run_python
 from tests.pipeline.made_images import FRAMES, encode, engine, good, photo, request, turned, unlike
@@ -120,3 +121,24 @@ def test_a_window_outside_the_photo_is_that_photo_s_failure_alone(name: str) -> 
     assert set(failures) == {1}
     alone, _ = engine(name, size=SIZE).run(request([good()["webp"]]))
     assert np.array_equal(columns["image"][2], alone["image"][0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_small_images_that_are_cut_together_are_those_that_are_cut_alone(threads: int) -> None:
+    kinds = [file for name, file in good().items() if "pixel" not in name]
+    files = [*kinds, *(turned("JPEG", orientation) for orientation in range(1, 9)), encode(photo(), "BMP")[:-9000]] * 3
+    rng = np.random.default_rng(0)
+    sides = rng.choice([20, 41, 60], (len(files), 2))
+    asked = request(files, np.concatenate([rng.integers(0, 30, (len(files), 2)), sides], axis=1), rng.random(len(files)) < 0.5)
+    outside = 4
+    asked.windows[outside] = [100, 100, 90, 90]
+    machine = CpuEngine({}, SIZE, threads)
+    assert machine._together(asked) > 1
+    columns, failures = machine.run(asked)
+    assert outside in failures
+    for row in range(len(files)):
+        one = asked.take(np.array([row]))
+        assert machine._together(one) == 1
+        alone, failed = machine.run(one)
+        assert (row in failures) == bool(failed)
+        assert failed or np.array_equal(columns["image"][row], alone["image"][0]), row

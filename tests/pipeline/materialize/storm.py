@@ -76,7 +76,12 @@ class Outcome:
 
 
 def weather(
-    words: Sequence[str], folder: Path, seed: int, kills: Sequence[str] = VICTIMS, pause: tuple[float, float] = (0.1, 1.2)
+    words: Sequence[str],
+    folder: Path,
+    seed: int,
+    kills: Sequence[str] = VICTIMS,
+    pause: tuple[float, float] = (0.1, 1.2),
+    nodes: int = 2,
 ) -> Outcome:
     """Run a command under kills, in an order and at times that the seed says.
 
@@ -86,10 +91,11 @@ def weather(
         seed: of the order and the times.
         kills: the victims.
         pause: the least and the greatest number of seconds between two of them.
+        nodes: as of `Storm`.
     """
     victims = list(kills)
     random.Random(seed).shuffle(victims)
-    storm = Storm(words, folder / "driver.log", seed)
+    storm = Storm(words, folder / "driver.log", seed, nodes)
     folders: list[Path] = []
     try:
         while victims:  # a fast machine is done before all are killed, and then does it again
@@ -104,21 +110,22 @@ def weather(
 
 
 class Storm:
-    """A Ray cluster of a head and two nodes on this machine, and a driver that works on it; kills any of them.
+    """A Ray cluster of a head and one or two nodes on this machine, and a driver that works on it; kills any of them.
 
     Args:
         words: the command, without `--out`; its actors need one CPU together.
         log: file for the driver's output.
         seed: seed of the times and of the victims.
+        nodes: how many there are besides the head.
     """
 
-    def __init__(self, words: Sequence[str], log: Path, seed: int) -> None:
+    def __init__(self, words: Sequence[str], log: Path, seed: int, nodes: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
         self._words, self._log, self._rng = words, log, random.Random(seed)
         self._folder = tempfile.mkdtemp(prefix="storm-")  # its own, so that no other process joins the cluster
         head: dict[str, Any] = {
-            "num_cpus": 1,
+            "num_cpus": 3 - nodes,  # so that without one of its nodes the cluster has what a render needs at least
             "include_dashboard": False,
             "object_store_memory": 100 * 2**20,
             "_system_config": _HEALTH,
@@ -126,7 +133,7 @@ class Storm:
         head["temp_dir"] = self._folder
         os.environ |= QUICK
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._add_node() for _ in range(2)]
+        self._nodes = [self._add_node() for _ in range(nodes)]
         self.killed: Counter[str] = Counter()
         self.surprises: list[str] = []
         """How drivers ended that nobody had killed."""

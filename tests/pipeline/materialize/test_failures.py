@@ -163,7 +163,7 @@ def test_too_many_bad_samples_stop_the_run_and_a_higher_budget_completes_it(
 def test_a_run_that_is_stopped_leaves_no_actor_behind(spec: MakeRecipe, tmp_path: Path, make_tar: MakeTar) -> None:
     for shard in range(30):
         make_tar(tmp_path / "in" / f"{shard}.tar", [(f"{shard}-{n}.jpg", b"nothing") for n in range(4)])
-    place = {"actors": 2, "cpus": 0.5}
+    place = {"actors": 1, "cpus": 0.5}
     with pytest.raises(BudgetExceeded):
         render(spec(tmp_path / "in", {"failures": {"budget": 2}, "placement": place}), str(tmp_path / "out"))
     settle()

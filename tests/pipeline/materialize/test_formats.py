@@ -177,3 +177,27 @@ def test_the_name_of_masks_belongs_to_the_identity_of_tars_that_hold_them(
     spec: MakeRecipe, form: str, sections: dict, named: bool
 ) -> None:
     assert ("masks" in identity_of(spec(sections=sections, format=form), {})) == (named and form == "webdataset")
+
+
+def test_a_half_finished_folder_of_another_encoder_is_not_mixed(
+    spec: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = spec(), str(tmp_path / "out")
+    with monkeypatch.context() as before:  # as earlier versions, which encoded by OpenCV
+        before.setattr("pipeline.materialize.job.encoders", lambda recipe: {})
+        render(recipe, out, here=True)
+    with pytest.raises(UserError, match=r"encoders: not there in the folder, .*isal"):
+        render(recipe, out, here=True)
+
+
+@pytest.mark.parametrize(
+    ("render", "found"),
+    [
+        ({}, {"png"}),
+        ({"image": "webp"}, {"png", "webp"}),
+        ({"image": "webp", "quality": 80}, {"png"}),
+        ({"format": "parquet"}, set()),
+    ],
+)
+def test_the_encoders_of_lossless_images_belong_to_the_identity(spec: MakeRecipe, render: dict, found: set) -> None:
+    assert set(identity_of(spec(**render), {}).get("encoders", {})) == found

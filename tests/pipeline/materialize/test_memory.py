@@ -25,7 +25,7 @@ PEAKS = """
     folder, form = Path(sys.argv[1]), sys.argv[2]
     photo = io.BytesIO()
     Image.fromarray(data.chelsea()[100:200, 100:200]).save(photo, "jpeg")
-    for samples in (100, 100, 1000):  # the first also loads what is loaded once
+    for samples in (60, 60, 600):  # the first also loads what is loaded once
         (folder / "in").mkdir(exist_ok=True)
         with open(folder / "in" / f"{samples}.tar", "wb") as file:
             tar = TarWriter(file)
@@ -43,7 +43,7 @@ PEAKS = """
         report = render(parse_recipe(recipe), str(folder / f"out-{samples}"), here=True)
         assert report.pairs == samples
         print(peak())
-    print(sum(path.stat().st_size for path in (folder / "out-1000").iterdir()) / 2**20)
+    print(sum(path.stat().st_size for path in (folder / "out-600").iterdir()) / 2**20)
 """
 
 
@@ -52,5 +52,5 @@ def test_a_shard_of_ten_times_the_samples_takes_no_more_memory(tmp_path: Path, f
     done = run_python(PEAKS, str(tmp_path), form)
     assert done.returncode == 0, done.stderr
     _, small, large, written = map(float, done.stdout.split())
-    assert written > 150 or form == "parquet"  # which is compressed
-    assert large - small < 60, "MB; the pixels of the larger shard's pairs alone are 210"
+    assert written > 90 or form == "parquet"  # which is compressed
+    assert large - small < 50, "MB; the pixels of the larger shard's pairs alone are 126"

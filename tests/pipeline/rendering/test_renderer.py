@@ -67,7 +67,7 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
     files = [(f"good/{name}", good()[name]) for name in kinds] + [(f"bad/{name}", data) for name, data in BAD.items()]
     order = np.random.default_rng(0).permutation(len(files))
     samples = [sample(*files[i]) for i in order]
-    pairs = render(samples, engine, max_pixels=200_000)
+    pairs, again = render(samples, engine, max_pixels=200_000), Renderer(recipe(engine, max_pixels=200_000))
     for row, one in enumerate(samples):
         bad = one.key.startswith("bad/")
         assert (row in pairs.failures) == bad, one.key
@@ -77,13 +77,13 @@ def test_bad_files_are_refused_with_a_reason_and_their_neighbours_rendered(engin
             assert pairs.failures[row]
             assert not any(part.any() for part in pixels)
         else:
-            alone = render([one], engine, max_pixels=200_000)
+            alone = again([one], 0)
             assert all(np.array_equal(pairs.columns[name][row], column[0]) for name, column in alone.columns.items()), one.key
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_chance(engine: str) -> None:
-    """Some hundreds of damaged files of every kind, in child processes, as they may crash. Each process fills its memory with
+    """Some two hundred damaged files of every kind, in child processes, as they may crash. Each process fills its memory with
     other bytes, which exposes a decoder that returns uninitialised memory."""
     script = """
         import hashlib, sys
@@ -115,7 +115,7 @@ def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_c
         first, last = sample("first", good()["jpeg"]), sample("last", good()["png"])
         expected = render([first, last], 0).columns["image"]
         hashed, counts = hashlib.sha256(), [0, 0]
-        for turn in range(14):
+        for turn in range(8):
             samples = [first, *(sample(f"{turn}/{i}", damaged(file)) for i, file in enumerate(kinds)), last]
             pairs = render(samples, 0)
             image, weight = pairs.columns["image"], pairs.columns["weight"]
@@ -125,7 +125,7 @@ def test_flipped_bits_never_kill_a_process_nor_touch_a_neighbour_nor_depend_on_c
             hashed.update(image.tobytes() + weight.tobytes())
             counts[0] += len(samples) - 2
             counts[1] += len(pairs.failures)
-        assert counts[1] > 60, counts
+        assert counts[1] > 35, counts
         print(hashed.hexdigest(), *counts)
     """
     outputs = set()

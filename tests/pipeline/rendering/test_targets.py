@@ -64,16 +64,22 @@ def test_a_mask_shows_what_its_pixels_show(engine: str) -> None:
         assert (np.rint(seen[i] / LEVEL) == mask[i])[flat[i]].mean() > 0.95, i
 
 
-@pytest.mark.parametrize("engine", ["cpu", "dali"])
-def test_a_box_is_where_its_object_is(engine: str) -> None:
-    random, photos = np.random.Generator(np.random.Philox(4)), []
+def bright_boxes() -> list[tuple[tuple[np.ndarray, bytes], list[int]]]:
+    """Sixteen dark photos with one bright box, each with its target's file, and the box: left, top, width, height."""
+    random, found = np.random.Generator(np.random.Philox(4)), []
     for _ in range(16):
         left, top = random.integers(0, WIDTH - 40), random.integers(0, HEIGHT - 40)
         across, down = random.integers(24, 40, 2)
         upright = np.zeros((HEIGHT, WIDTH), np.uint8)
         upright[top : top + down, left : left + across] = 255
-        box = {"bbox": [int(left), int(top), int(across), int(down)], "category_id": 7}
-        photos.append((upright, boxes_json(HEIGHT, WIDTH, [box])))
+        box = [int(left), int(top), int(across), int(down)]
+        found.append(((upright, boxes_json(HEIGHT, WIDTH, [{"bbox": box, "category_id": 7}])), box))
+    return found
+
+
+@pytest.mark.parametrize("engine", ["cpu", "dali"])
+def test_a_box_is_where_its_object_is(engine: str) -> None:
+    photos = [photo for photo, _ in bright_boxes()]
     columns = rendered(BoxTarget({7: 2}, most=3), engine, photos).columns
     assert columns["weight"].all()
     shown = 0
@@ -87,6 +93,17 @@ def test_a_box_is_where_its_object_is(engine: str) -> None:
         np.testing.assert_allclose(boxes[0], [across[0], rows[0], across[-1] + 1, rows[-1] + 1], atol=1.1)
         shown += 1
     assert shown > 10
+
+
+@pytest.mark.parametrize("engine", ["cpu", "dali"])
+def test_tests_show_the_whole_photo_with_all_of_its_boxes(engine: str) -> None:
+    made = bright_boxes()
+    columns = rendered(BoxTarget({7: 2}, most=3), engine, [photo for photo, _ in made], center=True).columns
+    for image, boxes, (_, (left, top, across, down)) in zip(columns["image"][..., 0], columns["boxes"], made):
+        wanted = np.array([left, top, left + across, top + down]) * np.tile([SIZE / WIDTH, SIZE / HEIGHT], 2)
+        np.testing.assert_allclose(boxes[0], wanted, atol=1e-4)
+        rows, columns_of = np.flatnonzero((image > 127).any(axis=1)), np.flatnonzero((image > 127).any(axis=0))
+        np.testing.assert_allclose(wanted, [columns_of[0], rows[0], columns_of[-1] + 1, rows[-1] + 1], atol=1.1)
 
 
 def test_a_bad_target_is_a_failure_of_its_sample_alone() -> None:

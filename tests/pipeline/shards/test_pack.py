@@ -1,4 +1,4 @@
-"""Packing keeps every image's bytes, gives every one its own key and label, and never leaves a half shard."""
+"""Packing keeps every image's bytes, and gives every one its own key and label."""
 
 from __future__ import annotations
 
@@ -13,28 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.errors import RunError, UserError
-from pipeline.shards import pack as packing
-from pipeline.shards import sources
+from pipeline.errors import UserError
 from pipeline.shards.index import Index
 from pipeline.shards.members import Members
 from pipeline.shards.opening import open_corpus
 from pipeline.shards.pack import pack
 from pipeline.shards.scanning import scan
-from pipeline.shards.sources import File
-
-CLASSES = ["astronaut", "cat", "coffee"]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def samples(folder: Path | str) -> dict[str, tuple[bytes, int]]:
-    corpus = open_corpus(str(folder))
-    read = [sample for i in range(len(corpus.urls)) for sample in corpus.read(i, np.arange(corpus.counts[i]))]
-    return {sample.key: (bytes(sample.encoded), sample.label) for sample in read}
+from tests.pipeline.shards.packed import CLASSES, contents, samples
 
 
 def test_every_photo_is_packed_untouched_with_its_folder_as_class(photos: Path, tmp_path: Path) -> None:
@@ -196,57 +181,6 @@ def test_long_and_foreign_names_are_kept(tmp_path: Path) -> None:
     assert scan(str(tmp_path / "out" / "shard-000000.tar")).keys == [f"猫/{name}"]
 
 
-def test_a_share_of_each_class_is_set_apart_and_every_photo_lies_on_one_side(photos: Path, tmp_path: Path) -> None:
-    report = pack(str(photos), str(tmp_path / "out"), test=0.2)
-    assert report.test is not None
-    assert (report.samples, report.test.samples, report.test.classes) == (18, 6, CLASSES)
-    train, test = samples(tmp_path / "out/train"), samples(tmp_path / "out/test")
-    assert (report.folder, report.test.folder) == (str(tmp_path / "out/train"), str(tmp_path / "out/test"))
-    pack(str(photos), str(tmp_path / "all"))
-    assert {**train, **test} == samples(tmp_path / "all")
-    assert not train.keys() & test.keys()
-    assert [sum(label == number for _, label in test.values()) for number in range(3)] == [2, 2, 2]
-    assert open_corpus(str(tmp_path / "out/test")).classes == CLASSES
-    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
-        archive.add(photos, arcname=".")
-    again = pack(str(tmp_path / "photos.tar.gz"), str(tmp_path / "tar"), test=0.2)
-    assert again.test is not None
-    assert samples(again.test.folder) == test
-
-
-def test_of_a_class_of_few_photos_one_stays_to_train_with(tmp_path: Path) -> None:
-    for name in ("many/a", "many/b", "few/c"):
-        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "src" / f"{name}.jpg").write_bytes(name.encode())
-    report = pack(str(tmp_path / "src"), str(tmp_path / "out"), test=0.9)
-    assert report.test is not None
-    assert [label for _, label in samples(report.test.folder).values()] == [1]
-    assert "few/c" in samples(report.folder)
-    (tmp_path / "src/many/a.jpg").unlink()
-    with pytest.raises(UserError, match="no class has two images"):
-        pack(str(tmp_path / "src"), str(tmp_path / "none"), test=0.5)
-    assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
-def test_a_share_that_sets_nothing_or_everything_apart_is_refused(photos: Path, tmp_path: Path, share: float) -> None:
-    with pytest.raises(UserError, match=r"above 0 and below 1"):
-        pack(str(photos), str(tmp_path / "out"), test=share)
-
-
-def test_an_interrupted_pack_of_two_sides_starts_over(photos: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == total:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(str(photos), str(tmp_path / "out"), progress=interrupt, test=0.2)
-    pack(str(photos), str(tmp_path / "out"), test=0.2)
-    pack(str(photos), str(tmp_path / "calm"), test=0.2)
-    for side in ("train", "test"):
-        assert contents(tmp_path / "out" / side) == contents(tmp_path / "calm" / side)
-
-
 def test_without_labels_any_folder_will_do(photos: Path, tmp_path: Path) -> None:
     report = pack(str(photos / "cat"), str(tmp_path / "out"), labels="none")
     assert report.classes is None
@@ -301,144 +235,3 @@ def test_progress_ends_at_all_bytes(photos: Path, tmp_path: Path) -> None:
     assert steps[-1] == (total, total)
     assert steps == sorted(steps)
     assert len(steps) == 24
-
-
-@pytest.mark.parametrize(
-    ("src", "words"),
-    [
-        ("nothing", "no such file or folder"),
-        ("nothing.tar", "no such file or folder"),
-        ("text", r"holds no images \(1 not an image by name \(\.txt\)\)"),
-        ("text/a.txt", "neither a folder nor a tar"),
-        ("bad.tar", "not a tar"),
-        ("bad.tar.gz", "not a tar"),
-        ("bad.tar.xz", "not a tar"),
-        ("cut.tar.gz", "truncated: its end is missing"),
-    ],
-)
-def test_a_source_that_cannot_be_packed_is_refused_before_anything_is_written(tmp_path: Path, src: str, words: str) -> None:
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "a.txt").write_text("x")
-    (tmp_path / "bad.tar").write_text("x" * 2000)
-    (tmp_path / "bad.tar.gz").write_text("x" * 2000)
-    (tmp_path / "bad.tar.xz").write_text("x" * 2000)
-    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "text", "text")
-    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:60])
-    with pytest.raises(UserError, match=words):
-        pack(str(tmp_path / src), str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_is_not_empty_is_left_alone(photos: Path, tmp_path: Path) -> None:
-    pack(str(photos), str(tmp_path / "out"))
-    before = contents(tmp_path / "out")
-    with pytest.raises(UserError, match="is not empty: it already holds a finished pack"):
-        pack(str(photos), str(tmp_path / "out"))
-    assert contents(tmp_path / "out") == before
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "shard-000000.tar").write_bytes(b"another tool's")
-    with pytest.raises(UserError, match=r"is not empty: it holds shard-000000\.tar"):
-        pack(str(photos), str(tmp_path / "mine"))
-    assert contents(tmp_path / "mine") == {"shard-000000.tar": b"another tool's"}
-    with pytest.raises(UserError, match="is not empty: it holds astronaut"):
-        pack(str(photos), str(photos))
-
-
-def test_an_interrupted_pack_leaves_no_half_shard_and_starts_over(photos: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done > total * 0.7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(str(photos), str(tmp_path / "out"), shard_size=15_000, progress=interrupt)
-    left = [path.name for path in (tmp_path / "out").glob("*.tar")]
-    assert left, "some shards were complete"
-    assert all(len(scan(str(tmp_path / "out" / name))) for name in left)
-    assert not (tmp_path / "out" / "index.parquet").exists()
-    with pytest.raises(UserError, match="unfinished pack"):
-        open_corpus(str(tmp_path / "out"))
-    (tmp_path / "out" / ".shard-000003.tar.0a1b2c3d.tmp").write_bytes(b"what a killed process leaves")
-    pack(str(photos), str(tmp_path / "out"))
-    pack(str(photos), str(tmp_path / "undisturbed"))
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
-
-
-def test_a_full_disk_is_a_failed_run_that_can_be_repeated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: object, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(packing.TarWriter, "_write", full)
-        with pytest.raises(RunError, match="No space left on device; put that right and run the same again"):
-            pack(str(photos), str(tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pack.unfinished"]
-    assert pack(str(photos), str(tmp_path / "out")).samples == 24
-
-
-def test_photos_go_from_one_bucket_to_another_place_of_it(photos: Path, tmp_path: Path, bucket: str) -> None:
-    for path in photos.glob("*/*"):
-        with storage.write_atomic(f"{bucket}/photos/{path.relative_to(photos)}") as file:
-            file.write(path.read_bytes())
-    pack(f"{bucket}/photos", f"{bucket}/packed", shard_size=20_000)
-    pack(str(photos), str(tmp_path / "local"), shard_size=20_000)
-    assert {name: storage.read_all(f"{bucket}/packed/{name}") for name in storage.names(f"{bucket}/packed")} == contents(
-        tmp_path / "local"
-    )
-    assert samples(f"{bucket}/packed") == samples(tmp_path / "local")
-    with pytest.raises(UserError, match="is not empty"):
-        pack(str(photos), f"{bucket}/packed")
-
-
-@pytest.mark.parametrize("ranges", [True, False], ids=["with ranges", "without ranges"])
-def test_a_tar_on_a_web_server_is_packed_in_few_requests(photos: Path, tmp_path: Path, serve, make_tar, ranges: bool) -> None:
-    named = [(str(path.relative_to(photos)), path.read_bytes()) for path in sorted(photos.glob("*/*"))]
-    make_tar(tmp_path / "web" / "photos.tar", named)
-    log: list[str] = []
-    pack(serve(tmp_path / "web", ranges=ranges, log=log) + "/photos.tar", str(tmp_path / "out"))
-    assert len(log) < 10
-    pack(str(photos), str(tmp_path / "local"))
-    assert contents(tmp_path / "out") == contents(tmp_path / "local")
-
-
-def test_an_unsorted_tar_on_a_web_server_is_packed_in_sorted_order(photos: Path, tmp_path: Path, serve, make_tar) -> None:
-    named = [(str(path.relative_to(photos)), path.read_bytes()) for path in sorted(photos.glob("*/*"), reverse=True)]
-    make_tar(tmp_path / "web" / "photos.tar", named)
-    pack(serve(tmp_path / "web") + "/photos.tar", str(tmp_path / "out"))
-    pack(str(photos), str(tmp_path / "local"))
-    assert contents(tmp_path / "out") == contents(tmp_path / "local")
-
-
-@pytest.mark.parametrize("form", ["folder", "tar", "tar.gz"])
-def test_a_file_over_the_limit_is_skipped_unread(tmp_path: Path, form: str) -> None:
-    """By its size in the listing, or in the header of the tar."""
-    folder = tmp_path / "photos" / "cat"
-    folder.mkdir(parents=True)
-    (folder / "a.jpg").write_bytes(b"a" * 100)
-    (folder / "b.jpg").write_bytes(b"b" * 101)
-    src = folder.parent
-    if form != "folder":
-        src = tmp_path / f"photos.{form}"
-        with tarfile.open(src, "w:gz" if form == "tar.gz" else "w") as archive:
-            archive.add(folder, "cat")
-    report = pack(str(src), str(tmp_path / "out"), max_bytes=100)
-    assert (report.samples, report.skipped) == (1, {"larger than 100 bytes (--max-bytes)": 1})
-
-
-@given(sizes=st.lists(st.integers(0, 12), max_size=40))
-def test_no_more_bytes_wait_than_the_limit_or_one_file(sizes: list[int]) -> None:
-    asked = 0
-
-    def read(file: File) -> bytes:
-        nonlocal asked
-        asked += file.size
-        return bytes(file.size)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_AHEAD_BYTES", 10)
-        patch.setattr(sources, "_READERS", 1)
-        taken, files = 0, [File(str(n), size) for n, size in enumerate(sizes)]
-        for _, body in sources._ahead(read, files):
-            taken += len(body)
-            assert asked - taken <= max(10, *sizes)
-    assert taken == sum(sizes)

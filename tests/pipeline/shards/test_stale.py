@@ -75,6 +75,24 @@ def test_a_shard_rewritten_in_as_many_bytes_is_indexed_anew(
     open_corpus(str(tmp_path), progress=no_scan)
 
 
+def test_a_folder_packed_again_in_as_many_bytes_is_read_by_its_new_index(tmp_path: Path) -> None:
+    """In the same process, as in a notebook; shards and index are both new, so nothing is scanned."""
+    (tmp_path / "photos").mkdir()
+    sizes: list[int] = []
+    for long, short in (("a", "b"), ("b", "a")):
+        (tmp_path / f"photos/{long}.jpg").write_bytes(long.encode() * 5000)
+        (tmp_path / f"photos/{short}.jpg").write_bytes(short.encode() * 10)
+        pack(str(tmp_path / "photos"), str(tmp_path / "out"), labels="none")
+        corpus = open_corpus(str(tmp_path / "out"), progress=no_scan)
+        sizes += corpus.sizes.tolist()
+        assert {s.key: bytes(s.encoded) for s in corpus.read(0, [0, 1])} == {
+            long: long.encode() * 5000,
+            short: short.encode() * 10,
+        }
+        shutil.rmtree(tmp_path / "out")
+    assert sizes[0] == sizes[1]
+
+
 def test_a_shard_with_an_old_date_moved_over_another_is_new(tmp_path: Path, make_tar) -> None:
     make_tar(tmp_path / "new" / "a.tar", members(REWRITTEN["labels"], photo()))
     os.utime(tmp_path / "new" / "a.tar", (1e9, 1e9))

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import BackboneSection as Spec
 from trainers.downstream import finetune
-from trainers.downstream.evaluate import probed_layer
+from trainers.downstream.evaluate import feature_bytes, probed_layer
 from trainers.downstream.labelled import Labelled, open_labelled
 from trainers.downstream.pretrained import Pretrained, read_pretrained
 from trainers.networks.backbones import build_backbone
@@ -101,3 +101,41 @@ def test_another_recipe_than_the_pretrainings_is_said_in_a_line(run_recipe: Make
     assert set(found.tasks) == {"jigsaw", "rotation"}
     [record] = caplog.records
     assert "was pretrained with another recipe: training.epochs (was 6, now 30)" in record.getMessage()
+
+
+def test_layers_side_by_side_are_their_vectors_one_after_another(data: Callable[..., Labelled]) -> None:
+    network = build_backbone(Spec(name="resnet10", stem="small"), 32, seed=2).eval()
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = ("layer4", None, "layer2")
+    together = network.embedding(*layers)
+    alone = [network.embedding(layer) for layer in layers]
+    with torch.inference_mode():
+        torch.testing.assert_close(together(x), torch.cat([one(x) for one in alone], 1), rtol=0, atol=0)
+    assert together.width == sum(one.width for one in alone)
+
+
+def test_concatenated_layers_must_be_there_and_trained(data: Callable[..., Labelled]) -> None:
+    task = data("resnet10", protocols=["concatenated"], layers=["layer2", "layer3"])
+    assert probed_layer(task, trained(task, "map")) == "layer3"
+    for layers, words in (
+        (["layer3", "layer4"], r"downstream\.layers: layer4 was not trained"),
+        (["layer3", "no"], r"layers: .*'no'"),
+    ):
+        wrong = data("resnet10", protocols=["concatenated"], layers=layers)
+        with pytest.raises(UserError, match=words):
+            probed_layer(wrong, trained(wrong, "map"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"protocols": ["concatenated"]}, {"layers": ["layer2", "layer3"]}, {"protocols": ["knn", "knn"]}]
+)
+def test_protocols_and_layers_that_do_not_fit_are_refused(data: Callable[..., Labelled], wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="downstream: "):
+        data("resnet10", **wrong)
+
+
+def test_the_bytes_of_all_features_are_known_before_they_are_computed(data: Callable[..., Labelled]) -> None:
+    """72 training and 72 test images, float32, two starts: a layer of 256 channels, two layers, a map of 2 x 2 x 256."""
+    task = data("resnet10", protocols=["linear", "concatenated", "attentive"], layers=["layer2", "layer3"])
+    assert feature_bytes(task, "layer3") == 144 * 4 * (512 + 2 * (256 + 128 + 256 + 4 * 256))
+    assert feature_bytes(task, "layer3", ["random"]) == 144 * 4 * (512 + 256 + 128 + 256 + 4 * 256)

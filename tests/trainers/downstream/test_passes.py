@@ -87,10 +87,12 @@ def test_a_share_for_statistics_is_drawn_by_the_seed_from_all_shards(labelled: L
 def judged(data: Labelled, images: Callable[[UnitSource], Iterator[Batch]] = images_of) -> dict[str, Any]:
     """The results of an evaluation of two backbones."""
     made = {init: build_backbone(data.recipe.training.backbone, 32, seed) for seed, init in enumerate(("pretrained", "random"))}
-    networks = {init: backbone.embedding("stage2") for init, backbone in made.items()}
+    networks = {f"{init} layer": backbone.embedding("stage2") for init, backbone in made.items()}
     remeasure(networks, images(data.training_some(100)), data.recipe)
     train, test = (extract(networks, images(source), data.recipe) for source in (data.training_once(), data.testing()))
-    return judge(train, test, data, None)
+    outcome = judge(train, test, data, None)
+    findings = {name: getattr(value, "tolist", lambda value=value: value)() for name, value in outcome["findings"].items()}
+    return {**outcome, "findings": findings}
 
 
 def probed(data: Labelled) -> dict[str, dict[str, float]]:

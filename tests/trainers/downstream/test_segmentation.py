@@ -128,6 +128,14 @@ def test_a_network_learns_to_segment_and_its_judgement_does_not_depend_on_the_ra
         assert whole.score["pixel_accuracy"] > 0.8
 
 
+@pytest.mark.slow
+def test_deeplab_learns_to_segment(segmenting: Labelling) -> None:
+    data = open_labelled(segmenting(head="deeplab", epochs=16))
+    judged = SEGMENTATION.judge([SEGMENTATION.test(trained(data, 96), images_of(data.testing()), data.recipe, 3)], data.classes)
+    assert judged.score["mean_iou"] > judged.chance + 0.2
+    assert min(judged.score["ious"].values()) > 0.2
+
+
 def test_pixels_and_samples_that_do_not_count_change_no_loss(segmenting: Labelling) -> None:
     data = open_labelled(segmenting())
     model = SEGMENTATION.build(data.recipe, 3, None).eval()
@@ -175,6 +183,7 @@ def test_shards_without_masks_and_probes_are_refused_in_words(
     assert finetune_plan(recipe)["classes"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_both_starts_are_reported_with_pictures(
     segmenting: Labelling, pretrained: Callable[[Recipe], RunFolder], capsys: pytest.CaptureFixture[str]

@@ -37,7 +37,7 @@ NETWORKS: list[tuple[str, int, dict[str, Any]]] = [
     ("convnext_tiny", 64, {"stem": "standard"}),
     ("efficientnet_b0", 64, {"stem": "standard"}),
 ]
-SLOW = ("alexnet", "convnext_tiny", "efficientnet_b0", "googlenet", "mobilenet_v2", "vit_b_32")
+SLOW = ("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mobilenet_v2", "vit_b_32")
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +91,9 @@ def of_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tens
 
 
 def cases(*networks: tuple[Any, ...]) -> list[Any]:
-    """Parameters of a test by network; those with many weights or layers are in the long form."""
+    """Parameters of a test by network; those with many weights, layers or pixels are in the long form."""
     return [
-        pytest.param(*case, id="-".join(map(str, case[:2])), marks=[pytest.mark.slow] if case[0] in SLOW else [])
+        pytest.param(*case, id="-".join(map(str, case[:2])), marks=[pytest.mark.slow] if case[0] in SLOW or case[1] > 112 else [])
         for case in networks
     ]
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from pipeline.recipe import Recipe
-from pipeline.rendering.renderer import Columns
+from pipeline.rendering.renderer import Columns, Renderer
 from pipeline.rendering.units import UnitRenderer
+from pipeline.shards.opening import open_corpus
 from pipeline.streaming.plan import open_source
 from tests.pipeline.materialize.conftest import tree
 from tests.tiles import recipe_on
@@ -47,12 +50,12 @@ def rows_of(folder: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(folder / row["outputs"][0]["name"]) for row in listed])
 
 
-def labels_in(batches: Iterable[Columns]) -> dict[int, int]:
-    """The label of task `assigned` of each sample that can be decoded, by its id."""
-    found: dict[int, int] = {}
+def labels_in(batches: Iterable[Columns], column: str = "assigned.label") -> dict[int, Any]:
+    """The label of task `assigned` of each sample that can be decoded, or another column, by its id."""
+    found: dict[int, Any] = {}
     for columns in batches:
         there = columns["weight"] > 0
-        found |= dict(zip(columns["id"][there].tolist(), columns["assigned.label"][there].tolist()))
+        found |= dict(zip(columns["id"][there].tolist(), columns[column][there].tolist()))
     return found
 
 
@@ -87,3 +90,32 @@ def clusters(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(run_recipe: Callable[..., Recipe], tmp_path: Path) -> str:
     """A file of random weights of the recipe's network, as torchvision would name them."""
     return random_weights(run_recipe(), tmp_path)
+
+
+CLASSES = ["cat", "coffee", "rocket", "owl"]
+"""Those of the teacher; the tiles have the first three."""
+
+
+@pytest.fixture
+def classifier(run_recipe: Callable[..., Recipe], tiles: Path) -> Classifier:
+    """The classifier in the recipe's run: random weights, statistics of some tiles, four classes."""
+    recipe = run_recipe(precision="float32")
+    model = Classifier(recipe, 4, None).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    samples = [sample for i in range(8) for sample in open_corpus(str(tiles)).read(i, range(4))]
+    with torch.no_grad():
+        model.head.weight.mul_(20)
+        model.logits(torch.from_numpy(Renderer(recipe, center=True)(samples, 0).columns["image"]))
+    model.eval()
+    folder = RunFolder(recipe)
+    folder.make()
+    folder.write_weights("classifier.pt", {"classifier": model.state_dict(), "classes": CLASSES})
+    return model
+
+
+def by_id(out: Path) -> dict[int, dict]:
+    """The rows of all tables, by the image's id."""
+    files = [row["outputs"][0]["name"] for row in pq.read_table(out / "shards.parquet").to_pylist()]
+    return {row["id"]: row for name in files for row in pq.read_table(out / name).to_pylist()}

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.materialize.rendered import RenderedSource, for_training
+from pipeline.materialize.run import render
+from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
+from pipeline.rendering.renderer import Columns
+from pipeline.rendering.units import UnitSource
 from pipeline.shards.pack import pack
+from pipeline.streaming.batches import batches
 from pipeline.streaming.plan import open_source, steps
 from tests.trainers.arrived import Arrived
 from tests.trainers.labelling.conftest import K, joined, labels_in, rows_of
@@ -66,6 +74,81 @@ def test_labels_travel_with_crops_and_with_files(assigned: MakeRecipe, clusters:
     assert found == dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist()))
 
 
+@pytest.mark.parametrize("place", ["workers", "trainer"])
+def test_weights_of_a_column_travel_with_the_labels(assigned: MakeRecipe, clusters: Path, place: str) -> None:
+    rows = rows_of(clusters)
+    recipe = assigned(annotation={"weight": "distance"}, sections={"engine": "cpu", "placement": {"render": place}})
+    source = open_source(recipe)
+    found = labels_in((columns for _, columns in steps([source], Arrived(source), 0, 1)), "assigned.weight")
+    assert found == dict(zip(rows.column("id").to_pylist(), rows.column("distance").to_pylist()))
+
+
+@pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(assigned: MakeRecipe, clusters: Path, tmp_path: Path, wrong: float) -> None:
+    """Where an image has a label; without one its weight does not matter."""
+    copy = Path(shutil.copytree(clusters, tmp_path / "copy"))
+    name = pq.read_table(copy / "shards.parquet").column("outputs")[0][0]["name"].as_py()
+    table = pq.read_table(copy / name)
+    distance = table.column("distance").to_numpy().copy()
+    distance[2] = wrong
+    margin = pa.array(np.where(np.arange(len(table)) == 2, -1, 1).astype(np.float32))
+    changed = table.set_column(table.schema.get_field_index("distance"), "distance", pa.array(distance))
+    pq.write_table(changed.set_column(table.schema.get_field_index("margin"), "margin", margin), copy / name)
+    given = {"table": str(copy), "weight": "distance"}
+    with pytest.raises(UserError, match=rf"distance of row \d+ is {wrong}, and a weight is a number, 0 or above"):
+        joined(assigned(annotation=given))
+    assert list(joined(assigned(annotation={**given, "least": {"margin": 0}})).values()).count(-1) == 1
+    with pytest.raises(UserError, match="has no column 'confidence'"):
+        joined(assigned(annotation={"weight": "confidence"}))
+
+
+@pytest.mark.parametrize("render_section", [{"epochs": 2}, {"format": "parquet"}], ids=["tar", "parquet"])
+def test_rendered_labels_and_weights_are_those_of_the_stream(
+    assigned: MakeRecipe, run_recipe: MakeRecipe, clusters: Path, tmp_path: Path, render_section: dict[str, Any]
+) -> None:
+    """Of the part of the corpus that is kept; the corpus itself and its tables are not needed any more."""
+    margin = rows_of(clusters).column("margin").to_numpy()
+    keep = {"table": str(clusters), "least": {"margin": float(np.quantile(margin, 0.3))}}
+    named = {"weight": "distance", "least": {"margin": float(np.quantile(margin, 0.6))}}
+    recipe = assigned({"keep": keep}, named, sections={"render": render_section})
+    render(recipe, str(tmp_path / "out"), here=True)
+    assert verify(str(tmp_path / "out"), deep=1.0).problems == []
+    own, rendered = for_training(run_recipe({"corpus": {"shards": str(tmp_path / "out")}, "image": {}, "tasks": {}}))
+    assert rendered is not None
+    live = open_source(recipe)
+    there = RenderedSource(own, rendered.corpus(), live.schedule, rendered=rendered)
+
+    def made(source: UnitSource) -> list[Columns]:
+        make = source.maker(1, lambda stage, unit: None)
+        return [columns for _, columns in batches(source.schedule, 0, 0, 1, map(make, range(source.schedule.units())))]
+
+    seen = 0
+    for wanted, found in zip(made(live), made(there), strict=True):
+        good = wanted["weight"] > 0
+        np.testing.assert_array_equal(found["weight"], wanted["weight"])
+        for name in ("id", "class", "assigned.label", "assigned.weight", "assigned.input", "rotation.input"):
+            np.testing.assert_array_equal(wanted[name][good], found[name][good])
+            assert wanted[name].dtype == found[name].dtype
+        seen += int(good.sum())
+    assert 0 < seen == int((margin >= keep["least"]["margin"]).sum()) < len(margin)
+
+
+def test_a_render_is_of_the_tables_that_it_was_made_with(
+    assigned: MakeRecipe, run_recipe: MakeRecipe, embedded: Path, clusters: Path, tmp_path: Path
+) -> None:
+    out, copy, others = tmp_path / "out", Path(shutil.copytree(clusters, tmp_path / "copy")), tmp_path / "others"
+    render(assigned(), str(out), here=True)
+    assert render(assigned(annotation={"table": str(copy)}), str(out), here=True).made == 0
+    cluster(str(embedded), K, str(others), seed=1)
+    with pytest.raises(
+        UserError, match=r"(?s)holds pairs of another recipe.*tables\.corpus\.annotations\.clusters\.table: \w+ in"
+    ):
+        render(assigned(annotation={"table": str(others)}), str(out), here=True)
+    for_training(assigned({"shards": str(out)}, {"table": str(copy)}))
+    with pytest.raises(UserError, match=r"corpus\.annotations\.clusters: .*out was rendered without it, or with other tables"):
+        for_training(assigned({"shards": str(out)}, {"table": str(others)}))
+
+
 def test_labels_of_shards_that_were_packed_again_are_refused(assigned: MakeRecipe, tiles: Path, tmp_path: Path) -> None:
     photos = Path(shutil.copytree(tiles.parent / "photos", tmp_path / "photos"))
     (photos / "cat" / "000.jpg").unlink()
@@ -102,7 +185,9 @@ def test_more_labels_than_classes_are_refused(assigned: MakeRecipe) -> None:
 
 
 def test_a_table_that_is_not_there_or_unfinished_is_refused(assigned: MakeRecipe, clusters: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished tables are there"):
+    with pytest.raises(
+        UserError, match="no finished folder of tables is there; `pseudolabel cluster` or `label` makes or completes one"
+    ):
         joined(assigned(annotation={"table": str(tmp_path / "none")}))
     copy = Path(shutil.copytree(clusters, tmp_path / "copy"))
     (copy / "shards.parquet").write_bytes(b"other")
@@ -123,6 +208,7 @@ def test_what_the_tables_hold_is_part_of_a_runs_identity_and_where_they_lie_is_n
     assert same != others
 
 
+@pytest.mark.slow
 def test_clusters_are_learnt_beside_a_pretext_task(assigned: MakeRecipe, local_ray: None, clusters: Path) -> None:
     """Images whose margin is small have no label: they count for rotation only."""
     rows = rows_of(clusters)

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from tests.trainers.labelling.conftest import rows_of
 from trainers.labelling import cluster as clustering
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import cluster
+from trainers.labelling.clusterings import FeatureView
 from trainers.labelling.embed import embed
 from trainers.labelling.information import mutual_information
 from trainers.labelling.kmeans import assign
@@ -66,11 +68,12 @@ def test_any_number_of_actors_gives_the_bytes_of_one_process(features: Path, tmp
 
 
 def test_rows_at_a_time_threads_and_a_second_run_change_no_byte(features: Path, tmp_path: Path, tree: Tree) -> None:
-    cluster(str(features), 5, str(tmp_path / "one"), threads=1)
+    how: dict[str, Any] = {"k": [5, 9], "pca": 6, "duplicates": 0.99}
+    cluster(str(features), out=str(tmp_path / "one"), threads=1, **how)
     for rows, threads in ((1, 1), (7, 3)):
-        cluster(str(features), 5, str(tmp_path / f"{rows}"), rows=rows, threads=threads)
+        cluster(str(features), out=str(tmp_path / f"{rows}"), rows=rows, threads=threads, **how)
         assert tree(tmp_path / f"{rows}") == tree(tmp_path / "one")
-    cluster(str(features), 5, str(tmp_path / "seed"), seed=1)
+    cluster(str(features), out=str(tmp_path / "seed"), seed=1, **how)
     assert (tmp_path / "seed" / "centroids.npy").read_bytes() != (tmp_path / "one" / "centroids.npy").read_bytes()
 
 
@@ -116,6 +119,69 @@ def test_the_sample_is_a_function_of_seed_and_ids_and_holds_no_more_than_it_may(
     assert not np.array_equal(taken[0], taken[2])
     everything = {vector.tobytes() for vector in np.array(rows_of(features).column("vector").to_pylist(), np.float32)}
     assert len({vector.tobytes() for vector in taken[0]} & everything) == 20
+
+
+def test_several_clusterings_are_those_that_each_number_alone_gives(features: Path, tmp_path: Path) -> None:
+    """Of equal numbers each has other first centroids."""
+    _, report = cluster(str(features), [4, 7, 4], str(tmp_path / "all"))
+    both = rows_of(tmp_path / "all")
+    assert [report["column"], *(one["column"] for one in report["more"])] == ["label", "label_2", "label_3"]
+    for n, (k, end) in enumerate([(4, ""), (7, "_2")]):
+        _, alone = cluster(str(features), k, str(tmp_path / f"{n}"))
+        own = rows_of(tmp_path / f"{n}")
+        assert (tmp_path / f"{n}" / "centroids.npy").read_bytes() == (tmp_path / "all" / f"centroids{end}.npy").read_bytes()
+        for name in ("label", "distance", "margin"):
+            assert both.column(f"{name}{end}").equals(own.column(name))
+        found = [report, *report["more"]][n]
+        assert {name: value for name, value in found.items() if name != "more"} == {**alone, "column": f"label{end}"}
+    assert not both.column("label").equals(both.column("label_3"))
+    assert verify(str(tmp_path / "all")).problems == []
+
+
+def test_every_feature_is_read_and_assigned_once_with_duplicates_too(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = FeatureView.found
+    monkeypatch.setattr(FeatureView, "found", lambda self, x: seen.append(len(x)) or real(self, x))
+    cluster(str(features), [3, 5], str(tmp_path / "near"), duplicates=0.99)
+    assert sum(seen) == 72
+
+
+def test_components_are_clustered_and_anyone_can_assign_by_what_is_stored(features: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _, report = cluster(str(features), 5, str(out), pca=4)
+    table, centroids = np.load(out / "pca.npy"), np.load(out / "centroids.npy")
+    assert (table.shape[0], centroids.shape) == (5, (5, 4))
+    x = np.array(rows_of(features).column("vector").to_pylist(), np.float32)
+    points = (x - table[0]) @ table[1:].T
+    np.testing.assert_allclose(np.cov(points.T), np.eye(4), atol=0.02)
+    cosines = points @ centroids.T / np.linalg.norm(points, axis=1, keepdims=True)
+    np.testing.assert_array_equal(rows_of(out).column("label").to_numpy(), cosines.argmax(1))
+    assert report["pca"]["components"] == 4
+    assert report["pca"]["whitened"]
+    assert 0 < report["pca"]["variance"] < 1
+    cluster(str(features), 5, str(tmp_path / "dull"), pca=4, whiten=False)
+    rows = np.load(tmp_path / "dull" / "pca.npy")[1:]
+    np.testing.assert_allclose(rows @ rows.T, np.eye(4), atol=1e-5)
+    assert verify(str(out)).problems == []
+    with pytest.raises(UserError, match=rf"--pca 9999: the features have {x.shape[1]} numbers, so 1 to {x.shape[1]} components"):
+        cluster(str(features), 5, str(tmp_path / "no"), pca=9999)
+
+
+def test_more_clusters_than_a_limit_are_made_in_two_levels(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Tree
+) -> None:
+    _, report = cluster(str(features), [16, 4], str(tmp_path / "asked"), levels=2, pca=5)
+    assert (sum(report["coarse"]["clusters"]), report["clusters"], sum(report["sizes"])) == (16, 16, 72)
+    assert len(report["coarse"]["clusters"]) == len(np.load(tmp_path / "asked" / "coarse.npy")) == 4
+    assert len(np.load(tmp_path / "asked" / "coarse_2.npy")) == 2
+    assert verify(str(tmp_path / "asked")).problems == []
+    monkeypatch.setattr(clustering, "FLAT", 3)
+    cluster(str(features), [16, 4], str(tmp_path / "limit"), pca=5, rows=7, threads=1)
+    assert tree(tmp_path / "limit") == tree(tmp_path / "asked")
+    with pytest.raises(UserError, match=r"--levels 3: it may be 1 or 2"):
+        cluster(str(features), 4, str(tmp_path / "no"), levels=3)
 
 
 def test_clusters_of_distinct_photos_tell_of_their_classes(features: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.materialize.run import render
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from pipeline.streaming.plan import pairs
@@ -84,15 +83,13 @@ def test_the_part_is_of_a_runs_identity_by_what_the_table_holds(
     assert identity(tmp_path / "others", 0.0) != identity(clusters, 0.0)
 
 
-def test_what_cannot_be_kept_is_refused_in_words(run_recipe: MakeRecipe, clusters: Path, tiles: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_kept_is_refused_in_words(run_recipe: MakeRecipe, clusters: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus\.keep: no image of .*clusters is within the bounds; widen them"):
         seen(keeping(run_recipe, clusters, least={"margin": 9.0}))
     with pytest.raises(UserError, match="has no column 'confidence'"):
         seen(keeping(run_recipe, clusters, least={"confidence": 0.9}))
-    with pytest.raises(UserError, match=r"corpus\.keep: .*none: no finished tables are there"):
+    with pytest.raises(UserError, match=r"corpus\.keep: .*none: no finished folder of tables is there"):
         seen(keeping(run_recipe, tmp_path / "none"))
-    with pytest.raises(UserError, match=r"corpus\.keep: a part of a corpus is not rendered"):
-        render(keeping(run_recipe, clusters), str(tmp_path / "out"), here=True)
 
 
 @pytest.mark.parametrize("gone", ["000.jpg", "023.jpg"])

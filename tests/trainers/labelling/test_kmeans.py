@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -64,10 +66,20 @@ def test_plain_distances_are_euclidean() -> None:
     assert labels.dtype == np.int32
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Gives torch its threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("spherical", [True, False])
-def test_threads_and_the_number_of_rows_at_a_time_change_no_bit(spherical: bool) -> None:
+def test_threads_and_the_number_of_rows_at_a_time_change_no_bit(spherical: bool, threads: None) -> None:
     x = blobs(5000, 30, 33)
+    torch.set_num_threads(1)
     one = kmeans(x, 30, spherical, 10, 3, BlockPool(1))
+    torch.set_num_threads(4)
     three = kmeans(x, 30, spherical, 10, 3, BlockPool(3))
     assert one.inertia == three.inertia
     np.testing.assert_array_equal(one.centroids, three.centroids)
@@ -77,6 +89,23 @@ def test_threads_and_the_number_of_rows_at_a_time_change_no_bit(spherical: bool)
         parts = [assign(some[start : start + rows], one.centroids, spherical, POOL) for start in range(0, len(some), rows)]
         for column, joined in zip(whole, map(np.concatenate, zip(*parts))):
             np.testing.assert_array_equal(joined, column[: len(some)])
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 40), d=st.integers(1, 70), spherical=st.booleans())
+@settings(max_examples=30)
+def test_what_a_point_is_given_does_not_depend_on_its_place(seed: int, k: int, d: int, spherical: bool) -> None:
+    random = np.random.default_rng(seed)
+    x, centroids = (random.normal(size=(n, d)).astype(np.float32) for n in (100, k))
+    turned = random.permutation(100)
+    for one, other in zip(assign(x, centroids, spherical, POOL), assign(x[turned], centroids, spherical, POOL)):
+        np.testing.assert_array_equal(one[turned], other)
+
+
+def test_many_clusters_are_found_from_one_choice_of_first_centroids() -> None:
+    x = blobs(3000, 150, 8, 0.05)
+    found = kmeans(x, 150, False, 20, 0, POOL)
+    theirs = inertia(x, kmeans2(x.astype(np.float64), 150, iter=20, minit="++", rng=0)[0])
+    assert inertia(x, found.centroids) <= 1.01 * theirs
 
 
 def test_the_same_seed_gives_the_same_centroids_and_another_gives_others() -> None:
@@ -120,12 +149,22 @@ def test_an_empty_cluster_is_given_half_of_the_largest(monkeypatch: pytest.Monke
     assert (np.bincount(assign(x, found.centroids, False, POOL)[0], minlength=3) > 0).all()
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_sums_do_not_depend_on_the_order_of_the_points(order: int) -> None:
-    x = torch.from_numpy(blobs(4000, 4, 9) * np.float32(1e4))
-    labels, centroids = torch.arange(4000) % 4, torch.zeros(4, 9)
-    scale = 2.0 ** (30 - module._exponent(x))
-    turned = torch.from_numpy(np.random.default_rng(order).permutation(4000))
-    one, two = (module._means(points, of, centroids, scale)[0] for points, of in ((x, labels), (x[turned], labels[turned])))
-    assert torch.equal(one, two)
-    np.testing.assert_allclose(one.numpy(), np.stack([x[labels == c].double().mean(0) for c in range(4)]), rtol=1e-4, atol=1e-3)
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 4), spread=st.sampled_from([1e-3, 1.0, 1e4]))
+@settings(max_examples=20)
+def test_sums_are_the_same_in_any_order_and_by_whatever_way_points_came_to_their_clusters(
+    seed: int, steps: int, spread: float
+) -> None:
+    random = np.random.default_rng(seed)
+    x = torch.from_numpy((spread * random.normal(size=(300, 5))).astype(np.float32))
+    turned, scale = torch.from_numpy(random.permutation(300)), 2.0 ** (30 - module._exponent(x))
+    labels = [torch.from_numpy(random.integers(0, 4, 300)) for _ in range(steps)]
+    slow, direct = module._Sums(x, 5, scale), module._Sums(x[turned], 5, scale)
+    for each in labels:
+        assert slow.move(each)
+    assert not slow.move(labels[-1])
+    direct.move(labels[-1][turned])
+    before = torch.ones(5, 5)
+    assert torch.equal(slow.means(before), direct.means(before))
+    assert slow.counts.tolist() == torch.bincount(labels[-1], minlength=5).tolist()
+    means = [x[labels[-1] == c].double().mean(0) for c in range(4)] + [torch.ones(5)]
+    np.testing.assert_allclose(direct.means(before).numpy(), np.stack(means), rtol=1e-5, atol=1e-5 * spread)

@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.opening import open_corpus
-from tests.trainers.labelling.conftest import joined
+from tests.trainers.labelling.conftest import CLASSES, by_id, joined
 from trainers.downstream.classifier import Classifier
 from trainers.labelling.label import label
 from trainers.labelling.weights import read_classifier
@@ -25,32 +24,6 @@ from trainers.running.runs import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
 Tree = Callable[[Path], dict[str, bytes]]
-CLASSES = ["cat", "coffee", "rocket", "owl"]
-
-
-@pytest.fixture
-def classifier(run_recipe: MakeRecipe, tiles: Path) -> Classifier:
-    """The classifier in the recipe's run: random weights, statistics of some tiles, four classes."""
-    recipe = run_recipe(precision="float32")
-    model = Classifier(recipe, 4, None).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    samples = [sample for i in range(8) for sample in open_corpus(str(tiles)).read(i, range(4))]
-    with torch.no_grad():
-        model.head.weight.mul_(20)
-        model.logits(torch.from_numpy(Renderer(recipe, center=True)(samples, 0).columns["image"]))
-    model.eval()
-    folder = RunFolder(recipe)
-    folder.make()
-    folder.write_weights("classifier.pt", {"classifier": model.state_dict(), "classes": CLASSES})
-    return model
-
-
-def rows(out: Path) -> dict[int, dict]:
-    """The rows of all tables, by the image's id."""
-    files = [row["outputs"][0]["name"] for row in pq.read_table(out / "shards.parquet").to_pylist()]
-    return {row["id"]: row for name in files for row in pq.read_table(out / name).to_pylist()}
 
 
 def test_every_image_has_the_class_that_the_network_answers(
@@ -59,7 +32,7 @@ def test_every_image_has_the_class_that_the_network_answers(
     recipe = run_recipe(precision="float32")
     done, report = label(recipe, str(tmp_path / "out"), top=3, here=True)
     assert (done.shards, done.made, done.rows) == (8, 8, 72)
-    found = rows(tmp_path / "out")
+    found = by_id(tmp_path / "out")
     corpus = open_corpus(str(tiles))
     samples = [sample for i in range(8) for sample in corpus.read(i, range(int(corpus.counts[i])))]
     images = torch.from_numpy(Renderer(recipe, center=True)(samples, 0).columns["image"])
@@ -95,7 +68,7 @@ def test_neither_chunk_nor_threads_nor_a_second_run_change_a_byte(run_recipe: Ma
 @pytest.mark.usefixtures("classifier")
 def test_labels_of_which_the_teacher_is_sure_are_given_to_the_task(run_recipe: MakeRecipe, tmp_path: Path) -> None:
     label(run_recipe(), str(tmp_path / "out"), here=True)
-    found = rows(tmp_path / "out")
+    found = by_id(tmp_path / "out")
     least = float(np.median([row["confidence"] for row in found.values()]))
     spec = run_recipe().model_dump(mode="json")
     spec["corpus"]["annotations"] = {"teacher": {"table": str(tmp_path / "out"), "least": {"confidence": least}}}

@@ -19,6 +19,7 @@ FAMILIES = {
     "densenet121": (1024, 1024),
     "vit_b_16": (768, 768),
 }
+LARGE = ("vgg11", "vit_b_16")
 
 
 def build(name: str, size: int = 32, seed: int = 0, **spec: object) -> Backbone:
@@ -32,7 +33,7 @@ def images(n: int, size: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        *((name, 32) for name in FAMILIES),
+        *(pytest.param(name, 32, marks=[pytest.mark.slow] if name in LARGE else []) for name in FAMILIES),
         ("resnet18", 64),
         *(pytest.param(name, 64, marks=pytest.mark.slow) for name in FAMILIES if name != "resnet18"),
     ],

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.processes.cpu import cpu_info
 from tests.pipeline.children import run_python
 
 SETS = {"AVX2": "AVX2", "AVX512_CORE": "AVX512BW", "AVX512_CORE_BF16": "bfloat16", "AVX512_CORE_AMX": "AMX"}
 """Values of ONEDNN_MAX_CPU_ISA, and what oneDNN says where it takes such instructions."""
+
+FLAGS = {"AVX2": "avx2", "AVX512_CORE": "avx512f", "AVX512_CORE_BF16": "avx512_bf16", "AVX512_CORE_AMX": "amx_bf16"}
+"""What Linux calls them."""
 
 TRAIN = """
     import json, os, sys, tempfile
@@ -64,16 +68,18 @@ TRAIN = """
 @pytest.fixture(scope="module")
 def trained() -> dict[str, dict[str, Any]]:
     """By set of instructions: which oneDNN took, the losses of three steps in each precision, and which products were wrong."""
-    done = run_python(TRAIN, *SETS, OMP_NUM_THREADS="1")
+    flags = cpu_info().get("flags", "").split()
+    done = run_python(TRAIN, *(most for most in SETS if FLAGS[most] in flags), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return {found["most"]: found for found in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("most", SETS)
 def test_three_steps_come_to_the_same_losses_in_both_precisions(trained: dict[str, dict[str, Any]], most: str) -> None:
+    if most not in trained:
+        pytest.skip(f"this processor has no {most}")
     found = trained[most]
-    if SETS[most] not in found["taken"]:
-        pytest.skip(f"this processor has no {most}: oneDNN takes {found['taken']}")
+    assert SETS[most] in found["taken"]
     wanted = trained["AVX2"]["float32"]
     assert wanted[2] < wanted[0]
     assert found["float32"] == pytest.approx(wanted, rel=1e-3)

@@ -17,7 +17,7 @@ from trainers.learning.pretext import PretextModel
 from trainers.networks import precision
 from trainers.networks.backbones import build_backbone
 from trainers.networks.inputs import to_device
-from trainers.networks.precision import autocast, compute_dtype, disagreements, idle_taps, in_float32
+from trainers.networks.precision import autocast, checked, compute_dtype, disagreements, idle_taps, in_float32
 
 FAMILIES = (
     "alexnet",
@@ -155,11 +155,15 @@ def test_a_product_that_leaves_memory_unwritten_is_found(monkeypatch: pytest.Mon
     monkeypatch.setattr(precision, "_PRODUCTS", frozenset([faulty]))
     weight = nn.Parameter(torch.zeros(4, 8))
     assert disagreements("cpu", lambda: faulty(torch.ones(2, 8), weight)) == ["faulty(2x8, 4x8) (not finite)"]
+    taken, why = checked("cpu", "bfloat16", lambda: faulty(torch.ones(2, 8), weight))
+    assert taken == "float32"
+    assert why == "bfloat16 is wrong on this processor for faulty(2x8, 4x8) (not finite): it computes in float32"
 
 
 def test_a_product_that_is_right_is_not_found() -> None:
     layer = nn.Linear(8, 4)
     assert disagreements("cpu", lambda: layer(torch.ones(2, 8))) == []
+    assert checked("cpu", "bfloat16", lambda: layer(torch.ones(2, 8))) == ("bfloat16", "")
 
 
 def test_the_check_leaves_torch_as_it_was() -> None:

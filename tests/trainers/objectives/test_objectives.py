@@ -49,7 +49,8 @@ def test_the_loss_falls_and_the_metric_passes_the_trivial_answer(task, recipe, c
 def others() -> list[Any]:
     """The other tasks, without those of views; one whose objective is learnt by a task before it is slow."""
     learnt, found = {objective_class(tasks()[name]()) for name in FALLS}, []
-    for name in sorted((name for name in set(tasks()) - set(FALLS) if not views_of(name)), reverse=True):
+    drawn = set(tasks()) - set(FALLS) - {"assigned", "supervised"}  # whose labels are given
+    for name in sorted((name for name in drawn if not views_of(name)), reverse=True):
         objective = objective_class(tasks()[name]())
         found.append(pytest.param(name, marks=[pytest.mark.slow] if objective in learnt else []))
         learnt.add(objective)
@@ -100,7 +101,18 @@ def test_metrics_are_computed_in_float32_whatever_the_precision(recipe, rendered
     assert outcome.loss.dtype is outcome.metric.dtype is torch.float32
 
 
-@pytest.mark.parametrize("task", sorted(tasks()))
+def one_an_objective() -> list[Any]:
+    """All tasks; those whose objective a task before has are slow."""
+    found: list[Any] = []
+    known: set[Any] = set()
+    for name in sorted(tasks()):
+        objective = objective_class(tasks()[name]())
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if objective in known else []))
+        known.add(objective)
+    return found
+
+
+@pytest.mark.parametrize("task", one_an_objective())
 def test_answers_are_judged_without_autocast(task, recipe, rendered, monkeypatch) -> None:
     model, seen = PretextModel(recipe((task, {})), seed=0), []
     judge = model.objectives[task].judge
@@ -302,3 +314,23 @@ def test_objectives_are_built_on_any_backbone_given(recipe, columns) -> None:
     objective = build_objective(tasks()["rotation"](), model.backbone, 32)
     outcome = objective(model.backbone, columns(4, 32), "rotation", Normaliser((0.5,) * 3, (0.25,) * 3))
     assert outcome.loss.shape == ()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_sample_counts_as_much_as_its_weight_says_on_any_number_of_workers(parts: int, recipe: Any) -> None:
+    objective = PretextModel(recipe("rotation"), seed=0).objectives["rotation"]
+    random = torch.Generator().manual_seed(0)
+    answer = torch.randn(12, 4, generator=random)
+    label = torch.arange(12) % 5 - 1
+    weight = torch.rand(12, generator=random).index_fill(0, torch.tensor([3, 8]), 0)
+    batch = {"weight": torch.ones(12).index_fill(0, torch.tensor([5]), 0), "rotation.label": label, "rotation.weight": weight}
+    pieces = [rows.tolist() for rows in torch.arange(12).tensor_split(parts)]
+    judged = [
+        objective.judge(answer[rows], {name: column[rows] for name, column in batch.items()}, "rotation") for rows in pieces
+    ]
+    whole = sum(judged[1:], judged[0])
+    counts = weight * (label >= 0) * batch["weight"]
+    losses = torch.nn.functional.cross_entropy(answer, label.clamp_min(0), reduction="none")
+    torch.testing.assert_close(whole.loss, (losses * counts).sum())
+    torch.testing.assert_close(whole.metric, ((answer.argmax(1) == label) * counts).sum())
+    torch.testing.assert_close(whole.count, counts.sum())

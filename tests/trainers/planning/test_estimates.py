@@ -14,22 +14,23 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.materialize.run import render_job
 from pipeline.recipe import Recipe
 from tests.tiles import Finished
 from trainers.downstream.finetune import finetune
 from trainers.labelling.cluster import clustering_job
-from trainers.labelling.embed import embed
+from trainers.labelling.embed import embed, embed_job
+from trainers.labelling.label import label_job
 from trainers.planning.estimates import (
     RunEstimate,
     estimate_cluster,
-    estimate_embed,
     estimate_evaluate,
     estimate_finetune,
-    estimate_label,
+    estimate_job,
     estimate_pretrain,
-    estimate_render,
 )
 from trainers.planning.peak_memory import PeakMemory
+from trainers.planning.transfers import estimate_transfer
 from trainers.planning.trial import elsewhere, settled_pace
 from trainers.running.checkpoints import Checkpoints
 from trainers.running.runs import RunFolder
@@ -91,7 +92,7 @@ def test_a_complete_run_is_not_tried(run_recipe: MakeRecipe, calm: Finished, tmp
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_render_is_tried_and_its_folder_left_alone(run_recipe: MakeRecipe, tmp_path: Path) -> None:
-    found = estimate_render(run_recipe({"engine": "cpu"}), str(tmp_path / "pairs"))
+    found = estimate_job(render_job, run_recipe({"engine": "cpu"}), str(tmp_path / "pairs"))
     assert "a sample (" in found.measured
     assert found.seconds > 0
     assert not (tmp_path / "pairs").exists()
@@ -107,8 +108,8 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     assert "a step (" in estimate_finetune(spec, seconds=0.5).measured
     finetune(spec)
     out = str(tmp_path / "out")
-    for estimate in (estimate_embed, estimate_label):
-        assert "a sample (" in estimate(spec, out).measured
+    for make in (embed_job, label_job):
+        assert "a sample (" in estimate_job(make, spec, out).measured
     assert not os.path.exists(out)
     embed(spec, out, here=True)
     job = clustering_job(out, 3, str(tmp_path / "clusters"))
@@ -116,3 +117,16 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     assert few.measured.endswith("ms a feature and round")
     more = estimate_cluster(replace(job, identity={**job.identity, "rounds": 2000}), seconds=0.3)
     assert more.seconds > 10 * few.seconds
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_estimate_of_a_transfer_counts_every_cell_and_leaves_nothing(
+    run_recipe: MakeRecipe, tiles: Path, tmp_path: Path
+) -> None:
+    grid = {"starts": {"random": {}, "gone": {"run": "nowhere"}}, "seeds": [0, 1]}
+    recipe = run_recipe({"transfer": {**grid, "datasets": {"tiles": {"train": str(tiles), "test": str(tiles)}}}}, workers=0)
+    found = estimate_transfer(recipe, str(tmp_path / "out"), seconds=0.2)
+    assert found.seconds > 0
+    assert "a cell of each of 1 " in found.measured
+    assert not (tmp_path / "out").exists()

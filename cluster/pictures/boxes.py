@@ -1,0 +1,68 @@
+"""Draws boxes over photos: a colour a class, what people drew beside what a network finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cluster.pictures.examples import grid, headed
+from cluster.pictures.masks import class_colour
+
+LEAST_SCORE = 0.3
+"""Found boxes of lower scores are not drawn."""
+
+_COLUMNS = {"truth": "boxes", "pretrained": "pretrained", "random": "random"}
+_SIDE = 208
+_LINE = 13  # pixels of a line of text
+
+
+def boxed(pictures: Mapping[str, np.ndarray]) -> Image.Image:
+    """A row a test photo: its boxes, and the ones found from each start, each with class and score, with headings.
+
+    Args:
+        pictures: `image`, uint8 (k, h, w, 3); `truth` and each start's answer, float32 (k, m, 6): corners, class (-1 where there
+            is no box) and score; `classes`, their names.
+    """
+    there = [name for name in _COLUMNS if name in pictures]
+    names = pictures["classes"].tolist()
+    rows = [
+        [drawn(photo, pictures[name][i], names if name != "truth" or len(names) > 1 else [], name != "truth") for name in there]
+        for i, photo in enumerate(pictures["image"])
+    ]
+    return headed(grid(rows, side=_SIDE), [_COLUMNS[name] for name in there], _SIDE)
+
+
+def drawn(photo: np.ndarray, boxes: np.ndarray, names: list[str], scores: bool) -> np.ndarray:
+    """A photo, uint8 (h, w, 3), enlarged, with its boxes, float (m, 6) as of `boxed`, the highest score on top.
+
+    Args:
+        photo: the photo.
+        boxes: its boxes.
+        names: of the classes; none to write none.
+        scores: whether to write scores.
+    """
+    paper = Image.fromarray(photo).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    pen, scale = ImageDraw.Draw(paper), np.tile([_SIDE / photo.shape[1], _SIDE / photo.shape[0]], 2)
+    for *corners, label, score in boxes[np.argsort(boxes[:, 5], kind="stable")].tolist():
+        if label < 0 or score < LEAST_SCORE:
+            continue
+        colour = class_colour(int(label) + 1)
+        left, top, right, bottom = (float(value) for value in np.array(corners) * scale)
+        pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+        words = " ".join([*names[int(label) : int(label) + 1], *([f"{score:.2f}"] if scores else [])])
+        if words:
+            above = top - _LINE if top >= _LINE else top
+            pen.rectangle((left, above, left + pen.textlength(words) + 3, above + _LINE), fill=colour)
+            pen.text((left + 2, above), words, fill=(0, 0, 0))
+    return np.asarray(paper)
+
+
+def legend(pictures: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """The classes that have a box in the pictures, each with its colour in CSS; arguments as of `boxed`."""
+    labels: set[int] = set()
+    for name in _COLUMNS:
+        rows = pictures[name].reshape(-1, 6) if name in pictures else np.zeros((0, 6))
+        labels |= set(rows[(rows[:, 4] >= 0) & (rows[:, 5] >= LEAST_SCORE), 4].astype(int).tolist())
+    return [(str(pictures["classes"][label]), "rgb({}, {}, {})".format(*class_colour(label + 1))) for label in sorted(labels)]
