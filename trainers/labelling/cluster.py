@@ -25,10 +25,13 @@ from pipeline.materialize.job import Job, OnChunk, writing
 from pipeline.materialize.opened import Materialized
 from pipeline.materialize.writers import TableWriter
 from pipeline.recipe.corpus import AnnotationSection
+from pipeline.recipe.execution import Placement
+from pipeline.recipe.schema import Recipe
 from pipeline.shards.annotations import NO_LABEL, Annotation, open_annotation, tables_digest
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.described import SHARDS
 from pipeline.storage import absolute, join, write_atomic
+from pipeline.streaming.connection import connect_ray
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.clusterings import CENTROIDS, COARSE, PCA, ROUNDS, ClusterTally, FeatureView, numbered
 from trainers.labelling.duplicates import near_duplicates
@@ -73,12 +76,14 @@ def cluster(
     whiten: bool = True,
     levels: int | None = None,
     before: str | None = None,
+    actors: int = 0,
 ) -> tuple[JobReport, dict[str, Any]]:
-    """Cluster features by k-means, in this process; after an interruption the same call goes on.
+    """Cluster features by k-means; after an interruption the same call goes on.
 
     For each shard of the corpus a Parquet table has the columns `key`, `id`, `row` in the shard, `class` where the shards have
     labels, `label`, the number of the nearest centroid, `distance` to it, and `margin`, by how much the next one is further. The
-    centroids are those of a sample, chosen by `seed` and the images' ids. The result does not depend on `rows` and `threads`.
+    centroids are those of a sample, chosen by `seed` and the images' ids, and are found in this process. The result does not
+    depend on `rows`, `threads` and `actors`.
 
     Args:
         features: folder that `embed` has written.
@@ -102,6 +107,7 @@ def cluster(
         levels: 2 makes coarse clusters first, see `trainers.labelling.hierarchy`, 1 does not; None decides by `FLAT`.
         before: folder of labels that an earlier clustering gave the same images. K-means starts from the means of the features
             by these, so that clusters keep their numbers, and the report says how much the two have in common.
+        actors: how many actors of Ray, of one CPU each, find each image's cluster; with 0 this process does.
 
     Returns:
         What was done, and the report, which is in the folder, too: sizes of the clusters, inertia over the rounds, and mutual
@@ -111,8 +117,12 @@ def cluster(
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, pca, whiten, levels, before)
-    report = materialize(job, retry_failed, progress, here=True)
+    job = clustering_job(
+        features, k, out, spherical, rounds, seed, duplicates, rows, threads, pca, whiten, levels, before, actors
+    )
+    if actors:
+        connect_ray()
+    report = materialize(job, retry_failed, progress, here=not actors)
     return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
@@ -130,6 +140,7 @@ def clustering_job(
     whiten: bool = True,
     levels: int | None = None,
     before: str | None = None,
+    actors: int = 0,
 ) -> ClusteringJob:
     """Make the job of `cluster`, before any output is written; arguments and errors as there."""
     numbers = [k] if isinstance(k, int) else list(k)
@@ -170,8 +181,9 @@ def clustering_job(
         identity["before"] = tables_digest(BEFORE, before)
     threads = threads or len(os.sched_getaffinity(0))
     tables = FeatureTables(source.url, names, rows)
+    recipe = placed(source.recipe, actors, 1 if actors else threads)
     where: dict[str, Any] = {"tables": tables, "threads": threads, "before": earlier}
-    job = ClusteringJob(source.recipe, corpus, absolute(out), identity, sums, rows, **where)
+    job = ClusteringJob(recipe, corpus, absolute(out), identity, sums, rows, **where)
     if pca is not None and not 1 <= pca <= (width := job.width):
         raise UserError(f"--pca {pca}: the features have {width} numbers, so 1 to {width} components")
     return job
@@ -190,13 +202,18 @@ def open_before(labels: str, features: Materialized, k: int) -> Annotation:
     return found
 
 
+def placed(recipe: Recipe, actors: int, threads: int = 1) -> Recipe:
+    """The recipe of features with the actors that find clusters, at least one, and their threads."""
+    return recipe.model_copy(update={"placement": Placement(actors=max(1, actors), threads=threads)})
+
+
 @dataclass(frozen=True)
 class ClusteringJob(Job):
     """The assignment of features to clusters: each table of features becomes a table of labels.
 
     Args:
         tables: the features.
-        threads: CPU threads.
+        threads: CPU threads that find centroids; those that find clusters are the recipe's.
         before: labels of an earlier clustering, whose numbers clusters keep.
     """
 
@@ -209,7 +226,7 @@ class ClusteringJob(Job):
     before: Annotation | None = field(kw_only=True)
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardAssigner:
-        return ShardAssigner(self, on_chunk)
+        return ShardAssigner(self, threads, on_chunk)
 
     def described(self) -> dict[str, Any]:
         names = {column.name for column in _NAMES}
@@ -377,12 +394,13 @@ class ShardAssigner:
 
     Args:
         job: what to assign, and where to.
+        threads: CPU threads.
         on_chunk: called after each batch of features.
     """
 
-    def __init__(self, job: ClusteringJob, on_chunk: OnChunk | None = None) -> None:
+    def __init__(self, job: ClusteringJob, threads: int = 1, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
-        self._view = FeatureView.of(job.out, job.identity, BlockPool(job.threads))
+        self._view = FeatureView.of(job.out, job.identity, BlockPool(threads))
         grouped = "duplicates" in job.identity
         self._known = read_table(job.url(GROUPS), job._grouped).combine_chunks() if grouped else None
 

@@ -107,9 +107,11 @@ def _shares(data: Labelled) -> Facts:
     return {"shares of the labels": f"{', '.join(f'{s:g}' for s in shares)}; below is the last"} if len(shares) > 1 else {}
 
 
-def embed_plan(recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str) -> Facts:
+def embed_plan(
+    recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str, views: int
+) -> Facts:
     """Say what `embed` would do; arguments as there, errors as in `pretrain_plan`."""
-    _, layer = embed.check(recipe, out, run, weights, layer, dtype)
+    _, layer = embed.check(recipe, out, run, weights, layer, dtype, views)
     network = build_backbone(recipe.training.backbone, recipe.image.size, recipe.seed).embedding(layer)
     return {"layer": layer or VECTOR, **_tables(recipe, out, network.width * np.dtype(dtype).itemsize)}
 

@@ -58,6 +58,15 @@ def test_every_image_is_given_its_nearest_centroid(features: Path, tmp_path: Pat
     assert verify(str(out)).problems == []
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_any_number_of_actors_gives_the_bytes_of_one_process(features: Path, tmp_path: Path, tree: Tree) -> None:
+    cluster(str(features), 5, str(tmp_path / "alone"), duplicates=0.99)
+    for actors in (1, 2, 4):
+        cluster(str(features), 5, str(tmp_path / str(actors)), duplicates=0.99, actors=actors)
+        assert tree(tmp_path / str(actors)) == tree(tmp_path / "alone")
+
+
 def test_rows_at_a_time_threads_and_a_second_run_change_no_byte(features: Path, tmp_path: Path, tree: Tree) -> None:
     how: dict[str, Any] = {"k": [5, 9], "pca": 6, "duplicates": 0.99}
     cluster(str(features), out=str(tmp_path / "one"), threads=1, **how)
