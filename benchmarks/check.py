@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.features import wrong_vectors
 from benchmarks.peers import FILL
 from benchmarks.work import Batch, Job, members
 
@@ -60,6 +61,9 @@ def check(contender: str, job: Job, references: str) -> str | None:
     for tasks in [(task,) for task in job.tasks] if module.PASSES and job.tasks else [job.tasks]:
         with closing(module.batches(replace(job, tasks=tasks, center=True))) as batches:
             for batch in islice(batches, 1):
+                if job.network:
+                    wrong = wrong_vectors(batch["vector"], wanted, job)
+                    return f"{contender}: {wrong}" if wrong else None
                 seen = tasks[0] in VIEWS if tasks else False
                 wrong = _wrong_views(batch, tasks[0], job.size) if seen else _wrong(batch, tasks, wanted, job.size, bounds)
                 if wrong:

@@ -43,7 +43,7 @@ def recipe_of(folder: Path, seed: int, epochs: int, size: int) -> Recipe:
         "seed": seed,
         "corpus": {"shards": str(folder / "shards/train")},
         "image": {"size": size, "scale": [0.75, 1.0]},
-        "tasks": {"simclr": {}},
+        "tasks": {"rotation": {}, "occlusion": {}},
         "engine": "cpu",
         "training": {
             "backbone": {"name": "shufflenet_v2_x0_5"},

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -48,12 +50,22 @@ def main() -> None:
     train, test = (made(count, given.width, given.classes, seed, many) for seed, count in enumerate(counts))
     print(f"{given.features:,} x {given.width} features as {train.x.dtype}: {(train.x.nbytes + test.x.nbytes) / 2**20:,.0f} MiB")
     print(f"peak: {before:,.0f} MiB at first, {peak():,.0f} MiB with the features")
-    began = time.perf_counter()
-    near = vote(train, test, given.classes, 20, Rank())
-    print(f"kNN of {given.tested:,}: {time.perf_counter() - began:.1f} s, accuracy {near.accuracy:.3f}; peak {peak():,.0f} MiB")
-    began = time.perf_counter()
-    probed, fit = classify(train, test, given.classes, 0, Rank())
-    print(f"linear, {fit}: {time.perf_counter() - began:.1f} s, accuracy {probed.accuracy:.3f}; peak {peak():,.0f} MiB")
+    with measured(f"kNN of {given.tested:,}") as said:
+        said.append(vote(train, test, given.classes, 20, Rank()).accuracy)
+    with measured("linear probe") as said:
+        guesses, fit = classify(train, test, given.classes, 0, Rank())
+        said.append(guesses.accuracy)
+    print(f"fit: {fit}")
+
+
+@contextmanager
+def measured(what: str) -> Iterator[list[float]]:
+    """Print elapsed and processor seconds, the accuracy that the block appends, and the peak memory."""
+    said: list[float] = []
+    began, before = time.perf_counter(), time.process_time()
+    yield said
+    seconds, cpu = time.perf_counter() - began, time.process_time() - before
+    print(f"{what}: {seconds:.1f} s, of the processor {cpu:.1f} s; accuracy {said[0]:.3f}; peak {peak():,.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ PEERS = {
     "SPDL": "spdl",
 }
 VIEWS = {"DataLoader + torchvision v2": "views_torchvision", "DataLoader + lightly": "views_lightly"}
+FEATURES = {"Ray Data, batch inference": "features_ray", "Daft": "features_daft"}
 EXPERTS = {"by hand, torchvision": "expert_torchvision", "by hand, OpenCV": "expert_opencv"}
 LOOP, RAY, RAY_TRAINER, DISK = "ours, plain loop", "ours, Ray Data", "ours, Ray Data, placement trainer", "ours, to disk"
 RAY_ONE, MEMORY, FLOOR = "ours, Ray Data, one actor", "ours, photos in memory", "libjpeg-turbo, whole photos"
 REDUCED = (("image", {"reduced": True}),)
 TRAINER = (("placement", "trainer"),)
+PLAIN, EMBED, EMBED_ONE = "plain loop, decode and network", "ours, embed", "ours, embed, one actor"
+FAST = (("precision", "bfloat16"),)
 LARGER = (("order", {"groups": 2, "window": 2}),)
 """Blocks of 256 images; see docs/tuning.md."""
 
@@ -37,16 +40,16 @@ class Entry:
     @property
     def host(self) -> str:
         """The process that it runs in: ours on Ray share one Ray, and the peers on Ray another."""
-        if "ray" in self.module or self.module == "ours_disk":
-            return "ours on Ray" if self.module.startswith("ours") else "peers on Ray"
+        if "ray" in self.module or self.module in ("ours_disk", "features_ours"):
+            return "ours on Ray" if "ours" in self.module else "peers on Ray"
         return self.module
 
 
 def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry]]:
     """All sections: name -> contender -> entry."""
 
-    def entry(module: str, size: str, tasks: Sequence[str], of_cores: int = cores, **changes: Any) -> Entry:
-        job = Job(photos[size].shards, 32 if size == "32x32" else 224, tuple(tasks), workers=of_cores)
+    def entry(module: str, of: str, tasks: Sequence[str], of_cores: int = cores, **changes: Any) -> Entry:
+        job = Job(photos[of].shards, 32 if of == "32x32" else 224, tuple(tasks), workers=of_cores)
         return Entry(module, replace(job, **changes), of_cores)
 
     small, large, tiles = "500x375", "1600x1200", "32x32"
@@ -96,5 +99,15 @@ def sections(photos: dict[str, Photos], cores: int) -> dict[str, dict[str, Entry
             "DALI alone": entry("dali", tiles, one, **many),
             LOOP: entry("ours_loop", tiles, one, 1, **many),
             RAY: entry("ours_ray", tiles, one, **many),
+        },
+        **{
+            f"features of {network} at {pixels}, {size}": {
+                **{name: entry(module, size, (), size=pixels, network=network) for name, module in FEATURES.items()},
+                EMBED: entry("features_ours", size, (), size=pixels, network=network),
+                PLAIN: entry("features_loop", size, (), 1, size=pixels, network=network),
+                EMBED_ONE: entry("features_ours", size, (), 1, size=pixels, network=network),
+                f"{EMBED_ONE}, bfloat16": entry("features_ours", size, (), 1, size=pixels, network=network, options=FAST),
+            }
+            for network, pixels, size in (("resnet10", 64, small), ("resnet10", 32, tiles), ("resnet18", 224, small))
         },
     }

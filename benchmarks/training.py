@@ -183,9 +183,12 @@ def run(asked: dict[str, Any], workers: int, stepped: Callable[[int], None]) -> 
     """`pretrain` itself, whose log lines tell each step."""
     from trainers.pretraining import pretrain
 
+    def listen(record: dict[str, Any]) -> None:
+        if "tasks" in record:
+            stepped(recipe_of(asked).training.batch)
+
     with tempfile.TemporaryDirectory() as runs:
-        recipe = recipe_of(asked, runs, workers)
-        pretrain(recipe, [lambda record: stepped(recipe.training.batch) if "tasks" in record else None])
+        pretrain(recipe_of(asked, runs, workers), [listen])
 
 
 LOOPS: dict[str, Callable[[dict[str, Any]], Iterator[int]]] = {

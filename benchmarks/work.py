@@ -13,8 +13,8 @@ SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 """Of the random resized crop, as in a recipe by default."""
 
 Batch = dict[str, np.ndarray]
-"""Columns of n rows in this process's memory: `image`, or for each task `<task>.input` and `<task>.label` or `<task>.mask`;
-pixels are uint8, (n, h, w, c) or (n, c, h, w)."""
+"""Columns of n rows in this process's memory: `image`, or for each task `<task>.input` and `<task>.label` or `<task>.mask`; or
+`vector`, float32 (n, width); pixels are uint8, (n, h, w, c) or (n, c, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Job:
         center: take the largest centred square, unmirrored, so that the result can be checked.
         batch: samples of a batch.
         workers: processes, threads or actors that decode.
-        options: further settings for contenders of this project.
+        options: further settings for contenders of this project, and what a network computes in.
+        network: the network that makes a vector of each crop; empty for the crops or pairs themselves.
     """
 
     shards: tuple[str, ...]
@@ -38,6 +39,7 @@ class Job:
     batch: int = 64
     workers: int = 2
     options: tuple[tuple[str, Any], ...] = ()
+    network: str = ""
 
 
 def forever(shards: tuple[str, ...]) -> Iterator[str]:

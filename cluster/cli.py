@@ -24,6 +24,7 @@ from cluster.commands import (
     machine,
     pairs,
     rendering,
+    rounds,
     transferring,
 )
 from cluster.console import OutputStream, PlainConsole, keep_streams, printable
@@ -78,7 +79,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         exporting.export,
         cleaning.clean,
     ),
-    "Labels that a model makes": (labelling.embed, labelling.cluster, labelling.label),
+    "Labels that a model makes": (labelling.embed, labelling.cluster, labelling.label, rounds.rounds),
     "On a cluster": (jobs.submit, jobs.attach, jobs.status, jobs.list_jobs, jobs.stop),
     "This machine": (machine.doctor, bench.bench),
 }

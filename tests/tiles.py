@@ -90,17 +90,17 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def calm(local_ray: None, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """An undisturbed run in this process with one actor, 32 steps, to compare others with. Read-only.
+    """An undisturbed run in this process with one actor, 48 steps, to compare others with. Read-only.
 
     Its command is interrupted after the last step and run again, as a user would do.
     """
     from trainers.pretraining import pretrain
 
     def interrupt(record: dict[str, Any]) -> None:
-        if record["step"] == 32:
+        if record["step"] == 48:
             raise KeyboardInterrupt
 
-    training = {"epochs": 8, "checkpoint_epochs": 0.25, "keep": 3}
+    training = {"epochs": 12, "checkpoint_epochs": 0.25, "keep": 3}
     runs, killed = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("killed") / "runs"
     recipe = recipe_on(tiles, runs, {"tracking": {"samples": True}}, training)
     with pytest.raises(KeyboardInterrupt):

@@ -26,7 +26,7 @@ from trainers.exports.mlflow_model import log_backbone
 from trainers.learning.examples import example_columns, example_figures, example_pictures, write_pictures
 from trainers.learning.history import learnt
 from trainers.learning.loop import TrainingJob, summary, train
-from trainers.learning.pretext import PretextModel
+from trainers.learning.pretext import HEADS, PretextModel
 from trainers.objectives import objective_class
 from trainers.objectives.classes import ClassesObjective
 from trainers.objectives.fixmatch import FixmatchObjective
@@ -71,7 +71,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
         RunError: the run failed.
     """
     recipe, source, model = prepared(recipe)
-    folder, spec = RunFolder(recipe), recipe.training
+    folder = RunFolder(recipe)
     if not fresh and (outcome := finished_result(folder)) is not None:
         log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
         return outcome
@@ -97,10 +97,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             model.load_state_dict(state["model"])
             for stage in folder.stages("finetune-"):
                 folder.clear(stage)  # they started from the previous weights
-            folder.write_weights(
-                BACKBONE,
-                {"backbone": model.backbone.network.state_dict(), "spec": spec.backbone.architecture(), "identity": identity},
-            )
+            folder.write_weights(BACKBONE, backbone_file(model, recipe, identity))
             if (head := class_head(model, recipe, source.corpus)) is not None:
                 folder.write_weights(HEAD, {**head, "identity": identity})
             else:
@@ -118,12 +115,21 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
             folder.write_json("quarantine.json", state["quarantine"])
             folder.write_json(PRETRAINED, {"identity": identity, "recipe_sha256": recipe.digest(), **outcome})
             if recipe.tracking.mlflow:
-                _log_model(recipe)
+                log_model(recipe)
         try:
             folder.clear(checkpoints)
         except OSError as error:  # the run is complete all the same
             log.warning("%s is not needed any more and cannot be removed: %s", folder.path(checkpoints), error)
         return outcome
+
+
+def backbone_file(model: PretextModel, recipe: Recipe, identity: str) -> dict[str, Any]:
+    """The content of `backbone.pt`: the backbone under its library's names, what network it is, the identity of its run, and the
+    classifiers of tasks `assigned`."""
+    architecture = recipe.training.backbone.architecture()
+    heads = model.heads()
+    content = {"backbone": model.backbone.network.state_dict(), "spec": architecture, "identity": identity}
+    return {**content, HEADS: heads} if heads else content
 
 
 def pretraining_job(recipe: Recipe, source: UnitSource) -> TrainingJob:
@@ -176,7 +182,7 @@ def leave_pictures(model: PretextModel, source: UnitSource, folder: RunFolder, i
         return {}
 
 
-def _log_model(recipe: Recipe) -> None:
+def log_model(recipe: Recipe) -> None:
     """Log the backbone to the MLflow run; without it there, for whatever reason, the run is complete, too."""
     try:
         log_backbone(recipe)
@@ -245,6 +251,8 @@ def prepared(recipe: Recipe) -> tuple[Recipe, UnitSource, PretextModel]:
         UserError: the recipe cannot run as it is.
     """
     recipe, rendered = for_training(recipe)
+    if recipe.rounds is not None:
+        raise UserError("the recipe has a section `rounds`, and pretraining is a part of these: run `pseudolabel rounds` on it")
     if not recipe.tasks:
         raise UserError("the recipe names no tasks, so there is nothing to pretrain on; `pseudolabel tasks` lists them")
     spec = recipe.training

@@ -13,6 +13,7 @@ from cluster.console import OutputStream
 from cluster.jobs.command_result import UNREAD
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cluster.jobs.ray_jobs import ClusterJob, Jobs
@@ -34,7 +35,10 @@ def submit(
     context: typer.Context,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="-- COMMAND RECIPE ...", help="render, pretrain, finetune or evaluate, as without `submit`."),
+        typer.Argument(
+            metavar="-- COMMAND ...",
+            help="pretrain, finetune, evaluate, rounds, render, embed, cluster or label with its arguments, as without `submit`.",
+        ),
     ],
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, and exit with its code.")] = True,
@@ -72,27 +76,29 @@ def submit(
     from pipeline.recipe import load_recipe
     from pipeline.storage import is_local
 
-    command, given = _parsed(context, words)
+    command, parsed = _parsed(context, words)
+    given = parsed.params
     if given.get("dry_run"):
         raise UserError(
             f"--dry-run is no job: set RAY_ADDRESS to the cluster and run `pseudolabel {command} --dry-run` without submit"
         )
-    loaded, variables = load_recipe(given["recipe"], given["overrides"] or []), _passed(env or [])
+    recipe = given.get("recipe")
+    loaded, variables = recipe and load_recipe(recipe, given["overrides"] or []), _passed(env or [])
     jobs = _jobs(address)
-    folder, entrypoint = _package(command, given, loaded, jobs.here, ship)
-    _check(command, loaded, jobs)
+    folder, entrypoint = _package(command, parsed, loaded, jobs.here, ship)
+    if loaded:
+        _check(command, loaded, jobs)
     outcome, url = CommandResult(command, given["result"]), _result(command, given, loaded)
+    id = name or stable_id(command, loaded, given.get("out"), _shaping(given))
 
     def sending(id: str) -> None:
         if jobs.here or not is_local(given["result"] or url):
             outcome.submitted(url, id)
 
-    with snapshot(folder, None if ship else given["recipe"]) as shipped:
+    with snapshot(folder, None if ship else [recipe] if recipe else []) as shipped:
         surroundings = {"working_dir": str(shipped), "env_vars": variables}
         try:
-            job, fresh = jobs.submit(
-                name or stable_id(command, loaded, given.get("out")), entrypoint, surroundings, command, sending
-            )
+            job, fresh = jobs.submit(id, entrypoint, surroundings, command, sending)
         except UserError as error:
             outcome.end(error)
             raise
@@ -179,8 +185,8 @@ def _jobs(address: str | None) -> Jobs:
     return jobs
 
 
-def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
-    """Parse the command and its arguments, with the same errors as the command itself."""
+def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
+    """The command, and its parsed arguments as a context of click; errors are those of the command itself."""
     from cluster.jobs.ray_jobs import COMMANDS
     from pipeline.errors import UserError
     from pipeline.recipe.suggest import unknown_name
@@ -192,10 +198,27 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, An
         if command in group.list_commands(context.parent):
             raise UserError(f"{command} is no job of a cluster: run it without submit; jobs are {', '.join(COMMANDS)}")
         raise UserError(unknown_name("command for a cluster", command, COMMANDS))
-    return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent).params
+    return command, group.get_command(context.parent, command).make_context(command, words[1:], parent=context.parent)
 
 
-def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship: bool) -> tuple[Path, str]:
+_PATHS = ("out", "result", "run", "weights", "features", "sheet")
+"""Arguments that are paths or URLs."""
+_CIRCUMSTANCES = ("recipe", "overrides", "dry_run", "result", "json", "fresh", "retry_failed", "actors", "sheet")
+"""Arguments that change nothing in what a command writes, or that the recipe tells."""
+
+
+def _shaping(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a command that change what it writes, as plain data; paths are absolute."""
+    from pipeline.storage import absolute
+
+    return {
+        name: absolute(value) if name in _PATHS else value
+        for name, value in given.items()
+        if name not in (*_CIRCUMSTANCES, "out") and value is not None
+    }
+
+
+def _package(command: str, parsed: Any, loaded: Recipe | None, here: bool, ship: bool) -> tuple[Path, str]:
     """The folder that is shipped, and the command line that runs in it."""
     import json
     import shlex
@@ -204,31 +227,49 @@ def _package(command: str, given: dict[str, Any], loaded: Any, here: bool, ship:
     from cluster.jobs.ray_jobs import settled_paths
     from cluster.jobs.shipping import is_checkout
     from pipeline.errors import UserError
-    from pipeline.storage import absolute, is_local, scrubbed
+    from pipeline.storage import scrubbed
 
-    recipe = Path(given["recipe"]).resolve()
-    folder = Path.cwd() if ship else recipe.parent
-    if not recipe.is_relative_to(folder):
-        raise UserError(f"{recipe} is outside the folder that is shipped, {folder}: run this in its folder, or use --no-ship")
-    program = ["python", "-m", "pseudolabel"] if ship and is_checkout(folder) else ["pseudolabel"]
-    words = [*program, command, str(recipe.relative_to(folder))]
-    for option in ("out", "result"):
-        value = given.get(option)
-        if value and is_local(value) and not value.startswith("/"):
-            if not here:
-                raise UserError(f"--{option} {value} is a path relative to this folder, and the cluster is elsewhere: give a URL")
-            value = absolute(value)
-        words += [f"--{option}", value] if value else []
-    words += [f"--{flag.replace('_', '-')}" for flag in ("fresh", "retry_failed") if given.get(flag)]
-    moved = [f"{key}={json.dumps(value)}" for key, value in settled_paths(loaded, here).items()]
-    for setting in [*(given["overrides"] or []), *moved]:
-        if scrubbed(setting) != setting:
+    folder, words = Path.cwd(), _arguments(parsed, here)
+    if loaded:
+        recipe = Path(parsed.params["recipe"]).resolve()
+        folder = folder if ship else recipe.parent
+        if not recipe.is_relative_to(folder):
+            raise UserError(f"{recipe} is outside the folder that is shipped, {folder}: run this in its folder, or use --no-ship")
+        words.insert(0, str(recipe.relative_to(folder)))
+        moved = [f"{key}={json.dumps(value)}" for key, value in settled_paths(loaded, here).items()]
+        words += [word for setting in [*(parsed.params["overrides"] or []), *moved] for word in ("--set", setting)]
+    for option, word in zip([command, *words], words):
+        if scrubbed(word) != word:
             raise UserError(
-                f"--set {scrubbed(setting)}: a URL with a password or a signature would be shown to all who may list the "
+                f"{option} {scrubbed(word)}: a URL with a password or a signature would be shown to all who may list the "
                 "cluster's jobs: keep secrets in the cluster's own environment"
             )
-        words += ["--set", setting]
-    return folder, shlex.join(words)
+    program = ["python", "-m", "pseudolabel"] if ship and is_checkout(folder) else ["pseudolabel"]
+    return folder, shlex.join([*program, command, *words])
+
+
+def _arguments(parsed: Any, here: bool) -> list[str]:
+    """The words of a command's arguments that were given, besides the recipe and what is set in it; paths are absolute."""
+    from pipeline.errors import UserError
+    from pipeline.storage import absolute, is_local
+
+    words: list[str] = []
+    for part in parsed.command.params:
+        value, positional = parsed.params.get(part.name), not part.opts[0].startswith("-")
+        if part.name in ("recipe", "overrides") or value is None or (value == part.get_default(parsed) and not positional):
+            continue
+        option = next((name for name in part.opts if name.startswith("--")), part.name.upper())
+        if part.name in _PATHS and is_local(value) and not value.startswith("/"):
+            if not here:
+                raise UserError(f"{option} {value} is a path relative to this folder, and the cluster is elsewhere: give a URL")
+            value = absolute(value)
+        if positional:
+            words.insert(0, str(value))
+        elif isinstance(value, bool):
+            words.append(option if value else part.secondary_opts[0])
+        else:
+            words += [word for one in (value if isinstance(value, list | tuple) else [value]) for word in (option, str(one))]
+    return words
 
 
 def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
@@ -236,22 +277,26 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
     there = jobs.nodes()
     if there is None:
         return
+    from cluster.jobs.ray_jobs import TRAINING
     from trainers.running.capacity import check_nodes, pieces
     from trainers.running.preflight import check_elastic, check_render, check_resources
 
-    trains = command != "render"
+    trains = command in TRAINING
     (check_resources if trains else check_render)(loaded, sum(node.cpus for node in there), sum(node.gpus for node in there))
     if trains:
         check_elastic(loaded, there)
     check_nodes(pieces(loaded, trains), there)
 
 
-def _result(command: str, given: dict[str, Any], loaded: Recipe) -> str:
+def _result(command: str, given: dict[str, Any], loaded: Recipe | None) -> str:
     """The URL of the command's result if `--result` is not given."""
     from cluster.jobs.command_result import RESULT, result_url
     from trainers.running.runs import RunFolder
 
-    return result_url(given["out"], command) if command == "render" else RunFolder(loaded).path(f"{command}.{RESULT}")
+    if given.get("out"):
+        return result_url(given["out"], command)
+    assert loaded is not None
+    return RunFolder(loaded).path(f"{command}.{RESULT}")
 
 
 def _passed(names: list[str]) -> dict[str, str]:

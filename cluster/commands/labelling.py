@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
@@ -36,6 +37,10 @@ def embed(
         ),
     ] = None,
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
+    views: Annotated[
+        int,
+        typer.Option(min=1, help="Average this many views of an image: its centre, and crops that are drawn as for training."),
+    ] = 1,
     retry_failed: RetryFailed = False,
     overrides: Overrides = None,
     dry_run: DryRun = False,
@@ -44,7 +49,7 @@ def embed(
     """Compute a feature vector of every image with a trained backbone, as Parquet.
 
     Each shard is written exactly once. If the command is killed at any moment, the same command resumes. The centre of each image
-    goes through the network. Exit code 1 if shards failed.
+    goes through the network, and with `--views` random crops, too. Exit code 1 if shards failed.
 
     Example: [bold]pseudolabel embed recipe.yaml --out features/[/]
     """
@@ -64,11 +69,11 @@ def embed(
         from trainers.planning.dry_run import embed_plan
         from trainers.planning.estimates import estimate_job
 
-        given = (load_recipe(recipe, overrides or []), out, run, weights, layer, dtype)
+        given = (load_recipe(recipe, overrides or []), out, run, weights, layer, dtype, views)
         return say_plan("embed", lambda: embed_plan(*given), lambda: estimate_job(embed_job, *given))
     with recorded("embed", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
-        check(loaded, out, run, weights, layer, dtype)
+        check(loaded, out, run, weights, layer, dtype, views)
         outcome.begin(result_url(out, "embed"))
         with interruptible(outcome, RESUMES):
             connect(loaded, check_render)
@@ -78,7 +83,7 @@ def embed(
                 counted("indexing", "shard") as indexing,
                 rendering("embedding") as progress,
             ):
-                report = compute(loaded, out, run, weights, layer, dtype, retry_failed, indexing, progress)
+                report = compute(loaded, out, run, weights, layer, dtype, views, retry_failed, indexing, progress)
         record_job(outcome, report, "features")
         print_out(job_table(report, "features", "images"))
         refuse_failed(report)
@@ -116,6 +121,14 @@ def cluster(
         float | None,
         typer.Option(metavar="COSINE", help="Find near-duplicates in each cluster: the least cosine of two, such as 0.95."),
     ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Labels of an earlier clustering of the same images: clusters keep their numbers."),
+    ] = None,
+    actors: Annotated[
+        int,
+        typer.Option(min=0, help="How many actors of Ray, of a CPU each, find each image's cluster; 0: this process does."),
+    ] = 0,
     sheet: Annotated[
         str | None,
         typer.Option(
@@ -142,22 +155,31 @@ def cluster(
     from pipeline.materialize.folder import check_access
     from pipeline.storage import absolute
     from trainers.labelling.cluster import cluster as compute
+    from trainers.labelling.cluster import placed
     from trainers.labelling.features import open_features
+    from trainers.running.exclusive import exclusive
+    from trainers.running.preflight import check_render
+    from trainers.running.session import connect
 
     if dry_run:
         from trainers.labelling.cluster import clustering_job
         from trainers.planning.dry_run import cluster_plan
         from trainers.planning.estimates import estimate_cluster
 
-        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, pca=pca, whiten=whiten, levels=levels)
+        how: dict[str, Any] = {"pca": pca, "whiten": whiten, "levels": levels, "before": before}
+        job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, **how)
         return say_plan("cluster", lambda: cluster_plan(job), lambda: estimate_cluster(job))
     with recorded("cluster", result) as outcome:
-        open_features(features)
+        source = open_features(features)
         check_access(out)
         outcome.begin(result_url(out, "cluster"))
         with interruptible(outcome, RESUMES), rendering("clustering") as progress:
+            if actors:
+                connect(placed(source.recipe, actors), check_render)
+                silence_data()
             given = (features, k, out, spherical, rounds, seed, duplicates, retry_failed, progress)
-            report, found = compute(*given, pca=pca, whiten=whiten, levels=levels)
+            with exclusive(f"cluster into {absolute(out)}") if actors else nullcontext():
+                report, found = compute(*given, pca=pca, whiten=whiten, levels=levels, before=before, actors=actors)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "mean_distance")
         outcome.counts["clusters"] = found["clusters"]

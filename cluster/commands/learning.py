@@ -35,12 +35,12 @@ def pretrain(
     if dry_run:
         return _rehearse("pretrain", recipe, overrides)
     with recorded("pretrain", result) as outcome:
-        loaded = _load(recipe, overrides)
+        loaded = load_run(recipe, overrides)
         if not is_rendered(loaded):
             for shards in loaded.corpus.lists():
-                _index(shards, loaded)
+                index_shards(shards, loaded)
         with interruptible(outcome, _RESUMES), training("pretrain", {}) as progress:
-            _begin(loaded, outcome, "pretrain")
+            begin_run(loaded, outcome, "pretrain")
             from trainers.pretraining import pretrain as run
 
             progress.metrics = metric_names(loaded)
@@ -58,7 +58,7 @@ def pretrain(
             stage_table(stages),
             *filter(None, [thread_advice(loaded, stages)]),
         )
-        _report(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
+        report_run(loaded, outcome, "backbone.pt", "quarantine.json", "recipe.json")
 
 
 def finetune(
@@ -74,10 +74,10 @@ def finetune(
     if dry_run:
         return _rehearse("finetune", recipe, overrides)
     with recorded("finetune", result) as outcome:
-        loaded = _load(recipe, overrides)
+        loaded = load_run(recipe, overrides)
         _index_downstream(loaded)
         with interruptible(outcome, _RESUMES), training("finetune", PHASES) as progress:
-            _begin(loaded, outcome, "finetune")
+            begin_run(loaded, outcome, "finetune")
             from trainers.downstream.finetune import finetune as run
 
             found = run(loaded, [progress.take], fresh)
@@ -85,7 +85,7 @@ def finetune(
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"]}
         from trainers.downstream.problems import problem_of
 
-        _report(loaded, outcome, f"{problem_of(loaded.downstream).weights}.pt", "finetune.quarantine.json", results=True)
+        report_run(loaded, outcome, f"{problem_of(loaded.downstream).weights}.pt", "finetune.quarantine.json", results=True)
 
 
 def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False, result: Result = None) -> None:
@@ -99,17 +99,17 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = 
     if dry_run:
         return _rehearse("evaluate", recipe, overrides)
     with recorded("evaluate", result) as outcome:
-        loaded = _load(recipe, overrides)
+        loaded = load_run(recipe, overrides)
         _index_downstream(loaded)
         waiting = "computing and probing features"
         with interruptible(outcome), training("evaluate", {}, waiting) as progress:
-            _begin(loaded, outcome, "evaluate")
+            begin_run(loaded, outcome, "evaluate")
             from trainers.downstream.evaluate import evaluate as run
 
             found = run(loaded, [progress.take])
         outcome.counts = _downstream_counts(found)
         outcome.metrics = {**scores(found["downstream"]), "chance": found["chance"], "baseline": found["baseline"]}
-        _report(loaded, outcome, "evaluate.quarantine.json", results=True)
+        report_run(loaded, outcome, "evaluate.quarantine.json", results=True)
 
 
 def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
@@ -118,7 +118,7 @@ def _rehearse(command: str, recipe: str, overrides: list[str] | None) -> None:
     began = time.time()
     from trainers.planning import dry_run, estimates
 
-    loaded = _load(recipe, overrides)
+    loaded = load_run(recipe, overrides)
     say_plan(
         command,
         lambda: getattr(dry_run, f"{command}_plan")(loaded),
@@ -131,7 +131,8 @@ def _downstream_counts(found: dict[str, Any]) -> dict[str, int]:
     return {"quarantined": found["quarantined"], **{name: row[name] for name in ("classes", "labels", "tested", "total")}}
 
 
-def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+def load_run(recipe: str, overrides: list[str] | None) -> Recipe:
+    """Load the recipe of a run, and refuse what cannot run on this machine before anything is started."""
     from pipeline.materialize.rendered import for_training
     from pipeline.recipe import load_recipe
     from trainers.running.session import check_early
@@ -141,7 +142,7 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
     return loaded
 
 
-def _index(shards: str | list[str], recipe: Recipe) -> None:
+def index_shards(shards: str | list[str], recipe: Recipe) -> None:
     """Open shards once with progress, which indexes those without an index, and refuses missing ones at once."""
     from cluster.reports.progress import counted
     from pipeline.shards.opening import open_corpus
@@ -152,11 +153,11 @@ def _index(shards: str | list[str], recipe: Recipe) -> None:
 
 def _index_downstream(recipe: Recipe) -> None:
     if recipe.downstream is not None:  # else the run itself says what is missing
-        _index(recipe.downstream.train, recipe)
-        _index(recipe.downstream.test, recipe)
+        index_shards(recipe.downstream.train, recipe)
+        index_shards(recipe.downstream.test, recipe)
 
 
-def _begin(recipe: Recipe, outcome: CommandResult, command: str) -> None:
+def begin_run(recipe: Recipe, outcome: CommandResult, command: str) -> None:
     """Check that the run's folder can be written, before hours of work, and write a `running` result."""
     from cluster.jobs.command_result import RESULT
     from pipeline import storage
@@ -175,7 +176,8 @@ def _begin(recipe: Recipe, outcome: CommandResult, command: str) -> None:
     outcome.begin(folder.path(f"{command}.{RESULT}"))
 
 
-def _report(recipe: Recipe, outcome: CommandResult, *files: str, results: bool = False) -> None:
+def report_run(recipe: Recipe, outcome: CommandResult, *files: str, results: bool = False) -> None:
+    """Write the report, print what it says, and name it and these files of the run's folder in the command's result."""
     from cluster.reports.report import HTML, JSON, write_report
     from cluster.reports.tables import downstream_tables
     from cluster.reports.terminal import print_out

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from trainers.running.capacity import Node
 
-COMMANDS = ("render", "pretrain", "finetune", "evaluate")
+TRAINING = ("pretrain", "finetune", "evaluate", "rounds")
+WRITING = ("render", "embed", "cluster", "label")
+COMMANDS = (*WRITING, *TRAINING)
+"""Commands that run as jobs: those that train a recipe's run, and those that write a folder."""
+
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "pseudolabel"
 _CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
@@ -34,13 +38,15 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
 _WATCH_SECONDS = 2.0
-_PROGRESS = re.compile(r"^(?:pretrain|finetune|evaluate|rendering)[^:\n]*: (.*)$", re.MULTILINE)
+_PROGRESS = re.compile(
+    r"^(?:pretrain|finetune|evaluate|rounds|rendering|embedding|clustering|labelling)[^:\n]*: (.*)$", re.MULTILINE
+)
 """A line of progress, as `cluster.reports.progress` prints it where there is no terminal."""
 
 _UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
 """The type that Ray's status gives to a node which no autoscaler has started: made of the node's id, in camel case."""
-_SHARDS = ("shards", "mix", "train", "test")
-"""Keys of the recipe that name shards."""
+_PLACES = ("shards", "index", "mix", "annotations", "keep", "train", "test")
+"""Keys of a recipe's sections that name shards, or tables beside them."""
 
 
 @dataclass(frozen=True)
@@ -264,13 +270,27 @@ def workplace(command: str, recipe: Recipe, out: str | None) -> str:
     return f"{command} into {absolute(out) if out else RunFolder(recipe).url}"
 
 
-def stable_id(command: str, recipe: Recipe, out: str | None) -> str:
-    """The id of a run: equal for the same command on the same recipe with the same output, whatever its placement is."""
+def stable_id(command: str, recipe: Recipe | None, out: str | None, options: Mapping[str, Any] | None = None) -> str:
+    """The id of a run: equal for the same command on the same recipe with the same output, whatever its placement is.
+
+    Args:
+        command: its name.
+        recipe: what it runs on; None for a command without a recipe, whose id begins with the name of its folder.
+        out: the folder that it writes, for those that write one.
+        options: what else is asked of it and changes what it writes.
+    """
     from pipeline.materialize.job import shaping
     from trainers.running.runs import RunFolder
 
-    what = str(sorted(shaping(recipe).items())) if command == "render" else RunFolder(recipe).identity(command)
-    return f"{recipe.name}-{command}-{hashlib.sha256(f'{workplace(command, recipe, out)} {what}'.encode()).hexdigest()[:8]}"
+    if recipe is None:
+        name, where, what = absolute(out or "").rstrip("/").rpartition("/")[2], f"{command} into {absolute(out or '')}", ""
+    else:
+        name, where = recipe.name, workplace(command, recipe, out)
+        what = str(sorted(shaping(recipe).items())) if command in WRITING else RunFolder(recipe).identity(command)
+        if command in ("embed", "label"):
+            what += f" {recipe.training.backbone.architecture()} {RunFolder(recipe).url}"
+    what += str(sorted(options.items())) if options else ""
+    return f"{name}-{command}-{hashlib.sha256(f'{where} {what}'.encode()).hexdigest()[:8]}"
 
 
 def settled_paths(recipe: Recipe, here: bool) -> dict[str, Any]:
@@ -289,8 +309,11 @@ def settled_paths(recipe: Recipe, here: bool) -> dict[str, Any]:
     document = recipe.model_dump(mode="json")
     given: dict[str, Any] = {}
     for section in ("corpus", "downstream"):
-        given |= {f"{section}.{key}": value for key, value in (document[section] or {}).items() if key in _SHARDS}
+        given |= {f"{section}.{key}": value for key, value in (document[section] or {}).items() if key in _PLACES}
     given["storage.runs"] = document["storage"]["runs"]
+    if recipe.rounds is not None and recipe.rounds.run is not None:
+        given["rounds.run"] = recipe.rounds.run
+    given["training.backbone.weights"] = document["training"]["backbone"].get("weights")
     moved = {key: _absolute(value) for key, value in given.items()}
     changed = {key: value for key, value in moved.items() if value != given[key]}
     if changed and not here:
@@ -307,8 +330,10 @@ def _absolute(value: Any) -> Any:
         return absolute(value) if is_local(value) and not value.startswith("/") else value
     if isinstance(value, list):
         return [_absolute(inner) for inner in value]
-    if isinstance(value, dict):
-        return {key: {**part, "shards": _absolute(part["shards"])} for key, part in value.items()}
+    if isinstance(value, dict):  # of parts by name, or itself a part
+        return {
+            key: _absolute(part) if key in ("shards", "table") or isinstance(part, dict) else part for key, part in value.items()
+        }
     return value
 
 

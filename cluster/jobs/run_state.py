@@ -14,7 +14,7 @@ from cluster.jobs.command_result import PENDING, RESULT, RUNNING
 from pipeline.errors import UserError
 from pipeline.storage import absolute, exists, is_local, join, read_all
 
-_LOGS = {"pretrain": ("pretrain",), "finetune": ("finetune-pretrained", "finetune-random"), "evaluate": ()}
+_LOGS = {"pretrain": ("pretrain",), "finetune": ("finetune-pretrained", "finetune-random"), "evaluate": (), "rounds": ("rounds",)}
 """The logs of each command, in the order in which they are written."""
 
 _POLL_SECONDS, _FAR_POLL_SECONDS = 1.0, 20.0
@@ -43,7 +43,8 @@ class RunState:
             return known
         newest = self.lines[-1]
         losses = {name: task["loss"] for name, task in newest["tasks"].items()}
-        return {**known, **{key: newest[key] for key in ("stage", "step", "steps", "time")}, "losses": losses, "left": self.left}
+        known |= {key: newest[key] for key in ("stage", "step", "steps", "time", "round", "rounds") if key in newest}
+        return {**known, "losses": losses, "left": self.left}
 
     @property
     def left(self) -> float | None:

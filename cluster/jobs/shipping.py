@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,18 +25,18 @@ _MOST_BYTES = 500 * 2**20  # of Ray's own limit
 
 
 @contextmanager
-def snapshot(folder: Path, only: str | None = None) -> Iterator[Path]:
+def snapshot(folder: Path, only: Sequence[str] | None = None) -> Iterator[Path]:
     """Yield a copy of a folder, so that nothing changes while it is sent; it is removed after the block.
 
     Args:
         folder: the folder to copy, without `EXCLUDES` and without what its `.gitignore` and `.rayignore` files name.
-        only: the one file to copy, instead of all.
+        only: the files to copy, instead of all.
 
     Raises:
         UserError: a file cannot be read, or the copy is larger than a cluster accepts.
     """
     chosen, sizes = [], Counter[str]()
-    for path in [Path(only).resolve()] if only else _files(folder):
+    for path in _files(folder) if only is None else [Path(name).resolve() for name in only]:
         part = path.relative_to(folder)
         with suppress(FileNotFoundError):  # gone since it was listed
             sizes[part.parts[0]] += path.stat().st_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -183,6 +183,7 @@ class TrainingProgress:
         _, left = self.pace.at(step, steps)
         words = [
             f"step {step} of {steps}",
+            *([f"round {record['round']} of {record['rounds']}"] if "round" in record else []),
             f"{record['samples_per_second']:,.0f} img/s",
             f"waiting for data {record['wait_share']:.0%}"
             + (f" ({record['wait_cause']})" if record["wait_share"] > _SOME else ""),
@@ -247,22 +248,40 @@ def watch_job(states: Iterable[tuple[ClusterJob, str]]) -> ClusterJob:
 @contextmanager
 def rendering(doing: str = "rendering") -> Iterator[Callable[[RenderProgress], None]]:
     """Show the progress of a render, or of another job; yields a function to call after each shard."""
-    pace = Pace()
     with _display() as display:
+        yield _job_progress(doing, display)
 
-        def tick(at: RenderProgress) -> None:
-            rate, left = pace.at(at.samples_done, at.samples)
-            words = [
-                f"{at.shards_done:,} of {amount(at.shards, 'shard')}",
-                f"{at.samples_done:,} of {amount(at.samples, 'sample')}",
-                *([f"{rate:,.0f} img/s"] if rate else []),
-                *([f"{duration(left)} left"] if left else []),
-                f"{at.quarantined:,} quarantined",
-                *([f"{amount(at.failed, 'shard')} failed"] if at.failed else []),
-            ]
-            display.show(doing, at.samples_done, at.samples, ", ".join(words))
 
-        yield tick
+@contextmanager
+def rounds_progress() -> Iterator[
+    tuple[TrainingProgress, Callable[[str], AbstractContextManager[Callable[[RenderProgress], None]]]]
+]:
+    """Show rounds of jobs and trainings in one display.
+
+    Yields:
+        What listens to the trainings' log lines; and a function that is called with the title of a job, and returns a context of
+        what is to be called after each shard.
+    """
+    with _display("rounds: starting") as display:
+        yield TrainingProgress("rounds", {}, display), lambda title: nullcontext(_job_progress(title, display))
+
+
+def _job_progress(doing: str, display: Display) -> Callable[[RenderProgress], None]:
+    pace = Pace()
+
+    def tick(at: RenderProgress) -> None:
+        rate, left = pace.at(at.samples_done, at.samples)
+        words = [
+            f"{at.shards_done:,} of {amount(at.shards, 'shard')}",
+            f"{at.samples_done:,} of {amount(at.samples, 'sample')}",
+            *([f"{rate:,.0f} img/s"] if rate else []),
+            *([f"{duration(left)} left"] if left else []),
+            f"{at.quarantined:,} quarantined",
+            *([f"{amount(at.failed, 'shard')} failed"] if at.failed else []),
+        ]
+        display.show(doing, at.samples_done, at.samples, ", ".join(words))
+
+    return tick
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from cluster.reports.formatting import amount, difference, duration, metric
 from cluster.reports.html import environment, png_uri, uri
 from cluster.reports.machine import Machine, this_machine, versions
 from cluster.reports.tables import (
+    ROUND_HEADS,
     answer_rows,
     baseline_words,
     box_notes,
@@ -25,6 +26,7 @@ from cluster.reports.tables import (
     left_out_words,
     metric_names,
     pretext_notes,
+    round_rows,
     score_words,
     stage_rows,
 )
@@ -140,6 +142,8 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         rate=_svg(_rate(report["recipe"]["training"], pretrain["steps"])) if pretrain else None,
         tuning=_svg(tuning_curves(report["tuning"], _TRAINED.get(measure, "accuracy"))) if report["tuning"] else None,
         notes=pretext_notes(pretrain["tasks"], pretrain["steps"]) if pretrain else [],
+        round_heads=ROUND_HEADS,
+        rounds=round_rows(pretrain["rounds"]) if pretrain and "rounds" in pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
         painted={name: (_png(rows), answer_rows(painted_figures.get(name, {}))) for name, rows in painted(pictures).items()},
@@ -195,7 +199,7 @@ def _tasks(tasks: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]
     """Each task's last numbers in words, and its curves."""
     shown = []
     for name, task in tasks.items():
-        measured = names.get(name, "metric")
+        measured = names.get(name) or task.get("measured", "metric")
         shown.append(
             {
                 "name": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -88,6 +88,51 @@ def pretext_notes(tasks: Mapping[str, Mapping[str, Any]], steps: int) -> list[st
     if untold:
         notes.append(f"too short to tell what was learnt of {', '.join(untold)}: {amount(steps, 'step')}")
     return notes
+
+
+def round_rows(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rounds in words, a row for each clustering of each round.
+
+    Args:
+        lines: what `rounds.json` holds, see `trainers.labelling.rounds.rounds`.
+
+    Returns:
+        Rows of the round, the effective number of clusters, their sizes, what they have in common with those of the round before
+        and with labels, their purity, and of what is learnt the loss and the metric.
+    """
+    rows = []
+    for line in lines:
+        names = [name for name in line["tasks"] if name.startswith("assigned")]
+        for head, one in enumerate(line["clusterings"]):
+            learnt = line["tasks"][names[head]] if head < len(names) else None
+            rows.append(
+                [
+                    f"{line['round']}",
+                    f"{one['effective']:,.1f} of {one['clusters']:,}",
+                    f"{one['smallest']:,} to {one['largest']:,}",
+                    f"{one['before']['normalised']:.1%}" if one["before"] else "",
+                    f"{one['labels']['normalised']:.1%}" if one["labels"] else "",
+                    f"{one['labels']['purity']:.1%}" if one["labels"] else "",
+                    f"{learnt['loss']:.3f}" if learnt else "",
+                    metric("accuracy", learnt["metric"]) if learnt else "",
+                ]
+            )
+    return rows
+
+
+ROUND_HEADS = ("round", "clusters", "sizes", "as before", "labels", "purity", "loss", "accuracy")
+"""What the columns of `round_rows` are; `as before` and `labels` are shares of mutual information."""
+
+
+def rounds_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Rounds of clustering and training; see `round_rows`."""
+    caption = "as before, labels: mutual information with the clusters of the round before, and with the labels of the shards"
+    table = Table(title="rounds", caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in ROUND_HEADS:
+        table.add_column(heading, justify="right")
+    for row in round_rows(lines):
+        table.add_row(*row)
+    return table
 
 
 def stage_rows(stages: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
@@ -221,7 +266,7 @@ def left_out_words(left_out: Mapping[str, Mapping[str, Mapping[str, int]]]) -> l
         for side, counts in sets.items():
             parts = [
                 f"{amount(counts[why], 'image')} {words}"
-                for why, words in (("undecodable", "that cannot be used"), ("unlabelled", "without a label"))
+                for why, words in (("unusable", "that cannot be used"), ("unlabelled", "without a label"))
                 if counts[why]
             ]
             if parts:

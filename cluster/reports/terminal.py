@@ -209,6 +209,8 @@ def _clustering(found: Mapping[str, Any]) -> Table:
     table.add_row("sizes", f"{sizes[0]:,} to {sizes[-1]:,}, half of them below {sizes[len(sizes) // 2]:,}")
     table.add_row("inertia", f"{inertia[0]:.4g} to {inertia[-1]:.4g} in {amount(len(inertia) - 1, 'round')}  {curve(inertia)}")
     table.add_row("mean distance", f"{found['mean_distance']:.4g}")
+    if before := found.get("before"):
+        table.add_row("before", f"{before['normalised']:.1%} mutual information with the earlier clusters")
     if labels:
         table.add_row("labels", f"{labels['normalised']:.1%} mutual information, {labels['purity']:.1%} purity")
     return table
@@ -310,6 +312,8 @@ def run_table(run: str, state: RunState) -> Table:
         table.add_row("error", state.error)
     if state.lines:
         newest = state.lines[-1]
+        if "round" in newest:
+            table.add_row("round", f"{newest['round']} of {newest['rounds']}")
         table.add_row("step", f"{newest['step']:,} of {newest['steps']:,} ({newest['stage']})")
         table.add_row("loss", ", ".join(f"{name} {task['loss']:.3f}" for name, task in newest["tasks"].items()))
         table.add_row("newest line", f"{duration(max(0.0, time.time() - newest['time']))} ago")

@@ -31,7 +31,7 @@ CHUNK = 64
 
 _PACKAGES = ("pseudolabel", "numpy", "opencv-python-headless", "pyarrow", "pillow")
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]")
-_WHERE_AND_HOW_FAST = {"placement", "failures", "training", "downstream", "storage", "tracking"}
+_WHERE_AND_HOW_FAST = {"placement", "failures", "training", "rounds", "downstream", "storage", "tracking"}
 
 
 def identity_of(recipe: Recipe, engine: dict[str, str], there: dict[str, Any] | None = None) -> dict[str, Any]:

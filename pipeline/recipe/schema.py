@@ -25,6 +25,7 @@ from pipeline.recipe.corpus import CorpusSection, Image
 from pipeline.recipe.downstream import Downstream
 from pipeline.recipe.execution import Failures, Placement
 from pipeline.recipe.outputs import Render, Storage, Tracking
+from pipeline.recipe.rounds import Rounds
 from pipeline.recipe.section import Section, without_defaults
 from pipeline.recipe.suggest import unknown_name
 from pipeline.recipe.training import Training
@@ -100,6 +101,7 @@ class Recipe(Section):
     placement: Placement = Placement()
     failures: Failures = Failures()
     training: Training = Training()
+    rounds: Rounds | None = Field(None, exclude_if=lambda rounds: rounds is None)
     downstream: Downstream | None = None
     transfer: Transfer | None = None
     render: Render = Render()
@@ -110,6 +112,12 @@ class Recipe(Section):
     def _engine_fits(self) -> Recipe:
         if self.image.reduced and self.engine == "dali":
             raise ValueError("image.reduced: DALI decodes at full size only; take `engine: cpu`, or leave `reduced` out")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Recipe:
+        if self.rounds is not None and self.corpus.mix:
+            raise ValueError("corpus.mix: rounds are made of one corpus; name it by `corpus.shards`")
         return self
 
     @model_validator(mode="after")

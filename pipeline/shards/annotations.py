@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +16,14 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.recipe.corpus import AnnotationSection, KeepSection
 from pipeline.shards.described import MANIFEST, SHARDS, read_described
-from pipeline.storage import absolute, join, open_seekable, without_secrets
+from pipeline.storage import absolute, join, open_seekable, read_all, without_secrets
 
 NO_LABEL = -1
 """What an image is given that has no label."""
 
 KEPT = "corpus.keep"
 
+_REPORT = "report.json"
 _CACHED_TABLES = 256  # as many as one batch may draw from
 
 
@@ -128,6 +130,24 @@ def open_kept(spec: KeepSection, shards: Sequence[str]) -> Annotation:
 def tables_digest(where: str, table: str) -> str:
     """What the tables in a folder hold, as a SHA-256, hexadecimal; errors as in `open_annotation`."""
     return str(_described(absolute(table), where, ())[0]["sha256"][SHARDS])
+
+
+def class_sizes(spec: AnnotationSection) -> list[int]:
+    """How many images have each label, whatever the bounds are, by the report beside the tables.
+
+    Raises:
+        UserError: it does not tell.
+    """
+    url = join(absolute(spec.table), _REPORT)
+    try:
+        found = json.loads(read_all(url))["sizes"]
+        if spec.column != "label" or not all(type(size) is int for size in found):
+            raise KeyError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{without_secrets(url)} does not say how many images have each {spec.column}: leave `balance` out"
+        ) from None
+    return list(found)
 
 
 def _listed(url: str, where: str) -> pa.Table:

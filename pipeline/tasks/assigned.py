@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,18 @@ class Assigned(Task):
 
     annotation: str = Field("labels", description="Which labels: a name in `corpus.annotations`.")
     classes: int = Field(64, ge=2, description="Number of classes, such as that of clusters; labels are 0 to `classes` - 1.")
+    balance: bool = Field(
+        False,
+        exclude_if=lambda balance: not balance,
+        description="Weigh each image by the inverse size of its class, at most tenfold, so that all classes count alike. Sizes "
+        "are those in the tables' `report.json`, of all images.",
+    )
+    head: Literal["new", "kept"] = Field(
+        "new",
+        exclude_if=lambda head: head == "new",
+        description="The classifier from which training starts: a `new` one, or the one `kept` beside the weights of "
+        "`training.backbone.weights`, which a run with a task of this name has left.",
+    )
 
     def label_kind(self) -> Classes:
         return Classes(self.classes)

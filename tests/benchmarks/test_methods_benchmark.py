@@ -30,6 +30,7 @@ def test_every_row_of_ours_trains(name: str, setting: Setting) -> None:
     assert all(torch.isfinite(value).all() for value in backbone.network.state_dict().values())
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains_as_a_run_on_ray_does(calm: Finished) -> None:
     running = ours.training(calm.recipe, calm.result["steps"])
     begun = {name: weight.clone() for name, weight in next(running).network.state_dict().items()}

@@ -41,15 +41,15 @@ def losses(result: dict[str, Any]) -> list[float]:
 
 
 def test_a_run_leaves_weights_results_and_logs(calm: Finished) -> None:
-    assert calm.result["steps"] == 32
-    assert len(losses(calm.result)) == 32
+    assert calm.result["steps"] == 48
+    assert len(losses(calm.result)) == 48
     folder = RunFolder(calm.recipe)
     assert folder.read_json("pretrain.json")["tasks"] == calm.result["tasks"]
     assert folder.read_json("recipe.json") == calm.recipe.model_dump(mode="json")
     assert "stage2.0.branch1.0.weight" in " ".join(folder.read_weights("backbone.pt")["backbone"])
     assert not folder.stages()  # no checkpoint is needed any more
     lines = [json.loads(line) for line in Path(folder.path("pretrain.jsonl")).read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 33))
+    assert [line["step"] for line in lines] == list(range(1, 49))
     assert list(Path(folder.path("tensorboard")).rglob("events.*"))
     assert trained(calm.recipe) == due(calm.recipe)
 
@@ -66,14 +66,14 @@ def test_a_finished_run_is_trained_again_only_if_asked_and_placement_and_actors_
 
     def interrupt(record: Record) -> None:
         steps.append(record["step"])
-        if record["step"] == 32:
+        if record["step"] == 48:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(spec, [interrupt], fresh=True)
     again = pretrain(spec, [interrupt])  # the result of the previous run is not taken for that of the fresh one
-    assert steps == list(range(1, 33))
-    assert [event["step"] for event in again["events"]] == [32]
+    assert steps == list(range(1, 49))
+    assert [event["step"] for event in again["events"]] == [48]
     assert losses(again) == losses(calm.result)
     assert trained(spec) == due(spec) == due(calm.recipe)
 
@@ -96,9 +96,9 @@ def test_a_changed_key_is_said_before_it_replaces_a_backbone_and_nothing_is_repl
 
     result = pretrain(spec, [look])
     (said,) = [line for line in caplog.messages if "another recipe" in line]
-    assert f"{folder.url} holds the backbone of another recipe (training.epochs (was 8, now 1)): it, its results" in said
+    assert f"{folder.url} holds the backbone of another recipe (training.epochs (was 12, now 1)): it, its results" in said
     assert "--set name=run-2" in said
-    assert before == {(RunFolder(calm.recipe).identity("pretrain"), 8)}
+    assert before == {(RunFolder(calm.recipe).identity("pretrain"), 12)}
     assert (
         folder.read_weights("backbone.pt")["identity"]
         == folder.identity("pretrain")

@@ -18,7 +18,7 @@ BATCH = 2048
 """Samples of a minibatch of a linear probe, on all ranks."""
 
 EPOCHS, LEAST_EPOCHS = 20, 5
-LEAST_STEPS, MOST_STEPS = 500, 5_000
+LEAST_STEPS, MOST_STEPS = 500, 2_500
 RATE = 3e-2
 """Learning rate of a linear probe at first."""
 

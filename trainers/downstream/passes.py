@@ -105,9 +105,9 @@ def usable(columns: dict[str, Any], device: torch.device) -> Batch:
 
 def left_out(quarantine: Rows) -> dict[str, dict[str, int]]:
     """How many images of each `set` were left out because they have no label, and for any other reason."""
-    found = {side: {"undecodable": 0, "unlabelled": 0} for side in ("train", "test")}
+    found = {side: {"unusable": 0, "unlabelled": 0} for side in ("train", "test")}
     for row in quarantine:
-        found[row["set"]]["unlabelled" if row["reason"] == NO_LABEL else "undecodable"] += 1
+        found[row["set"]]["unlabelled" if row["reason"] == NO_LABEL else "unusable"] += 1
     return found
 
 

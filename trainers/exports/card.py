@@ -26,10 +26,11 @@ def model_card(finished: FinishedRun, to: str, code: str, difference: float, lar
     """
     extractor, recipe = finished.network, scrubbed_document(finished.recipe)
     about, name = extractor.preprocessing, recipe["name"]
+    tasks = list(finished.pretrained.get("tasks") or recipe["tasks"])  # rounds add tasks of their own
     header = {
         "library_name": _LIBRARIES[to],
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["self-supervised-learning", *recipe["tasks"]],
+        "tags": ["self-supervised-learning", *tasks],
     }
     layer = (
         f"the mean of `{extractor.layer}` over positions" if extractor.layer else "what the network's own classifier would see"
@@ -37,8 +38,7 @@ def model_card(finished: FinishedRun, to: str, code: str, difference: float, lar
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {name}",
-        f"A {extractor.spec.name} that learnt from unlabelled images by the pretext tasks {', '.join(recipe['tasks'])} "
-        "(pseudolabel).",
+        f"A {extractor.spec.name} that learnt from unlabelled images by the pretext tasks {', '.join(tasks)} (pseudolabel).",
         f"## Use\n\nInput: `images`, float32 (n, 3, {about.size}, {about.size}), for any n. Output: `features`, float32 (n, "
         f"{extractor.width}): {layer}.\n\n```python\n{code}\n```",
         "Photos become inputs so: the shorter side is resized to "

@@ -22,21 +22,29 @@ from pipeline.materialize.commit import CommitRecord, write_json
 from pipeline.materialize.driver import JobReport, Progress, materialize
 from pipeline.materialize.folder import check_access
 from pipeline.materialize.job import Job, OnChunk, writing
+from pipeline.materialize.opened import Materialized
 from pipeline.materialize.writers import TableWriter
+from pipeline.recipe.corpus import AnnotationSection
+from pipeline.recipe.execution import Placement
+from pipeline.recipe.schema import Recipe
+from pipeline.shards.annotations import NO_LABEL, Annotation, open_annotation, tables_digest
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.described import SHARDS
-from pipeline.storage import absolute, write_atomic
+from pipeline.storage import absolute, join, write_atomic
+from pipeline.streaming.connection import connect_ray
 from trainers.labelling.blocks import BlockPool, processor_kind
 from trainers.labelling.clusterings import CENTROIDS, COARSE, PCA, ROUNDS, ClusterTally, FeatureView, numbered
 from trainers.labelling.duplicates import near_duplicates
 from trainers.labelling.features import FeatureTables, open_features, vectors_of
 from trainers.labelling.hierarchy import together, two_levels
+from trainers.labelling.information import LabelComparison
 from trainers.labelling.kmeans import kmeans
 from trainers.labelling.network_job import read_table, tables_recipe
 from trainers.labelling.pca import components
 
 VERSION = 2
 REPORT, PCA_ABOUT, GROUPS = "report.json", "pca.json", "groups.parquet"
+BEFORE = "--before"
 PER_CENTROID = 256
 """Points of the sample for each centroid, at most: more change centroids little (as in faiss)."""
 PER_PCA = 65_536
@@ -67,12 +75,15 @@ def cluster(
     pca: int | None = None,
     whiten: bool = True,
     levels: int | None = None,
+    before: str | None = None,
+    actors: int = 0,
 ) -> tuple[JobReport, dict[str, Any]]:
-    """Cluster features by k-means, in this process; after an interruption the same call goes on.
+    """Cluster features by k-means; after an interruption the same call goes on.
 
     For each shard of the corpus a Parquet table has the columns `key`, `id`, `row` in the shard, `class` where the shards have
     labels, `label`, the number of the nearest centroid, `distance` to it, and `margin`, by how much the next one is further. The
-    centroids are those of a sample, chosen by `seed` and the images' ids. The result does not depend on `rows` and `threads`.
+    centroids are those of a sample, chosen by `seed` and the images' ids, and are found in this process. The result does not
+    depend on `rows`, `threads` and `actors`.
 
     Args:
         features: folder that `embed` has written.
@@ -94,6 +105,9 @@ def cluster(
             features. Components are those of the first `PER_PCA` images of the sample. Near-duplicates are those of the features.
         whiten: divide each component by its standard deviation.
         levels: 2 makes coarse clusters first, see `trainers.labelling.hierarchy`, 1 does not; None decides by `FLAT`.
+        before: folder of labels that an earlier clustering gave the same images. K-means starts from the means of the features
+            by these, so that clusters keep their numbers, and the report says how much the two have in common.
+        actors: how many actors of Ray, of one CPU each, find each image's cluster; with 0 this process does.
 
     Returns:
         What was done, and the report, which is in the folder, too: sizes of the clusters, inertia over the rounds, and mutual
@@ -103,8 +117,12 @@ def cluster(
         UserError: there are no finished features, or the folder holds something else.
         RunError: features cannot be read, or storage refused an output; committed shards are kept.
     """
-    job = clustering_job(features, k, out, spherical, rounds, seed, duplicates, rows, threads, pca, whiten, levels)
-    report = materialize(job, retry_failed, progress, here=True)
+    job = clustering_job(
+        features, k, out, spherical, rounds, seed, duplicates, rows, threads, pca, whiten, levels, before, actors
+    )
+    if actors:
+        connect_ray()
+    report = materialize(job, retry_failed, progress, here=not actors)
     return report, json.loads(storage.read_all(job.url(REPORT)))
 
 
@@ -121,6 +139,8 @@ def clustering_job(
     pca: int | None = None,
     whiten: bool = True,
     levels: int | None = None,
+    before: str | None = None,
+    actors: int = 0,
 ) -> ClusteringJob:
     """Make the job of `cluster`, before any output is written; arguments and errors as there."""
     numbers = [k] if isinstance(k, int) else list(k)
@@ -130,6 +150,8 @@ def clustering_job(
         raise UserError(f"--duplicates {duplicates}: a cosine above 0 and at most 1")
     if levels not in (None, 1, 2):
         raise UserError(f"--levels {levels}: it may be 1 or 2")
+    if before is not None and (len(numbers) > 1 or levels == 2):
+        raise UserError(f"{BEFORE}: one clustering of one level can keep the numbers of an earlier one: give one --k")
     source = open_features(features)
     check_access(out)
     names, sizes, counts = source.outputs(0)
@@ -153,13 +175,36 @@ def clustering_job(
         identity["duplicates"] = duplicates
     if pca is not None:
         identity["pca"] = {"components": pca, "whiten": whiten, "sample": PER_PCA}
-    identity["levels"] = [levels or (2 if number > FLAT else 1) for number in numbers]
+    identity["levels"] = [levels or (2 if number > FLAT and before is None else 1) for number in numbers]
+    earlier = None if before is None else open_before(before, source, numbers[0])
+    if before is not None:
+        identity["before"] = tables_digest(BEFORE, before)
     threads = threads or len(os.sched_getaffinity(0))
     tables = FeatureTables(source.url, names, rows)
-    job = ClusteringJob(source.recipe, corpus, absolute(out), identity, sums, rows, tables=tables, threads=threads)
+    recipe = placed(source.recipe, actors, 1 if actors else threads)
+    where: dict[str, Any] = {"tables": tables, "threads": threads, "before": earlier}
+    job = ClusteringJob(recipe, corpus, absolute(out), identity, sums, rows, **where)
     if pca is not None and not 1 <= pca <= (width := job.width):
         raise UserError(f"--pca {pca}: the features have {width} numbers, so 1 to {width} components")
     return job
+
+
+def open_before(labels: str, features: Materialized, k: int) -> Annotation:
+    """Open the labels that an earlier clustering gave the images of features.
+
+    Raises:
+        UserError: they are of other shards, or there were more clusters than `k`.
+    """
+    found = open_annotation(BEFORE, AnnotationSection(table=labels), features.shards.column("shard").to_pylist())
+    there = json.loads(storage.read_all(join(found.url, REPORT)))["clusters"]
+    if there > k:
+        raise UserError(f"{BEFORE}: {labels} has {there} clusters, which keep numbers, and --k is {k}: give {there} or more")
+    return found
+
+
+def placed(recipe: Recipe, actors: int, threads: int = 1) -> Recipe:
+    """The recipe of features with the actors that find clusters, at least one, and their threads."""
+    return recipe.model_copy(update={"placement": Placement(actors=max(1, actors), threads=threads)})
 
 
 @dataclass(frozen=True)
@@ -168,7 +213,8 @@ class ClusteringJob(Job):
 
     Args:
         tables: the features.
-        threads: CPU threads.
+        threads: CPU threads that find centroids; those that find clusters are the recipe's.
+        before: labels of an earlier clustering, whose numbers clusters keep.
     """
 
     command = "cluster"
@@ -177,9 +223,10 @@ class ClusteringJob(Job):
 
     tables: FeatureTables = field(kw_only=True)
     threads: int = field(kw_only=True)
+    before: Annotation | None = field(kw_only=True)
 
     def worker(self, threads: int, on_chunk: OnChunk | None = None) -> ShardAssigner:
-        return ShardAssigner(self, on_chunk)
+        return ShardAssigner(self, threads, on_chunk)
 
     def described(self) -> dict[str, Any]:
         names = {column.name for column in _NAMES}
@@ -256,7 +303,8 @@ class ClusteringJob(Job):
             about: dict[str, Any] = {}
             if levels[n] == 1:
                 assert points is not None
-                found = kmeans(points[:sample], k, asked["spherical"], asked["rounds"], seed, pool)
+                before = self._numbers_before(places[:sample])
+                found = kmeans(points[:sample], k, asked["spherical"], asked["rounds"], seed, pool, before)
             else:
                 how = (k, asked["spherical"], asked["rounds"], seed, pool, PER_CENTROID)
                 found, coarse, sizes = two_levels(read, sample, *how)
@@ -266,6 +314,18 @@ class ClusteringJob(Job):
             with writing(self.out):
                 write_json(self.url(numbered(ROUNDS, n)), {**about, "inertia": found.inertia})
             self._save(numbered(CENTROIDS, n), found.centroids)
+
+    def _numbers_before(self, places: np.ndarray) -> np.ndarray | None:
+        """int64 (n,): the label that images had before, by their places as of `tables`; None if there was no clustering."""
+        if self.before is None:
+            return None
+        found = np.full(len(places), NO_LABEL, np.int64)
+        for i in np.unique(places[:, 0]):
+            names = read_table(join(self.tables.url, self.tables.files[i]), ["row", "id"])
+            wanted = np.flatnonzero(places[:, 0] == i)
+            rows, ids = (names.column(name).to_numpy()[places[wanted, 1]] for name in ("row", "id"))
+            found[wanted], _ = self.before.known(int(i), rows, ids.tolist())
+        return found
 
     def _save(self, name: str, array: np.ndarray) -> None:
         buffer = io.BytesIO()
@@ -293,11 +353,18 @@ class ClusteringJob(Job):
         """Write the report, from the tables of labels."""
         files = [name for n in range(len(self.numbers)) for name in self._files(n)]
         tallies = [ClusterTally(n, json.loads(storage.read_all(self.url(numbered(ROUNDS, n))))) for n in range(len(self.numbers))]
+        compared = (
+            None if self.before is None else LabelComparison(self.before, [self.output(i) for i in range(len(self.tables.files))])
+        )
         for name in outputs:
-            table = read_table(self.url(name), ["class", *(column.name for column in self.found)])
+            table = read_table(self.url(name), ["id", "row", "class", *(column.name for column in self.found)])
             for tally in tallies:
                 tally.add(table)
+            if compared:
+                compared.add(name, table)
         report, *more = (tally.report() for tally in tallies)
+        if compared:
+            report["before"] = compared.information()
         if more:
             report["more"] = more
         if "pca" in self.identity:
@@ -327,12 +394,13 @@ class ShardAssigner:
 
     Args:
         job: what to assign, and where to.
+        threads: CPU threads.
         on_chunk: called after each batch of features.
     """
 
-    def __init__(self, job: ClusteringJob, on_chunk: OnChunk | None = None) -> None:
+    def __init__(self, job: ClusteringJob, threads: int = 1, on_chunk: OnChunk | None = None) -> None:
         self._job, self._on_chunk = job, on_chunk
-        self._view = FeatureView.of(job.out, job.identity, BlockPool(job.threads))
+        self._view = FeatureView.of(job.out, job.identity, BlockPool(threads))
         grouped = "duplicates" in job.identity
         self._known = read_table(job.url(GROUPS), job._grouped).combine_chunks() if grouped else None
 

@@ -29,6 +29,9 @@ FEATURES = "features"
 
 VectorType = Literal["float16", "float32"]
 
+WINDOWS = {"crop", "scale", "ratio", "flip"}
+"""Keys of `image` that the views after the first depend on."""
+
 _NOT_FINITE = "its features are not finite"
 
 
@@ -39,6 +42,7 @@ def embed(
     weights: str | None = None,
     layer: str | None = None,
     dtype: VectorType = "float16",
+    views: int = 1,
     retry_failed: bool = False,
     indexing: Callable[[int, int], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -47,9 +51,9 @@ def embed(
 ) -> JobReport:
     """Compute the features of every image of a recipe's corpus; after an interruption the same call goes on.
 
-    The centre of each photo goes through the network in evaluation mode. A feature depends on the image, the weights and the kind
-    of processor, and on no other image. For each shard a Parquet table has the columns `key`, `id`, `row` in the shard, `class`
-    where the shards have labels, and `vector`.
+    The centre of each photo goes through the network in evaluation mode; of several views, the feature is the mean. A feature
+    depends on the image, the weights and the kind of processor, and on no other image. For each shard a Parquet table has the
+    columns `key`, `id`, `row` in the shard, `class` where the shards have labels, and `vector`.
 
     Args:
         recipe: the recipe; its `corpus`, `image`, `placement` and `training.backbone` count.
@@ -58,6 +62,7 @@ def embed(
         weights: a file of weights, instead of a run's.
         layer: name of the layer whose output, averaged over positions, is the feature; None for the deepest trained one.
         dtype: type of the vectors on disk.
+        views: how many of each image: its centre, and crops that are drawn by the recipe's seed and `image` as for training.
         retry_failed: try those shards again that failed in an earlier run.
         indexing: called with (shards indexed, shards to index).
         progress: called after each shard.
@@ -69,7 +74,7 @@ def embed(
         BudgetExceeded: too many samples cannot be used.
         RunError: storage refused an output, or the job failed; committed shards are kept.
     """
-    job = embed_job(recipe, out, run, weights, layer, dtype, indexing, chunk, here)
+    job = embed_job(recipe, out, run, weights, layer, dtype, views, indexing, chunk, here)
     return materialize(job, retry_failed, progress, here)
 
 
@@ -80,12 +85,13 @@ def embed_job(
     weights: str | None = None,
     layer: str | None = None,
     dtype: VectorType = "float16",
+    views: int = 1,
     indexing: Callable[[int, int], None] | None = None,
     chunk: int = CHUNK,
     here: bool = False,
 ) -> EmbedJob:
     """Make the job of `embed`, before any output is written; arguments and errors as there."""
-    file, layer = check(recipe, out, run, weights, layer, dtype)
+    file, layer = check(recipe, out, run, weights, layer, dtype, views)
     if not here:
         connect_ray()
     recipe = engine_chosen(images_alone(recipe), here)
@@ -103,11 +109,21 @@ def embed_job(
         "dtype": dtype,
         **machine,
     }
-    return EmbedJob(recipe, corpus, absolute(out), identity, known_sums(corpus), chunk, weights=file, layer=layer, dtype=dtype)
+    if views > 1:
+        drawn = recipe.image.model_dump(mode="json", include=WINDOWS)
+        identity["views"] = {"count": views, "seed": recipe.seed, **drawn}
+    sums = known_sums(corpus)
+    return EmbedJob(recipe, corpus, absolute(out), identity, sums, chunk, weights=file, views=views, layer=layer, dtype=dtype)
 
 
 def check(
-    recipe: Recipe, out: str, run: str | None = None, weights: str | None = None, layer: str | None = None, dtype: str = "float16"
+    recipe: Recipe,
+    out: str,
+    run: str | None = None,
+    weights: str | None = None,
+    layer: str | None = None,
+    dtype: str = "float16",
+    views: int = 1,
 ) -> tuple[WeightsFile, str | None]:
     """Check, before anything is started, that features can be computed and written; arguments and errors as of `embed`.
 
@@ -116,6 +132,10 @@ def check(
     """
     if dtype not in get_args(VectorType):
         raise UserError(f"--dtype: {dtype}; it may be {' or '.join(get_args(VectorType))}")
+    if views < 1:
+        raise UserError(f"--views {views}: at least one view")
+    if views > 1 and recipe.image.crop == "center" and not recipe.image.flip:
+        raise UserError(f"--views {views}: with `image.crop: center` and `image.flip: false` all views of an image are the same")
     check_corpus(recipe, "features")
     state, tasks, file = read_weights(weights_url(recipe, run, weights), recipe)
     network = _build(recipe)
@@ -162,7 +182,8 @@ class EmbedJob(NetworkJob):
         return feature_schema(network.width, self.dtype)
 
     def described(self) -> dict[str, Any]:
-        return {"columns": [{"name": "vector", "dtype": self.dtype}], "layer": self.layer or VECTOR}
+        views = {"views": self.views} if self.views > 1 else {}
+        return {"columns": [{"name": "vector", "dtype": self.dtype}], "layer": self.layer or VECTOR, **views}
 
     def columns(self, answers: np.ndarray) -> tuple[Mapping[str, Any], np.ndarray, str]:
         with np.errstate(over="ignore"):  # what is infinite in float16 is left out

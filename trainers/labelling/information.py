@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+
+from pipeline.shards.annotations import Annotation
 
 
 def counted_with_class(pairs: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -48,3 +51,26 @@ def mutual_information(pairs: np.ndarray) -> dict[str, float]:
         "normalised": min(1.0, max(0.0, nats / mean)) if mean > 0 else 1.0,
         "purity": float(most.sum()),
     }
+
+
+class LabelComparison:
+    """Compares tables of labels with the labels that the same images had before, one table after another.
+
+    Args:
+        before: those labels.
+        files: the name of each shard's table.
+    """
+
+    def __init__(self, before: Annotation, files: list[str]) -> None:
+        self._before, self._shards = before, {name: i for i, name in enumerate(files)}
+        self._pairs = np.zeros((0, 3), np.int64)
+
+    def add(self, name: str, table: pa.Table) -> None:
+        """Count the rows of a table: its columns `label`, `id` and `row`. UserError where they are of other images."""
+        rows, ids = table.column("row").to_numpy(), table.column("id").to_pylist()
+        before = np.array(self._before.known(self._shards[name], rows, ids)[0], np.int64)
+        self._pairs = counted_with_class(self._pairs, table.column("label").to_numpy(), before)
+
+    def information(self) -> dict[str, float] | None:
+        """What the two have in common, see `mutual_information`; None if no image had a label before."""
+        return mutual_information(self._pairs) if len(self._pairs) else None

@@ -52,7 +52,9 @@ class Clustering:
     split: int
 
 
-def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool: BlockPool) -> Clustering:
+def kmeans(
+    x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool: BlockPool, before: np.ndarray | None = None
+) -> Clustering:
     """Cluster points.
 
     The result is a function of the points in their order, `k`, `rounds` and `seed` alone. It ends early if no point changes its
@@ -65,13 +67,19 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
         rounds: of Lloyd's algorithm, at most.
         seed: for the choice of the first centroids.
         pool: threads to compute on.
+        before: int (n,): a number below `k` that each point has from an earlier clustering, or -1. The first centroids are then
+            the means of the points of equal numbers, so that clusters keep their numbers.
     """
     mean = None if spherical else x.mean(0, dtype=np.float64).astype(np.float32)
     points = _prepared(torch.from_numpy(x), mean)
     few = points[: max(_START[0] * k, _START[1])]
     choices, split = max(1, min(_STARTS, _STARTED // k)), 0
-    starts = [_first(few, points, k, seed, start, pool) for start in range(choices)]
-    if choices > 1:
+    if before is not None and (before >= 0).any():
+        first, split = _means_before(points, torch.from_numpy(before).long(), k, spherical)
+        starts = [first]
+    else:
+        starts = [_first(few, points, k, seed, start, pool) for start in range(choices)]
+    if len(starts) > 1:
         tried = [_lloyd(few, start, min(rounds, _WARM_UP), spherical, pool) for start in starts]
         best = min(tried, key=lambda one: one.inertia[-1])
         starts, split = [torch.from_numpy(best.centroids)], best.split
@@ -80,10 +88,20 @@ def kmeans(x: np.ndarray, k: int, spherical: bool, rounds: int, seed: int, pool:
     return Clustering(whole, found.inertia, split + found.split)
 
 
+def _means_before(points: Tensor, before: Tensor, k: int, spherical: bool) -> tuple[Tensor, int]:
+    """The means of the points of each of `k` numbers, a number that none has being given half of the largest; and how many these
+    were."""
+    known = before >= 0
+    sums = _Sums(points[known], k, _scale(points, spherical))
+    sums.move(before[known])
+    means, split = _split_empty(sums.means(torch.zeros(k, points.shape[1])), sums.counts)
+    return F.normalize(means) if spherical else means, split
+
+
 def _lloyd(points: Tensor, centroids: Tensor, rounds: int, spherical: bool, pool: BlockPool) -> Clustering:
     """Move each centroid to the mean of the points nearest to it, again and again, until no point changes its cluster."""
     blocks = _measured(points, pool)
-    sums = _Sums(points, len(centroids), 2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900)))
+    sums = _Sums(points, len(centroids), _scale(points, spherical))
     inertia, splits = [], 0
     for n in range(rounds + 1):
         labels, squared, _ = _nearest(blocks, len(points), centroids, pool, second=False)
@@ -123,6 +141,11 @@ def assign(
 def _prepared(x: Tensor, middle: np.ndarray | None) -> Tensor:
     """Points of length 1; or their differences from `middle`, near which float32 is finer."""
     return F.normalize(x) if middle is None else x - torch.from_numpy(middle)
+
+
+def _scale(points: Tensor, spherical: bool) -> float:
+    """In which parts of 1 sums count, see `_BITS`."""
+    return float(2.0 ** (_BITS - max(0 if spherical else _exponent(points), -900)))
 
 
 def _exponent(x: Tensor) -> int:

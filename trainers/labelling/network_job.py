@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib.metadata import version
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -119,9 +122,12 @@ class NetworkJob(Job):
 
     Args:
         weights: the network's, which every actor reads.
+        views: of each image, over which the network's answers are averaged: its centre, then crops that are drawn as the
+            recipe draws them for training in epochs 1, 2, ...
     """
 
     weights: WeightsFile = field(kw_only=True)
+    views: int = field(default=1, kw_only=True)
 
     @abstractmethod
     def machine(self) -> dict[str, Any]:
@@ -177,7 +183,8 @@ class ShardComputer:
             raise RunError(f"{file.url} has changed since the command started: run it again")
         self._network = place(network, self._device).eval()
         self._pixels = Normaliser(job.recipe.image.mean, job.recipe.image.std).to(self._device)
-        self._render = CrashSafeRenderer(job.recipe, threads, center=True)
+        self._center = CrashSafeRenderer(job.recipe, threads, center=True)
+        self._window = CrashSafeRenderer(job.recipe, threads)
         self._pool = BlockPool(threads if self._device.type == "cpu" else 1)
         self._schema = job.schema(network)
 
@@ -199,41 +206,48 @@ class ShardComputer:
         )
 
     def _batches(self, i: int, samples: int, bad: list[Bad]) -> Iterator[tuple[_Kept, np.ndarray]]:
-        """Batches of `BATCH` rows of a shard, each row at its own place: the usable samples, and pixels (BATCH, s, s, 3)."""
-        size = self._job.recipe.image.size
-        kept, pixels = self._empty(size)
+        """Batches of `BATCH` rows of a shard, each row at its own place: the usable samples, and (views, BATCH, s, s, 3)."""
+        kept, pixels = self._empty()
         for first, chunk, read in ahead(chunks_of(self._job, i, samples), 1):
-            pairs = self._render([sample for sample, _ in chunk], 0)
+            of_chunk = [sample for sample, _ in chunk]
+            views = [(self._window if view else self._center)(of_chunk, view) for view in range(self._job.views)]
+            failures = {n: reason for pairs in reversed(views) for n, reason in pairs.failures.items()}
             for n, (sample, parts) in enumerate(chunk):
                 row = first + n
-                if n in pairs.failures:
+                if n in failures:
                     images = {sample.ext: parts[sample.ext]} if sample.ext in parts else {}
-                    bad.append(bad_sample(row, sample.key, 0, pairs.failures[n], images))
+                    bad.append(bad_sample(row, sample.key, 0, failures[n], images))
                 else:
-                    pixels[row % BATCH] = pairs.columns["image"][n]
+                    for view, pairs in enumerate(views):
+                        pixels[view, row % BATCH] = pairs.columns["image"][n]
                     kept.append((row, sample))
                 if row % BATCH == BATCH - 1:
                     if kept:
                         yield kept, pixels
-                    kept, pixels = self._empty(size)
+                    kept, pixels = self._empty()
             if self._on_chunk:
-                good = len(chunk) - len(pairs.failures)
-                self._on_chunk(len(chunk), good, list(pairs.failures.values()), {"read": read, **pairs.seconds})
+                seconds = sum((Counter(pairs.seconds) for pairs in views), Counter({"read": read}))
+                self._on_chunk(len(chunk), len(chunk) - len(failures), list(failures.values()), dict(seconds))
         if kept:
             yield kept, pixels
 
-    @staticmethod
-    def _empty(size: int) -> tuple[_Kept, np.ndarray]:
-        return [], np.zeros((BATCH, size, size, 3), np.uint8)
+    def _empty(self) -> tuple[_Kept, np.ndarray]:
+        size = self._job.recipe.image.size
+        return [], np.zeros((self._job.views, BATCH, size, size, 3), np.uint8)
 
     @torch.inference_mode()
     def _answers(self, batch: tuple[_Kept, np.ndarray]) -> tuple[_Kept, np.ndarray]:
         """The usable samples of a batch, and what the network says of each, float32 (n, width)."""
-        kept, pixels = batch
+        kept, views = batch
+        mean: Tensor = reduce(add, map(self._answer, views)) / len(views)
+        return kept, mean.cpu().numpy()[[row % BATCH for row, _ in kept]]
+
+    def _answer(self, pixels: np.ndarray) -> Tensor:
+        """What the network says of pixels, uint8 (n, s, s, 3); float32 (n, width)."""
         images = self._pixels(to_device({"image": pixels}, self._device)["image"])
         with autocast(self._device, self._job.identity["precision"]):
             answers: Tensor = self._network(images).float()
-        return kept, answers.cpu().numpy()[[row % BATCH for row, _ in kept]]
+        return answers
 
     def _table(self, kept: _Kept, answers: np.ndarray, bad: list[Bad]) -> pa.Table:
         """The rows of a batch; those that are left out go to `bad`."""

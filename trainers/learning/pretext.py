@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,17 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.labels import Views
 from pipeline.recipe import Recipe
+from pipeline.shards.annotations import class_sizes
+from pipeline.tasks.assigned import Assigned
 from trainers.networks.backbones import Output, build_backbone, seeded
 from trainers.networks.batch_norm import with_global_batch_norm
 from trainers.networks.inputs import Normaliser, of_task
 from trainers.networks.start import start_from
 from trainers.objectives import Outcome, build_objective, objective_class
+from trainers.objectives.classes import ClassesObjective
+
+HEADS = "heads"
+"""The name, in a file of weights, of the classifiers of tasks `assigned`: their state by the task's name."""
 
 
 def batch_norm(recipe: Recipe) -> Literal["local", "global"]:
@@ -52,11 +59,13 @@ class PretextModel(nn.Module):
         outputs: tuple[Output, ...] = tuple(output for output in ("vector", "map") if output in read)
         size = recipe.image.size
         self.backbone = build_backbone(recipe.training.backbone, size, seed, outputs)
-        if recipe.training.backbone.weights is not None:
-            start_from(self.backbone, recipe.training.backbone.weights)
+        url = recipe.training.backbone.weights
+        saved = {} if url is None else start_from(self.backbone, url)
         with seeded(seed):
             heads = {name: build_objective(task, self.backbone, size, name) for name, task in recipe.tasks.items()}
         self.objectives = nn.ModuleDict(heads)
+        self._tasks = recipe.tasks
+        self._prepare_assigned(recipe, saved.get(HEADS, {}))
         if batch_norm(recipe) == "global":
             with_global_batch_norm(self)
         self.pixels = Normaliser(recipe.image.mean, recipe.image.std)
@@ -64,6 +73,29 @@ class PretextModel(nn.Module):
         # Logarithms of the variances of Kendall et al. 2018: learnt, one a task.
         learnt = recipe.tasks if recipe.training.task_weights == "uncertainty" else {}
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learnt})
+
+    def heads(self) -> dict[str, dict[str, Tensor]]:
+        """The classifiers of tasks `assigned`, as in a file of weights under `HEADS`."""
+        return {name: objective.head.state_dict() for name, _, objective in self._assigned()}
+
+    def _assigned(self) -> Iterator[tuple[str, Assigned, ClassesObjective]]:
+        for name, task in self._tasks.items():
+            objective = self.objectives[name]
+            if isinstance(task, Assigned) and isinstance(objective, ClassesObjective):
+                yield name, task, objective
+
+    def _prepare_assigned(self, recipe: Recipe, saved: Mapping[str, Any]) -> None:
+        for name, task, objective in self._assigned():
+            if task.balance:
+                objective.balance(class_sizes(recipe.corpus.annotations[task.annotation]))
+            if task.head == "kept":
+                try:
+                    objective.head.load_state_dict(saved[name])
+                except (KeyError, RuntimeError):
+                    raise UserError(
+                        f"tasks.{name}.head: training.backbone.weights holds no classifier of {task.classes} classes under that "
+                        "name: leave `head` out, or name the backbone.pt of a run with this task"
+                    ) from None
 
     def forward(self, batch: dict[str, Tensor], only: str | None = None) -> dict[str, Outcome]:
         """Compute the outcome of every task on a batch.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,9 @@ from pipeline.tasks import Task
 from trainers.networks.backbones import Backbone
 from trainers.objectives.base import Outcome
 from trainers.objectives.head import VectorObjective
+
+MOST_BALANCE = 10.0
+"""The greatest weight that the image of a small class is given: a class of one image would govern the batch that it is in."""
 
 
 class ClassesObjective(VectorObjective):
@@ -26,6 +31,15 @@ class ClassesObjective(VectorObjective):
         assert isinstance(kind, Classes)
         super().__init__(task, backbone, image_size, kind.count)
         self.classes = kind.count
+        self.register_buffer("shares", None, persistent=False)
+        self.shares: Tensor | None
+
+    def balance(self, sizes: Sequence[int]) -> None:
+        """Weigh samples so that all classes count alike, by their sizes; a class without images has no say in it."""
+        counts = torch.zeros(self.classes)
+        counts[: len(sizes)] = torch.tensor(sizes, dtype=torch.float32)
+        even = counts.sum() / (counts > 0).sum().clamp_min(1)
+        self.shares = (even / counts.clamp_min(1)).clamp_max(MOST_BALANCE)
 
     def judge(self, answer: Tensor, batch: dict[str, Tensor], name: str) -> Outcome:
         """Compare logits (n, classes) with `<task>.label`, int64 (n,); a sample of label -1 has none, and does not count.
@@ -36,6 +50,8 @@ class ClassesObjective(VectorObjective):
         label, weight = given.clamp_min(0), batch["weight"] * (given >= 0)
         if (of_task := batch.get(f"{name}.weight")) is not None:
             weight = weight * of_task
+        if self.shares is not None:
+            weight = weight * self.shares[label]
         with torch.no_grad():
             right = (answer.argmax(1) == label).float()
             count = weight.sum()

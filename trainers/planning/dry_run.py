@@ -18,7 +18,7 @@ from pipeline.storage import absolute, exists, is_local
 from trainers.downstream.evaluate import feature_bytes, probed_layer
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.pretrained import VECTOR, read_pretrained
-from trainers.labelling import embed, label
+from trainers.labelling import embed, label, rounds
 from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
 from trainers.labelling.network_job import images_alone
 from trainers.networks.backbones import build_backbone
@@ -107,9 +107,11 @@ def _shares(data: Labelled) -> Facts:
     return {"shares of the labels": f"{', '.join(f'{s:g}' for s in shares)}; below is the last"} if len(shares) > 1 else {}
 
 
-def embed_plan(recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str) -> Facts:
+def embed_plan(
+    recipe: Recipe, out: str, run: str | None, weights: str | None, layer: str | None, dtype: str, views: int
+) -> Facts:
     """Say what `embed` would do; arguments as there, errors as in `pretrain_plan`."""
-    _, layer = embed.check(recipe, out, run, weights, layer, dtype)
+    _, layer = embed.check(recipe, out, run, weights, layer, dtype, views)
     network = build_backbone(recipe.training.backbone, recipe.image.size, recipe.seed).embedding(layer)
     return {"layer": layer or VECTOR, **_tables(recipe, out, network.width * np.dtype(dtype).itemsize)}
 
@@ -131,6 +133,31 @@ def cluster_plan(job: ClusteringJob) -> Facts:
         "sample": f"{min(samples, most * PER_CENTROID):,} features, {job.identity['rounds']} rounds at most",
         "shards with a commit record": done_shards(job.out),
         "disk needed bytes": samples * (_NAMES_BYTES + 12 * len(job.numbers)),
+    }
+
+
+def rounds_plan(recipe: Recipe) -> Facts:
+    """Say what `rounds` would do; errors as in `pretrain_plan`."""
+    check_early(recipe)
+    spec = rounds.check(recipe)
+    first, folder = rounds.Round(recipe, 0), RunFolder(recipe)
+    _, source, model = prepared(first.alike())
+    network = build_backbone(recipe.training.backbone, recipe.image.size, recipe.seed).embedding(spec.layer)
+    features = source.corpus.samples * (_NAMES_BYTES + network.width * 2)
+    labels = spec.heads * source.corpus.samples * (_NAMES_BYTES + 12)
+    checkpoint = _COPIES[recipe.training.optimizer.name] * _bytes(model)
+    kept = spec.count if spec.keep == "all" else min(2, spec.count)
+    room = kept * features + spec.count * (labels + _bytes(model)) + (recipe.training.keep + 1) * checkpoint
+    return {
+        "corpus": _corpus(source.corpus),
+        "method": f"{spec.method}, {spec.clusters:,} clusters" + (f", {spec.heads} heads" if spec.heads > 1 else ""),
+        "rounds": f"{spec.count}, {rounds.done_rounds(recipe)} of them done",
+        "steps": f"{_steps(source):,} in each round",
+        **({"replaces": words} if (words := replacement_warning(folder, recipe)) else {}),
+        **_resources(recipe),
+        "features of a round bytes": features,
+        "checkpoint bytes": checkpoint,
+        **_disk(folder, room),
     }
 
 

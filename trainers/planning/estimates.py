@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.materialize.job import Job
+from pipeline.materialize.run import opened
 from pipeline.recipe.schema import Recipe
 from pipeline.rendering.units import UnitSource
 from pipeline.streaming.connection import cluster_address
@@ -22,9 +24,14 @@ from trainers.downstream.passes import Batch, passes
 from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.statistics import measuring
 from trainers.labelling.blocks import BlockPool
-from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
+from trainers.labelling.cluster import PER_CENTROID, ROWS, ClusteringJob
+from trainers.labelling.embed import embed_job
 from trainers.labelling.kmeans import assign
+from trainers.labelling.network_job import images_alone
+from trainers.labelling.rounds import ROUNDS, Round, done_rounds
+from trainers.labelling.rounds import check as check_rounds
 from trainers.learning.ranks import gathered
+from trainers.networks.backbones import build_backbone
 from trainers.planning.dry_run import Facts, done_shards
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.trial import SECONDS, Stopwatch, Trial, elsewhere, settled_pace, try_job, try_on_workers, try_training
@@ -39,6 +46,9 @@ from trainers.running.step_memory import check_memory, step_memory
 
 _PASS = 1 / 3
 """What a step without gradients costs of one with them: the way there, without the twice as long way back."""
+
+_KMEANS_ROUNDS = 20
+"""Of k-means in each round of `rounds`; balancing a network's answers takes about as long."""
 
 _PROBED = 512
 """Images on which a probe is timed."""
@@ -188,12 +198,7 @@ def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimat
     with _watched(found):
         vectors = next(job.tables.vectors(np.flatnonzero(job.corpus.counts)[:1].tolist()))
         k = min(max(job.numbers), _TRIED)
-        centroids, pool = np.resize(vectors, (k, vectors.shape[1])), BlockPool(job.threads)
-        began, count = time.time(), 0
-        while not count or time.time() - began < seconds / 3:
-            assign(vectors, centroids, job.identity["spherical"], pool)
-            count += len(vectors)
-        each = (time.time() - began) / count
+        each = _assigning(vectors, k, job.identity["spherical"], job.threads, seconds)
     compared = 0.0  # pairs of a feature and a centroid
     for number, levels in zip(job.numbers, job.identity["levels"]):
         near = number if levels == 1 else number**0.5  # centroids that a feature is compared with in a round
@@ -201,6 +206,45 @@ def estimate_cluster(job: ClusteringJob, seconds: float = SECONDS) -> RunEstimat
     found.seconds = each * compared / k
     found.measured = f"{1000 * each:.3g} ms a feature and round of {k:,} clusters"
     return found
+
+
+def estimate_rounds(recipe: Recipe, seconds: float = SECONDS) -> RunEstimate:
+    """Compute features, cluster and train for some seconds each, and take that for all rounds that are not done.
+
+    Clusters are those of drawn vectors, and labels those of a pretext task, as there are none yet. Errors as of
+    `estimate_pretrain`.
+    """
+    found, spec = RunEstimate(time.time()), check_rounds(recipe)
+    if not (left := spec.count - done_rounds(recipe)):
+        return found
+    with elsewhere(recipe) as other:
+        one = Round(other, 0)
+        try:
+            if spec.run is None:
+                one.write_start()
+            embedding = estimate_job(embed_job, one.embedded(), one.url("features"), None, one.weights, spec.layer)
+            training = estimate_pretrain(one.alike(), seconds=seconds)
+        finally:
+            RunFolder(other).clear(ROUNDS)
+    samples = opened(images_alone(one.embedded())).samples
+    network = build_backbone(one.embedded().training.backbone, recipe.image.size, recipe.seed).embedding(spec.layer)
+    drawn = np.random.default_rng(recipe.seed).normal(size=(ROWS, network.width)).astype(np.float32)
+    each = _assigning(drawn, spec.clusters, True, len(os.sched_getaffinity(0)), seconds)
+    clustering = spec.heads * each * (samples + _KMEANS_ROUNDS * min(samples, spec.clusters * PER_CENTROID))
+    found.seconds = left * (embedding.seconds + clustering + training.seconds)
+    parts = f"features {embedding.measured}; clusters {clustering:.3g} s; training {training.measured}"
+    found.measured, found.memory = f"{left} rounds: {parts}", max(embedding.memory, training.memory)
+    return found
+
+
+def _assigning(vectors: np.ndarray, k: int, spherical: bool, threads: int, seconds: float) -> float:
+    """Seconds in which a feature is assigned to one of `k` centroids."""
+    centroids, pool = np.resize(vectors, (k, vectors.shape[1])), BlockPool(threads)
+    began, count = time.time(), 0
+    while not count or time.time() - began < seconds / 3:
+        assign(vectors, centroids, spherical, pool)
+        count += len(vectors)
+    return (time.time() - began) / count
 
 
 def _look(config: dict[str, Any]) -> None:

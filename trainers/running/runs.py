@@ -39,6 +39,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
     "tracking": True,
     "transfer": True,
     "corpus": {"index"},
+    "rounds": {"keep"},
     "training": {"workers", "resize_seconds", "cpus", "gpus", "threads", "keep", "log_steps", "checkpoint_epochs"},
 }
 

@@ -86,8 +86,8 @@ def _tolerant(tracker: AbstractContextManager[tuple[str, Take]]) -> Iterator[Tol
 def flat(record: Record) -> dict[str, float]:
     """A log line as scalars by name: `rotation/loss` and so on."""
     scalars = {name: float(record[name]) for name in ("lr", "samples_per_second", "wait_share", "quarantined")}
-    for task, values in record["tasks"].items():
-        scalars |= {f"{task}/{name}": float(value) for name, value in values.items()}
+    for part, values in {**record["tasks"], "clusters": record.get("clusters", {})}.items():
+        scalars |= {f"{part}/{name}": float(value) for name, value in values.items()}
     return scalars
 
 

@@ -21,6 +21,7 @@ Call = Callable[..., Result]
 Refused = Callable[..., str]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_embed_says_how_far_it_is_and_the_same_command_goes_on(call: Call, recipe_file: Path, tmp_path: Path) -> None:
     weights = random_weights(load_recipe(recipe_file), tmp_path)
@@ -66,7 +67,7 @@ def test_cluster_prints_its_report_and_verify_agrees(call: Call, refused: Refuse
 
 @pytest.mark.usefixtures("local_ray")
 def test_label_prints_its_report(call: Call, recipe_file: Path, tmp_path: Path) -> None:
-    """The labels are made without actors, whose job `embed` above shows."""
+    """The labels are made without actors; `embed` above has some."""
     recipe = load_recipe(recipe_file)
     RunFolder(recipe).make()
     saved = {"classifier": Classifier(recipe, 2, None).state_dict(), "classes": ["one", "other"]}

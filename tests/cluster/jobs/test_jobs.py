@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,14 +23,22 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+import typer
 import yaml
 
+from cluster.cli import app
+from cluster.commands.jobs import _package, _parsed, _shaping
 from cluster.jobs.ray_jobs import ClusterJob, settled_paths, stable_id
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, load_recipe
 from tests.cluster.conftest import Call
 from tests.cluster_of_one import QUICK
+from tests.trainers.labelling.conftest import embedded, random_weights
 from tests.web import Serve
+from trainers.downstream.classifier import Classifier
+
+__all__ = ["embedded"]
 
 pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
 
@@ -291,6 +300,103 @@ def test_a_render_is_a_job_too_ships_nothing_if_told_so_and_takes_named_variable
     assert json.loads((workshop / "pairs.render.result.json").read_text())["counts"]["pairs"] == 72
 
 
+@pytest.mark.slow
+def test_rounds_are_a_job_too_and_say_which_one_it_is(head: Head, workshop: Path) -> None:
+    recipe = yaml.safe_load((workshop / "recipe.yaml").read_text())
+    recipe |= {"tasks": {}, "name": "turns", "rounds": {"method": "deepcluster", "clusters": 6, "count": 2, "layer": "stage2"}}
+    (workshop / "rounds.yaml").write_text(yaml.safe_dump(recipe))
+    done = head.call("submit", "--", "rounds", "rounds.yaml", "--set", "training.epochs=1", cwd=workshop)
+    assert done.returncode == 0, done
+    assert "rounds: round 2 of 2, embedding: " in done.stdout
+    assert "as before" in done.stdout
+
+
+def test_features_are_a_job_that_resumes_and_tells_how_far_it_is(head: Head, workshop: Path) -> None:
+    random_weights(load_recipe(workshop / "recipe.yaml"), workshop)
+    words = ("submit", "--", "embed", "recipe.yaml", "--out", "features", "--weights", "weights.pt", "--layer", "layer3")
+    done = head.call(*words, cwd=workshop)
+    assert done.returncode == 0, done
+    assert "8 of 8, 8 by this run" in done.stdout
+    id = re.search(r"job (job-embed-\w+) submitted", done.stderr)
+    assert id, done.stderr
+    left = json.loads((workshop / "features.embed.result.json").read_text())
+    assert (left["status"], left["job"], left["counts"]["features"]) == ("done", id[1], 72)
+    assert "8 of 8 shards, 72 of 72 samples" in head.call("status", id[1]).stdout
+
+
+@pytest.mark.slow
+def test_clusters_and_labels_are_jobs_and_fail_as_their_commands_fail(head: Head, workshop: Path, embedded: Path) -> None:
+    clustered = head.call(
+        "submit", "--no-ship", "--", "cluster", embedded, "--k", "4", "--plain", "--out", "clusters", cwd=workshop
+    )  # fmt: skip
+    assert clustered.returncode == 0, clustered
+    assert re.search(r"job clusters-cluster-\w+ submitted", clustered.stderr), clustered.stderr
+    assert json.loads((workshop / "clusters.cluster.result.json").read_text())["counts"]["clusters"] == 4
+    unlabelled = head.call("submit", "--", "label", "recipe.yaml", "--out", "labels", cwd=workshop)
+    assert unlabelled.returncode == 2, unlabelled
+    assert "no classifier at" in unlabelled.stdout
+    recipe = load_recipe(workshop / "recipe.yaml")
+    state = {"classifier": Classifier(recipe, 3, None).state_dict(), "classes": ["cat", "coffee", "rocket"]}
+    (workshop / "runs/job").mkdir(parents=True)
+    torch.save({**state, "spec": recipe.training.backbone.architecture()}, workshop / "runs/job/classifier.pt")
+    labelled = head.call("submit", "--", "label", "recipe.yaml", "--out", "labels", "--top", "2", cwd=workshop)
+    assert labelled.returncode == 0, labelled
+    assert f"{labelled.stderr.split()[1]}".endswith("-2"), "another attempt of the same job"
+    assert json.loads((workshop / "labels.label.result.json").read_text())["counts"]["labels"] == 72
+
+
+def sent(*words: str, here: bool = True) -> tuple[list[str], str]:
+    """The command line of a job, without its program, and the job's id."""
+    group = typer.main.get_command(app)
+    whole = group.make_context("pseudolabel", ["submit"])
+    command, parsed = _parsed(typer.Context(group.get_command(whole, "submit"), parent=whole), list(words))
+    given = parsed.params
+    recipe = load_recipe(given["recipe"], given["overrides"] or []) if "recipe" in given else None
+    _, line = _package(command, parsed, recipe, here, ship=True)
+    return shlex.split(line)[1:], stable_id(command, recipe, given.get("out"), _shaping(given))
+
+
+def test_a_job_gets_every_argument_of_its_command_with_absolute_paths(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    settled = ["--set", f'corpus.shards="{workshop}/shards"', "--set", f'storage.runs="{workshop}/runs"']
+    embed, id = sent("embed", "recipe.yaml", "-o", "f", "--weights", "w.pt", "--dtype", "float32", "--retry-failed")
+    paths = ["--out", f"{workshop}/f", "--weights", f"{workshop}/w.pt"]
+    assert embed == ["embed", "recipe.yaml", *paths, "--dtype", "float32", "--retry-failed", *settled]
+    assert id.startswith("job-embed-")
+    assert id == sent("embed", "recipe.yaml", "-o", f"{workshop}/f", "--weights", "w.pt", "--dtype", "float32")[1]
+    assert id != sent("embed", "recipe.yaml", "-o", "f", "--weights", "w.pt")[1]
+    network = ("--set", "training.backbone.name=resnet18")
+    assert id != sent("embed", "recipe.yaml", "-o", "f", "--weights", "w.pt", "--dtype", "float32", *network)[1]
+    label, id = sent("label", "recipe.yaml", "--out", "s3://a/l", "--run", "runs/job", "--top", "3", "--json")
+    assert label[:8] == ["label", "recipe.yaml", "--out", "s3://a/l", "--run", f"{workshop}/runs/job", "--top", "3"]
+    assert id.startswith("job-label-")
+    cluster, id = sent("cluster", "f", "--k", "9", "--k", "4", "--out", "my/groups", "--plain", "--duplicates", "0.9")
+    assert cluster == [
+        "cluster", f"{workshop}/f", "--k", "9", "--k", "4", "--out", f"{workshop}/my/groups", "--plain", "--duplicates", "0.9",
+    ]  # fmt: skip
+    assert id.startswith("groups-cluster-")
+    assert id != sent("cluster", "f", "--k", "8", "--out", "my/groups", "--plain", "--duplicates", "0.9")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("embed", "recipe.yaml", "--out", "f"), "--out f is a path relative to this folder, and the cluster is elsewhere"),
+        (("embed", "recipe.yaml", "--out", "s3://a/f", "--weights", "w.pt"), "--weights w.pt is a path relative to"),
+        (("label", "recipe.yaml", "--out", "s3://a/l", "--run", "runs/x"), "--run runs/x is a path relative to"),
+        (("cluster", "features", "-k", "3", "--out", "s3://a/c"), "FEATURES features is a path relative to"),
+        (("cluster", "https://me:hunter2@host/f", "-k", "3", "--out", "s3://a/c"), "cluster https://.*: a URL with a password"),
+        (("label", "recipe.yaml", "--out", "s3://a/l"), "corpus.shards is shards, a path relative to this folder"),
+    ],
+)
+def test_what_a_cluster_elsewhere_cannot_read_is_refused(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], problem: str
+) -> None:
+    monkeypatch.chdir(workshop)
+    with pytest.raises(UserError, match=problem):
+        sent(*words, here=False)
+
+
 def test_mistakes_are_refused_before_anything_is_sent(
     call: Call, refused: Callable[..., str], workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +408,7 @@ def test_mistakes_are_refused_before_anything_is_sent(
     assert "did you mean 'pretrain'?" in error("--", "pretain", "recipe.yaml")
     assert "No such option" in call("submit", "--", "pretrain", "recipe.yaml", "--sett", "a=1").stderr
     assert "did you mean 'epochs'?" in error("--", "pretrain", "recipe.yaml", "--set", "training.epohcs=1")
-    assert "embed is no job of a cluster: run it without submit; jobs are" in error("--", "embed", "recipe.yaml")
+    assert "verify is no job of a cluster: run it without submit; jobs are" in error("--", "verify", "pairs")
     assert "--dry-run is no job" in error("--", "pretrain", "recipe.yaml", "--dry-run")
     assert "no such variable" in error("--env", "NOT_THERE_AT_ALL", "--", "pretrain", "recipe.yaml")
     assert "no job server of a Ray cluster answers at http://127.0.0.1" in refused(2, "list")
@@ -362,9 +468,12 @@ def test_relative_paths_become_absolute_here_and_are_refused_elsewhere(
     run_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    mixed = run_recipe({"corpus": {"shards": ["a/{0..3}.tar", "s3://b/c", "/d"]}, "storage": {"runs": "runs"}})
+    corpus = {"shards": ["a/{0..3}.tar", "s3://b/c", "/d"], "keep": {"table": "clusters", "most": {"distance": 0.5}}}
+    mixed = run_recipe({"corpus": corpus, "storage": {"runs": "runs"}}, backbone={"name": "resnet18", "weights": "w.pt"})
     assert settled_paths(mixed, here=True) == {
         "corpus.shards": [f"{tmp_path}/a/{{0..3}}.tar", "s3://b/c", "/d"],
+        "corpus.keep": {"table": f"{tmp_path}/clusters", "least": {}, "most": {"distance": 0.5}},
+        "training.backbone.weights": f"{tmp_path}/w.pt",
         "storage.runs": f"{tmp_path}/runs",
     }
     with pytest.raises(UserError, match=r"corpus.shards is .*relative to this folder.*the cluster is elsewhere"):

@@ -16,10 +16,10 @@ from cluster.reports.progress import watch_job, watch_run
 from tests.cluster.conftest import Call
 
 
-def write(folder: Path, log: str, steps: range, began: float, of: int = 20) -> None:
+def write(folder: Path, log: str, steps: range, began: float, of: int = 20, **more: int) -> None:
     """Log lines at two seconds a step, of a stage with so many steps."""
     tasks = {"rotation": {"loss": 0.5, "metric": 0.8, "trivial": 0.25}}
-    rest = {"samples_per_second": 8.0, "wait_share": 0.0, "quarantined": 0, "tasks": tasks, "stage": log, "steps": of}
+    rest = {"samples_per_second": 8.0, "wait_share": 0.0, "quarantined": 0, "tasks": tasks, "stage": log, "steps": of, **more}
     with (folder / f"{log}.jsonl").open("a") as file:
         for step in steps:
             file.write(json.dumps({"run": "x", "time": began + 2 * step, "step": step, **rest}) + "\n")
@@ -100,3 +100,11 @@ def test_nothing_is_shown_of_a_run_without_lines_but_that_it_runs(tmp_path: Path
     CommandResult("evaluate").begin(str(tmp_path / "evaluate.result.json"))
     watch_run([run_state(str(tmp_path))], {})
     assert capsys.readouterr().err == "evaluate: running\n"
+
+
+def test_rounds_say_which_one_it_is(call: Call, tmp_path: Path) -> None:
+    CommandResult("rounds").begin(str(tmp_path / "rounds.result.json"))
+    write(tmp_path, "rounds", range(1, 12), time.time(), of=40, round=2, rounds=4)
+    found = json.loads(call("status", tmp_path, "--json").stdout)
+    assert (found["command"], found["step"], found["steps"], found["round"], found["rounds"]) == ("rounds", 11, 40, 2, 4)
+    assert "round 2 of 4 step 11 of 40 (rounds)" in " ".join(call("status", tmp_path).stdout.split())

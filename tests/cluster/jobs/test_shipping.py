@@ -55,7 +55,7 @@ def test_the_copy_stands_still_and_is_gone_afterwards(tmp_path: Path) -> None:
 
 def test_one_file_alone(tmp_path: Path) -> None:
     write(tmp_path, "recipe.yaml", "other.yaml")
-    with snapshot(tmp_path, str(tmp_path / "recipe.yaml")) as copy:
+    with snapshot(tmp_path, [str(tmp_path / "recipe.yaml")]) as copy:
         assert [path.name for path in copy.iterdir()] == ["recipe.yaml"]
 
 

@@ -291,7 +291,7 @@ def test_the_report_shows_confusions_the_most_wrong_photos_and_what_was_left_out
     spec = run_recipe()
     folder = RunFolder(spec)
     folder.make()
-    counts = {"train": {"undecodable": 0, "unlabelled": 0}, "test": {"undecodable": 2, "unlabelled": 1}}
+    counts = {"train": {"unusable": 0, "unlabelled": 0}, "test": {"unusable": 2, "unlabelled": 1}}
     folder.write_json("evaluate.json", {**EVALUATED, "left_out": counts})
     photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     held = {

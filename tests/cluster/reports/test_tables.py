@@ -6,7 +6,16 @@ import pytest
 from rich.table import Table
 
 from cluster.reports.formatting import amount, duration, metric
-from cluster.reports.tables import by_test_set, downstream_rows, downstream_tables, pretext_notes, pretext_table, stage_rows
+from cluster.reports.tables import (
+    by_test_set,
+    downstream_rows,
+    downstream_tables,
+    pretext_notes,
+    pretext_table,
+    round_rows,
+    rounds_table,
+    stage_rows,
+)
 from cluster.reports.terminal import print_out
 
 
@@ -158,3 +167,19 @@ def test_a_mean_iou_has_a_table_of_its_own_even_on_the_same_shards(capsys: pytes
     words = shown(downstream_tables({"test_sets": sets}), capsys)
     for each in ("accuracy on /test", "mean IoU on /test", "62.5 ± 2.5 %", "+12.5 ± 3.5", "the most frequent class 12.5 %"):
         assert words.count(each) == 1, each
+
+
+def test_rounds_are_told_with_what_they_have_in_common(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"clusters": 128, "effective": 97.25, "smallest": 0, "largest": 1200, "before": None, "labels": None}
+    told = {"normalised": 0.125, "purity": 0.25}
+    tasks = {"assigned": {"loss": 2.5, "metric": 0.4, "trivial": 0.01}}
+    lines = [
+        {"round": 1, "clusterings": [one], "figures": {}, "tasks": tasks},
+        {"round": 2, "clusterings": [{**one, "before": {"normalised": 0.75}, "labels": told}], "figures": {}, "tasks": {}},
+    ]
+    assert round_rows(lines) == [
+        ["1", "97.2 of 128", "0 to 1,200", "", "", "", "2.500", "40.0 %"],
+        ["2", "97.2 of 128", "0 to 1,200", "75.0%", "12.5%", "25.0%", "", ""],
+    ]
+    print_out(rounds_table(lines))
+    assert "97.2 of 128" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Renders while actors, nodes and the driver are killed at seeded random times, until the render is done."""
+"""Renders, or does other jobs, while actors, nodes and the driver are killed at seeded random times, until the job is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.shards.pack import pack
 from tests.cluster_of_one import QUICK, workers
 
 _ACTOR = _ShardActor.__name__
-"""A part of the titles of the processes that render."""
+"""A part of the titles of the processes that do the shards."""
 _WAIT_SECONDS = 300.0
 _HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
@@ -68,25 +68,41 @@ def prepare(folder: Path, images: int = 2400) -> Path:
 
 @dataclass
 class Outcome:
-    """What was killed, what else ended a driver, and the folders that were rendered."""
+    """What was killed, what else ended a driver, and the folders that were written."""
 
     killed: Counter[str]
     surprises: list[str]
     folders: list[Path]
 
 
-def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIMS, nodes: int = 2) -> Outcome:
-    """Render under kills, in an order and at times that the seed says; `folder` gets the results and `driver.log`."""
+def weather(
+    words: Sequence[str],
+    folder: Path,
+    seed: int,
+    kills: Sequence[str] = VICTIMS,
+    pause: tuple[float, float] = (0.1, 1.2),
+    nodes: int = 2,
+) -> Outcome:
+    """Run a command under kills, in an order and at times that the seed says.
+
+    Args:
+        words: the command, without `--out`.
+        folder: gets the results and `driver.log`.
+        seed: of the order and the times.
+        kills: the victims.
+        pause: the least and the greatest number of seconds between two of them.
+        nodes: as of `Storm`.
+    """
     victims = list(kills)
     random.Random(seed).shuffle(victims)
-    storm = Storm(recipe, folder / "driver.log", seed, nodes)
+    storm = Storm(words, folder / "driver.log", seed, nodes)
     folders: list[Path] = []
     try:
-        while victims:  # a fast machine is done before all are killed, and then renders again
+        while victims:  # a fast machine is done before all are killed, and then does it again
             if len(folders) > 3 * len(kills):
-                raise LookupError(f"{len(folders)} renders went by, and there was no {victims[0]} to kill")
+                raise LookupError(f"{len(folders)} jobs went by, and there was no {victims[0]} to kill")
             folders.append(folder / f"stormy-{len(folders)}")
-            storm.run(folders[-1], victims, pause=(0.1, 1.2))
+            storm.run(folders[-1], victims, pause)
         settle()
     finally:
         storm.close()
@@ -94,19 +110,19 @@ def weather(recipe: Path, folder: Path, seed: int, kills: Sequence[str] = VICTIM
 
 
 class Storm:
-    """A Ray cluster of a head and one or two nodes on this machine, and a driver that renders on it; kills any of them.
+    """A Ray cluster of a head and one or two nodes on this machine, and a driver that works on it; kills any of them.
 
     Args:
-        recipe: path of the recipe, whose actors need one CPU together.
+        words: the command, without `--out`; its actors need one CPU together.
         log: file for the driver's output.
         seed: seed of the times and of the victims.
         nodes: how many there are besides the head.
     """
 
-    def __init__(self, recipe: Path, log: Path, seed: int, nodes: int = 2) -> None:
+    def __init__(self, words: Sequence[str], log: Path, seed: int, nodes: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
-        self._recipe, self._log, self._rng = recipe, log, random.Random(seed)
+        self._words, self._log, self._rng = words, log, random.Random(seed)
         self._folder = tempfile.mkdtemp(prefix="storm-")  # its own, so that no other process joins the cluster
         head: dict[str, Any] = {
             "num_cpus": 3 - nodes,  # so that without one of its nodes the cluster has what a render needs at least
@@ -126,9 +142,9 @@ class Storm:
         return self._cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
 
     def run(self, out: Path, victims: list[str], pause: tuple[float, float]) -> None:
-        """Render to the end, killing one victim after another (`actor`, `raylet`, `SIGTERM` or `SIGKILL` of the driver).
+        """Run to the end, killing one victim after another (`actor`, `raylet`, `SIGTERM` or `SIGKILL` of the driver).
 
-        Victims that are left when the render is done stay in the list.
+        Victims that are left when the job is done stay in the list.
         """
         driver = self._start(out)
         while (code := driver.poll()) != 0:
@@ -152,7 +168,7 @@ class Storm:
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "RAY_ADDRESS": self._cluster.address, "PYTHONWARNINGS": "ignore"}
         with self._log.open("ab") as log:
-            words = [sys.executable, "-m", "pseudolabel", "render", str(self._recipe), "--out", str(out)]
+            words = [sys.executable, "-m", "pseudolabel", *self._words, "--out", str(out)]
             return subprocess.Popen(words, env=environment, stdout=log, stderr=log)
 
     def _wait(self, driver: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -180,7 +196,7 @@ class Storm:
 
 
 def settle() -> None:
-    """Wait until no actor of a render is left: those of a killed driver live on for a moment."""
+    """Wait until no actor of a job is left: those of a killed driver live on for a moment."""
     end = time.monotonic() + _WAIT_SECONDS
     while workers(_ACTOR):
         if time.monotonic() > end:

@@ -26,7 +26,7 @@ def test_kills_of_actors_nodes_and_driver_change_no_byte(
     """One seed; `benchmarks/kill_storm.py` tries many."""
     recipe = prepare(tmp_path, images)
     render(load_recipe(recipe), str(tmp_path / "calm"), here=True)
-    outcome = weather(recipe, tmp_path, 11, kills, nodes)
+    outcome = weather(["render", str(recipe)], tmp_path, 11, kills, nodes=nodes)
     assert outcome.surprises == [], (tmp_path / "driver.log").read_text()
     assert outcome.killed == Counter(kills)
     calm = tree(tmp_path / "calm")

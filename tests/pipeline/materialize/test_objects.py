@@ -23,6 +23,9 @@ from pipeline.materialize.run import render
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from tests.tiles import recipe_on
+from tests.trainers.labelling.conftest import random_weights
+from trainers.labelling.cluster import cluster
+from trainers.labelling.embed import embed
 
 MakeRecipe = Callable[..., Recipe]
 Fault = Callable[[str, str], str | None]
@@ -168,6 +171,29 @@ def test_bursts_of_503_and_dropped_connections_are_outlived(
     assert len(hit) == 3
     assert report.failed == {}
     assert in_bucket(stormy) == in_bucket(f"{calm_bucket}/calm")
+
+
+@pytest.mark.slow
+def test_features_and_clusters_from_bucket_to_bucket_outlive_the_same_faults(
+    calm_bucket: str, faulty: list[Fault], tmp_path: Path, tree: Callable[[Path], dict[str, bytes]]
+) -> None:
+    recipe = in_calm_bucket(calm_bucket)
+    weights = random_weights(recipe, tmp_path)
+    with storage.write_atomic(f"{calm_bucket}/weights/weights.pt") as file:
+        file.write(Path(weights).read_bytes())
+    embed(recipe, str(tmp_path / "features"), weights=weights, here=True)
+    cluster(str(tmp_path / "features"), 4, str(tmp_path / "clusters"))
+    judges = [times(3, "503", "GET", "in%2F"), times(2, "cut", "GET", ".tar"), times(2, "drop", "PUT", ".parquet")]
+    judges += [times(2, "503", "PUT", "commits"), times(1, "cut", "GET", "weights.pt"), times(1, "503", "GET", "centroids.npy")]
+    faulty.extend(judge for judge, _ in judges)
+    features, clusters = f"{calm_bucket}/stormy-features", f"{calm_bucket}/stormy-clusters"
+    assert embed(recipe, features, weights=f"{calm_bucket}/weights/weights.pt", here=True).failed == {}
+    assert cluster(features, 4, clusters)[0].failed == {}
+    assert all(hit for _, hit in judges)
+    for url, folder in ((features, "features"), (clusters, "clusters")):
+        local, remote = tree(tmp_path / folder), in_bucket(url)
+        assert {name for name in local.keys() | remote if local.get(name) != remote.get(name)} <= _SOURCE
+        assert verify(url).problems == []
 
 
 def test_an_upload_that_was_never_completed_is_invisible_and_goes_away(spec: MakeRecipe, tiles: Path, bucket: str) -> None:

@@ -24,8 +24,9 @@ from trainers.downstream.classification import count_right
 from trainers.downstream.classifier import Classifier
 from trainers.downstream.evaluate import judge
 from trainers.downstream.features import checked_recipe, extract
-from trainers.downstream.labelled import Labelled, open_labelled
+from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.passes import Batch, some_left, usable
+from trainers.downstream.protocols import reader, readings
 from trainers.downstream.statistics import remeasure
 from trainers.learning.gradients import accumulate
 from trainers.networks.backbones import build_backbone
@@ -200,3 +201,27 @@ def test_a_relative_path_of_the_test_set_means_the_same_in_every_process(
     data = open_labelled(labelled(train=train, test=test.name))
     monkeypatch.chdir("/")  # workers of Ray run in folders of their own
     assert data.measured(2, 0.5)["test"] == [str(test)]
+
+
+def test_every_protocol_reads_its_own_features_and_has_a_row_for_each_start(
+    labelled: Labelling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.downstream.minibatches.LEAST_STEPS", 40)
+    protocols = ["linear", "knn", "attentive", "concatenated"]
+    data = open_labelled(labelled(protocols=protocols, layers=["stage2", "stage3"]))
+    networks: dict[str, torch.nn.Module] = {}
+    for seed, init in enumerate(INITS):
+        backbone = build_backbone(data.recipe.training.backbone, 32, seed).eval()
+        remeasure({init: backbone}, images_of(data.training_some(100)), data.recipe)
+        networks |= {f"{init} {reads}": reader(backbone, reads, data.spec, "stage2") for reads in readings(data.spec)}
+    train, test = (extract(networks, images_of(source), data.recipe) for source in (data.training_once(), data.testing()))
+    assert train.x["random layers"].shape == (72, 48 + 96)
+    assert train.x["random map"].ndim == 3
+    outcome = judge(train, test, data, "stage2")
+    rows = outcome["downstream"]
+    assert [(row["init"], row["protocol"]) for row in rows] == [(init, protocol) for init in INITS for protocol in protocols]
+    assert {row["protocol"]: row["layer"] for row in rows}["concatenated"] == "stage2 + stage3"
+    assert {row["protocol"]: row.get("fit") for row in rows} == {
+        "linear": "full batch", "knn": None, "attentive": None, "concatenated": "full batch",
+    }  # fmt: skip
+    assert all(row["accuracy"] > 0.6 for row in rows)  # three photos of different colours

@@ -234,4 +234,4 @@ def test_the_most_wrong_are_the_surest_and_confusions_count_every_image() -> Non
 
 def test_what_was_left_out_is_counted_by_set_and_reason() -> None:
     rows = [{"set": "test", "reason": "it has no label"}, {"set": "test", "reason": "cut off"}, {"set": "train", "reason": "x"}]
-    assert left_out(rows) == {"train": {"undecodable": 1, "unlabelled": 0}, "test": {"undecodable": 1, "unlabelled": 1}}
+    assert left_out(rows) == {"train": {"unusable": 1, "unlabelled": 0}, "test": {"unusable": 1, "unlabelled": 1}}

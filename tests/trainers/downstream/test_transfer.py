@@ -137,7 +137,7 @@ def test_interrupted_between_cells_and_run_again_it_leaves_the_same_bytes(grid: 
         assert [row["protocol"] for row in cell["rows"]] == ["linear", "knn"]
         for row in cell["rows"]:
             assert (row["labels"], row["tested"], row["total"]) == (16, 11, 13)
-            assert row["left_out"] == {"undecodable": 1, "unlabelled": 1}
+            assert row["left_out"] == {"unusable": 1, "unlabelled": 1}
     assert [list(row["starts"]) for row in undisturbed["table"]] == [["given", "random"]] * 2
     text = (tmp_path / "b/transfer.json").read_text()
     assert json.loads(text) == undisturbed

@@ -22,7 +22,7 @@ from tests.tiles import recipe_on
 from trainers.downstream.classifier import Classifier
 from trainers.labelling.cluster import cluster
 from trainers.labelling.embed import embed
-from trainers.networks.backbones import build_backbone
+from trainers.networks.backbones import build_backbone, seeded
 from trainers.running.runs import RunFolder
 
 __all__ = ["tree"]
@@ -33,6 +33,15 @@ def random_weights(recipe: Recipe, folder: Path) -> str:
     network = build_backbone(recipe.training.backbone, recipe.image.size, 1).network
     torch.save(network.state_dict(), folder / "weights.pt")
     return str(folder / "weights.pt")
+
+
+def random_classifier(recipe: Recipe, classes: tuple[str, ...] = ("cat", "coffee", "rocket")) -> None:
+    """Write a classifier with random weights into the recipe's run."""
+    with seeded(1):
+        model = Classifier(recipe, len(classes), None)
+    folder = RunFolder(recipe)
+    folder.make()
+    folder.write_weights("classifier.pt", {"classifier": model.state_dict(), "classes": list(classes)})
 
 
 def rows_of(folder: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.materialize.rendered import RenderedSource, for_training
@@ -25,7 +28,9 @@ from pipeline.streaming.plan import open_source, steps
 from tests.trainers.arrived import Arrived
 from tests.trainers.labelling.conftest import K, joined, labels_in, rows_of
 from trainers.labelling.cluster import cluster
-from trainers.pretraining import pretrain
+from trainers.learning.pretext import PretextModel
+from trainers.objectives.classes import ClassesObjective
+from trainers.pretraining import backbone_file, pretrain
 from trainers.running.runs import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
@@ -218,3 +223,33 @@ def test_clusters_are_learnt_beside_a_pretext_task(assigned: MakeRecipe, local_r
     assert found["trivial"] == pytest.approx(1 / K)
     assert found["metric"] > 2 / K
     assert result["stages"]["samples"] == 16 * result["steps"]
+
+
+def test_balanced_classes_count_alike_and_small_ones_at_most_tenfold(assigned: MakeRecipe, clusters: Path) -> None:
+    sizes = json.loads((clusters / "report.json").read_text())["sizes"]
+    plain, balanced = (PretextModel(assigned(task=task), 0).objectives["assigned"] for task in ({}, {"balance": True}))
+    assert isinstance(balanced, ClassesObjective)
+    labels = torch.from_numpy(np.repeat(np.arange(K), sizes))
+    batch = {"assigned.label": labels, "weight": torch.ones(len(labels))}
+    answer = torch.randn(len(labels), K, generator=torch.Generator().manual_seed(0))
+    losses = F.cross_entropy(answer, labels, reduction="none")
+    even = sum(float(losses[labels == label].mean()) for label in range(K)) / K
+    found = balanced.judge(answer, batch, "assigned")
+    assert float(found.loss / found.count) == pytest.approx(even, rel=1e-5)
+    assert float(found.count) == pytest.approx(len(labels), rel=1e-5)
+    assert float(plain.judge(answer, batch, "assigned").loss) == pytest.approx(float(losses.sum()), rel=1e-5)
+    balanced.balance([1, 1000])
+    assert balanced.shares is not None
+    assert balanced.shares[:2].tolist() == pytest.approx([10, 0.5005])
+    assert set(plain.state_dict()) == set(balanced.state_dict())
+
+
+def test_a_classifier_is_kept_where_the_weights_have_one(assigned: MakeRecipe, tmp_path: Path) -> None:
+    first = PretextModel(assigned(), 5)
+    torch.save(backbone_file(first, assigned(), "x"), tmp_path / "start.pt")
+    network = {"name": "shufflenet_v2_x0_5", "stem": "standard", "weights": str(tmp_path / "start.pt")}
+    kept, new = (PretextModel(assigned(task={"head": head}, backbone=network), 6).heads() for head in ("kept", "new"))
+    assert torch.equal(kept["assigned"]["0.weight"], first.heads()["assigned"]["0.weight"])
+    assert not torch.equal(new["assigned"]["0.weight"], first.heads()["assigned"]["0.weight"])
+    with pytest.raises(UserError, match="holds no classifier of 7 classes under that name"):
+        PretextModel(assigned(task={"head": "kept", "classes": K + 1}, backbone=network), 6)

@@ -58,6 +58,15 @@ def test_every_image_is_given_its_nearest_centroid(features: Path, tmp_path: Pat
     assert verify(str(out)).problems == []
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_any_number_of_actors_gives_the_bytes_of_one_process(features: Path, tmp_path: Path, tree: Tree) -> None:
+    cluster(str(features), 5, str(tmp_path / "alone"), duplicates=0.99)
+    for actors in (1, 2, 4):
+        cluster(str(features), 5, str(tmp_path / str(actors)), duplicates=0.99, actors=actors)
+        assert tree(tmp_path / str(actors)) == tree(tmp_path / "alone")
+
+
 def test_rows_at_a_time_threads_and_a_second_run_change_no_byte(features: Path, tmp_path: Path, tree: Tree) -> None:
     how: dict[str, Any] = {"k": [5, 9], "pca": 6, "duplicates": 0.99}
     cluster(str(features), out=str(tmp_path / "one"), threads=1, **how)
@@ -244,3 +253,28 @@ def test_the_centroids_are_a_plain_array(features: Path, tmp_path: Path) -> None
     cluster(str(features), 4, str(tmp_path / "out"))
     centroids = np.load(io.BytesIO((tmp_path / "out" / "centroids.npy").read_bytes()), allow_pickle=False)
     assert (centroids.dtype, centroids.shape[0]) == (np.float32, 4)
+
+
+def test_clusters_keep_the_numbers_of_an_earlier_clustering_of_the_same_images(
+    features: Path, run_recipe: MakeRecipe, weights: str, tmp_path: Path
+) -> None:
+    cluster(str(features), 5, str(tmp_path / "one"))
+    _, same = cluster(str(features), 5, str(tmp_path / "same"), seed=7, before=str(tmp_path / "one"))
+    assert same["before"]["normalised"] == pytest.approx(1, abs=0.05)
+    was, now = (rows_of(tmp_path / name).column("label").to_numpy() for name in ("one", "same"))
+    assert (was == now).mean() > 0.95
+    with pytest.raises(UserError, match=r"--before: .* has 5 clusters, which keep numbers, and --k is 4: give 5 or more"):
+        cluster(str(features), 4, str(tmp_path / "fewer"), before=str(tmp_path / "one"))
+
+
+def test_labels_of_shards_that_were_packed_again_are_no_start(
+    features: Path, run_recipe: MakeRecipe, tiles: Path, weights: str, tmp_path: Path
+) -> None:
+    cluster(str(features), 5, str(tmp_path / "one"))
+    photos = Path(shutil.copytree(tiles.parent / "photos", tmp_path / "photos"))
+    (photos / "cat" / "000.jpg").unlink()
+    pack(str(photos), str(tmp_path / "again"), shard_size=30_000)
+    recipe = run_recipe({"corpus": {"shards": str(tmp_path / "again")}})
+    embed(recipe, str(tmp_path / "others"), weights=weights, here=True)
+    with pytest.raises(UserError, match=r"--before: row \d+ of .* tells of another image than row"):
+        cluster(str(tmp_path / "others"), 5, str(tmp_path / "two"), before=str(tmp_path / "one"))

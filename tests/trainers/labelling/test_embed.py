@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -57,7 +59,7 @@ def test_every_image_has_a_row_that_names_it(run_recipe: MakeRecipe, tiles: Path
     assert verify(str(tmp_path / "out")).problems == []
 
 
-def test_a_feature_is_what_the_network_in_evaluation_mode_makes_of_the_centre(
+def test_a_feature_is_what_the_network_in_evaluation_mode_makes_of_the_centre_or_the_mean_of_views(
     run_recipe: MakeRecipe, tiles: Path, weights: str, tmp_path: Path
 ) -> None:
     recipe = run_recipe(precision="float32")
@@ -65,12 +67,22 @@ def test_a_feature_is_what_the_network_in_evaluation_mode_makes_of_the_centre(
     corpus = open_corpus(str(tiles))
     network = build_backbone(recipe.training.backbone, 32, 0)
     network.load(torch.load(weights, weights_only=True))
-    crops = Renderer(recipe, center=True)(corpus.read(0, range(4)), 0).columns["image"]
-    with torch.inference_mode():
-        wanted = network.embedding("stage2")(Normaliser(recipe.image.mean, recipe.image.std)(torch.from_numpy(crops)))
+    normalise, layer = Normaliser(recipe.image.mean, recipe.image.std), network.embedding("stage2")
+
+    def wanted(epoch: int) -> np.ndarray:
+        crops = Renderer(recipe, center=not epoch)(corpus.read(0, range(4)), epoch).columns["image"]
+        with torch.inference_mode():
+            return layer(normalise(torch.from_numpy(crops))).numpy()
+
     found = vectors(tmp_path / "out")
     ours = np.stack([found[corpus.shard_name(0), row] for row in range(4)])
-    np.testing.assert_allclose(ours, wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours, wanted(0), atol=1e-5)
+    mean = embed(recipe, str(tmp_path / "mean"), weights=weights, layer="stage2", dtype="float32", views=3, here=True)
+    assert mean.rows == 72
+    found = vectors(tmp_path / "mean")
+    ours = np.stack([found[corpus.shard_name(0), row] for row in range(4)])
+    np.testing.assert_allclose(ours, np.mean([wanted(view) for view in range(3)], axis=0), atol=1e-5)
+    assert np.abs(ours - wanted(0)).max() > 0.01
 
 
 def test_neither_chunk_nor_threads_change_a_byte(run_recipe: MakeRecipe, weights: str, tmp_path: Path, tree: Tree) -> None:
@@ -86,7 +98,7 @@ def test_any_number_of_actors_gives_the_bytes_of_one_process(
     run_recipe: MakeRecipe, weights: str, tmp_path: Path, tree: Tree
 ) -> None:
     embed(run_recipe(), str(tmp_path / "alone"), weights=weights, here=True)
-    for actors in (1, 2):
+    for actors in (1, 2, 4):
         recipe = run_recipe({"placement": {"cpus": 0.5, "actors": actors}})
         embed(recipe, str(tmp_path / str(actors)), weights=weights, chunk=7)
         assert tree(tmp_path / str(actors)) == tree(tmp_path / "alone")
@@ -135,6 +147,8 @@ def test_other_weights_or_another_layer_are_refused_with_the_difference(
     embed(run_recipe(), out, weights=weights, here=True)
     with pytest.raises(UserError, match=r"(?s)features of another recipe.*layer: feature vector in the folder, stage2 now"):
         embed(run_recipe(), out, weights=weights, layer="stage2", here=True)
+    with pytest.raises(UserError, match=r"(?s)features of another recipe.*views.*not there in the folder, .* now"):
+        embed(run_recipe(), out, weights=weights, views=2, here=True)
     state = torch.load(weights, weights_only=True)
     torch.save({**state, "conv1.0.weight": state["conv1.0.weight"] * 2}, tmp_path / "others.pt")
     with pytest.raises(UserError, match=r"(?s)weights: \w+ in the folder"):
@@ -155,10 +169,11 @@ def test_other_weights_or_another_layer_are_refused_with_the_difference(
         ({"layer": "stage9"}, "--layer: unknown layer 'stage9'"),
         ({"run": "runs/run"}, "--run and --weights both name weights"),
         ({"dtype": "int8"}, "--dtype: int8; it may be float16 or float32"),
+        ({"views": 0}, "--views 0: at least one view"),
     ],
 )
 def test_what_cannot_be_embedded_is_refused_in_words(
-    run_recipe: MakeRecipe, weights: str, tmp_path: Path, change: dict[str, str], words: str
+    run_recipe: MakeRecipe, weights: str, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     (tmp_path / "words.pt").write_text("words")
     torch.save({"step": 3}, tmp_path / "empty.pt")
@@ -233,6 +248,28 @@ def test_what_a_run_started_from_does_not_change_whose_backbone_it_left(
     found = [read_weights(str(tmp_path / "backbone.pt"), recipe) for recipe in (plain, started)]
     assert found[0][2] == found[1][2]
     assert started.training.backbone.architecture() == network.architecture() == network.model_dump()
+
+
+def test_views_that_would_all_be_the_centre_are_refused(run_recipe: MakeRecipe, weights: str, tmp_path: Path) -> None:
+    still = run_recipe({"image": {"size": 32, "crop": "center", "flip": False}})
+    with pytest.raises(UserError, match="all views of an image are the same"):
+        embed(still, str(tmp_path / "out"), weights=weights, views=2, here=True)
+
+
+def test_a_file_of_weights_of_timm_is_taken(run_recipe: MakeRecipe, tiles: Path, tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t", pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    recipe = run_recipe(backbone={"provider": "timm", "name": "resnet10t", "stem": "standard"}, precision="float32")
+    embed(recipe, str(tmp_path / "out"), weights=str(tmp_path / "timm.pth"), dtype="float32", here=True)
+    corpus = open_corpus(str(tiles))
+    crops = torch.from_numpy(Renderer(recipe, center=True)(corpus.read(0, range(4)), 0).columns["image"])
+    with torch.inference_mode():
+        wanted = model.eval().forward_head(
+            model.forward_features(Normaliser(recipe.image.mean, recipe.image.std)(crops)), pre_logits=True
+        )
+    found = vectors(tmp_path / "out")
+    ours = np.stack([found[corpus.shard_name(0), row] for row in range(4)])
+    np.testing.assert_allclose(ours, wanted.numpy(), atol=1e-4)
 
 
 def test_whole_weights_of_torchvision_are_taken(run_recipe: MakeRecipe, tmp_path: Path) -> None:

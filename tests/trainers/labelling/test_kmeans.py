@@ -168,3 +168,26 @@ def test_sums_are_the_same_in_any_order_and_by_whatever_way_points_came_to_their
     assert slow.counts.tolist() == torch.bincount(labels[-1], minlength=5).tolist()
     means = [x[labels[-1] == c].double().mean(0) for c in range(4)] + [torch.ones(5)]
     np.testing.assert_allclose(direct.means(before).numpy(), np.stack(means), rtol=1e-5, atol=1e-5 * spread)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_clusters_keep_the_numbers_that_their_points_had(spherical: bool) -> None:
+    """Another network shows the same images turned, and a few points changed their cluster since."""
+    x = blobs(3000, 10, 16, 0.1)
+    before, _, _ = assign(x, kmeans(x, 10, spherical, 20, 0, POOL).centroids, spherical, POOL)
+    rng = np.random.default_rng(1)
+    permuted = rng.permutation(10)[before]
+    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    turned = (x @ turn).astype(np.float32)
+    known = permuted.copy()
+    known[::10], known[5::50] = rng.integers(0, 10, 300), -1
+    found = kmeans(turned, 10, spherical, 20, 0, POOL, known)
+    np.testing.assert_array_equal(assign(turned, found.centroids, spherical, POOL)[0], permuted)
+
+
+def test_a_number_that_none_had_is_given_half_of_the_largest_cluster() -> None:
+    x = blobs(1000, 4, 8, 0.05)
+    labels, _, _ = assign(x, kmeans(x, 4, True, 20, 0, POOL).centroids, True, POOL)
+    found = kmeans(x, 4, True, 20, 0, POOL, np.where(labels == 2, 1, labels))
+    assert found.split == 1
+    assert len(np.unique(assign(x, found.centroids, True, POOL)[0])) == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 from pathlib import Path
 
@@ -92,11 +91,6 @@ def kept(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The SHA-256 of each tensor's bytes; momentum networks themselves would be long to send."""
-    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
-
-
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("module."): weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
@@ -132,8 +126,8 @@ def work(
             found[f"{name} {world}"] = step(parallel, spec, mine, batch / world, spec.training.accumulate)
             if name in SMALL or name in ADVERSARIAL:
                 parts: list = [None] * world
-                dist.all_gather_object(parts, digests(kept(parallel.module)))
-                assert all(part == parts[0] for part in parts), name
+                dist.all_gather_object(parts, kept(parallel.module))
+                assert all(torch.equal(part[key], parts[0][key]) for part in parts for key in part), name
         dist.barrier()
         dist.destroy_process_group()
     if rank == 0:

@@ -28,6 +28,7 @@ from trainers.planning.estimates import (
     estimate_finetune,
     estimate_job,
     estimate_pretrain,
+    estimate_rounds,
 )
 from trainers.planning.peak_memory import PeakMemory
 from trainers.planning.transfers import estimate_transfer
@@ -114,7 +115,7 @@ def test_all_others_are_tried(run_recipe: MakeRecipe, calm: Finished, tiles: Pat
     embed(spec, out, here=True)
     job = clustering_job(out, 3, str(tmp_path / "clusters"))
     few = estimate_cluster(job, seconds=0.3)
-    assert few.measured.endswith("ms a feature and round")
+    assert few.measured.endswith("ms a feature and round of 3 clusters")
     more = estimate_cluster(replace(job, identity={**job.identity, "rounds": 2000}), seconds=0.3)
     assert more.seconds > 10 * few.seconds
 
@@ -130,3 +131,16 @@ def test_an_estimate_of_a_transfer_counts_every_cell_and_leaves_nothing(
     assert found.seconds > 0
     assert "a cell of each of 1 " in found.measured
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_rounds_are_tried_step_by_step_and_added_up(run_recipe: MakeRecipe, tmp_path: Path) -> None:
+    def spec(count: int) -> Recipe:
+        return run_recipe({"tasks": {}, "rounds": {"method": "deepcluster", "clusters": 6, "count": count}})
+
+    found = estimate_rounds(spec(3), seconds=0.5)
+    for part in ("3 rounds: ", "a sample (", "clusters ", "a step ("):
+        assert part in found.measured
+    assert found.seconds > 0
+    assert list(tmp_path.rglob("*.pt")) == []
