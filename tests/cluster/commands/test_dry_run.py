@@ -37,7 +37,7 @@ def tested_recipe(recipe_file: Path, tiles: Path) -> Path:
 @pytest.fixture(autouse=True)
 def plans_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured has tests of its own (`tests/trainers/planning/test_estimates.py`); here nothing was."""
-    for name in ("pretrain", "evaluate", "finetune", "render", "embed", "label", "cluster"):
+    for name in ("pretrain", "evaluate", "finetune", "job", "cluster"):
         monkeypatch.setattr(f"trainers.planning.estimates.estimate_{name}", lambda *given: RunEstimate(0.0))
 
 

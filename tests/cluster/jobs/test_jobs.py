@@ -311,6 +311,7 @@ def test_rounds_are_a_job_too_and_say_which_one_it_is(head: Head, workshop: Path
     assert "as before" in done.stdout
 
 
+@pytest.mark.slow
 def test_features_are_a_job_that_resumes_and_tells_how_far_it_is(head: Head, workshop: Path) -> None:
     random_weights(load_recipe(workshop / "recipe.yaml"), workshop)
     words = ("submit", "--", "embed", "recipe.yaml", "--out", "features", "--weights", "weights.pt", "--layer", "layer3")

@@ -267,6 +267,7 @@ def test_what_detection_cannot_use_is_refused_in_words(
         open_labelled(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_start_that_was_interrupted_ends_as_an_undisturbed_one_and_both_are_reported_with_pictures(
     detecting: Labelling, pretrained: Callable[[Recipe], RunFolder], capsys: pytest.CaptureFixture[str]

@@ -47,7 +47,7 @@ def test_a_network_of_an_installed_package_is_a_backbone(install) -> None:
     install("someones_networks", BUILDERS, points(small_cnn="small"))
     assert "small_cnn" in model_names()
     backbone = build_backbone(spec("small_cnn", args={"width": 4}), 32, seed=1)
-    vector, grid = backbone(torch.zeros(2, 3, 32, 32))
+    vector, grid, _ = backbone(torch.zeros(2, 3, 32, 32))
     assert vector.shape == (2, 8) == (2, backbone.vector_width)
     assert grid.shape == (2, 8, 8, 8)
     again = build_backbone(spec("small_cnn", args={"width": 4}), 32, seed=1)

@@ -41,7 +41,7 @@ def images(n: int, size: int) -> torch.Tensor:
 def test_a_family_gives_vector_and_map_and_takes_tiles(name: str, size: int) -> None:
     vector_width, map_width = FAMILIES[name]
     backbone = build(name, size)
-    vector, grid = backbone(images(2, size))
+    vector, grid, _ = backbone(images(2, size))
     assert vector.shape == (2, vector_width) == (2, backbone.vector_width)
     assert grid.shape == (2, map_width, *backbone.map_size)
     assert backbone.map_width == map_width
