@@ -303,7 +303,7 @@ def test_a_render_is_a_job_too_ships_nothing_if_told_so_and_takes_named_variable
 @pytest.mark.slow
 def test_rounds_are_a_job_too_and_say_which_one_it_is(head: Head, workshop: Path) -> None:
     recipe = yaml.safe_load((workshop / "recipe.yaml").read_text())
-    recipe |= {"tasks": {}, "name": "turns", "rounds": {"method": "deepcluster", "clusters": 6, "count": 2, "layer": "stage2"}}
+    recipe |= {"tasks": {}, "name": "turns", "rounds": {"method": "deepcluster", "clusters": 6, "count": 2, "layer": "layer2"}}
     (workshop / "rounds.yaml").write_text(yaml.safe_dump(recipe))
     done = head.call("submit", "--", "rounds", "rounds.yaml", "--set", "training.epochs=1", cwd=workshop)
     assert done.returncode == 0, done
@@ -333,7 +333,7 @@ def test_clusters_and_labels_are_jobs_and_fail_as_their_commands_fail(head: Head
     assert clustered.returncode == 0, clustered
     assert re.search(r"job clusters-cluster-\w+ submitted", clustered.stderr), clustered.stderr
     assert json.loads((workshop / "clusters.cluster.result.json").read_text())["counts"]["clusters"] == 4
-    unlabelled = head.call("submit", "--", "label", "recipe.yaml", "--out", "labels", cwd=workshop)
+    unlabelled = head.call("submit", "--", "label", "recipe.yaml", "--out", "labels", "--top", "2", cwd=workshop)
     assert unlabelled.returncode == 2, unlabelled
     assert "no classifier at" in unlabelled.stdout
     recipe = load_recipe(workshop / "recipe.yaml")
