@@ -22,11 +22,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.methods.__main__ import seconds_a_step
 from benchmarks.methods.ours import learning, stream
 from benchmarks.methods.rows import HALF, MEAN, STD
 from pipeline.recipe import Recipe, parse_recipe
@@ -58,8 +60,6 @@ TUNED = "tuned"
 PRETRAINING = 0.75
 """The share of its time for the first stage."""
 
-_UNCOUNTED, _SECONDS = 3, 6.0
-
 
 def recipe_of(row: str, share: float, seed: int, given: argparse.Namespace, weights: str | None = None) -> Recipe:
     """The recipe of a row, or of the stage `TUNED`."""
@@ -84,18 +84,6 @@ def recipe_of(row: str, share: float, seed: int, given: argparse.Namespace, weig
             "downstream": {"train": given.train, "test": given.test},
         }
     )
-
-
-def seconds_a_step(recipe: Recipe) -> float:
-    """Processor seconds of a step, from some seconds of steps."""
-    running = learning(recipe, 10_000)
-    for _, _ in zip(range(1 + _UNCOUNTED), running):
-        pass
-    begun = time.process_time()
-    for steps, _ in enumerate(running, 1):
-        if (took := time.process_time() - begun) >= _SECONDS:
-            return took / steps
-    raise AssertionError("a training of 10,000 steps has ended")
 
 
 def trained(recipe: Recipe, seconds: float, each: float) -> tuple[PretextModel, int, float]:
@@ -181,7 +169,9 @@ def main() -> None:
     (given.out / "runs").mkdir(parents=True, exist_ok=True)
     rates_file = given.out / "rates.json"
     if not rates_file.exists():
-        rates_file.write_text(json.dumps({row: seconds_a_step(recipe_of(row, 0.1, 0, given)) for row in (*ROWS, TUNED)}))
+        rates_file.write_text(
+            json.dumps({row: seconds_a_step(partial(learning, recipe_of(row, 0.1, 0, given))) for row in (*ROWS, TUNED)})
+        )
     rates, left = json.loads(rates_file.read_text()), given.most
     wanted = [(seed, float(share), row) for seed in range(given.seeds) for share in given.shares.split(",") for row in ROWS]
     for seed, share, row in wanted:

@@ -56,7 +56,7 @@ def training_of(name: str, setting: Setting, seed: int) -> Training:
     return partial(by_lightly.training, row.repeats, recipe_of(ROWS[row.repeats], setting, seed))
 
 
-def seconds_a_step(training: Training) -> float:
+def seconds_a_step(training: Callable[[int], Iterator[object]]) -> float:
     """Processor seconds of a step, from some seconds of steps."""
     running = training(10_000)
     for _, _ in zip(range(1 + _UNCOUNTED), running):

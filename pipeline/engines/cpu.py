@@ -253,10 +253,12 @@ class _Resize:
 
     def __call__(self, source: np.ndarray, turn: bool, mirror: np.ndarray, target: np.ndarray) -> None:
         """Resize a window, then turn it a quarter counter-clockwise and mirror it (left to right, top to bottom)."""
-        resized = np.empty_like(target) if turn else target
-        self._resized(source[None], resized[None])
+        self._resized(source[None], target[None])
+        self._oriented(target, turn, mirror)
+
+    def _oriented(self, target: np.ndarray, turn: bool, mirror: np.ndarray) -> None:
         if turn:
-            target[:] = np.rot90(resized)
+            target[:] = np.rot90(target)  # numpy copies what overlaps
         across, down = mirror.tolist()
         if across or down:
             self._cv2.flip(target, {(True, False): 1, (False, True): 0, (True, True): -1}[across, down], dst=target)
@@ -278,12 +280,8 @@ class _Resize:
             made = np.empty((len(rows), *targets.shape[1:]), np.uint8)
             self._resized(np.stack([sources[row] for row in rows]), made)
             targets[rows] = made
-        for row in np.flatnonzero(turn).tolist():
-            targets[row] = np.rot90(targets[row])
-        for row in np.flatnonzero(mirror[:, 0]).tolist():
-            self._cv2.flip(targets[row], 1, dst=targets[row])
-        for row in np.flatnonzero(mirror[:, 1]).tolist():
-            self._cv2.flip(targets[row], 0, dst=targets[row])
+        for row in np.flatnonzero(turn | mirror.any(axis=1)).tolist():
+            self._oriented(targets[row], bool(turn[row]), mirror[row])
 
     def _resized(self, sources: np.ndarray, targets: np.ndarray) -> None:
         size = list(targets.shape[1:3])

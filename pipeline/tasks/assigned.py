@@ -10,9 +10,9 @@ from pydantic import Field
 
 from pipeline.draws import Stream
 from pipeline.engines.vocabulary import Ops
-from pipeline.errors import UserError
 from pipeline.labels import Classes
 from pipeline.tasks.base import ANNOTATION, WEIGHT, Drawn, Task
+from pipeline.tasks.supervised import checked_labels
 
 
 class Assigned(Task):
@@ -51,13 +51,9 @@ class Assigned(Task):
         return {"label": np.full(rng.n, -1, np.int64)}
 
     def given(self, known: Mapping[str, np.ndarray]) -> Drawn:
-        label = known[f"{ANNOTATION}{self.annotation}"]
-        if len(label) and label.max() >= self.classes:
-            raise UserError(
-                f"corpus.annotations.{self.annotation} has label {label.max()}, and the task expects {self.classes} classes, "
-                f"0 to {self.classes - 1}: set its `classes`"
-            )
-        weight = known.get(f"{ANNOTATION}{self.annotation}{WEIGHT}")
+        name = f"{ANNOTATION}{self.annotation}"
+        label = checked_labels(known[name], self.classes, f"corpus.annotations.{self.annotation} has label")
+        weight = known.get(f"{name}{WEIGHT}")
         return {"label": label} if weight is None else {"label": label, "weight": weight}
 
     def render(self, ops: Ops, image: Any, drawn: Drawn) -> Any:

@@ -49,15 +49,12 @@ class Supervised(Task):
         return "not known" if drawn["label"] < 0 else f"class {drawn['label']}"
 
 
-def checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the classes of images, int64 (n,), -1 where none is known.
+def checked_labels(labels: np.ndarray, classes: int, has: str = "the corpus has the class") -> np.ndarray:
+    """Return the classes of images, int64 (n,), -1 where none is known; `has` begins the error.
 
     Raises:
         UserError: there is one that the task does not expect.
     """
     if len(labels) and labels.max() >= classes:
-        raise UserError(
-            f"the corpus has the class {labels.max()}, and the task expects {classes} classes, 0 to {classes - 1}: "
-            "set its `classes`"
-        )
+        raise UserError(f"{has} {labels.max()}, and the task expects {classes} classes, 0 to {classes - 1}: set its `classes`")
     return labels
