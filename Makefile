@@ -71,5 +71,6 @@ clean:
 
 .venv/demo .venv/bench .venv/dev: .venv/base pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[$(@F)]"
+	$(if $(filter %bench,$@),$(INSTALL) tqdm && $(INSTALL) --no-deps daft)  # daft admits no pyarrow newer than 25; it runs with 26
 	$(COMPILE)
 	touch $@
