@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from trainers.labelling.blocks import BlockPool
-from trainers.labelling.cluster import PER_CENTROID
+from trainers.labelling.cluster_job import PER_CENTROID
 from trainers.labelling.hierarchy import Centroids, two_levels
 from trainers.labelling.kmeans import kmeans
 

@@ -37,7 +37,8 @@ def submit(
         list[str],
         typer.Argument(
             metavar="-- COMMAND ...",
-            help="pretrain, finetune, evaluate, rounds, render, embed, cluster or label with its arguments, as without `submit`.",
+            help="pretrain, finetune, evaluate, rounds, transfer, render, embed, cluster or label with its arguments, as without "
+            "`submit`.",
         ),
     ],
     address: Address = None,
@@ -291,8 +292,12 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
 def _result(command: str, given: dict[str, Any], loaded: Recipe | None) -> str:
     """The URL of the command's result if `--result` is not given."""
     from cluster.jobs.command_result import RESULT, result_url
+    from pipeline.storage import absolute, join
     from trainers.running.runs import RunFolder
 
+    if command == "transfer":  # in its folder, beside its table
+        assert loaded is not None
+        return join(absolute(given["out"] or RunFolder(loaded).path("transfer")), f"transfer.{RESULT}")
     if given.get("out"):
         return result_url(given["out"], command)
     assert loaded is not None

@@ -11,7 +11,7 @@ import typer
 from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
-from cluster.commands.rendering import RESUMES, RetryFailed, record_job, refuse_failed, silence_data
+from cluster.commands.shard_jobs import RESUMES, RetryFailed, record_job, refuse_failed, shard_job, silence_data
 
 
 def embed(
@@ -53,16 +53,11 @@ def embed(
 
     Example: [bold]pseudolabel embed recipe.yaml --out features/[/]
     """
-    from cluster.jobs.command_result import recorded, result_url
-    from cluster.reports.progress import counted, rendering
+    from cluster.jobs.command_result import recorded
     from cluster.reports.terminal import job_table, print_out
     from pipeline.recipe import load_recipe
-    from pipeline.storage import absolute
     from trainers.labelling.embed import check
     from trainers.labelling.embed import embed as compute
-    from trainers.running.exclusive import exclusive
-    from trainers.running.preflight import check_render
-    from trainers.running.session import connect
 
     if dry_run:
         from trainers.labelling.embed import embed_job
@@ -74,16 +69,8 @@ def embed(
     with recorded("embed", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out, run, weights, layer, dtype, views)
-        outcome.begin(result_url(out, "embed"))
-        with interruptible(outcome, RESUMES):
-            connect(loaded, check_render)
-            silence_data()
-            with (
-                exclusive(f"embed into {absolute(out)}"),
-                counted("indexing", "shard") as indexing,
-                rendering("embedding") as progress,
-            ):
-                report = compute(loaded, out, run, weights, layer, dtype, views, retry_failed, indexing, progress)
+        with shard_job("embed", loaded, out, outcome, "embedding") as shown:
+            report = compute(loaded, out, run, weights, layer, dtype, views, retry_failed, *shown)
         record_job(outcome, report, "features")
         print_out(job_table(report, "features", "images"))
         refuse_failed(report)
@@ -237,18 +224,14 @@ def label(
 
     Example: [bold]pseudolabel label recipe.yaml --out labels/[/]
     """
-    from cluster.jobs.command_result import recorded, result_url
-    from cluster.reports.progress import counted, rendering
+    from cluster.jobs.command_result import recorded
     from cluster.reports.terminal import job_table, label_table, print_json, print_out, selection_table
     from pipeline.errors import UserError
     from pipeline.recipe import load_recipe
-    from pipeline.storage import absolute, join
+    from pipeline.storage import join
     from trainers.labelling.label import check
     from trainers.labelling.label import label as compute
     from trainers.labelling.selection import check_bounds, select
-    from trainers.running.exclusive import exclusive
-    from trainers.running.preflight import check_render
-    from trainers.running.session import connect
 
     check_bounds(least or 0.0, per_class)
     chooses = least is not None or per_class is not None
@@ -264,16 +247,8 @@ def label(
     with recorded("label", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out, run, top)
-        outcome.begin(result_url(out, "label"))
-        with interruptible(outcome, RESUMES):
-            connect(loaded, check_render)
-            silence_data()
-            with (
-                exclusive(f"label into {absolute(out)}"),
-                counted("indexing", "shard") as indexing,
-                rendering("labelling") as progress,
-            ):
-                report, found = compute(loaded, out, run, top, retry_failed, indexing, progress)
+        with shard_job("label", loaded, out, outcome, "labelling") as shown:
+            report, found = compute(loaded, out, run, top, retry_failed, *shown)
         record_job(outcome, report, "labels")
         outcome.metrics = _metrics(found, "confidence")
         if chooses and not report.failed:

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.commands.dry_running import say_plan
-from cluster.commands.interrupts import interruptible
 from cluster.commands.options import AsJson, DryRun, Overrides, RecipePath, Result
+from cluster.commands.shard_jobs import RetryFailed, record_job, refuse_failed, shard_job
 
 if TYPE_CHECKING:
-    from cluster.jobs.command_result import CommandResult
-    from pipeline.materialize.driver import JobReport
     from pipeline.recipe import Recipe
-
-RESUMES = "committed shards are kept, and the same command goes on from there"
-
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again the shards that failed in an earlier run.")]
 
 
 def render(
@@ -37,28 +31,19 @@ def render(
 
     Example: [bold]pseudolabel render recipe.yaml --out pairs/ --set render.epochs=4[/]
     """
-    from cluster.jobs.command_result import recorded, result_url
-    from cluster.reports.progress import counted, rendering
+    from cluster.jobs.command_result import recorded
     from cluster.reports.terminal import print_out, render_table
     from pipeline.materialize.run import check
     from pipeline.materialize.run import render as run
     from pipeline.recipe import load_recipe
-    from pipeline.storage import absolute
-    from trainers.running.exclusive import exclusive
-    from trainers.running.preflight import check_render
-    from trainers.running.session import connect
 
     if dry_run:
         return _rehearse(load_recipe(recipe, overrides or []), out)
     with recorded("render", result) as outcome:
         loaded = load_recipe(recipe, overrides or [])
         check(loaded, out)
-        outcome.begin(result_url(out, "render"))
-        with interruptible(outcome, RESUMES):
-            connect(loaded, check_render)
-            silence_data()
-            with exclusive(f"render into {absolute(out)}"), counted("indexing", "shard") as indexing, rendering() as progress:
-                report = run(loaded, out, retry_failed, indexing, progress)
+        with shard_job("render", loaded, out, outcome, "rendering") as shown:
+            report = run(loaded, out, retry_failed, *shown)
         record_job(outcome, report, "pairs", made="rendered")
         print_out(render_table(report))
         refuse_failed(report)
@@ -116,41 +101,3 @@ def verify(
             print_out(*verify_tables(verdict))
         if verdict.problems:
             raise typer.Exit(1)
-
-
-def record_job(outcome: CommandResult, report: JobReport, what: str, made: str = "made") -> None:
-    """Fill in a job's result.
-
-    Args:
-        outcome: the result.
-        report: what the job did.
-        what: the name, in the result, of the rows that it wrote.
-        made: the name, in the result, of the shards that this run did.
-    """
-    from pipeline.storage import join
-
-    counts = {"shards": report.shards, made: report.made, "samples": report.samples, what: report.rows}
-    outcome.counts |= {**counts, "quarantined": report.quarantined, "failed": len(report.failed)}
-    names = ("manifest.json", "index.parquet", "shards.parquet", "quarantine.parquet")
-    outcome.artefacts = {what: report.out, **{name: join(report.out, name) for name in names}}
-
-
-def refuse_failed(report: JobReport) -> None:
-    """Raise RunError if any of a job's shards failed."""
-    from pipeline.errors import RunError
-
-    if report.failed:
-        shard, reason = next(iter(report.failed.items()))
-        raise RunError(
-            f"{len(report.failed)} of {report.shards} shards failed, the others are done. The first: {shard}: {reason}\n"
-            "Fix that and run the same command with --retry-failed"
-        )
-
-
-def silence_data() -> None:
-    """Silence Ray Data's log lines, which would be printed between ours."""
-    import logging
-
-    import ray.data  # Ray sets its logger up when it is loaded
-
-    logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)

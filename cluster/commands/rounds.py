@@ -6,7 +6,7 @@ from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
 from cluster.commands.learning import begin_run, index_shards, load_run, report_run
 from cluster.commands.options import DryRun, Fresh, Overrides, RecipePath, Result
-from cluster.commands.rendering import silence_data
+from cluster.commands.shard_jobs import silence_data
 
 _RESUMES = "what is done of a round stays, and the same command goes on from there"
 

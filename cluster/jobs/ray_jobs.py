@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.jobs.command_result import JOB
+from cluster.jobs.command_result import DONE, EXIT_CODES, FAILED, INTERRUPTED, JOB, PENDING, RUNNING
 from pipeline.errors import RunError, UserError
 from pipeline.storage import absolute, is_local
 from pipeline.streaming.connection import quiet_console
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from trainers.running.capacity import Node
 
-TRAINING = ("pretrain", "finetune", "evaluate", "rounds")
+TRAINING = ("pretrain", "finetune", "evaluate", "rounds", "transfer")
 WRITING = ("render", "embed", "cluster", "label")
 COMMANDS = (*WRITING, *TRAINING)
 """Commands that run as jobs: those that train a recipe's run, and those that write a folder."""
 
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_STATUS = {"PENDING": PENDING, "RUNNING": RUNNING, "SUCCEEDED": DONE, "FAILED": FAILED, "STOPPED": INTERRUPTED}
+"""Our word, as in `result.json`, for each of Ray's."""
+
+ENDED = (DONE, FAILED, INTERRUPTED)
 _OURS = "pseudolabel"
 _CONNECT_SECONDS, _POLL_SECONDS, _STOP_SECONDS, _REDIALS = 5.0, 0.5, 120.0, 5
 _DEFAULT = "http://127.0.0.1:8265"
@@ -39,7 +42,7 @@ _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RACES, _MOST_NODES = 10, 10_000
 _WATCH_SECONDS = 2.0
 _PROGRESS = re.compile(
-    r"^(?:pretrain|finetune|evaluate|rounds|rendering|embedding|clustering|labelling)[^:\n]*: (.*)$", re.MULTILINE
+    r"^(?:pretrain|finetune|evaluate|rounds|transfer|rendering|embedding|clustering|labelling)[^:\n]*: (.*)$", re.MULTILINE
 )
 """A line of progress, as `cluster.reports.progress` prints it where there is no terminal."""
 
@@ -47,6 +50,8 @@ _UNSCALED = re.compile(r"node_?[0-9A-Fa-f]{20,}")
 """The type that Ray's status gives to a node which no autoscaler has started: made of the node's id, in camel case."""
 _PLACES = ("shards", "index", "mix", "annotations", "keep", "train", "test")
 """Keys of a recipe's sections that name shards, or tables beside them."""
+_PLACES_OF_PARTS = ("shards", "table", "run", "weights", "train", "test")
+"""Keys that are paths in what such a section holds by name."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class ClusterJob:
 
     Args:
         id: its name on the cluster.
-        status: in Ray's terms: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        status: pending, running, done, failed or interrupted, as in `result.json`.
         command: what it does.
         started, ended: Unix time, seconds; None while it has not.
         exit_code: of its process, when it has ended.
@@ -73,9 +78,9 @@ class ClusterJob:
     @property
     def code(self) -> int:
         """The exit code to report for the job: its own, or 130 if it was stopped."""
-        if self.status == "SUCCEEDED":
-            return 0
-        return 130 if self.status == "STOPPED" else self.exit_code if self.exit_code and self.exit_code > 0 else 1
+        if self.status == FAILED and self.exit_code and self.exit_code > 0:
+            return self.exit_code
+        return EXIT_CODES.get(self.status, EXIT_CODES[FAILED])
 
 
 class Jobs:
@@ -313,6 +318,8 @@ def settled_paths(recipe: Recipe, here: bool) -> dict[str, Any]:
     given["storage.runs"] = document["storage"]["runs"]
     if recipe.rounds is not None and recipe.rounds.run is not None:
         given["rounds.run"] = recipe.rounds.run
+    if recipe.transfer is not None:
+        given |= {f"transfer.{key}": document["transfer"][key] for key in ("starts", "datasets")}
     given["training.backbone.weights"] = document["training"]["backbone"].get("weights")
     moved = {key: _absolute(value) for key, value in given.items()}
     changed = {key: value for key, value in moved.items() if value != given[key]}
@@ -332,7 +339,7 @@ def _absolute(value: Any) -> Any:
         return [_absolute(inner) for inner in value]
     if isinstance(value, dict):  # of parts by name, or itself a part
         return {
-            key: _absolute(part) if key in ("shards", "table") or isinstance(part, dict) else part for key, part in value.items()
+            key: _absolute(part) if key in _PLACES_OF_PARTS or isinstance(part, dict) else part for key, part in value.items()
         }
     return value
 
@@ -371,7 +378,7 @@ def _asked(call: Callable[[], Any], where: str) -> Any:
 def _job(info: Any) -> ClusterJob:
     return ClusterJob(
         id=info.submission_id,
-        status=str(info.status),
+        status=_STATUS[str(info.status)],
         command=(info.metadata or {}).get(_OURS, ""),
         started=info.start_time and info.start_time / 1000,
         ended=info.end_time and info.end_time / 1000,

@@ -14,7 +14,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.corpus import Corpus
 from pipeline.storage import join, read_all, write_atomic
-from trainers.labelling.cluster import REPORT
+from trainers.labelling.cluster_job import REPORT
 from trainers.labelling.network_job import read_table
 
 CLUSTERS, NEAREST, FURTHEST = 8, 6, 4

@@ -237,10 +237,10 @@ def watch_job(states: Iterable[tuple[ClusterJob, str]]) -> ClusterJob:
     with _display() as display:
         before = ""
         for job, words in states:
-            if (said := f"{job.id} {job.status.lower()}: {words}") != before:
+            if (said := f"{job.id} {job.status}: {words}") != before:
                 step = _STEP.search(words)
                 done, total = (int(step[1].replace(",", "")), int(step[2].replace(",", ""))) if step else (1, 1)
-                display.show(f"{job.id} {job.status.lower()}", done, max(total, done), words)
+                display.show(f"{job.id} {job.status}", done, max(total, done), words)
                 before = said
     return job
 

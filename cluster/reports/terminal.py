@@ -330,7 +330,7 @@ def jobs_table(jobs: list[ClusterJob]) -> Table:
     for job in jobs:
         started = datetime.fromtimestamp(job.started).isoformat(" ", "seconds") if job.started else ""
         took = duration((job.ended or time.time()) - job.started) if job.started else ""
-        table.add_row(job.id, job.command, job.status.lower(), started, took)
+        table.add_row(job.id, job.command, job.status, started, took)
     return table
 
 

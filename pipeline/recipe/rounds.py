@@ -31,6 +31,13 @@ class Rounds(Section):
     layer: str | None = Field(
         None, description="The layer whose output is clustered, as `--layer` of `embed`; not for `selflabel`."
     )
+    pca: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda components: components is None,
+        description="Cluster so many principal components of the features, whitened, as `--pca` of `cluster`; not for "
+        "`selflabel`. DeepCluster's paper takes 256.",
+    )
     balance: bool = Field(
         False,
         description="Weigh images so that all clusters count alike, as `balance` of the task `assigned`. If not set: true for "
@@ -58,4 +65,6 @@ class Rounds(Section):
             raise ValueError(f"`run` is for clusterfit; {self.method} starts from `training.backbone.weights`, or random weights")
         if self.method == "selflabel" and self.layer is not None:
             raise ValueError("`layer`: selflabel takes the network's own answers; leave it out")
+        if self.method == "selflabel" and self.pca is not None:
+            raise ValueError("`pca`: selflabel takes the network's own answers, not its features; leave it out")
         return self

@@ -300,8 +300,8 @@ class Round:
         features, out = self.url(_FEATURES), self.clusters[head]
         before = Round(self.whole, self.number - 1).clusters[head] if self.number else None
         if self.spec.method != "selflabel":
-            seed = self.whole.seed + head
-            return cluster(features, self.spec.clusters, out, seed=seed, retry_failed=True, progress=progress, before=before)
+            how: dict[str, Any] = {"seed": self.whole.seed + head, "pca": self.spec.pca, "before": before}
+            return cluster(features, self.spec.clusters, out, retry_failed=True, progress=progress, **how)
         _, _, file = read_weights(self.weights, self.embedded())
         return selflabel(features, file, _numbered("assigned", head), out, before, retry_failed=True, progress=progress)
 

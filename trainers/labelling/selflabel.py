@@ -28,7 +28,8 @@ from pipeline.shards.corpus import Corpus
 from pipeline.shards.described import SHARDS
 from pipeline.storage import absolute, write_atomic
 from trainers.labelling.blocks import BlockPool, processor_kind
-from trainers.labelling.cluster import BEFORE, REPORT, ROWS, open_before
+from trainers.labelling.cluster import open_before
+from trainers.labelling.cluster_job import BEFORE, REPORT, ROWS
 from trainers.labelling.clusterings import read_array
 from trainers.labelling.features import FeatureTables, open_features, vectors_of
 from trainers.labelling.information import LabelComparison, counted_with_class, mutual_information

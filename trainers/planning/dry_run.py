@@ -19,7 +19,7 @@ from trainers.downstream.evaluate import feature_bytes, probed_layer
 from trainers.downstream.labelled import INITS, Labelled, open_labelled
 from trainers.downstream.pretrained import VECTOR, read_pretrained
 from trainers.labelling import embed, label, rounds
-from trainers.labelling.cluster import PER_CENTROID, ClusteringJob
+from trainers.labelling.cluster_job import PER_CENTROID, ClusteringJob
 from trainers.labelling.network_job import images_alone
 from trainers.networks.backbones import build_backbone
 from trainers.pretraining import finished_result, prepared, replacement_warning

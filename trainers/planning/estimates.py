@@ -24,7 +24,7 @@ from trainers.downstream.passes import Batch, passes
 from trainers.downstream.pretrained import Pretrained, started
 from trainers.downstream.statistics import measuring
 from trainers.labelling.blocks import BlockPool
-from trainers.labelling.cluster import PER_CENTROID, ROWS, ClusteringJob
+from trainers.labelling.cluster_job import PER_CENTROID, ROWS, ClusteringJob
 from trainers.labelling.embed import embed_job
 from trainers.labelling.kmeans import assign
 from trainers.labelling.network_job import images_alone

@@ -233,7 +233,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     _, said = again.communicate(timeout=_WAIT_SECONDS)
     assert again.returncode == 130
     assert f"the job goes on; `pseudolabel attach {id}`" in said
-    assert json.loads(call("status", id, "--json").stdout)["status"] == "RUNNING"
+    assert json.loads(call("status", id, "--json").stdout)["status"] == "running"
 
     if whole:  # past the job server, and on the same shards where they can be read
         twice = call("pretrain", "recipe.yaml", "--set", "corpus.shards=shards", RAY_ADDRESS=head.address)
@@ -241,7 +241,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert json.loads(result.read_text())["status"] == "running"
 
     stopped = call("stop", id)
-    assert (stopped.returncode, stopped.stdout) == (0, f"job {id}: STOPPED\n"), stopped
+    assert (stopped.returncode, stopped.stdout) == (0, f"job {id}: interrupted\n"), stopped
     assert lines(log)[-1]["step"] < STEPS
     flowing.set()
 
@@ -261,13 +261,13 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
 
     watched = call("status", f"{id}-2", "--watch")
     assert (watched.returncode, f"step {STEPS} of {STEPS}" in watched.stdout) == (0, True), watched
-    assert f"{id}-2 succeeded: step {STEPS} of {STEPS}" in watched.stderr
+    assert f"{id}-2 done: step {STEPS} of {STEPS}" in watched.stderr
 
     if whole:
         attached = call("attach", id)  # of several attempts the newest
         assert (attached.returncode, attached.stdout) == (0, resumed.stdout)
         there = [(job["id"], job["status"]) for job in json.loads(call("list", "--json").stdout)]
-        assert there == [(id, "STOPPED"), (f"{id}-2", "SUCCEEDED")]
+        assert there == [(id, "interrupted"), (f"{id}-2", "done")]
     shipped = {path.name for path in head.folder.rglob("working_dir_files/*/*")}
     assert {"recipe.yaml", "pipeline.py"} <= shipped
     assert shipped.isdisjoint({".env", "runs"})
@@ -275,7 +275,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
 
 @pytest.mark.parametrize(
     ("status", "exit_code", "code"),
-    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("FAILED", -9, 1), ("STOPPED", None, 130)],
+    [("done", 0, 0), ("failed", 2, 2), ("failed", None, 1), ("failed", -9, 1), ("interrupted", None, 130)],
 )
 def test_following_a_job_ends_with_its_commands_code(status: str, exit_code: int | None, code: int) -> None:
     assert ClusterJob("a", status, "pretrain", 0.0, 1.0, exit_code, "").code == code
@@ -287,7 +287,7 @@ def test_a_job_ends_as_its_command_ends(head: Head, workshop: Path) -> None:
     refused = head.call("submit", "--", "evaluate", "recipe.yaml", cwd=workshop)
     assert refused.returncode == 2, refused
     assert "no `downstream` section" in refused.stdout
-    assert "FAILED" in refused.stderr
+    assert "failed" in refused.stderr
 
 
 @pytest.mark.slow
@@ -377,6 +377,14 @@ def test_a_job_gets_every_argument_of_its_command_with_absolute_paths(workshop: 
     ]  # fmt: skip
     assert id.startswith("groups-cluster-")
     assert id != sent("cluster", "f", "--k", "8", "--out", "my/groups", "--plain", "--duplicates", "0.9")[1]
+    transfer, id = sent("transfer", "recipe.yaml", "--set", 'transfer={"starts": {"a": {}, "b": {"run": "runs/b"}}, '
+                        '"datasets": {"photos": {"train": "shards", "test": "s3://a/test"}}}')  # fmt: skip
+    asked = [transfer[n + 1] for n, word in enumerate(transfer) if word == "--set" and n > 2]
+    starts, datasets = (json.loads(next(one for one in asked if one.startswith(key)).partition("=")[2])
+                        for key in ("transfer.starts=", "transfer.datasets="))  # fmt: skip
+    assert starts == {"a": {"run": None, "weights": None}, "b": {"run": f"{workshop}/runs/b", "weights": None}}
+    assert (datasets["photos"]["train"], datasets["photos"]["test"]) == (f"{workshop}/shards", "s3://a/test")
+    assert id.startswith("job-transfer-")
 
 
 @pytest.mark.parametrize(

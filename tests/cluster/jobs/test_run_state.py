@@ -90,10 +90,10 @@ def test_a_job_is_watched_by_the_lines_that_it_prints(capsys: pytest.CaptureFixt
     def job(status: str) -> ClusterJob:
         return ClusterJob("photos-1", status, "pretrain", 0.0, None, None, "")
 
-    seen = [(job("PENDING"), ""), (job("RUNNING"), "step 1 of 1,000, 3 img/s"), (job("SUCCEEDED"), "step 1,000 of 1,000")]
-    assert watch_job(seen).status == "SUCCEEDED"
+    seen = [(job("pending"), ""), (job("running"), "step 1 of 1,000, 3 img/s"), (job("done"), "step 1,000 of 1,000")]
+    assert watch_job(seen).status == "done"
     said = capsys.readouterr().err.splitlines()
-    assert said == ["photos-1 pending", "photos-1 running: step 1 of 1,000, 3 img/s", "photos-1 succeeded: step 1,000 of 1,000"]
+    assert said == ["photos-1 pending", "photos-1 running: step 1 of 1,000, 3 img/s", "photos-1 done: step 1,000 of 1,000"]
 
 
 def test_nothing_is_shown_of_a_run_without_lines_but_that_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

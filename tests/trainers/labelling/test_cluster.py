@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.materialize.driver import Progress
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
 from tests.trainers.labelling.conftest import rows_of
-from trainers.labelling import cluster as clustering
+from trainers.labelling import cluster_job
 from trainers.labelling.blocks import BlockPool
 from trainers.labelling.cluster import cluster
 from trainers.labelling.clusterings import FeatureView
@@ -86,12 +87,12 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(clustering, "kmeans", interrupt)
+        killed.setattr(cluster_job, "kmeans", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cluster(str(features), 5, str(tmp_path / "out"))
     seen: list[int] = []
 
-    def after_three(at: clustering.Progress) -> None:
+    def after_three(at: Progress) -> None:
         seen.append(at.shards_done)
         if at.shards_done == 3:
             raise KeyboardInterrupt
@@ -99,7 +100,7 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         cluster(str(features), 5, str(tmp_path / "out"), progress=after_three)
     with monkeypatch.context() as once:
-        once.setattr(clustering, "kmeans", lambda *_: pytest.fail("the centroids are there"))
+        once.setattr(cluster_job, "kmeans", lambda *_: pytest.fail("the centroids are there"))
         done, _ = cluster(str(features), 5, str(tmp_path / "out"))
     assert done.made == 5
     assert tree(tmp_path / "out") == tree(tmp_path / "calm")
@@ -108,10 +109,10 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(
 def test_the_sample_is_a_function_of_seed_and_ids_and_holds_no_more_than_it_may(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "PER_CENTROID", 4)
+    monkeypatch.setattr(cluster_job, "PER_CENTROID", 4)
     taken: list[np.ndarray] = []
-    real = clustering.kmeans
-    monkeypatch.setattr(clustering, "kmeans", lambda sample, *rest: taken.append(sample) or real(sample, *rest))
+    real = cluster_job.kmeans
+    monkeypatch.setattr(cluster_job, "kmeans", lambda sample, *rest: taken.append(sample) or real(sample, *rest))
     for name, seed, rows in (("a", 0, 3), ("b", 0, 1000), ("c", 1, 1000)):
         _, report = cluster(str(features), 5, str(tmp_path / name), seed=seed, rows=rows)
         assert report["sample"] == 20
@@ -177,7 +178,7 @@ def test_more_clusters_than_a_limit_are_made_in_two_levels(
     assert len(report["coarse"]["clusters"]) == len(np.load(tmp_path / "asked" / "coarse.npy")) == 4
     assert len(np.load(tmp_path / "asked" / "coarse_2.npy")) == 2
     assert verify(str(tmp_path / "asked")).problems == []
-    monkeypatch.setattr(clustering, "FLAT", 3)
+    monkeypatch.setattr("trainers.labelling.cluster.FLAT", 3)
     cluster(str(features), [16, 4], str(tmp_path / "limit"), pca=5, rows=7, threads=1)
     assert tree(tmp_path / "limit") == tree(tmp_path / "asked")
     with pytest.raises(UserError, match=r"--levels 3: it may be 1 or 2"):

@@ -185,11 +185,13 @@ def test_the_network_labels_itself_evenly_by_several_heads_that_stay(shards: Pat
 
 
 def test_clusterfit_trains_a_new_network_on_the_clusters_of_another(calm: Calm, shards: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(shards, tmp_path, {"name": "fit"}, method="clusterfit", run=RunFolder(calm[0]).url, count=1)
+    recipe = recipe_of(shards, tmp_path, {"name": "fit"}, method="clusterfit", run=RunFolder(calm[0]).url, count=1, pca=4)
     assert Round(recipe, 0).training().training.backbone.weights is None
     (line,) = run(recipe)["rounds"]
     assert line["clusterings"][0]["clusters"] == K
-    assert not (Path(RunFolder(recipe).url) / "rounds/001/start.pt").exists()
+    place = Path(RunFolder(recipe).url) / "rounds/001"
+    assert json.loads((place / "clusters/report.json").read_text())["pca"]["components"] == 4
+    assert not (place / "start.pt").exists()
 
 
 @pytest.mark.parametrize("method", ["deepcluster", "selflabel"])
@@ -231,6 +233,7 @@ def test_rounds_of_another_recipe_are_not_mixed_with_those_that_are_there(calm: 
         ({"method": "clusterfit", "run": "x"}, "count 2: clusterfit is one round"),
         ({"run": "x"}, "`run` is for clusterfit"),
         ({"method": "selflabel", "layer": "layer3"}, "selflabel takes the network's own answers"),
+        ({"method": "selflabel", "pca": 2}, "selflabel takes the network's own answers, not its features"),
     ],
 )
 def test_rounds_that_make_no_sense_are_refused(shards: Path, tmp_path: Path, how: dict[str, Any], words: str) -> None:

@@ -47,15 +47,19 @@ def one_an_objective() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    "tasks",
-    [pytest.param(one_an_objective(), id="one an objective"), pytest.param(tuple(registry()), id="all", marks=pytest.mark.slow)],
+    ("tasks", "backbone"),
+    [
+        pytest.param(("rotation",), "resnet10", id="batch normalisation"),
+        pytest.param(one_an_objective(), "squeezenet1_1", id="one an objective"),
+        pytest.param(tuple(registry()), "resnet10", id="all", marks=pytest.mark.slow),
+    ],
 )
 def test_losses_and_metrics_of_every_task_are_made_where_the_pixels_are(
-    recipe: Callable[..., Recipe], rendered: Callable[..., Any], mode: FakeTensorMode, tasks: tuple[str, ...]
+    recipe: Callable[..., Recipe], rendered: Callable[..., Any], mode: FakeTensorMode, tasks: tuple[str, ...], backbone: str
 ) -> None:
     host = {name: column.numpy() for name, column in rendered(*tasks, n=8).items()}
     host["weight"][[1, 4]] = 0
-    model = moved(PretextModel(recipe(*((task, {}) for task in tasks), backbone="resnet10"), seed=0), mode)
+    model = moved(PretextModel(recipe(*((task, {}) for task in tasks), backbone=backbone), seed=0), mode)
     with mode:
         pixels = {
             name: torch.empty(column.shape, dtype=torch.uint8, device=CUDA) for name, column in host.items() if _pixels(name)
