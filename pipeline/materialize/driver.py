@@ -18,9 +18,9 @@ from pipeline.materialize.publish import publish
 from pipeline.rendering.quarantine import check_budget
 from pipeline.storage import is_local, remove
 from pipeline.storage.files import pause
-from pipeline.streaming.connection import quiet_data
 from pipeline.streaming.memory import keep_memory
 from pipeline.streaming.metrics import Gauges, Meter
+from pipeline.streaming.pace import plan_settings
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 _TRIES = 3
@@ -149,11 +149,7 @@ def _rows(job: Job, todo: list[int]) -> Generator[dict[str, Any], None, None]:
     import ray
     import ray.data
 
-    quiet_data()
-    place = job.recipe.placement
-    context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = False
-    context.enable_progress_bars = False
+    place, context = job.recipe.placement, plan_settings(ordered=False)
     context.execution_no_progress_timeout_s = -1  # a shard may take its time
     context.max_consecutive_actor_init_deaths = _MOST_INIT_DEATHS
     with ray.data.DataContext.current(context):

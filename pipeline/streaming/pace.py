@@ -1,19 +1,41 @@
-"""Limits how often Ray Data's scheduler polls its tasks, so that it does not spin."""
+"""Ray Data's settings for our plans; they limit how often its scheduler polls its tasks, so that it does not spin."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pipeline.streaming.connection import quiet_data
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 _PERIOD = 0.02
+
+
+def plan_settings(ordered: bool) -> DataContext:
+    """A copy of the caller's settings of Ray Data, changed for a plan of ours, which shows its own progress.
+
+    Args:
+        ordered: whether blocks come in the order of their inputs.
+    """
+    import ray.data
+
+    quiet_data()
+    context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
+    context.execution_options.preserve_order = ordered
+    context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, PollThrottle]  # type: ignore[list-item]
+    context.memory_usage_poll_interval_s = None  # else Ray starts a thread for each task
+    return context
 
 
 class PollThrottle:
     """An execution callback of Ray Data that keeps the polls of its scheduler at least 20 ms apart.
 
     The trainer is usually slower than the rendering: then every task of the plan has ended or waits for free buffer space. Ray's
-    loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. A unit takes longer than
-    20 ms to render, and each actor always has some queued, so the pause delays nothing.
+    loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. A unit or a shard takes
+    longer than 20 ms, and each actor always has some queued, so the pause delays nothing.
     """
 
     def __init__(self) -> None:

@@ -28,10 +28,10 @@ from pipeline.rendering.units import EncodedUnit, UnitRenderer, UnitSource, row_
 from pipeline.shards.corpus import Corpus, Sample
 from pipeline.shards.opening import open_training_corpus
 from pipeline.streaming.batches import ahead, batches
-from pipeline.streaming.connection import connect_ray, quiet_data
+from pipeline.streaming.connection import connect_ray
 from pipeline.streaming.memory import keep_memory
 from pipeline.streaming.metrics import Meter
-from pipeline.streaming.pace import PollThrottle
+from pipeline.streaming.pace import plan_settings
 
 if TYPE_CHECKING:
     import ray.data
@@ -222,15 +222,9 @@ def _planned(sources: Sequence[UnitSource], actor: type, args: tuple[Any, ...], 
     """The dataset that actors make of the sources' unit numbers, in order; `unsplit` keeps each unit in one block."""
     import ray.data
 
-    quiet_data()
-    place = sources[0].recipe.placement
-    context = ray.data.DataContext.get_current().copy()  # the caller's own settings stay as they are
-    context.execution_options.preserve_order = True
+    place, context = sources[0].recipe.placement, plan_settings(ordered=True)
     if unsplit:
         context.target_max_block_size = None  # else Ray splits a block of 1.5 times this size
-    context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, PollThrottle]  # type: ignore[list-item]
-    context.memory_usage_poll_interval_s = None  # else Ray starts a thread for each unit
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(sum(map(_count, sources)), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
