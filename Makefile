@@ -69,8 +69,9 @@ clean:
 	$(INSTALL) --upgrade pip
 	touch $@
 
+# Daft admits no pyarrow newer than 25, and runs with 26: so it is installed without what it asks for.
 .venv/demo .venv/bench .venv/dev: .venv/base pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[$(@F)]"
-	$(if $(filter %bench,$@),$(INSTALL) tqdm && $(INSTALL) --no-deps daft)  # daft admits no pyarrow newer than 25; it runs with 26
+	$(if $(filter %bench,$@),$(INSTALL) tqdm && $(INSTALL) --no-deps daft)
 	$(COMPILE)
 	touch $@

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def installing(extra: str) -> str:
     """The words that say how to install what an extra of the project brings."""
-    return f"in the project's folder, `pip install '.[{extra}]'`"
+    return f"in the project's folder, `pip install --constraint constraints.txt --editable '.[{extra}]'`"
 
 
 class UserError(Exception):

@@ -83,6 +83,8 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="?", default="", help="a folder with a folder for each class, in place of tiles")
     parser.add_argument("--tiles", type=int, default=TRAIN_TILES, help="tiles of each photo to train on")
     asked = parser.parse_args()
+    if (asked.out / "train").exists():
+        raise SystemExit(f"{asked.out}/train is there already: remove {asked.out}, or name another folder")
     if asked.images:
         split_folder(Path(asked.images), asked.out)
     else:

@@ -73,7 +73,7 @@ def pretrain(recipe: Recipe, listeners: list[Callable[[Record], None]] | None = 
     recipe, source, model = prepared(recipe)
     folder = RunFolder(recipe)
     if not fresh and (outcome := finished_result(folder)) is not None:
-        log.warning("%s holds the results of this run already; --fresh trains it again", folder.url)
+        log.warning("%s holds the results of this run already; --fresh (fresh=True in Python) trains it again", folder.url)
         return outcome
     connect(recipe)
     if need := step_memory(model, recipe):

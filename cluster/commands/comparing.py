@@ -21,7 +21,7 @@ def compare(
     """Compare runs: accuracies and pretext metrics, with standard errors.
 
     Runs whose recipes differ in name and seed alone are one row: the mean over seeds, with its standard error. The keys in which
-    other runs differ are listed below.
+    other runs differ are listed below, those of `downstream`, too.
 
     Example: [bold]pseudolabel compare runs/photos-0 runs/photos-1 runs/longer[/]
     """

@@ -39,7 +39,7 @@ def confusion_matrix(pictures: Mapping[str, np.ndarray]) -> bytes:
                 colour = "white" if shares[down, across] > 0.5 else "#1c2330"
                 axes.text(across, down, f"{count:,}", ha="center", va="center", fontsize=7, color=colour)
     if len(names) <= _NAMED:
-        size = 8 if len(names) <= _NUMBERED else 6
+        size = 8 if len(names) <= 2 * _NUMBERED else 6
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set_xlabel("named", fontsize=9)
@@ -71,7 +71,7 @@ def wrong_photos(pictures: Mapping[str, np.ndarray]) -> Image.Image:
         how = Image.Resampling.NEAREST if photo.shape[0] < _SIDE // 2 else Image.Resampling.LANCZOS
         paper.paste(Image.fromarray(photo).resize((_SIDE, _SIDE), how), (left, top))
         write.text((left, top + _SIDE + 1), _cut(f"{names[named]} {100 * sure:.0f} %"), fill=_INK)
-        write.text((left, top + _SIDE + 1 + _LINE), _cut(f"is {names[true]}"), fill=_QUIET)
+        write.text((left, top + _SIDE + 1 + _LINE), _cut(f"is: {names[true]}"), fill=_QUIET)
     return paper
 
 
@@ -82,6 +82,9 @@ def feature_map(pictures: Mapping[str, np.ndarray]) -> bytes:
     for label in np.unique(labels):
         of_class = points[labels == label]
         axes.scatter(*of_class.T, s=7, color=_colour(int(label), len(names)), label=names[label], linewidths=0, alpha=0.8)
+        if len(np.unique(labels)) <= _LEGEND:  # colours of many classes are hard to tell apart
+            paper = {"fc": "white", "lw": 0, "alpha": 0.6, "pad": 1}
+            axes.text(*np.median(of_class, axis=0), names[label], ha="center", va="center", fontsize=7, bbox=paper)
     axes.set_xticks([])
     axes.set_yticks([])
     if len(np.unique(labels)) <= _LEGEND:

@@ -1,4 +1,4 @@
-"""Compares runs: those that differ in their seed alone are put together, as a mean with its standard error."""
+"""Compares runs: those that differ in their seed are put together, as a mean with its standard error."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PretextMetric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group of runs with one recipe but for name and seed.
+    """A group of runs with one recipe but for the name, and each with another seed.
 
     Args:
         names: of the runs.
@@ -103,10 +103,13 @@ def compare_runs(runs: Sequence[str]) -> list[Comparison]:
     places = [absolute(run).rstrip("/") for run in runs]
     if twice := {place for place in places if places.count(place) > 1}:
         raise UserError(f"{', '.join(sorted(twice))}: given twice")
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run in runs:
         found = _read(run)
-        groups.setdefault(json.dumps(found["decisive"], sort_keys=True), []).append(found)
+        recipe, again = json.dumps(found["decisive"], sort_keys=True), 0
+        while any(other["seed"] == found["seed"] for other in groups.get((recipe, again), ())):
+            again += 1  # of one seed a second run tells nothing of the chance of seeds
+        groups.setdefault((recipe, again), []).append(found)
     first = next(iter(groups.values()))[0]["decisive"]
     return [
         Comparison(
@@ -139,7 +142,7 @@ def comparison_tables(groups: Sequence[Comparison]) -> list[Table]:
             for task, held in group.pretext.items():
                 table.add_row(*_who(group), f"{task} ({held.measured})" if held.measured else task, *held.words())
         parts.append(table)
-    for group in groups[1:]:
+    for group in (group for group in groups[1:] if group.differs):
         table = Table(title=f"{_who(group)[0]} differs in", box=SIMPLE_HEAD, title_justify="left")
         for heading in ("key", _who(groups[0])[0], _who(group)[0]):
             table.add_column(heading)
@@ -158,7 +161,7 @@ def _read(run: str) -> dict[str, Any]:
     if recipe is None or pretrained is None:
         raise UserError(f"{run}: no {RECIPE} and {PRETRAINED} there: give folders of finished runs, such as runs/photos")
     parts = [read_json(join(url, name)) or {} for name in (EVALUATED, FINETUNED)]
-    kept = decisive(recipe, "pretrain")
+    kept = decisive(recipe, "finetune")
     return {
         "name": recipe["name"],
         "seed": recipe["seed"],

@@ -146,6 +146,7 @@ def _page(recipe: Recipe, report: dict[str, Any], machine: Machine) -> str:
         rounds=round_rows(pretrain["rounds"]) if pretrain and "rounds" in pretrain else [],
         stages=stage_rows(pretrain["stages"]) if pretrain else [],
         sheet=sheet,
+        judged=any("before" in figures for figures in painted_figures.values()),
         painted={name: (_png(rows), answer_rows(painted_figures.get(name, {}))) for name, rows in painted(pictures).items()},
         neighbours=_png(neighbours(pictures)) if "neighbours" in pictures else None,
         no_sheet=no_sheet,

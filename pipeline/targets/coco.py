@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 from pipeline.shards.labelled_files import Matcher, NamedClass, stem_of
 from pipeline.storage import absolute, read_all
 from pipeline.targets.masks import IGNORED, MASK
@@ -79,9 +79,7 @@ class CocoOutlines:
         try:
             from faster_coco_eval import mask
         except ImportError:
-            raise UserError(
-                '--outlines are decoded by faster-coco-eval, which is not installed: pip install "pseudolabel[detection]"'
-            ) from None
+            raise UserError(f"--outlines needs faster-coco-eval, which is not installed: {installing('detection')}") from None
         self._decoder, self._coco = mask, read_coco(url)
         for number, name in self._coco.categories.items():
             if not 0 < number < _MOST or number == IGNORED:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, installing
 
 THRESHOLDS = 10
 """IoUs from which a found box counts as the true one: 0.5, 0.55, ..., 0.95."""
@@ -74,8 +74,7 @@ def check_installed() -> None:
     """Raise `UserError` if faster-coco-eval is not there."""
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise UserError(
-            "downstream.problem: detection is judged by faster-coco-eval, which is not installed: "
-            'pip install "pseudolabel[detection]"'
+            f"downstream.problem: detection is judged by faster-coco-eval, which is not installed: {installing('detection')}"
         )
 
 

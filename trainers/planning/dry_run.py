@@ -59,8 +59,7 @@ def pretrain_plan(recipe: Recipe) -> Facts:
         **({"replaces": words} if (words := replacement_warning(folder, recipe)) else {}),
         "network": f"{spec.backbone.name}, {sum(weight.numel() for weight in model.parameters()):,} weights with its objectives",
         **_resources(recipe),
-        "checkpoint bytes": checkpoint,
-        **_disk(folder, room),
+        **({} if done else {"checkpoint bytes": checkpoint, **_disk(folder, room)}),
     }
 
 

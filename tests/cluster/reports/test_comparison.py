@@ -39,6 +39,17 @@ def run(run_recipe: MakeRecipe) -> Callable[..., str]:
     return make
 
 
+def test_a_second_run_of_one_seed_and_runs_judged_otherwise_are_rows_of_their_own(run, call: Call) -> None:
+    first, again = run("first", 0, 0.5, 0.7), run("again", 0, 0.5, 0.8)
+    judged = run("judged", 1, 0.5, 0.6)
+    recipe = json.loads(Path(judged, "recipe.json").read_text())
+    Path(judged, "recipe.json").write_text(json.dumps(recipe | {"downstream": {"train": "a", "test": "b", "labels": 0.1}}))
+    groups = json.loads(call("compare", first, again, judged, "--json").stdout)
+    assert [(group["names"], group["seeds"]) for group in groups] == [(["first"], [0]), (["again"], [0]), (["judged"], [1])]
+    assert groups[1]["differs"] == {}
+    assert any(key.startswith("downstream") for key in groups[2]["differs"])
+
+
 def test_runs_that_differ_in_their_seed_are_a_mean_with_the_standard_error_over_seeds(run, call: Call) -> None:
     seeds = [run(f"run-{seed}", seed, 0.5, value) for seed, value in enumerate((0.7, 0.8, 0.9))]
     other = run("longer", 0, 0.5, 0.9, epochs=9)

@@ -109,5 +109,5 @@ def test_what_makes_no_masks_is_refused_in_words(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="give --coco FILE"):
         open_targets(masks="m", outlines=True)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(UserError, match=r"pseudolabel\[detection\]"):
+    with pytest.raises(UserError, match=r"'\.\[detection\]'"):
         open_targets(coco=written(tmp_path), outlines=True)
