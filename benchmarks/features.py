@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.work import Job, members
 from pipeline.shards.writing import TarWriter
+from pipeline.storage import write_atomic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels."""
@@ -27,7 +28,8 @@ def weights_file(job: Job) -> Path:
     path = Path(job.shards[0]).parent.parent / f"{job.network}.pt"
     if not path.exists():
         torch.manual_seed(1)
-        torch.save(_random(job.network).state_dict(), path)
+        with write_atomic(str(path)) as file:  # several actors may do it at once
+            torch.save(_random(job.network).state_dict(), file)
     return path
 
 
