@@ -16,10 +16,12 @@ LEAST_SCORE = 0.3
 _COLUMNS = {"truth": "boxes", "pretrained": "pretrained", "random": "random"}
 _SIDE = 208
 _LINE = 13  # pixels of a line of text
+_NAMED = 6
+"""Boxes of a photo beside which words are written; more would hide each other's."""
 
 
 def boxed(pictures: Mapping[str, np.ndarray]) -> Image.Image:
-    """A row a test photo: its boxes, and the ones found from each start, each with class and score, with headings.
+    """A row a test photo: its boxes, and the surest that were found from each start, as many as it has, with headings.
 
     Args:
         pictures: `image`, uint8 (k, h, w, 3); `truth` and each start's answer, float32 (k, m, 6): corners, class (-1 where there
@@ -27,15 +29,23 @@ def boxed(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     """
     there = [name for name in _COLUMNS if name in pictures]
     names = pictures["classes"].tolist()
-    rows = [
-        [drawn(photo, pictures[name][i], names if name != "truth" or len(names) > 1 else [], name != "truth") for name in there]
-        for i, photo in enumerate(pictures["image"])
-    ]
+    rows = []
+    for i, photo in enumerate(pictures["image"]):
+        most = max(1, int((pictures["truth"][i, :, 4] >= 0).sum()))
+        row = [surest(pictures[name][i], most) for name in there]
+        words = [names if name != "truth" or len(names) > 1 else [] for name in there]
+        rows.append([drawn(photo, boxes, said, name != "truth") for name, boxes, said in zip(there, row, words)])
     return headed(grid(rows, side=_SIDE), [_COLUMNS[name] for name in there], _SIDE)
 
 
+def surest(boxes: np.ndarray, most: int) -> np.ndarray:
+    """The boxes of the highest scores, at most so many, the lowest first; those below `LEAST_SCORE` are left out."""
+    there = boxes[(boxes[:, 4] >= 0) & (boxes[:, 5] >= LEAST_SCORE)]
+    return there[np.argsort(there[:, 5], kind="stable")][-most:]
+
+
 def drawn(photo: np.ndarray, boxes: np.ndarray, names: list[str], scores: bool) -> np.ndarray:
-    """A photo, uint8 (h, w, 3), enlarged, with its boxes, float (m, 6) as of `boxed`, the highest score on top.
+    """A photo, uint8 (h, w, 3), enlarged, with its boxes, float (m, 6) as of `boxed`, the last on top; of few with words.
 
     Args:
         photo: the photo.
@@ -45,14 +55,12 @@ def drawn(photo: np.ndarray, boxes: np.ndarray, names: list[str], scores: bool) 
     """
     paper = Image.fromarray(photo).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     pen, scale = ImageDraw.Draw(paper), np.tile([_SIDE / photo.shape[1], _SIDE / photo.shape[0]], 2)
-    for *corners, label, score in boxes[np.argsort(boxes[:, 5], kind="stable")].tolist():
-        if label < 0 or score < LEAST_SCORE:
-            continue
+    for *corners, label, score in boxes.tolist():
         colour = class_colour(int(label) + 1)
         left, top, right, bottom = (float(value) for value in np.array(corners) * scale)
         pen.rectangle((left, top, right, bottom), outline=colour, width=2)
         words = " ".join([*names[int(label) : int(label) + 1], *([f"{score:.2f}"] if scores else [])])
-        if words:
+        if words and len(boxes) <= _NAMED:
             above = top - _LINE if top >= _LINE else top
             pen.rectangle((left, above, left + pen.textlength(words) + 3, above + _LINE), fill=colour)
             pen.text((left + 2, above), words, fill=(0, 0, 0))

@@ -230,11 +230,12 @@ def _in_palette(image: np.ndarray, kind: Colours) -> Image.Image:
 
 
 def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with a line around what the mask covers."""
+    """The picture with a line around what the mask covers, with dark edges, so that it is seen on any colour."""
     area = Image.fromarray(mask * 255).resize(picture.size, Image.Resampling.NEAREST)
-    line = ImageChops.difference(area.filter(ImageFilter.MaxFilter(3)), area.filter(ImageFilter.MinFilter(3)))
     marked = picture.copy()
-    marked.paste(_MARK, mask=line)
+    for width, colour in ((5, _INK), (3, _MARK)):
+        line = ImageChops.difference(area.filter(ImageFilter.MaxFilter(width)), area.filter(ImageFilter.MinFilter(width)))
+        marked.paste(colour, mask=line)
     return marked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 60.0
 """Seconds between the plain lines that replace a bar where there is no terminal."""
 
+_PACE_COUNTS, _PACE_SECONDS = 12, 1.0
+"""Rates are those of the newest counts, so many, which are at least so far apart."""
+
 _SOME = 0.05
 """The share of waiting from which its cause is named."""
 
@@ -35,19 +39,21 @@ Clock = Callable[[], float]
 
 @dataclass
 class Pace:
-    """Estimates rate and time left of a count that grows; if it falls, the estimate starts again."""
+    """Estimates rate and time left of a count that grows, by its newest values; if it falls, the estimate starts again."""
 
     clock: Clock = time.monotonic
-    _first: tuple[float, int] | None = None
+    _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_PACE_COUNTS))
     _last: int = 0
 
     def at(self, done: int, total: int) -> tuple[float | None, float | None]:
-        """Items a second since the first count, and seconds until `total`; None while they are unknown."""
+        """Items a second over the newest counts, and seconds until `total`; None while they are unknown."""
         now = self.clock()
-        if self._first is None or done < self._last:
-            self._first = (now, done)
+        if done < self._last:
+            self._seen.clear()
         self._last = done
-        since, base = self._first
+        if not self._seen or now - self._seen[-1][0] >= _PACE_SECONDS:
+            self._seen.append((now, done))
+        since, base = self._seen[0]
         if done <= base or now <= since:
             return None, None
         rate = (done - base) / (now - since)

@@ -46,7 +46,9 @@ def first_recipe(name: str, shards: str | Sequence[str], test: Sequence[str] | N
     steps = max(1, found.samples // batch)
     epochs = min(_MOST_EPOCHS, max(1, round(_STEPS / steps)))
     large = machine.gpus and found.size > SMALL_IMAGE
-    network = ("resnet50", "for large images on a GPU") if large else ("resnet18", "small enough for minutes or hours")
+    network = (
+        ("resnet50", "for large images on a GPU") if large else ("resnet18", "small; `pretrain --dry-run` says how long it takes")
+    )
     clips = found.frames >= (frames := registry()["frame_order"].frames)
     stem = ("auto", "the small stem for images of 96 pixels or less, as a GPU can afford it")
     if not machine.gpus:
