@@ -1,7 +1,7 @@
 """Checks that detection can be learnt in minutes: boxes of blood cells and of raccoons, pretrained beside random.
 
     python -m benchmarks.detection cells --data bccd.tar --epochs 6 --seed 0 --seed 1 --seed 2
-    python -m benchmarks.detection raccoon --data raccoon.tar --random --epochs 40 --seed 0 --seed 1 --seed 2
+    python -m benchmarks.detection raccoon --data raccoon.tar --size 64 --epochs 40 --seed 0 --seed 1 --seed 2
 
 A tar holds photos and an annotation in VOC's XML for each (github.com/Shenggan/BCCD_Dataset and
 github.com/datitran/raccoon_dataset); a fifth of the photos is for the test. A small network is pretrained on the others without
