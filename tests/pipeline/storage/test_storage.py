@@ -110,7 +110,7 @@ def test_unknown_and_uninstalled_kinds_of_storage_are_refused(monkeypatch: pytes
         expand("nosuch://x/a.tar")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(_registry, "gs", raising=False)  # where it was in use before
-    with pytest.raises(UserError, match=r"pip install '\.\[gcs\]'"):
+    with pytest.raises(UserError, match=r"pip install --constraint constraints.txt --editable '\.\[gcs\]'"):
         expand("gs://bucket/a.tar")
 
 

@@ -263,7 +263,7 @@ def test_what_detection_cannot_use_is_refused_in_words(
         detecting(head="deeplab")
     assert finetune_plan(recipe)["classes"] == 2
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(UserError, match=r'pip install "pseudolabel\[detection\]"'):
+    with pytest.raises(UserError, match=r"pip install --constraint constraints.txt --editable '\.\[detection\]'"):
         open_labelled(recipe)
 
 

@@ -230,7 +230,8 @@ def test_a_library_that_is_not_installed_is_said_with_how_to_install_it(
     monkeypatch.setitem(sys.modules, library, None)
     spec = run_recipe({"tracking": {library: "file:/nowhere"}})
     RunFolder(spec).make()
-    with pytest.raises(UserError, match=rf"`pip install '\.\[{library}\]'"), tracked(spec, "pretrain"):
+    words = rf"`pip install --constraint constraints.txt --editable '\.\[{library}\]'"
+    with pytest.raises(UserError, match=words), tracked(spec, "pretrain"):
         pass
 
 
