@@ -291,13 +291,13 @@ def _check(command: str, loaded: Recipe, jobs: Jobs) -> None:
 
 def _result(command: str, given: dict[str, Any], loaded: Recipe | None) -> str:
     """The URL of the command's result if `--result` is not given."""
+    from cluster.commands.transferring import transfer_folder, transfer_result
     from cluster.jobs.command_result import RESULT, result_url
-    from pipeline.storage import absolute, join
     from trainers.running.runs import RunFolder
 
-    if command == "transfer":  # in its folder, beside its table
+    if command == "transfer":
         assert loaded is not None
-        return join(absolute(given["out"] or RunFolder(loaded).path("transfer")), f"transfer.{RESULT}")
+        return transfer_result(given["out"] or transfer_folder(loaded))
     if given.get("out"):
         return result_url(given["out"], command)
     assert loaded is not None

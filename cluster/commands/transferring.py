@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.commands.dry_running import say_plan
 from cluster.commands.interrupts import interruptible
 from cluster.commands.options import DryRun, Overrides, RecipePath, Result
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 _RESUMES = "the same command goes on with the cells that are missing"
 
@@ -38,19 +41,17 @@ def transfer(
 
     Example: [bold]pseudolabel transfer recipe.yaml --out runs/transfer[/]
     """
-    from cluster.jobs.command_result import RESULT, recorded
+    from cluster.jobs.command_result import recorded
     from cluster.reports.progress import counted
     from cluster.reports.terminal import print_out
     from cluster.reports.transfer import failed_cells, transfer_table, write_transfer
     from pipeline.errors import RunError
     from pipeline.recipe import load_recipe
-    from pipeline.storage import absolute, join
-    from trainers.running.runs import RunFolder
     from trainers.running.session import check_early
 
     began = time.time()
     loaded = load_recipe(recipe, overrides or [])
-    out = out or RunFolder(loaded).path("transfer")
+    out = out or transfer_folder(loaded)
     if dry_run:
         from trainers.planning.transfers import estimate_transfer, transfer_plan
 
@@ -61,7 +62,7 @@ def transfer(
         from trainers.downstream.transfer import transfer as run
 
         section(loaded)
-        outcome.begin(join(absolute(out), f"transfer.{RESULT}"))
+        outcome.begin(transfer_result(out))
         with interruptible(outcome, _RESUMES), counted("transfer", "cell") as progress:
             found = run(loaded, out, progress=progress)
         failed = failed_cells(found)
@@ -70,3 +71,18 @@ def transfer(
         print_out(transfer_table(found), *failed, f"heat map: {outcome.artefacts['transfer.png']}")
         if failed:
             raise RunError(f"{len(failed)} of {len(found['cells'])} cells failed; {_RESUMES}")
+
+
+def transfer_folder(recipe: Recipe) -> str:
+    """The folder of a transfer if `--out` names none."""
+    from trainers.running.runs import RunFolder
+
+    return RunFolder(recipe).path("transfer")
+
+
+def transfer_result(out: str) -> str:
+    """The URL of the command's result: in its folder, beside its table."""
+    from cluster.jobs.command_result import RESULT
+    from pipeline.storage import absolute, join
+
+    return join(absolute(out), f"transfer.{RESULT}")

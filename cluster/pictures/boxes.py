@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -29,13 +29,21 @@ def boxed(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     """
     there = [name for name in _COLUMNS if name in pictures]
     names = pictures["classes"].tolist()
-    rows = []
-    for i, photo in enumerate(pictures["image"]):
-        most = max(1, int((pictures["truth"][i, :, 4] >= 0).sum()))
-        row = [surest(pictures[name][i], most) for name in there]
-        words = [names if name != "truth" or len(names) > 1 else [] for name in there]
-        rows.append([drawn(photo, boxes, said, name != "truth") for name, boxes, said in zip(there, row, words)])
+    rows = [
+        [
+            drawn(photo, boxes, names if name != "truth" or len(names) > 1 else [], name != "truth")
+            for name, boxes in found.items()
+        ]
+        for photo, found in zip(pictures["image"], _shown(pictures))
+    ]
     return headed(grid(rows, side=_SIDE), [_COLUMNS[name] for name in there], _SIDE)
+
+
+def _shown(pictures: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Of each photo the boxes that are drawn, by column; arguments as of `boxed`."""
+    for i, truth in enumerate(pictures["truth"]):
+        most = max(1, int((truth[:, 4] >= 0).sum()))
+        yield {name: surest(pictures[name][i], most) for name in _COLUMNS if name in pictures}
 
 
 def surest(boxes: np.ndarray, most: int) -> np.ndarray:
@@ -69,8 +77,5 @@ def drawn(photo: np.ndarray, boxes: np.ndarray, names: list[str], scores: bool) 
 
 def legend(pictures: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     """The classes that have a box in the pictures, each with its colour in CSS; arguments as of `boxed`."""
-    labels: set[int] = set()
-    for name in _COLUMNS:
-        rows = pictures[name].reshape(-1, 6) if name in pictures else np.zeros((0, 6))
-        labels |= set(rows[(rows[:, 4] >= 0) & (rows[:, 5] >= LEAST_SCORE), 4].astype(int).tolist())
+    labels = {int(label) for found in _shown(pictures) for boxes in found.values() for label in boxes[:, 4]}
     return [(str(pictures["classes"][label]), "rgb({}, {}, {})".format(*class_colour(label + 1))) for label in sorted(labels)]

@@ -79,15 +79,16 @@ def feature_map(pictures: Mapping[str, np.ndarray]) -> bytes:
     """A PNG: a point a test image, features that are alike near each other, in the colour of its class."""
     points, labels, names = pictures["points"], pictures["points_label"], _short(pictures["classes"])
     figure, axes = _figure(6.4, 4.4)
-    for label in np.unique(labels):
+    present = np.unique(labels)
+    for label in present:
         of_class = points[labels == label]
         axes.scatter(*of_class.T, s=7, color=_colour(int(label), len(names)), label=names[label], linewidths=0, alpha=0.8)
-        if len(np.unique(labels)) <= _LEGEND:  # colours of many classes are hard to tell apart
+        if len(present) <= _LEGEND:  # colours of many classes are hard to tell apart
             paper = {"fc": "white", "lw": 0, "alpha": 0.6, "pad": 1}
             axes.text(*np.median(of_class, axis=0), names[label], ha="center", va="center", fontsize=7, bbox=paper)
     axes.set_xticks([])
     axes.set_yticks([])
-    if len(np.unique(labels)) <= _LEGEND:
+    if len(present) <= _LEGEND:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, markerscale=2.2, handletextpad=0.2)
     return _small(figure)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -104,12 +105,13 @@ def compare_runs(runs: Sequence[str]) -> list[Comparison]:
     if twice := {place for place in places if places.count(place) > 1}:
         raise UserError(f"{', '.join(sorted(twice))}: given twice")
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    times: Counter[tuple[str, int]] = Counter()
     for run in runs:
         found = _read(run)
-        recipe, again = json.dumps(found["decisive"], sort_keys=True), 0
-        while any(other["seed"] == found["seed"] for other in groups.get((recipe, again), ())):
-            again += 1  # of one seed a second run tells nothing of the chance of seeds
-        groups.setdefault((recipe, again), []).append(found)
+        recipe, seed = json.dumps(found["decisive"], sort_keys=True), found["seed"]
+        # Of one seed a second run tells nothing of the chance of seeds: it goes into a group of its own.
+        groups.setdefault((recipe, times[recipe, seed]), []).append(found)
+        times[recipe, seed] += 1
     first = next(iter(groups.values()))[0]["decisive"]
     return [
         Comparison(

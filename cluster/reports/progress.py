@@ -252,7 +252,7 @@ def watch_job(states: Iterable[tuple[ClusterJob, str]]) -> ClusterJob:
 
 
 @contextmanager
-def rendering(doing: str = "rendering") -> Iterator[Callable[[RenderProgress], None]]:
+def rendering(doing: str) -> Iterator[Callable[[RenderProgress], None]]:
     """Show the progress of a render, or of another job; yields a function to call after each shard."""
     with _display() as display:
         yield _job_progress(doing, display)
