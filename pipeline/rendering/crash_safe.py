@@ -23,6 +23,11 @@ from pipeline.shards.corpus import Sample
 from pipeline.targets import Target
 
 _MOST_DEATHS = 3
+"""Deaths of one run at the same samples that stop it, where no sample explains them."""
+
+_DEATHS_ELSEWHERE = 2
+"""Deaths in other runs that call for a search. One does not: to stop a stream is to kill its actors at whatever they work on."""
+
 _KILLER = "killer-"
 
 
@@ -40,7 +45,8 @@ class CrashSafeRenderer:
             its place searches for the sample.
         image: as for `Renderer`; a child process always makes it.
         target: as for `Renderer`.
-        run: name of the run; crashes of one run are counted together. By default that of the Ray job, or of this process.
+        run: name of the run, whose crashes are counted together. By default that of this Ray actor, which it keeps when Ray
+            restarts it, or else of this process; `this_job` for processes that are replaced by others.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class CrashSafeRenderer:
             return self._rendered(samples, epoch)
         name = f"unit-{epoch}-{samples[0].id:016x}-{samples[-1].id:016x}"
         ours, of_all_runs = self._in_flight.deaths(name)
-        if of_all_runs:
+        if ours or of_all_runs >= _DEATHS_ELSEWHERE:
             self._search(samples, epoch, ours)
         with self._in_flight.at(name):
             return self._rendered(samples, epoch)
@@ -145,10 +151,17 @@ def _content(sample: Sample) -> str:
     return hashlib.blake2b(sample.encoded, digest_size=8).hexdigest()
 
 
-def _this_run() -> str:
-    """The run that this process works for: all processes of one Ray job on one machine, or this process alone."""
+def this_job() -> str:
+    """The name of the run that is all processes of this Ray job on this machine, or this process alone."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return secrets.token_hex(8)
     context = ray.get_runtime_context()
     return f"{context.get_node_id()}-{context.get_job_id()}"
+
+
+def _this_run() -> str:
+    """The name of the run that is this Ray actor, or this process."""
+    ray = sys.modules.get("ray")
+    actor = ray.get_runtime_context().get_actor_id() if ray is not None and ray.is_initialized() else None
+    return actor or secrets.token_hex(8)

@@ -118,11 +118,16 @@ class UnitRenderer:
         threads: CPU threads of the engine.
         gpu: as for `Renderer`.
         in_child: as for `CrashSafeRenderer`.
+        run: as for `CrashSafeRenderer`.
     """
 
-    def __init__(self, source: UnitSource, threads: int, gpu: int | None = None, in_child: bool = False) -> None:
+    def __init__(
+        self, source: UnitSource, threads: int, gpu: int | None = None, in_child: bool = False, run: str | None = None
+    ) -> None:
         self._source = source
-        self._render = CrashSafeRenderer(source.recipe, threads, source.center, gpu, in_child, source.image, target=source.target)
+        self._render = CrashSafeRenderer(
+            source.recipe, threads, source.center, gpu, in_child, source.image, source.target, run=run
+        )
 
     def close(self) -> None:
         """Release the child process, if there is one."""

@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.engines import with_views
 from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe.schema import Recipe
+from pipeline.rendering.crash_safe import this_job
 from pipeline.rendering.engine import engine_name, settled
 from pipeline.rendering.renderer import Columns
 from pipeline.rendering.tasks_on_crops import CropTaskRenderer
@@ -249,7 +250,8 @@ def rendered(
 
     What is reported counts `before` units before this source's first.
     """
-    render, stage, meter = UnitRenderer(source, threads, gpu), _StageReporter(report), Meter(source.recipe.name, "training")
+    render = UnitRenderer(source, threads, gpu, run=this_job())  # a training worker that dies is replaced by another
+    stage, meter = _StageReporter(report), Meter(source.recipe.name, "training")
     for table in tables:
         number = int(table["unit"][0].as_py())
         stage("render", before + number)

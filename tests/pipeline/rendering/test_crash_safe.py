@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ RENDER = """
     from tests.pipeline.rendering.test_crash_safe import killer
 
     samples = [sample("a", good()["jpeg"]), sample("b", killer()), sample("c", good()["png"]), sample("d", b"")]
-    pairs = CrashSafeRenderer(recipe("cpu"))(samples, int(sys.argv[1]))
+    pairs = CrashSafeRenderer(recipe("cpu"), run="an actor")(samples, int(sys.argv[1]))
     print(json.dumps({"failures": pairs.failures, "image": pairs.columns["image"].sum(axis=(1, 2, 3)).tolist()}))
 """
 
@@ -129,6 +130,33 @@ def test_deaths_of_one_run_that_no_image_explains_stop_it_in_words(tmp_path: Pat
     assert not mark.exists()
 
 
+def test_a_death_in_another_run_is_searched_for_its_image_the_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops a run or leaves a stream kills actors at work; the next one does not render their units twice for that."""
+    from pipeline.rendering import crash_safe
+    from tests.pipeline.rendering.test_renderer import recipe
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    searched = []
+
+    def search(samples: list[Any], *_: Any) -> dict[int, str]:
+        searched.append([sample.key for sample in samples])
+        return {}
+
+    monkeypatch.setattr(crash_safe, "find_crashers", search)
+    samples = [sample("first", good()["jpeg"]), sample("last", good()["png"])]
+    for deaths, searches in (("", 0), ("1\n", 0), ("1\n1\n", 1), ("1\n2\n", 1), ("this\n", 1)):
+        render = crash_safe.CrashSafeRenderer(recipe("cpu"), run="this")
+        (folder,) = tmp_path.glob("pseudolabel-*/*")
+        mark = folder / f"unit-0-{samples[0].id:016x}-{samples[1].id:016x}"
+        mark.write_text(deaths)
+        searched.clear()
+        assert render(samples, 0).failures == {}
+        assert searched == [["first", "last"]] * searches, deaths
+        assert not mark.exists()
+
+
 @pytest.mark.slow
 def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
     """Each call is a run of its own, as that of a user who killed the ones before."""
@@ -143,17 +171,21 @@ def test_a_command_that_was_killed_three_times_goes_on(tmp_path: Path) -> None:
     assert done.stdout == "rendered\n", done.stderr
 
 
-def test_processes_of_one_ray_job_are_one_run_and_others_are_not() -> None:
+def test_an_actor_is_one_run_however_often_it_restarts_and_a_job_is_one_for_workers_that_are_replaced() -> None:
     script = """
         import sys, types
-        from pipeline.rendering.crash_safe import _this_run
+        from pipeline.rendering.crash_safe import _this_run, this_job
         assert _this_run() != _this_run(), "without Ray each is its own"
-        context = types.SimpleNamespace(get_node_id=lambda: "node", get_job_id=lambda: "job")
+        assert this_job() != this_job()
+        here = {"get_node_id": lambda: "node", "get_job_id": lambda: "job", "get_actor_id": lambda: None}
+        context = types.SimpleNamespace(**here)
         sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
-        print(_this_run())
+        assert _this_run() != _this_run(), "the command itself is no actor"
+        context.get_actor_id = lambda: "actor"
+        print(_this_run(), this_job())
     """
     done = run_python(script)
-    assert done.stdout == "node-job\n", done.stderr
+    assert done.stdout == "actor node-job\n", done.stderr
 
 
 def test_a_killer_is_known_by_its_bytes_and_not_by_its_name_alone(blind: dict[str, str]) -> None:
