@@ -20,7 +20,7 @@ from pipeline.storage import is_local, remove
 from pipeline.storage.files import pause
 from pipeline.streaming.memory import keep_memory
 from pipeline.streaming.metrics import Gauges, Meter
-from pipeline.streaming.pace import plan_settings
+from pipeline.streaming.pace import give_way, plan_settings
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 _TRIES = 3
@@ -195,6 +195,7 @@ class _ShardActor:
 
     def __init__(self, job: Job, todo: np.ndarray, threads: int, here: bool = False) -> None:
         if not here:
+            give_way()
             keep_memory()
         self._job, self._todo, self._threads = job, todo, threads
         self._worker: ShardWorker | None = None

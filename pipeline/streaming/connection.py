@@ -135,6 +135,8 @@ def _start_ray(log_to_driver: bool) -> None:
     from ray._private import ray_constants
 
     let_threads_sleep()
+    # Ray lowers the priority of all its workers alike; we lower that of data actors below that of training workers.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # On one machine a health check costs nothing, and Ray Train waits for the next one at the start and end of each run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Ray warns of more processes than this by four; on few cores its own helpers alone are as many.

@@ -1,7 +1,8 @@
-"""Ray Data's settings for our plans; they limit how often its scheduler polls its tasks, so that it does not spin."""
+"""How our plans share a machine with a network: Ray Data's settings, how often its scheduler polls, the priority of actors."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from pipeline.streaming.connection import quiet_data
 if TYPE_CHECKING:
     from ray.data import DataContext
 
-_PERIOD = 0.02
+_PERIOD = 0.05
+_NICER = 15  # what Ray adds for all its workers alike, if it is not told otherwise
 
 
 def plan_settings(ordered: bool) -> DataContext:
@@ -30,12 +32,20 @@ def plan_settings(ordered: bool) -> DataContext:
     return context
 
 
+def give_way() -> None:
+    """Lower the priority of this process, an actor that decodes, so that a network on the same machine computes first.
+
+    A network's threads wait for each other many times a step. Where an actor keeps one of them from its core, all wait.
+    """
+    os.nice(_NICER)
+
+
 class PollThrottle:
-    """An execution callback of Ray Data that keeps the polls of its scheduler at least 20 ms apart.
+    """An execution callback of Ray Data that keeps the polls of its scheduler at least 50 ms apart.
 
     The trainer is usually slower than the rendering: then every task of the plan has ended or waits for free buffer space. Ray's
-    loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. A unit or a shard takes
-    longer than 20 ms, and each actor always has some queued, so the pause delays nothing.
+    loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. Each actor has several
+    units or shards queued, which take longer than 50 ms, so the pause delays nothing.
     """
 
     def __init__(self) -> None:
@@ -45,7 +55,7 @@ class PollThrottle:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Sleep for the rest of the 20 ms; Ray calls this after each poll."""
+        """Sleep for the rest of the 50 ms; Ray calls this after each poll."""
         time.sleep(max(0.0, self._last + _PERIOD - time.perf_counter()))
         self._last = time.perf_counter()
 

@@ -32,12 +32,16 @@ from pipeline.streaming.batches import ahead, batches
 from pipeline.streaming.connection import connect_ray
 from pipeline.streaming.memory import keep_memory
 from pipeline.streaming.metrics import Meter
-from pipeline.streaming.pace import plan_settings
+from pipeline.streaming.pace import give_way, plan_settings
 
 if TYPE_CHECKING:
     import ray.data
 
 _UNITS_AHEAD = 2
+_WINDOWS_AHEAD = 2  # windows that may wait for the ranks
+_TASKS_OF_AN_ACTOR = 4  # units that Ray gives to an actor at a time
+_ROW_BYTES = 2**10  # of a row's columns besides its pixels, generously
+_SPARE = 2.0  # for masks and the like, and since Ray keeps a part of a plan's memory for the numbers of units
 _READ_BYTES = 128 * 2**20  # read at a time of a window of `dataset`
 _INTERNAL = ("unit", "seconds", "failure")
 
@@ -62,6 +66,7 @@ class _RenderUnits:
     """Actor of placement `workers`: reads, checks, draws and renders units."""
 
     def __init__(self, sources: Sequence[UnitSource], report: StageReport | None, tasks: int, threads: int) -> None:
+        give_way()
         keep_memory()
         self._sources, self._report, self._threads = sources, _StageReporter(report), threads
         self._meter, self._tasks = Meter(sources[0].recipe.name, "training"), tasks
@@ -87,6 +92,7 @@ class _ReadUnits:
     """Actor of placement `trainer`: reads units, and sends their bytes as they are."""
 
     def __init__(self, sources: Sequence[UnitSource], report: StageReport | None) -> None:
+        give_way()
         self._sources, self._report = sources, _StageReporter(report)
         self._meter = Meter(sources[0].recipe.name, "training")
         self._report("idle")
@@ -126,6 +132,7 @@ class _MakePairs:
     """Actor of `dataset`: reads a window of steps, and renders it step by step."""
 
     def __init__(self, source: UnitSource, quarantine: Any) -> None:
+        give_way()
         keep_memory()
         self._source, self._quarantine = source, quarantine
         self._render = UnitRenderer(source, source.recipe.placement.threads)
@@ -226,6 +233,9 @@ def _planned(sources: Sequence[UnitSource], actor: type, args: tuple[Any, ...], 
     place, context = sources[0].recipe.placement, plan_settings(ordered=True)
     if unsplit:
         context.target_max_block_size = None  # else Ray splits a block of 1.5 times this size
+        limits = context.execution_options.resource_limits
+        most = min(limits.object_store_memory, _bytes_ahead(sources))
+        context.execution_options.resource_limits = limits.copy(object_store_memory=most)
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(sum(map(_count, sources)), override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1).map_batches(
@@ -236,6 +246,21 @@ def _planned(sources: Sequence[UnitSource], actor: type, args: tuple[Any, ...], 
             num_cpus=place.cpus,
             num_gpus=gpus,
         )
+
+
+def _bytes_ahead(sources: Sequence[UnitSource]) -> float:
+    """How many bytes of units may lie in the object store.
+
+    Ray's own limit is half of the store. Until that is full, which for small crops takes hours of training, actors would render
+    as fast as they can, and take the processors from the network on the same machine.
+    """
+    actors, most = sources[0].recipe.placement.actors, 0.0
+    for source in sources:
+        geometry = source.schedule.geometry
+        row = (file_bytes(source.recipe, source.corpus) or row_bytes(source.recipe)) + _ROW_BYTES
+        unit = row * geometry.unit_rows * geometry.window
+        most = max(most, unit * (_WINDOWS_AHEAD * geometry.groups + _TASKS_OF_AN_ACTOR * actors))
+    return _SPARE * most
 
 
 def rendered(

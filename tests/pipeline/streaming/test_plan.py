@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 
 from pipeline import dataset, pairs
 from pipeline.errors import UserError
@@ -111,6 +114,40 @@ def test_units_near_the_limit_arrive_whole_and_in_order(run_recipe: Callable[...
     due = [source.schedule.unit(number)[1].rows.tolist() for number in range(2)]
     assert due[0] != due[1]
     assert found == [([number], [f"{n:02d}" for n in rows], rows) for number, rows in enumerate(due)]
+
+
+def test_actors_give_way_to_the_network_and_stop_when_some_windows_wait_for_it(
+    run_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Else they render all that the object store holds, and compute beside the network for as long."""
+    spec = settled(run_recipe(batch=8))
+    corpus, geometry = open_corpus(spec.corpus.shards), Geometry(8, lanes=8, groups=2, window=2)
+    source = UnitSource(spec, corpus, Schedule(corpus.counts, geometry, 0, epochs=400))
+    rendered = tmp_path / "rendered"
+    rendered.touch()
+
+    def note(process: str, stage: str, unit: int) -> None:
+        if stage == "render":
+            with rendered.open("a") as file:
+                file.write(f"{os.nice(0)}\n")
+
+    def count() -> int:
+        return len(rendered.read_text().splitlines())
+
+    arriving = iter(units([source], note, crops=True).iter_batches(batch_size=None, prefetch_batches=0))
+    for _ in range(3):
+        next(arriving)
+    seen, still = count(), 0
+    while still < 20 and seen < source.schedule.units(0):  # until nothing happens for a while
+        time.sleep(0.1)
+        still = still + 1 if count() == seen else 0
+        seen = count()
+    (actor,) = set(rendered.read_text().split())
+    assert int(actor) > ray.get(ray.remote(lambda: os.nice(0)).remote())
+    assert seen < 100, "of the 4000 units, those of two windows and what an actor has begun, twice"
+    for _ in range(200):
+        next(arriving)
+    assert count() > seen, "it goes on when the trainer does"
 
 
 def _firsts(table: pa.Table) -> list[int]:
