@@ -11,7 +11,7 @@ from pipeline.streaming.connection import quiet_data
 if TYPE_CHECKING:
     from ray.data import DataContext
 
-_PERIOD = 0.05
+_PERIOD = 0.02
 _NICER = 15  # what Ray adds for all its workers alike, if it is not told otherwise
 
 
@@ -41,11 +41,11 @@ def give_way() -> None:
 
 
 class PollThrottle:
-    """An execution callback of Ray Data that keeps the polls of its scheduler at least 50 ms apart.
+    """An execution callback of Ray Data that keeps the polls of its scheduler at least 20 ms apart.
 
     The trainer is usually slower than the rendering: then every task of the plan has ended or waits for free buffer space. Ray's
     loop finds nothing to wait for, spins, and takes a CPU core from the training on the same machine. Each actor has several
-    units or shards queued, which take longer than 50 ms, so the pause delays nothing.
+    units or shards queued, which take longer than 20 ms, so the pause delays nothing.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class PollThrottle:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Sleep for the rest of the 50 ms; Ray calls this after each poll."""
+        """Sleep for the rest of the 20 ms; Ray calls this after each poll."""
         time.sleep(max(0.0, self._last + _PERIOD - time.perf_counter()))
         self._last = time.perf_counter()
 

@@ -41,7 +41,8 @@ _UNITS_AHEAD = 2
 _WINDOWS_AHEAD = 2  # windows that may wait for the ranks
 _TASKS_OF_AN_ACTOR = 4  # units that Ray gives to an actor at a time
 _ROW_BYTES = 2**10  # of a row's columns besides its pixels, generously
-_SPARE = 2.0  # for masks and the like, and since Ray keeps a part of a plan's memory for the numbers of units
+_NUMBER_BYTES = 32  # of a unit's number; Ray counts the block of all numbers, 8 bytes each, as long as any is left
+_SPARE = 2.0  # for masks and the like, and since Ray keeps a part of the memory for the operator that hands out numbers
 _READ_BYTES = 128 * 2**20  # read at a time of a window of `dataset`
 _INTERNAL = ("unit", "seconds", "failure")
 
@@ -251,8 +252,8 @@ def _planned(sources: Sequence[UnitSource], actor: type, args: tuple[Any, ...], 
 def _bytes_ahead(sources: Sequence[UnitSource]) -> float:
     """How many bytes of units may lie in the object store.
 
-    Ray's own limit is half of the store. Until that is full, which for small crops takes hours of training, actors would render
-    as fast as they can, and take the processors from the network on the same machine.
+    Ray's own limit is half of the store. Until that is full, which for small crops takes minutes, actors would render as fast as
+    they can, and take the processors from the network on the same machine.
     """
     actors, most = sources[0].recipe.placement.actors, 0.0
     for source in sources:
@@ -260,7 +261,7 @@ def _bytes_ahead(sources: Sequence[UnitSource]) -> float:
         row = (file_bytes(source.recipe, source.corpus) or row_bytes(source.recipe)) + _ROW_BYTES
         unit = row * geometry.unit_rows * geometry.window
         most = max(most, unit * (_WINDOWS_AHEAD * geometry.groups + _TASKS_OF_AN_ACTOR * actors))
-    return _SPARE * most
+    return _SPARE * most + _NUMBER_BYTES * sum(map(_count, sources))
 
 
 def rendered(

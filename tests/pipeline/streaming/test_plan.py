@@ -150,6 +150,16 @@ def test_actors_give_way_to_the_network_and_stop_when_some_windows_wait_for_it(
     assert count() > seen, "it goes on when the trainer does"
 
 
+def test_a_long_run_of_small_units_goes_on(run_recipe: Callable[..., Recipe]) -> None:
+    """The numbers of its units, one block, are more bytes than the units that may wait."""
+    spec = settled(run_recipe({"placement": {"actors": 2, "cpus": 0.5}}, batch=8))
+    corpus, geometry = open_corpus(spec.corpus.shards), Geometry(8, lanes=8, groups=2, window=1)
+    source = UnitSource(spec, corpus, Schedule(corpus.counts, geometry, 0, epochs=40_000))
+    assert source.schedule.units(0) > 500_000
+    arriving = iter(units([source], crops=True).iter_batches(batch_size=None, prefetch_batches=0))
+    assert [next(arriving)["unit"][0] for _ in range(100)] == list(range(100))
+
+
 def _firsts(table: pa.Table) -> list[int]:
     """The first byte of each sample's file."""
     return [value.as_buffer()[0] for chunk in table["encoded"].chunks for value in chunk]
