@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from pipeline.draws import hash64
 from pipeline.errors import RunError
@@ -153,15 +154,17 @@ def _content(sample: Sample) -> str:
 
 def this_job() -> str:
     """The name of the run that is all processes of this Ray job on this machine, or this process alone."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return secrets.token_hex(8)
-    context = ray.get_runtime_context()
-    return f"{context.get_node_id()}-{context.get_job_id()}"
+    context = _ray_context()
+    return secrets.token_hex(8) if context is None else f"{context.get_node_id()}-{context.get_job_id()}"
 
 
 def _this_run() -> str:
     """The name of the run that is this Ray actor, or this process."""
+    context = _ray_context()
+    return (context and context.get_actor_id()) or secrets.token_hex(8)
+
+
+def _ray_context() -> Any:
+    """What Ray knows of this process; None where it is not connected. Ray is not imported for the question."""
     ray = sys.modules.get("ray")
-    actor = ray.get_runtime_context().get_actor_id() if ray is not None and ray.is_initialized() else None
-    return actor or secrets.token_hex(8)
+    return None if ray is None or not ray.is_initialized() else ray.get_runtime_context()
