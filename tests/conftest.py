@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from PIL import Image
 from skimage import data
+
+from tests.folders import differences, is_folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: several processes test at the same time
 
@@ -19,6 +22,11 @@ settings.register_profile("short", settings.get_profile("whole"), max_examples=4
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples where slow tests are left out, but where a test says how many it needs."""
     settings.load_profile("short" if config.option.markexpr == "not slow" else "whole")
+
+
+def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:
+    """Of two folders' bytes that are not equal: what differs."""
+    return differences(left, right) if op == "==" and is_folder(left) and is_folder(right) else None
 
 
 @pytest.fixture(scope="session")

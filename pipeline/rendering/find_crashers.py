@@ -68,7 +68,8 @@ def find_crashers(samples: Sequence[Sample], recipe: Recipe, epoch: int, center:
                     survived += 1
                 break
             except Died as death:
-                start += survived
+                if survived:  # another sample is the current one
+                    start, kills = start + survived, 0
                 if start == len(samples):  # after the last of them
                     break
                 if death.from_outside and kills < MOST_KILLS_FROM_OUTSIDE:

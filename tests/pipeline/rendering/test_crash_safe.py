@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,35 @@ def test_every_killer_of_a_unit_is_found_and_nobody_else_is_blamed(blind: dict[s
     assert done.returncode == 0, done.stderr
     reason = "the decoder's process died on this image (SIGFPE)"
     assert json.loads(done.stdout) == {"0": reason, "4": reason}
+
+
+@pytest.mark.parametrize(("killed_at", "blamed"), [([0, 1, 2, 3], []), ([1, 1, 3], []), ([1, 1, 1, 3], [1])])
+def test_what_others_kill_is_blamed_on_an_image_only_where_it_happens_at_that_image_three_times(
+    monkeypatch: pytest.MonkeyPatch, killed_at: list[int], blamed: list[int]
+) -> None:
+    from pipeline.processes.child import Died
+    from pipeline.rendering import find_crashers
+    from tests.pipeline.rendering.test_renderer import recipe
+
+    kills, samples = list(killed_at), [sample(str(i), b"") for i in range(5)]
+
+    class Child:
+        """A process that others kill while it works on some of the samples."""
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def call(self, _: str, left: list[Any], epoch: int) -> Iterator[None]:
+            for one in left:
+                if kills and kills[0] == int(one.key):
+                    kills.pop(0)
+                    raise Died(signal.SIGKILL)
+                yield None
+
+        def end(self) -> None: ...
+
+    monkeypatch.setattr(find_crashers, "ChildProcess", Child)
+    assert list(find_crashers.find_crashers(samples, recipe("cpu"), 0, False)) == blamed
+    assert not kills
 
 
 def test_a_bug_of_ours_is_no_killer(tmp_path: Path) -> None:
