@@ -223,7 +223,8 @@ def bytes_(folder: Path) -> dict[str, Any]:
     """Bytes a photo through the object store: what the blocks of each placement hold, for one pair and for four."""
     from benchmarks.contenders import plain_ray
     from benchmarks.contenders.ours import recipe_of
-    from pipeline.streaming.plan import open_source, units
+    from pipeline.streaming.pairs import open_source
+    from pipeline.streaming.plan import units
 
     found = {}
     with plain_ray.quietly():

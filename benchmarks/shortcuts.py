@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.draws import Draws
-from pipeline.engines.cpu import CpuOps
+from pipeline.engines.cpu_ops import CpuOps
 from pipeline.labels import Classes, Direction, Order
 from pipeline.tasks import Task, registry
 from pipeline.tasks.assigned import Assigned

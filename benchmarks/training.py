@@ -100,7 +100,7 @@ def plain(asked: dict[str, Any], load: Callable[[Recipe], Iterator[tuple[Any, An
 
 def columns_of(recipe: Recipe) -> dict[str, Any]:
     """One batch of a recipe, as the run's step takes it."""
-    from pipeline.streaming.plan import pairs
+    from pipeline.streaming.pairs import pairs
 
     return next(pairs(recipe))
 

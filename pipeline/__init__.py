@@ -16,8 +16,8 @@ _MODULES = {
     "parse_recipe": "pipeline.recipe",
     "Task": "pipeline.tasks",
     "registry": "pipeline.tasks",
-    "dataset": "pipeline.streaming.plan",
-    "pairs": "pipeline.streaming.plan",
+    "dataset": "pipeline.streaming.pairs",
+    "pairs": "pipeline.streaming.pairs",
     "open_corpus": "pipeline.shards.opening",
 }
 

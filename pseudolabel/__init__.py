@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pipeline.shards.opening import names_of as names_of
     from pipeline.shards.opening import open_corpus as open_corpus
     from pipeline.shards.pack import pack as pack
-    from pipeline.streaming.plan import dataset as dataset
-    from pipeline.streaming.plan import pairs as pairs
+    from pipeline.streaming.pairs import dataset as dataset
+    from pipeline.streaming.pairs import pairs as pairs
     from pipeline.tasks import Task as Task
     from pipeline.tasks import registry as registry
     from trainers.downstream.evaluate import evaluate as evaluate
@@ -44,7 +44,7 @@ _HOMES = {
     "RunError": "pipeline.errors",
     "Task": "pipeline.tasks",
     "UserError": "pipeline.errors",
-    "dataset": "pipeline.streaming.plan",
+    "dataset": "pipeline.streaming.pairs",
     "evaluate": "trainers.downstream.evaluate",
     "finetune": "trainers.downstream.finetune",
     "inspect": "pipeline.shards.inspect",
@@ -53,7 +53,7 @@ _HOMES = {
     "names_of": "pipeline.shards.opening",
     "open_corpus": "pipeline.shards.opening",
     "pack": "pipeline.shards.pack",
-    "pairs": "pipeline.streaming.plan",
+    "pairs": "pipeline.streaming.pairs",
     "parse_recipe": "pipeline.recipe",
     "pretrain": "trainers.pretraining",
     "registry": "pipeline.tasks",

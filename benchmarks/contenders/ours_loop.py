@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks.contenders.ours import recipe_of
 from benchmarks.work import Batch, Job
 from pipeline.streaming.memory import keep_memory
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 
 PASSES = False
 

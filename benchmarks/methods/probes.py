@@ -12,6 +12,7 @@ from benchmarks.methods.ours import stream
 from benchmarks.methods.rows import Setting
 from pipeline.recipe import Recipe
 from pipeline.rendering.units import UnitSource
+from pipeline.shards.label_share import select_share
 from trainers.downstream.features import extract
 from trainers.downstream.knn import knn
 from trainers.downstream.labelled import open_labelled
@@ -35,7 +36,7 @@ class Probes:
 
     def __init__(self, recipe: Recipe, setting: Setting) -> None:
         labelled = open_labelled(recipe)
-        self._data = replace(labelled, test=labelled.test.select_share(setting.tested, recipe.seed))
+        self._data = replace(labelled, test=select_share(labelled.test, setting.tested, recipe.seed))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.draws import Draws
 from pipeline.errors import RunError
 from pipeline.recipe.schema import Recipe
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 from pipeline.tasks.quantised_colorization import chroma_squares
 
 _ROUNDS = 50

@@ -19,7 +19,7 @@ class CropTaskRenderer:
     """
 
     def __init__(self, recipe: Recipe, threads: int = 1) -> None:
-        from pipeline.engines.cpu import Threads
+        from pipeline.engines.inputs import Threads
 
         self._recipe, self._threads = recipe, Threads(threads)
 
@@ -30,7 +30,7 @@ class CropTaskRenderer:
             columns: `id`, `weight`, `image`, `seconds`, for clips `frames`, and any others; changed in place.
             epoch: number of the epoch.
         """
-        from pipeline.engines.cpu import inputs_of
+        from pipeline.engines.inputs import inputs_of
 
         started = Clock()
         drawn, labels = draw_tasks(self._recipe, Draws(self._recipe.seed, epoch, columns["id"]), columns)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -89,7 +87,7 @@ class Corpus:
         target: extension of the member to read with each image, such as `seg.png`; None reads none.
         versions: integers (shards,): another number where a shard has been written anew under its name, in as many bytes or not;
         None where a name stands for the same bytes always.
-        hidden: place of the first shard whose labels are hidden, see `with_labelled`; None hides none.
+        hidden: place of the first shard whose labels are hidden, see `pipeline.shards.label_share`; None hides none.
     """
 
     urls: list[str]
@@ -145,7 +143,7 @@ class Corpus:
             ShardError: the shard is gone, damaged, or holds another number of samples than its index said.
         """
         members = self._all_members(i)
-        chosen = self._rows(i)
+        chosen = self.rows_in_shard(i)
         return members if chosen is None else members.take(chosen)
 
     def forget_members(self) -> None:
@@ -187,7 +185,7 @@ class Corpus:
         return self._samples(i, rows, whole=True)
 
     def _samples(self, i: int, rows: np.ndarray | Sequence[int], whole: bool) -> list[tuple[Sample, dict[str, memoryview]]]:
-        chosen, prefix = self._rows(i), self.prefix(i)
+        chosen, prefix = self.rows_in_shard(i), self.prefix(i)
         places = np.asarray(rows, np.int64)
         members = self._all_members(i).take(places if chosen is None else chosen[places])
         labels = members.labels if self._shows_labels(i) else np.full(len(members), -1)
@@ -273,49 +271,14 @@ class Corpus:
         if len(rows_per_shard) != len(self.urls):
             raise ValueError(f"rows for {len(rows_per_shard)} shards; the corpus has {len(self.urls)}")
         counts = np.array([len(rows) for rows in rows_per_shard], np.int64)
-        bases = (self._rows(i) for i in range(len(self.urls)))
+        bases = (self.rows_in_shard(i) for i in range(len(self.urls)))
         kept = [np.asarray(rows, np.int64) if base is None else base[rows] for base, rows in zip(bases, rows_per_shard)]
         flat = np.concatenate(kept) if kept else np.empty(0, np.int64)
         return replace(self, counts=counts, _chosen=(flat.astype(np.int32), np.concatenate([[0], np.cumsum(counts)])))
 
-    def select_share(self, share: float, seed: int) -> Corpus:
-        """A view with the same share of every class: of its n samples, the ceil(share * n) with the lowest keyed hash.
-
-        Samples without a label count as a class of their own, so their share stays the same. With one seed a smaller share is a
-        subset of a larger one; shards and their order make no difference.
-
-        Args:
-            share: above 0, at most 1.
-            seed: 0 or above, below 2**64.
-
-        Raises:
-            UserError: the labels are of no use, see `disagreement`.
-        """
-        return self.select(self.rows_of(self._share(share, seed)[0]))
-
-    def with_labelled(self, share: float, seed: int, part: float | None = None) -> Corpus:
-        """The same samples as a mixture of two portions: those whose labels are known, and the others, whose labels are hidden.
-
-        The known ones are those of `select_share` that have a label. No sample's id or drawing changes.
-
-        Args:
-            share: as of `select_share`; so is `seed`.
-            part: the part of an epoch that the known ones make up; 1 leaves the others out; None takes their part of the corpus.
-
-        Raises:
-            UserError: there are no labels, or they are of no use.
-        """
-        numbers, labels = self._share(share, seed)
-        known = numbers[labels >= 0]
-        if not len(known):
-            raise UserError(
-                "corpus.labelled: the shards have no labels: pack them with `--labels folder`, or give samples a `cls` member"
-            )
-        if part == 1 or len(known) == self.samples:
-            return self.select(self.rows_of(known))
-        rest = np.setdiff1d(np.arange(self.samples), known, assume_unique=True)
-        n, part = len(self.urls), len(known) / self.samples if part is None else part
-        rows = [*self.rows_of(known), *self.rows_of(rest)]
+    def in_two_parts(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Corpus:
+        """A view in which each shard comes twice: all of them with the rows of `first`, then all with those of `second`."""
+        n = len(self.urls)
         twice = replace(
             self,
             urls=self.urls * 2,
@@ -324,47 +287,18 @@ class Corpus:
             scanned=self.scanned | {n + i: digest for i, digest in self.scanned.items()},
             versions=None if self.versions is None else np.tile(self.versions, 2),
             kept=self.kept and replace(self.kept, files=self.kept.files * 2),
-            portions=(Portion("labelled", part, n), Portion("unlabelled", 1 - part, n)),
-            hidden=n,
             _chosen=None,
         )
-        return twice.select([own if (base := self._rows(i % n)) is None else base[own] for i, own in enumerate(rows)])
-
-    def _share(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of the samples of `select_share`, ascending, and their labels."""
-        if not 0 < share <= 1:
-            raise UserError(f"a share of {share} of the labels: it must be above 0 and at most 1")
-        if self.disagreement:
-            raise UserError(f"the corpus has no labels to take a share of: {self.disagreement}")
-        labels, hashes = self._labels_and_hashes(seed)
-        order = np.lexsort((hashes, labels))
-        firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)[1:]
-        kept = np.sort(np.concatenate([order[:0], *(order[f : f + ceil(round(share * n, 6))] for f, n in zip(firsts, sizes))]))
-        return kept, labels[kept]
-
-    def _labels_and_hashes(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        secret = seed.to_bytes(8, "little")
-
-        def hash_of(key: str) -> int:
-            return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=secret).digest(), "little")
-
-        labels, hashes = np.empty(self.samples, np.int64), np.empty(self.samples, np.uint64)
-        start = 0
-        for i, count in enumerate(self.counts):
-            if count == 0:
-                continue
-            members, here = self.members(i), slice(start, start + int(count))
-            labels[here] = members.labels
-            hashes[here] = np.fromiter(map(hash_of, members.keys), np.uint64, len(members))
-            start = here.stop
-        return labels, hashes
+        chosen = [self.rows_in_shard(i) for i in range(n)] * 2
+        return twice.select([own if base is None else base[own] for base, own in zip(chosen, [*first, *second])])
 
     def row(self, i: int, row: int) -> int:
         """The row in the shard itself of row `row` of shard `i`; they differ where the corpus is a view."""
-        chosen = self._rows(i)
+        chosen = self.rows_in_shard(i)
         return row if chosen is None else int(chosen[row])
 
-    def _rows(self, i: int) -> np.ndarray | None:
+    def rows_in_shard(self, i: int) -> np.ndarray | None:
+        """`row` of every row of shard `i`; None where all are there, in their order."""
         if self._chosen is None:
             return None
         rows, starts = self._chosen

@@ -20,6 +20,7 @@ from pipeline.shards import naming
 from pipeline.shards.annotations import KEPT, open_annotation, open_kept
 from pipeline.shards.corpus import CACHED_SHARDS, Corpus
 from pipeline.shards.index import Row
+from pipeline.shards.label_share import with_labelled
 from pipeline.shards.members import Members, sidecar
 from pipeline.shards.remarks import Remarks
 from pipeline.shards.scanning import load_or_scan
@@ -155,7 +156,7 @@ def names_of(recipe: Recipe, ids: np.ndarray | Sequence[int]) -> list[tuple[str,
 def annotated(corpus: Corpus, spec: CorpusSection, seed: int | None) -> Corpus:
     """The part of the corpus that its section keeps, with the labels that it names.
 
-    Errors as in `open_annotation` and `Corpus.with_labelled`; `seed` as of `open_training_corpus`.
+    Errors as in `open_annotation` and `with_labelled`; `seed` as of `open_training_corpus`.
     """
     if not (spec.annotations or spec.keep or spec.labelled):
         return corpus
@@ -170,7 +171,7 @@ def annotated(corpus: Corpus, spec: CorpusSection, seed: int | None) -> Corpus:
     if spec.labelled:
         if seed is None:
             raise ValueError("a corpus with `labelled` is opened with the recipe's seed")
-        corpus = corpus.with_labelled(spec.labelled.share, seed, spec.labelled.batch)
+        corpus = with_labelled(corpus, spec.labelled.share, seed, spec.labelled.batch)
         names *= len(corpus.urls) // len(names)
     opened = (open_annotation(f"corpus.annotations.{name}", each, names) for name, each in spec.annotations.items())
     return replace(corpus, annotations=tuple(opened))

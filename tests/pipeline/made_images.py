@@ -133,7 +133,7 @@ def engine(
 
 def by_cpu_ops(task: Task, image: np.ndarray, drawn: dict[str, np.ndarray]) -> np.ndarray:
     """A task's input from decoded crops, uint8 (n, size, size, 3), or (n, frames * size, size, 3)."""
-    from pipeline.engines.cpu import CpuOps
+    from pipeline.engines.cpu_ops import CpuOps
 
     return task.render(CpuOps(image.shape[2]), image, drawn)
 

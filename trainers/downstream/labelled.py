@@ -18,6 +18,7 @@ from pipeline.recipe.training import OrderSection
 from pipeline.rendering.engine import settled
 from pipeline.rendering.units import UnitSource, row_bytes
 from pipeline.shards.corpus import Corpus
+from pipeline.shards.label_share import select_share
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import absolute
 from pipeline.targets import Target
@@ -162,7 +163,7 @@ def open_labelled(recipe: Recipe) -> Labelled:
     return Labelled(
         recipe=settled(recipe.model_copy(update={"tasks": {}, "corpus": single})),
         spec=spec,
-        train=train if spec.shares[-1] == 1 else train.select_share(spec.shares[-1], recipe.seed),
+        train=train if spec.shares[-1] == 1 else select_share(train, spec.shares[-1], recipe.seed),
         test=test,
         classes=classes,
         tested=tuple(absolute(url) for url in ([spec.test] if isinstance(spec.test, str) else spec.test)),

@@ -14,7 +14,7 @@ from skimage import data
 
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.shards.opening import open_corpus
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 from tests.cluster.conftest import Call
 from trainers.pretraining import prepared
 

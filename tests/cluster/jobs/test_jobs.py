@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 import typer
@@ -33,7 +27,7 @@ from cluster.jobs.ray_jobs import ClusterJob, settled_paths, stable_id
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
 from tests.cluster.conftest import Call
-from tests.cluster_of_one import QUICK
+from tests.cluster.jobs.ray_head import TOKEN, WAIT_SECONDS, Head, free_port
 from tests.trainers.labelling.conftest import embedded, random_weights
 from tests.web import Serve
 from trainers.downstream.classifier import Classifier
@@ -42,92 +36,7 @@ __all__ = ["embedded"]
 
 pytestmark = pytest.mark.xdist_group("jobs")  # one head for all
 
-_WAIT_SECONDS = 600.0
 STEPS = 64
-_PORTS = (
-    "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export", "node-manager", "object-manager",
-    "ray-client-server",
-)  # fmt: skip
-_TOKEN = "a-token-of-this-test-and-no-secret-0123456789"
-
-
-def free_port() -> int:
-    """A port outside the range from which the system assigns free ports, since another Ray may be starting at the same time."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-class Head:
-    """The head of a cluster on this machine, as an operator starts it."""
-
-    def __init__(self, log: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="head-"))  # a short path: sockets lie in it
-        port, dashboard = free_port(), free_port()
-        self.url, self.address = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
-        without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = {
-            **without,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _TOKEN,
-            **QUICK,
-            "HOME": str(self.folder),  # no token of the user's own
-        }
-        words = [
-            "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            "--num-cpus=6", "--disable-usage-stats", f"--object-store-memory={300 * 2**20}", f"--temp-dir={self.folder}",
-            *(f"--{what}-port={free_port()}" for what in _PORTS),
-        ]  # fmt: skip
-        self._log = log.open("wb")
-        script = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
-        self._process = subprocess.Popen([*script, *words], env=self.environment, stdout=self._log, stderr=self._log)
-        end = time.monotonic() + _WAIT_SECONDS
-        while not self._answers():
-            assert time.monotonic() < end, log.read_text()
-            assert self._process.poll() is None, log.read_text()
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        asked = urllib.request.Request(f"{self.url}/api/jobs/", headers={"Authorization": f"Bearer {_TOKEN}"})
-        try:
-            with urllib.request.urlopen(asked, timeout=10):
-                return True
-        except OSError:
-            return False
-
-    def start(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pseudolabel", *map(str, words)],
-            env={**self.environment, "RAY_API_SERVER_ADDRESS": self.url, **environment},
-            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-
-    def call(self, *words: Any, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words, cwd=cwd, **environment)
-        out, err = process.communicate(timeout=_WAIT_SECONDS)
-        return subprocess.CompletedProcess([], process.returncode, out, err)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the head still runs: it ends when one of Ray's processes ends."""
-        return self._process.poll() is None
-
-    def logs(self) -> str:
-        """What the head and the jobs have printed so far."""
-        return "\n".join(path.read_text() for path in (Path(self._log.name), *self.folder.rglob("job-driver-*.log")))
-
-    def close(self) -> None:
-        head = psutil.Process(self._process.pid)
-        for process in (head, *head.children(recursive=True)):
-            process.kill()
-        self._process.wait(_WAIT_SECONDS)
-        self._log.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +114,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
         stranger = call(*words, RAY_AUTH_TOKEN="another-token-0123456789-0123456789")
         assert stranger.returncode == 2, stranger
         assert "token" in stranger.stderr
-        assert _TOKEN not in stranger.stdout + stranger.stderr
+        assert TOKEN not in stranger.stdout + stranger.stderr
 
     log, result = workshop / "runs/job/pretrain.jsonl", workshop / "runs/job/pretrain.result.json"
     result.parent.mkdir(parents=True)
@@ -217,7 +126,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     id = submitted.stdout.strip()
     attempt = json.loads(result.read_text())
     assert (attempt["status"] in ("pending", "running"), attempt["job"]) == (True, id)
-    end = time.monotonic() + _WAIT_SECONDS
+    end = time.monotonic() + WAIT_SECONDS
     while len(lines(log)) < 10:
         assert time.monotonic() < end, head.logs()
         assert head.alive, head.logs()
@@ -230,7 +139,7 @@ def test_a_job_is_submitted_followed_left_alone_submitted_again_stopped_and_resu
     assert again.stdout is not None
     again.stdout.readline()  # of the job's log
     again.send_signal(signal.SIGINT)
-    _, said = again.communicate(timeout=_WAIT_SECONDS)
+    _, said = again.communicate(timeout=WAIT_SECONDS)
     assert again.returncode == 130
     assert f"the job goes on; `pseudolabel attach {id}`" in said
     assert json.loads(call("status", id, "--json").stdout)["status"] == "running"

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 from skimage import data
 
 from pipeline.draws import Draws
-from pipeline.engines.cpu import CpuOps
+from pipeline.engines.cpu_ops import CpuOps
 from pipeline.engines.noise_field import REACH, normal_field
 from pipeline.engines.vocabulary import Ops
 

@@ -22,7 +22,7 @@ from pipeline.recipe.corpus import CorpusSection
 from pipeline.rendering.units import UnitRenderer
 from pipeline.shards.opening import open_training_corpus
 from pipeline.shards.pack import pack
-from pipeline.streaming.plan import open_source, pairs
+from pipeline.streaming.pairs import open_source, pairs
 
 GEOMETRY = Geometry(16, 8, 4, 3)
 SIZES = st.lists(st.lists(st.sampled_from([1, 7, 30, 100]), min_size=1, max_size=4), min_size=1, max_size=4)

@@ -191,7 +191,7 @@ class InOneProcess:
     """The units that Ray Data's actors would send, made here one after another."""
 
     def __init__(self, source: UnitSource) -> None:
-        source = stream._without_tasks(source) if stream.sends_crops(source) else source
+        source = stream.without_tasks(source) if stream.sends_crops(source) else source
         renders = source.recipe.placement.render == "workers"
         self._actor = stream._RenderUnits([source], None, 1, 1) if renders else stream._ReadUnits([source], None)
         self._units = range(source.schedule.units())

@@ -246,7 +246,7 @@ def test_preview_pairs_inspect_and_verify_decode_in_processes_of_their_own(
     from pipeline.shards.inspect import inspect
     from pipeline.shards.opening import open_corpus
     from pipeline.shards.pack import pack
-    from pipeline.streaming.plan import pairs
+    from pipeline.streaming.pairs import pairs
 
     shards, out = tmp_path / "shards", tmp_path / "out"
     pack(str(photos), str(shards))
@@ -294,7 +294,7 @@ def test_preview_pairs_inspect_and_verify_survive_a_decoders_death(blind: dict[s
         from pipeline.shards.inspect import inspect
         from pipeline.shards.opening import open_corpus
         from pipeline.shards.pack import pack
-        from pipeline.streaming.plan import pairs
+        from pipeline.streaming.pairs import pairs
         from tests.pipeline.made_images import good
         from tests.pipeline.rendering.test_crash_safe import killer
 

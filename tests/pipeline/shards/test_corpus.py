@@ -19,6 +19,7 @@ from pipeline.draws import sample_id
 from pipeline.errors import ShardError, UserError
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.index import SCHEMA, Index, Row, save_table
+from pipeline.shards.label_share import select_share
 from pipeline.shards.opening import open_corpus
 from pipeline.storage import write_atomic
 
@@ -284,7 +285,7 @@ def test_a_view_reads_only_its_rows_and_views_compose(shards: Path) -> None:
 def test_a_share_of_labels_takes_the_same_part_of_each_class(shards: Path, share: float) -> None:
     corpus = open_corpus(str(shards))
     labels = np.concatenate([corpus.labels(i) for i in range(3)])
-    view = corpus.select_share(share, seed=3)
+    view = select_share(corpus, share, seed=3)
     taken = np.concatenate([view.labels(i) for i in range(3)])
     assert [int((taken == c).sum()) for c in range(3)] == [ceil(share * int((labels == c).sum())) for c in range(3)]
     assert all(
@@ -295,12 +296,12 @@ def test_a_share_of_labels_takes_the_same_part_of_each_class(shards: Path, share
 def test_a_share_is_not_rounded_up_by_binary_fractions(tmp_path: Path, make_tar) -> None:
     make_tar(tmp_path / "s.tar", [member for n in range(100) for member in ((f"{n}.jpg", b""), (f"{n}.cls", b"0"))])
     assert 0.07 * 100 > 7
-    assert open_corpus(str(tmp_path)).select_share(0.07, 0).samples == 7
+    assert select_share(open_corpus(str(tmp_path)), 0.07, 0).samples == 7
 
 
 def test_a_share_depends_on_seed_and_keys_not_on_the_order_of_shards(shards: Path) -> None:
     def keys(seed: int, share: float, order: str) -> set[str]:
-        return set(everything(open_corpus([f"{shards}/{name}.tar" for name in order]).select_share(share, seed)))
+        return set(everything(select_share(open_corpus([f"{shards}/{name}.tar" for name in order]), share, seed)))
 
     assert keys(1, 0.4, "abc") == keys(1, 0.4, "cab")
     assert keys(1, 0.2, "abc") < keys(1, 0.6, "abc")
@@ -311,7 +312,7 @@ def test_unlabelled_samples_are_shared_out_as_a_class_of_their_own(tmp_path: Pat
     labels = [0, None, 1, None] * 5
     members = [(f"{n}.jpg", b"") for n in range(20)] + [(f"{n}.cls", b"%d" % c) for n, c in enumerate(labels) if c is not None]
     make_tar(tmp_path / "s.tar", sorted(members))
-    view = open_corpus(str(tmp_path)).select_share(0.4, 0)
+    view = select_share(open_corpus(str(tmp_path)), 0.4, 0)
     assert sorted(view.labels(0).tolist()) == [-1] * 4 + [0] * 2 + [1] * 2
 
 
@@ -327,7 +328,7 @@ def test_folders_with_different_classes_make_no_labels(shards: Path, tmp_path: P
     assert both.labels(0).tolist() == [-1] * 5
     assert both.read(0, np.array([1]))[0].label == -1
     with pytest.raises(UserError, match="2 different lists of classes"):
-        both.select_share(0.5, 0)
+        select_share(both, 0.5, 0)
 
 
 @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=6), data=st.data())

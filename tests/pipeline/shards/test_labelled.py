@@ -15,8 +15,10 @@ from pipeline.materialize.run import check_recipe
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.rendering.renderer import Columns
 from pipeline.shards.corpus import Corpus
+from pipeline.shards.label_share import select_share
 from pipeline.shards.opening import open_corpus, open_training_corpus
-from pipeline.streaming.plan import open_source, steps
+from pipeline.streaming.pairs import open_source
+from pipeline.streaming.plan import steps
 from tests.pipeline.made_images import encode, photo
 from tests.trainers.arrived import Arrived
 from trainers.running.preflight import check_classes
@@ -79,7 +81,7 @@ def test_the_same_share_of_each_class_is_known_and_at_least_one(write, share: fl
     found = classes_of(opened(shards, share))
     known = [label for label in found.values() if label >= 0]
     assert np.bincount(known).tolist() == [max(1, round(share * n)) for n in (30, 20, 10)]
-    downstream = open_corpus(shards).select_share(share, SEED)
+    downstream = select_share(open_corpus(shards), share, SEED)
     assert classes_of(downstream) == {number: label for number, label in found.items() if label >= 0}
     assert found.keys() == classes_of(open_corpus(shards)).keys()
 

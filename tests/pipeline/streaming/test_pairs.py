@@ -19,7 +19,7 @@ from pipeline.ordering.order import Geometry, Schedule
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.rendering.units import UnitRenderer, UnitSource, row_bytes
 from pipeline.shards.opening import open_corpus
-from pipeline.streaming.plan import open_source
+from pipeline.streaming.pairs import open_source
 from tests.pipeline.children import run_python
 from tests.pipeline.made_images import good
 

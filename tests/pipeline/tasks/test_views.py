@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pipeline.draws import Draws
-from pipeline.engines.cpu import CpuOps
+from pipeline.engines.cpu_ops import CpuOps
 from pipeline.errors import UserError
 from pipeline.recipe import parse_recipe
 from pipeline.tasks import registry

@@ -16,7 +16,7 @@ from pipeline.recipe import Recipe
 from pipeline.rendering.renderer import Columns, Renderer
 from pipeline.rendering.units import UnitRenderer
 from pipeline.shards.opening import open_corpus
-from pipeline.streaming.plan import open_source
+from pipeline.streaming.pairs import open_source
 from tests.pipeline.materialize.conftest import tree
 from tests.tiles import recipe_on
 from trainers.downstream.classifier import Classifier

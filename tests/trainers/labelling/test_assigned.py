@@ -24,7 +24,8 @@ from pipeline.rendering.renderer import Columns
 from pipeline.rendering.units import UnitSource
 from pipeline.shards.pack import pack
 from pipeline.streaming.batches import batches
-from pipeline.streaming.plan import open_source, steps
+from pipeline.streaming.pairs import open_source
+from pipeline.streaming.plan import steps
 from tests.trainers.arrived import Arrived
 from tests.trainers.labelling.conftest import K, joined, labels_in, rows_of
 from trainers.labelling.cluster import cluster

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 from tests.trainers.labelling.conftest import rows_of
 from trainers.labelling import duplicates
 from trainers.labelling.blocks import BlockPool

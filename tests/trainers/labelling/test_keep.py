@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.shards.pack import pack
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 from tests.trainers.labelling.conftest import K, rows_of
 from trainers.labelling.cluster import cluster
 from trainers.pretraining import pretrain

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.materialize.verify import verify
 from pipeline.recipe import Recipe
-from pipeline.streaming.plan import pairs
+from pipeline.streaming.pairs import pairs
 from tests.trainers.labelling.conftest import CLASSES, by_id
 from trainers.labelling.label import label
 from trainers.labelling.selection import _Ranked, select

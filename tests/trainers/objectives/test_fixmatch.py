@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.draws import Draws
-from pipeline.engines.cpu import CpuOps
+from pipeline.engines.cpu_ops import CpuOps
 from pipeline.tasks.fixmatch import Fixmatch
 from tests.pipeline.made_images import photo
 from trainers.learning.gradients import accumulate
