@@ -7,12 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.materialize.threads import mapped_on
 from pipeline.processes.cpu import cpu_model
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+BLOCK = 1024
+"""Rows of one matrix product, always so many, filled up with zeros."""
+_COLUMNS = 32
+"""Columns of a product, at least: with few, what the library computes for a row depends on the row's place in its block."""
 
 
 class BlockPool:
@@ -39,3 +47,14 @@ def processor_kind(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return cpu_model()
+
+
+def blocks_of(x: Tensor, rows: int = BLOCK) -> Iterator[Tensor]:
+    """The rows, some at a time; the last block is filled up with zeros."""
+    for block in x.split(rows):
+        yield block if len(block) == rows else F.pad(block, (0, 0, 0, rows - len(block)))
+
+
+def columns_of(rows: Tensor) -> Tensor:
+    """The rows of a matrix as columns, with columns of zeros after them where there are fewer than `_COLUMNS`."""
+    return F.pad(rows, (0, 0, 0, max(0, _COLUMNS - len(rows)))).T

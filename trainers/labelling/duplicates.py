@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from trainers.labelling.blocks import BlockPool
+from trainers.labelling.blocks import BLOCK, BlockPool
 from trainers.labelling.hierarchy import in_groups
-from trainers.labelling.kmeans import BLOCK
 
 BYTES = 2**30
 """Bytes of vectors that are in memory at a time; those of one cluster are, however many they are."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,10 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.draws import Draws
-from trainers.labelling.blocks import BlockPool
-
-BLOCK = 1024
-"""Rows of one matrix product, always so many, filled up with zeros."""
+from trainers.labelling.blocks import BLOCK, BlockPool, blocks_of, columns_of
 
 _START = 64, 65_536
 """K-means++ chooses among so many points a centroid, and at least so many: among few it misses the clusters of outliers."""
@@ -28,8 +24,6 @@ _WIDE = 8 * BLOCK
 """Rows of a product with a few candidates."""
 _SPLIT = 1 / 1024
 """How far the two halves of a split cluster begin from its centroid, relative to it (as in faiss)."""
-_COLUMNS = 32
-"""Columns of a product, at least: with few, what the library computes for a row depends on the row's place in its block."""
 _BITS, _EXACT = 30, 2**23
 """Sums count in units of 2**-30 of the largest value: those of 2**23 points are whole numbers that float64 holds, and those of
 2**33 points fit in 64 bits."""
@@ -152,17 +146,6 @@ def _exponent(x: Tensor) -> int:
     """The least n for which no value exceeds 2**n."""
     most = float(x.abs().max())
     return math.ceil(math.log2(most)) if most else 0
-
-
-def blocks_of(x: Tensor, rows: int = BLOCK) -> Iterator[Tensor]:
-    """The rows, some at a time; the last block is filled up with zeros."""
-    for block in x.split(rows):
-        yield block if len(block) == rows else F.pad(block, (0, 0, 0, rows - len(block)))
-
-
-def columns_of(rows: Tensor) -> Tensor:
-    """The rows of a matrix as columns, with columns of zeros after them where there are fewer than `_COLUMNS`."""
-    return F.pad(rows, (0, 0, 0, max(0, _COLUMNS - len(rows)))).T
 
 
 def _squared(own: Tensor, lengths: Tensor, half: Tensor) -> Tensor:

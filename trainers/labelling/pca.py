@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.labelling.blocks import BlockPool
-from trainers.labelling.kmeans import BLOCK, blocks_of, columns_of
+from trainers.labelling.blocks import BLOCK, BlockPool, blocks_of, columns_of
 
 _FLAT = 1e-10
 """A direction in which features vary by less than this share of the first one's variance is left out: it is rounding."""

@@ -27,13 +27,12 @@ from pipeline.shards.annotations import Annotation, tables_digest
 from pipeline.shards.corpus import Corpus
 from pipeline.shards.described import SHARDS
 from pipeline.storage import absolute, write_atomic
-from trainers.labelling.blocks import BlockPool, processor_kind
+from trainers.labelling.blocks import BlockPool, blocks_of, columns_of, processor_kind
 from trainers.labelling.cluster import open_before
 from trainers.labelling.cluster_job import BEFORE, REPORT, ROWS
 from trainers.labelling.clusterings import read_array
 from trainers.labelling.features import FeatureTables, open_features, vectors_of
 from trainers.labelling.information import LabelComparison, counted_with_class, mutual_information
-from trainers.labelling.kmeans import blocks_of
 from trainers.labelling.network_job import read_table, table_schema, tables_recipe
 from trainers.labelling.sinkhorn import MOST_ROUNDS, SHARPNESS, TOLERANCE, balance, plan
 from trainers.labelling.weights import WeightsFile
@@ -171,7 +170,7 @@ class SelfLabelJob(Job):
         pool = BlockPool(self.threads)
 
         def computed() -> Iterator[Tensor]:
-            return (self.answers(vectors, pool) for vectors in self.tables.vectors())
+            return (log_answers(vectors, self.linear, pool) for vectors in self.tables.vectors())
 
         if self.corpus.samples * len(self.linear) * 4 > _KEPT_BYTES:
             return computed
@@ -206,12 +205,23 @@ class SelfLabelJob(Job):
         write_json(self.url(REPORT), report)
         return OFFSETS, BALANCE, REPORT
 
-    def answers(self, vectors: np.ndarray, pool: BlockPool) -> Tensor:
-        """The logarithms of the classifier's probabilities, float32 (n, classes), of features, float32 (n, width)."""
-        x, linear = torch.from_numpy(vectors), torch.from_numpy(self.linear)
-        weight, bias = linear[:, :-1], linear[:, -1]
-        parts = list(pool.map(lambda block: F.log_softmax(block @ weight.T + bias, 1), blocks_of(x)))
-        return torch.cat(parts)[: len(x)] if parts else torch.zeros(0, len(weight))
+
+def log_answers(vectors: np.ndarray, linear: np.ndarray, pool: BlockPool) -> Tensor:
+    """The logarithms of a linear classifier's probabilities; those of a row do not depend on its place.
+
+    Args:
+        vectors: float32 (n, width).
+        linear: float32 (classes, width + 1): the classifier's weights, and its bias.
+        pool: threads to compute on.
+
+    Returns:
+        float32 (n, classes).
+    """
+    weights, bias = columns_of(torch.from_numpy(linear[:, :-1])), torch.from_numpy(linear[:, -1])
+    parts = pool.map(
+        lambda block: F.log_softmax((block @ weights)[:, : len(bias)] + bias, 1), blocks_of(torch.from_numpy(vectors))
+    )
+    return torch.cat(list(parts))[: len(vectors)] if len(vectors) else torch.zeros(0, len(bias))
 
 
 class ShardLabeller:
@@ -232,7 +242,7 @@ class ShardLabeller:
         job, schema = self._job, self._schema
         with writing(job.out), write_atomic(job.url(job.output(i))) as file, TableWriter(file, schema, ROWS) as table:
             for batch in job.tables.batches(i):
-                given = plan(job.answers(vectors_of(batch), self._pool), self._offsets)
+                given = plan(log_answers(vectors_of(batch), job.linear, self._pool), self._offsets)
                 best, label = given.max(1)
                 margin = best - given.scatter(1, label[:, None], -1.0).amax(1)
                 columns = [batch.column(name) for name in ("key", "id", "row", "class")]
