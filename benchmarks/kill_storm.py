@@ -17,13 +17,9 @@ from pathlib import Path
 
 from pipeline.materialize.run import render
 from pipeline.recipe import load_recipe
+from tests.folders import bytes_below
 from tests.pipeline.materialize.storm import VICTIMS, prepare, weather
 from tests.trainers.labelling.stormy import PAUSE, WORKS, stormy_work
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """The bytes of every file below a folder."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def main() -> int:
@@ -42,7 +38,7 @@ def main() -> int:
         words, pause = ["render", str(recipe)], (0.1, 1.2)
     else:
         (words, undisturbed), pause = stormy_work(given.of, given.folder, given.images), PAUSE
-    calm = tree(undisturbed)
+    calm = bytes_below(undisturbed)
     print(f"{len(calm)} files in an undisturbed run of {given.of}")
     print("| seed | actors | raylets | SIGKILL | SIGTERM | runs | other ends | files that differ | seconds |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
@@ -51,7 +47,7 @@ def main() -> int:
         started = time.perf_counter()
         (folder := given.folder / f"seed-{seed}").mkdir()
         outcome = weather(words, folder, seed, VICTIMS, pause)
-        found = [tree(one) for one in outcome.folders]
+        found = [bytes_below(one) for one in outcome.folders]
         differ = sum(calm.get(name) != there.get(name) for there in found for name in calm.keys() | there.keys())
         kills = " | ".join(str(outcome.killed[victim]) for victim in ("actor", "raylet", "SIGKILL", "SIGTERM"))
         ends = "; ".join(outcome.surprises) or "0"

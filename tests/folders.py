@@ -1,4 +1,4 @@
-"""Says in words how the files of two folders differ, in place of their bytes."""
+"""Reads the bytes of folders, and says in words how the files of two of them differ."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import hashlib
 import io
 import json
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 _MOST_LINES, _MOST_LETTERS = 12, 400
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder, by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def is_folder(value: Any) -> bool:

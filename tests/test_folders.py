@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.shards.writing import TarWriter
 from tests.folders import differences
 
 
@@ -30,8 +30,7 @@ def table(row: int) -> bytes:
 
 def tar(content: bytes) -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as made:
-        member = tarfile.TarInfo("0.png")
-        member.size = len(content)
-        made.addfile(member, io.BytesIO(content))
+    made = TarWriter(file)
+    made.add("0.png", content)
+    made.finish()
     return file.getvalue()

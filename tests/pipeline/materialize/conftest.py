@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import Recipe
+from tests.folders import bytes_below
 from tests.pipeline.shards.conftest import make_tar
 from tests.tiles import FOUR_TASKS
 
@@ -38,4 +39,4 @@ def spec(run_recipe: MakeRecipe, tiles: Path) -> MakeRecipe:
 @pytest.fixture
 def tree() -> Callable[[Path], dict[str, bytes]]:
     """`tree(folder)`: the bytes of every file below it, by path."""
-    return lambda root: {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return bytes_below

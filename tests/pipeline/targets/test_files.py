@@ -18,6 +18,7 @@ from pipeline.shards.pack import pack
 from pipeline.targets import open_targets
 from pipeline.targets.boxes import read_boxes
 from pipeline.targets.masks import read_mask
+from tests.folders import bytes_below
 
 VOC = """<annotation><size><width>{width}</width><height>30</height><depth>3</depth></size>{objects}</annotation>"""
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
@@ -137,7 +138,7 @@ def test_the_sides_of_a_split_have_the_same_classes_and_a_pack_makes_the_same_by
     for out in (tmp_path / "one", tmp_path / "two"):
         pack(str(photos), str(out), targets=open_targets(masks=str(masks)), test=0.5)
         assert [open_corpus(str(out / side)).classes for side in ("train", "test")] == [["0", "1", "2", "3"]] * 2
-        made.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()})
+        made.append(bytes_below(out))
     assert made[0] == made[1]
 
 
