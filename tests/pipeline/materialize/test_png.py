@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -26,6 +28,38 @@ def test_pillow_and_opencv_read_every_pixel(height: int, width: int, channels: i
         assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
     read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).reshape(pixels.shape)
     assert np.array_equal(read[:, :, ::-1], pixels)
+
+
+@pytest.fixture
+def small_stacks() -> Iterator[None]:
+    before = threading.stack_size(2**19)
+    yield
+    threading.stack_size(before)
+
+
+@pytest.mark.usefixtures("small_stacks")
+def test_the_bytes_do_not_depend_on_where_the_stack_lies(photos: Path) -> None:
+    """Where ISA-L is given a picture by one call, about twelve of these differ: it hashes the stack's address with it."""
+    with Image.open(next(photos.rglob("*.png"))) as photo:
+        smooth = np.asarray(photo.convert("L"))[:32, :32, None]
+    pictures, stacks = [smooth.copy() for _ in range(60)], 400
+    different: list[int] = []
+    for step, picture in enumerate(pictures, start=1):  # a first row that is one byte again and again once it is filtered
+        for column in range(32):
+            picture[0, column] = step + (picture[0, column - 1] // 2 if column else 0)
+    expected = [encode_png(picture) for picture in pictures]
+    all_there = threading.Barrier(stacks)  # so that no two threads have the same stack
+
+    def compare() -> None:
+        all_there.wait()
+        different.extend(n for n, picture in enumerate(pictures) if encode_png(picture) != expected[n])
+
+    threads = [threading.Thread(target=compare) for _ in range(stacks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert different == []
 
 
 def test_photos_become_about_as_small_as_by_zlib(photos: Path) -> None:
