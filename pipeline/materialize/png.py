@@ -15,11 +15,17 @@ _GREY, _RGB = 0, 2
 _AVERAGE = 3
 """The filter that takes from each byte the mean of those above it and to its left (PNG specification, section 9.2)."""
 
-_LEVEL = 1
+_LEVEL = 3
+"""ISA-L's levels 1 and 2 (version 2.32.1, `write_first_byte` of igzip_icf_body_h1_gr_bt.asm) hash a register that they never set.
+It holds the address of the stream, so that one picture in some thousands becomes other bytes in another process; level 3 is other
+code.
+"""
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encode pixels, uint8 (h, w, 3) or (h, w, 1)."""
+    from isal import isal_zlib
+
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)
     above, left = np.zeros_like(flat), np.zeros_like(flat)
@@ -30,21 +36,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
     lines[:, 0] = _AVERAGE
     np.subtract(flat, mean, out=lines[:, 1:])
     head = struct.pack(">IIBBBBB", width, height, 8, _RGB if channels == 3 else _GREY, 0, 0, 0)
-    parts = (b"IHDR", head), (b"IDAT", _deflate(lines.ravel())), (b"IEND", b"")
+    parts = (b"IHDR", head), (b"IDAT", isal_zlib.compress(lines, _LEVEL)), (b"IEND", b"")
     return b"".join([_SIGNATURE, *(_chunk(kind, data) for kind, data in parts)])
-
-
-def _deflate(data: np.ndarray) -> bytes:
-    """Compress bytes, uint8 (n,), to a zlib stream that is the same in every process and thread.
-
-    The first byte is flushed by itself. Else ISA-L (2.32.1, `write_first_byte` of igzip_icf_body_h1_gr_bt.asm) hashes a register
-    that it never set: it holds the address of the stream on the stack, so that one picture in some thousands becomes other bytes.
-    """
-    from isal import isal_zlib
-
-    stream = isal_zlib.compressobj(_LEVEL)
-    first = stream.compress(data[:1]) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
-    return b"".join([first, stream.compress(data[1:]), stream.flush()])
 
 
 @cache

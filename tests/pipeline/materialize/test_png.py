@@ -39,7 +39,7 @@ def small_stacks() -> Iterator[None]:
 
 @pytest.mark.usefixtures("small_stacks")
 def test_the_bytes_do_not_depend_on_where_the_stack_lies(photos: Path) -> None:
-    """Where ISA-L is given a picture by one call, about twelve of these differ: it hashes the stack's address with it."""
+    """With ISA-L's level 1 about twelve of these differ: it takes the stack's address for a part of the picture."""
     with Image.open(next(photos.rglob("*.png"))) as photo:
         smooth = np.asarray(photo.convert("L"))[:32, :32, None]
     pictures, stacks = [smooth.copy() for _ in range(60)], 400
